@@ -1,0 +1,1 @@
+"""What happens on a client: objective, local optimizers, corrections, local training, the Flower ClientApp."""

@@ -1,0 +1,186 @@
+"""The Flower ClientApp: decode the broadcast, train or evaluate, encode the update. It holds no formula.
+
+The experiment travels in the node's run config under `experiment`, as one line of JSON; the client's number is the node config's
+`partition-id`. So the app runs alike on every grid, Flower's own runtime included.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from flwr.app import Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from torch import Tensor
+
+from clients import corrections, optimizers
+from clients.corrections.base import Correction, Sent
+from clients.local import LocalResult, local_train
+from clients.objective import Batch, NetworkObjective
+from clients.optimizers.base import LocalOptimizer, Task
+from fedsam import config, datasets, models, schedules, wire
+from fedsam.config import Experiment
+from fedsam.datasets import Dataset
+from fedsam.evaluate import evaluate as evaluate_images
+from fedsam.federation import FederatedDataset
+from fedsam.network import Network
+from fedsam.seeds import stream, tensor_stream
+
+app = ClientApp()
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """What the clients of one process share: everything but their own examples and state."""
+
+    experiment: Experiment
+    federation: FederatedDataset
+    network: Network
+    optimizer: LocalOptimizer
+    correction: Correction
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> Workplace:
+        """Load the data and build the parts that the experiment names. Raises `ConfigError` or `DataError` where it cannot."""
+        device = torch.device("cuda" if experiment.compute.gpus_per_actor else "cpu")
+        dtype = DTYPES[experiment.compute.precision]
+        dataset = load(experiment.data.dataset, str(experiment.data.root or ""), experiment.data.fallback)
+        return cls(
+            experiment,
+            FederatedDataset.of(experiment, dataset, device, dtype),
+            network(experiment, dataset, device, dtype),
+            optimizers.build(experiment.client.optimizer),
+            corrections.build(experiment.client.correction),
+        )
+
+    def train(self, broadcast: wire.Broadcast, client: int, kept: Mapping[str, Tensor]) -> LocalResult:
+        """The client's local training of one round."""
+        settings, round = self.experiment.client, broadcast.round
+        amount = {"batch_size": settings.batch_size, "epochs": settings.epochs, "steps": settings.steps}
+        task = Task(
+            round=round,
+            rounds=self.experiment.rounds,
+            steps=self.federation.steps(client, **amount),
+            class_counts=self.federation.class_counts(client),
+            peek=lambda count: Batch(*self.federation.peek(client, count)),
+        )
+        batches = (Batch(x, y) for x, y in self.federation.batches(client, round, **amount))
+        devices = [self.federation.device] if self.federation.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):  # dropout and the like draw from the global generator: give each client its own
+            torch.manual_seed(int(stream(self.experiment.seed, "dropout", round, client).integers(2**63)))
+            return local_train(
+                broadcast.vectors["w"],
+                self.optimizer,
+                self.correction,
+                NetworkObjective(self.network),
+                batches,
+                stream(self.experiment.seed, "optimizer", round, client),
+                task=task,
+                lr_factor=lr_factor(self.experiment, round),
+                received=broadcast.vectors,
+                kept=kept,
+            )
+
+
+def lr_factor(experiment: Experiment, round: int) -> float:
+    """What the experiment's schedule multiplies the learning rate by in a round."""
+    schedule = config.build(schedules.SCHEDULES, experiment.client.schedule, "client.schedule")
+    return float(schedule(round, experiment.rounds))
+
+
+def network(experiment: Experiment, dataset: Dataset, device: torch.device, dtype: torch.dtype) -> Network:
+    """The experiment's network with its initial weights, which depend on the seed alone."""
+    _, *image = dataset.train.x.shape
+    generator = tensor_stream(experiment.seed, "initial weights")
+    return Network(models.create(experiment.model, (image[0], image[1], image[2]), dataset.classes, generator), device, dtype)
+
+
+# Loading takes seconds and several runs of a sweep share the data, so a process keeps what it loaded last.
+@lru_cache(maxsize=1)
+def load(name: str, root: str, fallback: str | None) -> Dataset:
+    """The dataset, from this process's memory if it was the last one loaded. Raises `DataError` as `datasets.load`."""
+    from pathlib import Path
+
+    return datasets.load(name, Path(root) if root else None, fallback)
+
+
+@lru_cache(maxsize=1)
+def workplace(experiment: str) -> Workplace:
+    """The workplace of an experiment given as JSON, kept by this process until another experiment comes."""
+    return Workplace.of(Experiment.model_validate_json(experiment))
+
+
+def _workplace(context: Context) -> Workplace:
+    return workplace(str(context.run_config["experiment"]))
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Local training from the received vector; the reply carries the delta, or the vector if the broadcast asks for it."""
+    start = time.perf_counter()
+    place = _workplace(context)
+    client = int(context.node_config["partition-id"])
+    broadcast = wire.decode_broadcast(message.content, place.federation.device)
+    if "buffers" in broadcast.vectors:
+        place.network.buffers = broadcast.vectors["buffers"]
+    held = context.state.array_records.get("correction")
+    result = place.train(broadcast, client, wire.tensors(held, place.federation.device) if held else {})
+    if result.kept:
+        context.state["correction"] = wire.arrays(result.kept)
+    update = wire.Update(
+        vectors={**_moved(broadcast, result), **_named(result.sent), **_buffers(place.network)},
+        metrics=_metrics(place.federation.examples(client), result, time.perf_counter() - start),
+    )
+    return Message(wire.encode_update(update), reply_to=message)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Loss and accuracy of the received vector on the client's own training examples."""
+    place = _workplace(context)
+    broadcast = wire.decode_broadcast(message.content, place.federation.device)
+    images = place.federation.held(int(context.node_config["partition-id"]))
+    buffers = broadcast.vectors.get("buffers", place.network.buffers)
+    got = evaluate_images(
+        place.network, broadcast.vectors["w"], buffers, images, place.federation.dataset, place.experiment.measure.batch_size
+    )
+    metrics = MetricRecord({"num-examples": got.examples, "loss": got.loss, "accuracy": got.accuracy})
+    return Message(RecordDict({"metrics": metrics}), reply_to=message)
+
+
+@app.query("partition")
+def partition(message: Message, context: Context) -> Message:
+    """Which client this node is; Flower's own runtime hands out node ids at random."""
+    return Message(RecordDict({"metrics": MetricRecord({"partition-id": int(context.node_config["partition-id"])})}), reply_to=message)
+
+
+def _moved(broadcast: wire.Broadcast, result: LocalResult) -> dict[str, Tensor]:
+    if broadcast.reply == "delta":
+        return {"delta": result.x - broadcast.vectors["w"]}
+    return {"w": result.x}
+
+
+def _buffers(network: Network) -> dict[str, Tensor]:
+    buffers = network.buffers
+    return {"buffers": buffers} if buffers.numel() else {}
+
+
+def _named(sent: Sent) -> dict[str, Tensor]:
+    return {f"mean.{name}": v for name, v in sent.mean.items()} | {f"population.{name}": v for name, v in sent.population.items()}
+
+
+def _metrics(examples: int, result: LocalResult, seconds: float) -> dict[str, float]:
+    return {
+        "num-examples": examples,
+        "steps": result.steps,
+        "examples": result.examples,
+        "train-loss": result.loss,
+        "gradient-evaluations": result.gradient_evaluations,
+        "forward-evaluations": result.forward_evaluations,
+        "seconds": seconds,
+        **{f"sent.{name}": value for name, value in result.sent.metrics.items()},
+    }

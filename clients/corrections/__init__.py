@@ -1,0 +1,37 @@
+"""Corrections: what a federated algorithm adds to every local step, and what it keeps on the client."""
+
+from __future__ import annotations
+
+from clients.corrections.base import Correction
+from clients.corrections.client_momentum import ClientMomentum
+from clients.corrections.control_variate import ControlVariate
+from clients.corrections.dual import Dual
+from clients.corrections.ema_teacher import EmaTeacher
+from clients.corrections.global_point import GlobalPoint
+from clients.corrections.lookback import Lookback
+from clients.corrections.none import NoCorrection
+from clients.corrections.normalized import Normalized
+from clients.corrections.prox_correction import ProxCorrection
+from clients.corrections.proximal import Proximal
+from clients.corrections.smoo import SmooDual
+from fedsam import config
+
+CORRECTIONS: dict[str, type[Correction]] = {
+    "none": NoCorrection,
+    "proximal": Proximal,
+    "control_variate": ControlVariate,
+    "dual": Dual,
+    "client_momentum": ClientMomentum,
+    "prox_correction": ProxCorrection,
+    "smoo": SmooDual,
+    "lookback": Lookback,
+    "normalized": Normalized,
+    "global_point": GlobalPoint,
+    "ema_teacher": EmaTeacher,
+}
+
+
+def build(part: config.Part, where: str = "client.correction") -> Correction:
+    """The correction that the key `where` names. Raises `ConfigError` for an unknown name or a wrong hyperparameter."""
+    correction: Correction = config.build(CORRECTIONS, part, where)
+    return correction

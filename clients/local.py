@@ -1,0 +1,97 @@
+"""Local training: the local steps of one client in one round.
+
+Legend: `w: (P,)` received global vector, `x: (P,)` local iterate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clients.corrections.base import Clip, Corrected, Correction, Sent, Trained, Vectors
+from clients.objective import Batch, Counted, Objective
+from clients.optimizers.base import LocalOptimizer, State, Task
+
+
+@dataclass(frozen=True)
+class LocalResult:
+    """One client's round.
+
+    Attributes:
+        x: The vector after the last local step (P,).
+        state: The local optimizer's final state.
+        kept: The correction's vectors to keep on the client.
+        delta: What goes up (P,): after - before, unless the correction sends something in its place.
+        sent: What the correction sends besides the delta.
+        loss: Mean loss over all examples passed, each at its step's first pass.
+        examples: Examples passed, repetitions counted.
+        gradient_evaluations: Examples forward and backward.
+        forward_evaluations: Examples forward only.
+    """
+
+    x: Tensor
+    state: State
+    kept: Vectors
+    delta: Tensor
+    sent: Sent
+    loss: float
+    steps: int
+    examples: int
+    gradient_evaluations: int
+    forward_evaluations: int
+
+
+def local_train(
+    w: Tensor,
+    optimizer: LocalOptimizer,
+    correction: Correction,
+    objective: Objective,
+    batches: Iterable[Batch],
+    rng: np.random.Generator,
+    *,
+    task: Task | None = None,
+    lr_factor: float = 1.0,
+    received: Vectors | None = None,
+    kept: Vectors | None = None,
+    state: State | None = None,
+    clip: Clip = "fl-simulator",
+) -> LocalResult:
+    """One local step of `optimizer` per batch, from the received vector `w`, which is left as it was.
+
+    Args:
+        task: What the optimizer may know about the round; the correction's terms are added to it.
+        lr_factor: What the schedule multiplies the learning rate by in this round.
+        received: The server's vectors besides w that the correction needs.
+        kept: The correction's vectors kept on this client; empty when it takes part for the first time.
+        state: The optimizer's state to go on from; default: a fresh one.
+        clip: What the optimizer's clip sees.
+    """
+    received, kept = received or {}, kept or correction.initial(w)
+    optimizer = replace(optimizer, lr=optimizer.lr * lr_factor)
+    counted = Counted(objective)
+    terms = correction.start(w, received, kept)
+    corrected = Corrected(counted, correction, terms, clip)
+    x, state = w, optimizer.init(w, replace(task or Task(), terms=terms)) if state is None else state
+    total, examples, steps = torch.zeros((), dtype=torch.float64, device=w.device), 0, 0
+    for batch in batches:
+        x, state, losses = optimizer.step(x, state, corrected, batch, rng)
+        total += losses.sum(dtype=torch.float64)
+        examples, steps = examples + batch.size, steps + 1
+    trained = Trained(w, x, state, steps, optimizer)
+    kept, sent = correction.finish(trained, received, kept)
+    return LocalResult(
+        x=x,
+        state=state,
+        kept=kept,
+        delta=trained.delta if sent.delta is None else sent.delta,
+        sent=sent,
+        loss=float(total) / max(examples, 1),
+        steps=steps,
+        examples=examples,
+        gradient_evaluations=counted.backward,
+        forward_evaluations=counted.forward,
+    )

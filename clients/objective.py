@@ -1,0 +1,209 @@
+"""A client's loss and gradient, and what may be wrapped around them.
+
+Legend: `w, g: (..., P)`; `losses: (..., B)`; `mask`: one flag per tensor; `weights: (B,)` or `(K, B)`; "..." are client axes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fedsam.flat import Layout
+from fedsam.network import Network
+
+
+class Batch(NamedTuple):
+    """Examples of one local step: images `x` (B, C, H, W), labels `y` (B,)."""
+
+    x: Tensor
+    y: Tensor
+
+    def __getitem__(self, index: object) -> Batch:  # type: ignore[override]
+        """The examples that `index` selects; a batch is a set of examples, not a pair."""
+        return Batch(self.x[index], self.y[index])  # type: ignore[index]
+
+    @property
+    def size(self) -> int:
+        """Number of examples."""
+        return int(self.y.shape[-1])
+
+
+class Objective(ABC):
+    """Loss of a batch as a function of the parameter vector; the only thing a local optimizer may ask."""
+
+    layout: Layout
+
+    @abstractmethod
+    def grad(self, w: Tensor, batch: Batch, *, mask: Sequence[bool] | None = None, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Gradient (P,) of the mean loss at `w`, and the per-example losses (B,).
+
+        Args:
+            mask: One flag per tensor of the layout; tensors with a false flag take no part in the backward pass, their gradient is 0.
+            weights: Take the gradient of `(weights * losses).sum()` instead of the mean; K rows give K gradients (K, P) of one
+                forward pass.
+        """
+
+    @abstractmethod
+    def losses(self, w: Tensor, batch: Batch) -> Tensor:
+        """Per-example losses (B,) at `w`, without a graph."""
+
+    def logits(self, w: Tensor, batch: Batch) -> Tensor:
+        """Class scores (B, classes) at `w`, without a graph."""
+        raise TypeError(f"{type(self).__name__} has no logits")
+
+    def distilled(
+        self, w: Tensor, batch: Batch, teacher: Tensor, *, temperature: float, weight: float, task: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """As `grad`, of `task * mean loss + weight * KL(softmax(teacher / temperature) || softmax(logits / temperature))`, batch mean.
+
+        Args:
+            teacher: Class scores (B, classes) to stay close to.
+        """
+        raise TypeError(f"{type(self).__name__} has no logits")
+
+    def begin(self) -> None:
+        """Start a step: running statistics follow the next pass and no later one of the step."""
+
+    def aside(self, *, evaluation: bool = False) -> AbstractContextManager[None]:
+        """Passes inside the block leave running statistics alone and are no pass of the step; `evaluation` runs the network as in a test."""
+        return nullcontext()
+
+    def descent(self, w: Tensor, g: Tensor, clip: Callable[[Tensor], Tensor]) -> Tensor:
+        """The direction to hand to the base optimizer at the restored weights `w`: here just the clipped gradient."""
+        return clip(g)
+
+
+class NetworkObjective(Objective):
+    """Cross-entropy of a network; engine `loop`: one client, autograd on views of one flat vector."""
+
+    def __init__(self, network: Network, label_smoothing: float = 0.0) -> None:
+        self.network = network
+        self.layout = network.layout
+        self.label_smoothing = label_smoothing
+        self._first = True
+        self._evaluation = False
+
+    def begin(self) -> None:
+        """As `Objective.begin`."""
+        self._first = True
+
+    @contextmanager
+    def aside(self, *, evaluation: bool = False) -> Iterator[None]:
+        """As `Objective.aside`."""
+        first, self._first, self._evaluation = self._first, False, evaluation
+        try:
+            with self.network.evaluating() if evaluation else nullcontext():
+                yield
+        finally:
+            self._first, self._evaluation = first, False
+
+    def grad(self, w: Tensor, batch: Batch, *, mask: Sequence[bool] | None = None, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As `Objective.grad`."""
+        losses = self._losses(w, batch)
+        if weights is None:
+            return self._backward(losses.mean(), mask), losses.detach()
+        totals = (weights * losses).sum(dim=-1)
+        if totals.ndim == 0:
+            return self._backward(totals, mask), losses.detach()
+        last = len(totals) - 1
+        rows = [self._backward(total, mask, keep_graph=row < last) for row, total in enumerate(totals)]
+        return torch.stack(rows), losses.detach()
+
+    def losses(self, w: Tensor, batch: Batch) -> Tensor:
+        """As `Objective.losses`."""
+        with torch.no_grad():
+            return self._losses(w, batch)
+
+    def logits(self, w: Tensor, batch: Batch) -> Tensor:
+        """As `Objective.logits`."""
+        with torch.no_grad():
+            return self._logits(w, batch)
+
+    def distilled(
+        self, w: Tensor, batch: Batch, teacher: Tensor, *, temperature: float, weight: float, task: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """As `Objective.distilled`."""
+        logits = self._logits(w, batch)
+        losses = self._cross_entropy(logits, batch)
+        student, wanted = (functional.log_softmax(z / temperature, dim=-1) for z in (logits, teacher))
+        divergence = functional.kl_div(student, wanted, reduction="batchmean", log_target=True)
+        total = weight * divergence + task * losses.mean() if task else weight * divergence
+        return self._backward(total, None), losses.detach()
+
+    def _losses(self, w: Tensor, batch: Batch) -> Tensor:
+        return self._cross_entropy(self._logits(w, batch), batch)
+
+    def _logits(self, w: Tensor, batch: Batch) -> Tensor:
+        if not self._evaluation:
+            self.network.train(statistics=self._first)
+            self._first = False
+        return self.network(w, batch.x)
+
+    def _cross_entropy(self, logits: Tensor, batch: Batch) -> Tensor:
+        return functional.cross_entropy(logits, batch.y, reduction="none", label_smoothing=self.label_smoothing)
+
+    def _backward(self, loss: Tensor, mask: Sequence[bool] | None, *, keep_graph: bool = False) -> Tensor:
+        parameters = self.network.parameters
+        flags = [True] * len(parameters) if mask is None else mask
+        wanted = [p for p, flag in zip(parameters, flags, strict=True) if flag]
+        grads = iter(torch.autograd.grad(loss, wanted, retain_graph=keep_graph, materialize_grads=True))
+        pieces = [next(grads).reshape(-1) if flag else p.new_zeros(p.numel()) for p, flag in zip(parameters, flags, strict=True)]
+        return torch.cat(pieces)
+
+
+@dataclass
+class Counted(Objective):
+    """Counts what passes through: cost is measured here and never declared.
+
+    Attributes:
+        forward: Examples passed forward without a backward pass (forward evaluations).
+        backward: Examples passed forward and backward (gradient evaluations); K gradients of one forward pass count K times.
+    """
+
+    inner: Objective
+    forward: int = 0
+    backward: int = 0
+
+    def __post_init__(self) -> None:
+        self.layout = self.inner.layout
+
+    def begin(self) -> None:
+        """As `Objective.begin`."""
+        self.inner.begin()
+
+    def aside(self, *, evaluation: bool = False) -> AbstractContextManager[None]:
+        """As `Objective.aside`."""
+        return self.inner.aside(evaluation=evaluation)
+
+    def grad(self, w: Tensor, batch: Batch, *, mask: Sequence[bool] | None = None, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As `Objective.grad`, counted."""
+        self.backward += batch.size * (len(weights) if weights is not None and weights.ndim > 1 else 1)
+        return self.inner.grad(w, batch, mask=mask, weights=weights)
+
+    def losses(self, w: Tensor, batch: Batch) -> Tensor:
+        """As `Objective.losses`, counted."""
+        self.forward += batch.size
+        return self.inner.losses(w, batch)
+
+    def logits(self, w: Tensor, batch: Batch) -> Tensor:
+        """As `Objective.logits`, counted as a forward pass."""
+        self.forward += batch.size
+        return self.inner.logits(w, batch)
+
+    def distilled(
+        self, w: Tensor, batch: Batch, teacher: Tensor, *, temperature: float, weight: float, task: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """As `Objective.distilled`, counted as a gradient; the teacher's forward pass counts where it was asked for."""
+        self.backward += batch.size
+        return self.inner.distilled(w, batch, teacher, temperature=temperature, weight=weight, task=task)
+
+    def descent(self, w: Tensor, g: Tensor, clip: Callable[[Tensor], Tensor]) -> Tensor:
+        """As `Objective.descent`."""
+        return self.inner.descent(w, g, clip)

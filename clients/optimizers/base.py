@@ -1,0 +1,149 @@
+"""What every local optimizer shares: the base step that consumes a descent gradient, and the perturbation ball.
+
+Legend: `w, g, q, v, m, u: (..., P)`; "..." are client axes; `state` maps names to tensors or plain values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from clients.objective import Batch, Objective
+from fedsam.config import NonNegative, Positive
+
+State = Mapping[str, Any]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a local optimizer may know about the round that begins; the defaults describe training outside a federation.
+
+    Attributes:
+        round: Round, from 1.
+        rounds: Rounds of the whole run.
+        steps: Local steps of one round; 0 if unknown.
+        class_counts: The client's examples per class.
+        peek: Gives n of the client's training examples, one fixed draw.
+        terms: The correction's vectors of this round.
+    """
+
+    round: int = 1
+    rounds: int = 1
+    steps: int = 0
+    class_counts: tuple[int, ...] = ()
+    peek: Callable[[int], Batch] | None = None
+    terms: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def norm(v: Tensor) -> Tensor:
+    """Euclidean norm over all scalars of a vector (..., P): (..., 1)."""
+    return torch.linalg.vector_norm(v, dim=-1, keepdim=True)
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner product over all scalars of two vectors (..., P): (..., 1)."""
+    return (a * b).sum(dim=-1, keepdim=True)
+
+
+def ball(direction: Tensor, rho: float | Tensor, eps: float) -> Tensor:
+    """The perturbation (..., P) of length rho along `direction`; `eps` is added to the norm, so a zero direction gives zero."""
+    return rho * direction / (norm(direction) + eps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalOptimizer:
+    """A step of local training; a subclass says where it takes its gradient, this class how the weights move.
+
+    Source: the base steps are those of torch.optim.SGD and torch.optim.AdamW, weight decay and bias correction included.
+
+    Attributes:
+        lr: Learning rate; the experiment's schedule multiplies it.
+        base: Base optimizer that consumes the descent gradient.
+        momentum: Momentum of base `sgd`.
+        dampening: Dampening of the momentum; the first step is not dampened.
+        nesterov: Nesterov form of the momentum.
+        weight_decay: Coefficient of w added to the gradient (sgd) or decoupled from it (adamw), at the restored weights.
+        beta1: First-moment decay of base `adamw`.
+        beta2: Second-moment decay of base `adamw`.
+        eps: Added to the root of the second moment of base `adamw`.
+        clip_norm: Largest L2 norm of the descent gradient; unset: no clip.
+        needs: Names of the correction's terms that it uses.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    lr: Positive = 0.1
+    base: Literal["sgd", "adamw"] = "sgd"
+    momentum: Decay = 0.0
+    dampening: Decay = 0.0
+    nesterov: bool = False
+    weight_decay: NonNegative = 0.0
+    beta1: Decay = 0.9
+    beta2: Decay = 0.999
+    eps: Positive = 1e-8
+    clip_norm: Positive | None = None
+
+    def init(self, w: Tensor, task: Task) -> State:
+        """The state before the first step from weights `w`."""
+        return {}
+
+    def phase(self, state: State, rng: np.random.Generator) -> str:
+        """What the next step does, decided on the host before it runs; only here are draws made and values read back."""
+        return "step"
+
+    def step(self, w: Tensor, state: State, objective: Objective, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, State, Tensor]:
+        """One local step: new weights, new state, and the per-example losses (..., B) of the first pass."""
+        objective.begin()
+        return self.advance(w, state, objective, batch, self.phase(state, rng))
+
+    def advance(self, w: Tensor, state: State, objective: Objective, batch: Batch, phase: str) -> tuple[Tensor, State, Tensor]:
+        """The named phase of a step; reads no value back from the device, so that it can be captured as a graph."""
+        g, losses, state = self.gradient(w, state, objective, batch, phase)
+        w, state = self.descend(w, state, objective.descent(w, g, self.clip))
+        return w, state, losses
+
+    def gradient(self, w: Tensor, state: State, objective: Objective, batch: Batch, phase: str) -> tuple[Tensor, Tensor, State]:
+        """Descent gradient (..., P), per-example losses (..., B) of the first pass, new state."""
+        raise TypeError(f"{type(self).__name__} has no gradient rule")
+
+    def descend(self, w: Tensor, state: State, q: Tensor) -> tuple[Tensor, State]:
+        """The base step from the restored weights `w` with descent gradient `q`."""
+        return self._adamw(w, state, q) if self.base == "adamw" else self._sgd(w, state, q)
+
+    def reach(self, steps: int, kappa: float = 0.0) -> float:
+        """How far `steps` steps along a gradient of 1 go, in units of lr; `kappa` is the curvature of a quadratic penalty.
+
+        >>> LocalOptimizer(lr=0.1).reach(5), round(LocalOptimizer(lr=0.1, momentum=0.5).reach(2), 12)
+        (5.0, 2.5)
+        """
+        plain = replace(self, weight_decay=0.0)
+        x, state = torch.zeros(1, dtype=torch.float64), {}
+        for _ in range(steps):
+            x, state = LocalOptimizer.descend(plain, x, state, 1 + kappa * x)
+        return -float(x) / self.lr
+
+    def clip(self, g: Tensor) -> Tensor:
+        """`g` scaled to at most `clip_norm`; as torch.nn.utils.clip_grad_norm_, 1e-6 included."""
+        return g if self.clip_norm is None else g * torch.clamp(self.clip_norm / (norm(g) + 1e-6), max=1.0)
+
+    def _sgd(self, w: Tensor, state: State, q: Tensor) -> tuple[Tensor, State]:
+        q = q + self.weight_decay * w if self.weight_decay else q
+        if not self.momentum:
+            return w - self.lr * q, state
+        v = self.momentum * state["v"] + (1 - self.dampening) * q if "v" in state else q
+        direction = q + self.momentum * v if self.nesterov else v
+        return w - self.lr * direction, {**state, "v": v}
+
+    def _adamw(self, w: Tensor, state: State, q: Tensor) -> tuple[Tensor, State]:
+        m, u, t = state.get("m", torch.zeros_like(w)), state.get("u", torch.zeros_like(w)), state.get("t", 0) + 1
+        m = self.beta1 * m + (1 - self.beta1) * q
+        u = self.beta2 * u + (1 - self.beta2) * q * q
+        w = (1 - self.lr * self.weight_decay) * w
+        w = w - self.lr / (1 - self.beta1**t) * m / (u.sqrt() / (1 - self.beta2**t) ** 0.5 + self.eps)
+        return w, {**state, "m": m, "u": u, "t": t}

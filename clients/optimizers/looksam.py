@@ -1,0 +1,79 @@
+"""LookSAM: the sharpness-seeking part of the gradient is computed every k-th step and reused in between.
+
+Legend: `w, g, g_s, g_v: (..., P)`; "..." are client axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clients.objective import Batch, Objective
+from clients.optimizers.base import State, Task, ball, dot, norm
+from clients.optimizers.sam import SAM
+from clients.optimizers.tensors import tensorwise
+from fedsam.config import Count, NonNegative
+from fedsam.flat import Layout
+
+
+@dataclass(frozen=True, kw_only=True)
+class LookSAM(SAM):
+    """SAM on every k-th step; on the others the gradient plus the part of the last SAM gradient that was orthogonal to its gradient.
+
+    Source: Liu et al., 2022, arXiv:2203.02714, Algorithm 1. No code by the authors is known; Leminhbinh0209/LookSAM projects the
+    whole vector, as here by default (but its first cycle projects on a buffer that holds the weights), rollovd/LookSAM each tensor.
+
+    Cost: forward 0 backward 1 + 1/k per example and step.
+
+    The cycle starts with the state. A fresh state in every round makes the first of few local steps a SAM step: with fewer than k
+    steps nothing else is reused, and with one step LookSAM is SAM.
+
+    Attributes:
+        k: A SAM step every so many steps; 1 is SAM.
+        alpha: Length of the reused part in units of the gradient's norm.
+        granularity: Whether projection and rescaling look at the whole vector or at each tensor; the perturbation is always global.
+    """
+
+    rho: NonNegative = 0.1
+    k: Count = 5
+    alpha: NonNegative = 0.7
+    granularity: Literal["global", "tensor"] = "global"
+
+    def init(self, w: Tensor, task: Task) -> State:
+        """As `LocalOptimizer.init`: the cycle begins."""
+        return {**super().init(w, task), "looksam_step": 0}
+
+    def phase(self, state: State, rng: np.random.Generator) -> str:
+        """As `LocalOptimizer.phase`: a SAM step or a step that reuses its part."""
+        return "reuse" if state["looksam_step"] % self.k else "sam"
+
+    def gradient(self, w: Tensor, state: State, objective: Objective, batch: Batch, phase: str) -> tuple[Tensor, Tensor, State]:
+        """As `LocalOptimizer.gradient`: two passes in phase `sam`, one in phase `reuse`."""
+        state = {**state, "looksam_step": state["looksam_step"] + 1}
+        if phase == "sam":
+            return self._refresh(w, state, objective, batch)
+        g, losses = objective.grad(w, batch)
+        # Without a perturbation g_v is rounding noise, which must not be stretched.
+        alpha, g_v = self.alpha if self.rho else 0.0, state["g_v"]
+        scale = self._each(lambda _, a, b: norm(a) / (norm(b) + 1e-12), objective.layout, g, g_v)
+        return g + alpha * scale * g_v, losses, state
+
+    def _refresh(self, w: Tensor, state: State, objective: Objective, batch: Batch) -> tuple[Tensor, Tensor, State]:
+        g, losses = objective.grad(w, batch)
+        g_s, _ = objective.grad(w + ball(g, self.rho, self.norm_eps), batch)
+        g_v = self._each(_orthogonal, objective.layout, g_s, g)
+        return g_s, losses, {**state, "g_v": g_v}
+
+    def _each(self, rule: Callable[..., Tensor], layout: Layout, *vectors: Tensor) -> Tensor:
+        return tensorwise(rule, layout, *vectors) if self.granularity == "tensor" else rule(None, *vectors)
+
+
+def _orthogonal(_: object, g_s: Tensor, g: Tensor) -> Tensor:
+    """The part of g_s orthogonal to g; 0 where g is 0, whose direction says nothing."""
+    square = dot(g, g)
+    return torch.where(square > 0, g_s - dot(g, g_s) / square * g, 0.0)

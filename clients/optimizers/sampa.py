@@ -1,0 +1,52 @@
+"""SAMPa: sharpness-aware minimization whose two passes do not wait for each other.
+
+Legend: `w, h, a, y: (..., P)`; `state["h"]` is the gradient at the last look-ahead point, `state["x"]`, `state["y"]` its batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from clients.objective import Batch, Objective
+from clients.optimizers.base import State, ball
+from clients.optimizers.sam import SAM
+from fedsam.config import Fraction, NonNegative
+
+
+@dataclass(frozen=True, kw_only=True)
+class SAMPa(SAM):
+    """Perturb along the gradient of a look-ahead point and on its batch, the previous one, while the current batch looks ahead.
+
+    Source: Xie et al., 2024, arXiv:2410.10683, Algorithm 1 ("SAMPa-lambda"), in the form of LIONS-EPFL/SAMPa: the look-ahead point
+    takes momentum and weight decay along if there is a momentum buffer, and neither if there is none. Base `adamw` has none.
+
+    Cost: forward 0 backward 2 per example and step.
+
+    The first step from a fresh state is a plain one (a single pass), so each round begins with a step of the base optimizer; with few
+    local steps little else is left. h and the batch refer to the weights they come from and should not outlive a round.
+    The reported losses are those of the current batch at the look-ahead point.
+
+    Attributes:
+        lam: Weight of the look-ahead gradient; 1 leaves the perturbed gradient without effect.
+    """
+
+    rho: NonNegative = 0.1
+    lam: Fraction = 0.2
+
+    def phase(self, state: State, rng: np.random.Generator) -> str:
+        """As `LocalOptimizer.phase`: the first step has no previous batch."""
+        return "step" if "h" in state else "first"
+
+    def gradient(self, w: Tensor, state: State, objective: Objective, batch: Batch, phase: str) -> tuple[Tensor, Tensor, State]:
+        """As `LocalOptimizer.gradient`: the current batch first, so that it moves the running statistics."""
+        if phase == "first":
+            g, losses = objective.grad(w, batch)
+            return g, losses, {**state, "h": g, "x": batch.x, "y": batch.y}
+        h = state["h"]
+        direction = h + self.weight_decay * w + self.momentum * state["v"] if "v" in state else h
+        ahead, losses = objective.grad(w - self.lr * direction, batch)
+        a, _ = objective.grad(w + ball(h, self.rho, self.norm_eps), Batch(state["x"], state["y"]))
+        return (1 - self.lam) * a + self.lam * ahead, losses, {**state, "h": ahead, "x": batch.x, "y": batch.y}

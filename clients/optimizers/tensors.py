@@ -1,0 +1,22 @@
+"""Rules that look at one tensor of the vector at a time.
+
+Legend: `v: (..., P)` a vector; `v_k: (..., p_k)` the part of it that holds tensor k; "..." are client axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fedsam.flat import Layout, Segment
+
+
+def tensorwise(rule: Callable[..., Tensor], layout: Layout, *vectors: Tensor) -> Tensor:
+    """A vector (..., P) made of `rule(segment, *parts)` for each tensor; a rule may give one number per tensor, (..., 1)."""
+    return torch.cat([_spread(rule, segment, *(v[..., segment.slice] for v in vectors)) for segment in layout.segments], dim=-1)
+
+
+def _spread(rule: Callable[..., Tensor], segment: Segment, *parts: Tensor) -> Tensor:
+    return rule(segment, *parts).expand_as(parts[0])

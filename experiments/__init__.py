@@ -1,0 +1,21 @@
+"""Experiments: configurations in, results and reports out; the only package that imports all the others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fedsam.config import Experiment
+
+if TYPE_CHECKING:
+    from experiments.app import Result, run
+
+__all__ = ["Experiment", "Result", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    # torch and Flower take seconds to import, and the command line's `--help` needs neither.
+    if name in ("Result", "run"):
+        from experiments import app
+
+        return getattr(app, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

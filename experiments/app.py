@@ -1,0 +1,272 @@
+"""Running experiments: the Flower ServerApp, and `run`, which brings its own grid."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord, Context, MetricRecord
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import strategies
+from clients import app as client_app
+from clients import optimizers
+from experiments.catalogue import cohort, resolved
+from experiments.progress import Quiet, Watch
+from fedsam import partition, wire
+from fedsam.config import ConfigError, Experiment
+from fedsam.datasets import Dataset
+from fedsam.evaluate import evaluate
+from fedsam.federation import deal
+from fedsam.grid import ActorPool, InlineGrid, LocalGrid, RayGrid, cores, ray_session
+from fedsam.network import Network
+from fedsam.results import ClientRow, Results, Row, provenance
+from strategies.cohort import CohortStrategy, Exchange
+
+app = ServerApp()
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run.
+
+    Attributes:
+        run_id: Its id in the results file.
+        rows: One per round.
+        w: The final model's parameters (P,), in `Layout` order.
+        model: The network with these parameters.
+    """
+
+    run_id: str
+    rows: tuple[Row, ...]
+    w: Tensor
+    model: nn.Module
+
+    @property
+    def accuracy(self) -> float:
+        """Test accuracy (a fraction) after the last round."""
+        return self.rows[-1].measures["test_accuracy"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run of several ended: `finished`, `failed` or `interrupted`."""
+
+    run_id: str | None
+    status: str
+    error: str | None = None
+
+
+GridOf = Callable[[Experiment], Grid]
+
+
+def load_clients() -> ClientApp:
+    """Our ClientApp; called in each actor's process."""
+    return client_app.app
+
+
+def run(experiment: Experiment, watch: Watch | None = None) -> Result:
+    """Run one experiment on the grid that it names, and keep its results.
+
+    >>> from experiments import Experiment, run
+    >>> run  # doctest: +ELLIPSIS
+    <function run at ...>
+
+    Raises:
+        ConfigError: A setting is wrong; nothing has started.
+        DataError: The dataset cannot be had.
+        RunError: A client failed or diverged; the rounds before it are kept.
+    """
+    resolved(experiment)
+    watch = watch or Quiet()
+    watch.plan([experiment])
+    with grids([experiment]) as grid_of:
+        return serve(experiment, grid_of(experiment), watch)
+
+
+def run_all(experiments: Sequence[Experiment], watch: Watch) -> list[Outcome]:
+    """Run experiments one after another on the same actors; a failed one does not stop the others.
+
+    Raises:
+        ConfigError: A setting of any of them is wrong; nothing has started.
+        KeyboardInterrupt: The user stopped it; the rounds finished so far are kept.
+    """
+    for experiment in experiments:
+        resolved(experiment)
+    watch.plan(experiments)
+    outcomes = []
+    with grids(experiments) as grid_of:
+        for experiment in experiments:
+            try:
+                outcomes.append(Outcome(serve(experiment, grid_of(experiment), watch).run_id, "finished"))
+            except ConfigError:
+                raise
+            except Exception as error:  # recorded with the run; the other runs go on and the exit code tells
+                outcomes.append(Outcome(getattr(error, "run_id", None), "failed", str(error)))
+    return outcomes
+
+
+@contextmanager
+def grids(experiments: Sequence[Experiment]) -> Iterator[GridOf]:
+    """A grid for each of the experiments; Ray and its actors are started once and stopped at the end.
+
+    Raises:
+        ConfigError: The experiments ask for different Ray clusters or actors.
+    """
+    computes = {e.compute.model_copy(update={"precision": "float32", "shard_size": None}) for e in experiments}
+    if len(computes) > 1:
+        raise ConfigError("compute: the experiments of a sweep run on the same actors; only precision and shard_size may differ")
+    compute = computes.pop()
+    if compute.grid == "inline":
+        yield lambda e: InlineGrid(load_clients, e.data.clients, {"experiment": e.dumps()}, compute.cpus_per_actor)
+        return
+    gpus = compute.gpus_per_actor
+    with ray_session(compute.ray_address, cpus=None if compute.ray_address else max(cores(), compute.actors or 1)) as resources:
+        fit = int(resources.get("GPU", 0) / gpus) if gpus else int(resources["CPU"] // compute.cpus_per_actor)
+        if fit < 1:
+            raise ConfigError(f"compute.{'gpus' if gpus else 'cpus'}_per_actor: more than there is; Ray has {dict(resources)}")
+        pool = ActorPool(load_clients, actors=compute.actors or fit, cpus=compute.cpus_per_actor, gpus=gpus)
+        yield lambda e: RayGrid(pool, e.data.clients, {"experiment": e.dumps()}, e.compute.shard_size)
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """The ServerApp: runs the experiment in the run config on whatever grid it is given."""
+    serve(Experiment.model_validate_json(str(context.run_config["experiment"])), grid, Quiet())
+
+
+def serve(experiment: Experiment, grid: Grid, watch: Watch) -> Result:
+    """Run one experiment on a grid: rounds, evaluation, results. Raises as `run`."""
+    plain = resolved(experiment)
+    dataset = client_app.load(experiment.data.dataset, str(experiment.data.root or ""), experiment.data.fallback)
+    holdings = partition.class_counts(dataset.train.y.numpy(), deal(experiment, dataset), dataset.classes)
+    with Results.open(experiment.runs_dir) as results:
+        run_id = results.start(
+            experiment, plain, dataset=dataset.name, holdings=holdings, provenance=provenance(gpu=experiment.compute.gpus_per_actor > 0)
+        )
+        watch.started(run_id, experiment)
+        if dataset.name != experiment.data.dataset:
+            watch.note(f"dataset {experiment.data.dataset} cannot be had: this run uses {dataset.name} instead")
+        try:
+            session = Session(experiment, dataset, grid, results, run_id, watch)
+            result = session.run()
+        except BaseException as error:
+            interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
+            status, what = ("interrupted", "stopped by the user") if interrupted else ("failed", f"{type(error).__name__}: {error}")
+            results.finish(run_id, "interrupted" if interrupted else "failed", what)
+            watch.finished(run_id, status, what)
+            error.run_id = run_id  # type: ignore[attr-defined]
+            raise
+        results.finish(run_id, "finished")
+        watch.finished(run_id, "finished", None)
+    return result
+
+
+class Session:
+    """One run in progress: the strategy, the network that evaluates, and where rows go."""
+
+    def __init__(self, experiment: Experiment, dataset: Dataset, grid: Grid, results: Results, run_id: str, watch: Watch) -> None:
+        self.experiment, self.dataset, self.grid = experiment, dataset, grid
+        self.results, self.run_id, self.watch = results, run_id, watch
+        self.rows: list[Row] = []
+        self.network = self._network()
+        lr = optimizers.build(experiment.client.optimizer).lr
+        self.strategy = CohortStrategy(
+            strategies.build(experiment.server.strategy),
+            clients=experiment.data.clients,
+            cohort=cohort(experiment),
+            seed=experiment.seed,
+            lr=lambda round: lr * client_app.lr_factor(experiment, round),
+            evaluate_clients=experiment.measure.clients,
+        )
+
+    def run(self) -> Result:
+        """All rounds; rows are kept as they come."""
+        logging.getLogger("flwr").setLevel(logging.WARNING)
+        buffers = self.network.buffers
+        self.strategy.begin(self.network.initial.clone(), buffers)
+        initial = {"w": self.network.initial} | ({"buffers": buffers} if buffers.numel() else {})
+        self.strategy.start(self.grid, wire.arrays(initial), self.experiment.rounds, timeout=math.inf, evaluate_fn=self._evaluate)
+        self._save("model")
+        return Result(self.run_id, tuple(self.rows), self.strategy.evaluated, self.network.module)
+
+    def _network(self) -> Network:
+        gpu = self.experiment.compute.gpus_per_actor > 0 and torch.cuda.is_available()
+        dtype = client_app.DTYPES[self.experiment.compute.precision]
+        return client_app.network(self.experiment, self.dataset, torch.device("cuda" if gpu else "cpu"), dtype)
+
+    def _evaluate(self, round: int, _: ArrayRecord) -> MetricRecord | None:
+        exchange, due = self.strategy.last, round % self.experiment.measure.every == 0 or round == self.experiment.rounds
+        if exchange is None:
+            return None
+        start = time.perf_counter()
+        measures = self._measures() if due else {}
+        row = self._row(exchange, measures, time.perf_counter() - start if due else 0.0)
+        self.results.append(row)
+        self.rows.append(row)
+        self.watch.round(row)
+        if self.experiment.checkpoint.every and round % self.experiment.checkpoint.every == 0:
+            self._save(f"round-{round:05d}")
+        return None
+
+    def _measures(self) -> dict[str, float]:
+        device = self.network.parameters[0].device
+        w, buffers = self.strategy.evaluated.to(device), self.strategy.buffers.to(device)
+        test = evaluate(self.network, w, buffers, self.dataset.test, self.dataset, self.experiment.measure.batch_size)
+        return {"test_accuracy": test.accuracy, "test_loss": test.loss}
+
+    def _row(self, exchange: Exchange, measures: dict[str, float], evaluate_seconds: float) -> Row:
+        clients = tuple(_client_row(client, m) for client, m in zip(exchange.cohort, exchange.metrics, strict=True))
+        total = {name: sum(int(m[name]) for m in exchange.metrics) for name in ("gradient-evaluations", "forward-evaluations")}
+        rss, device = self.grid.peak_memory() if isinstance(self.grid, LocalGrid) else (0, None)
+        examples = [row.examples for row in clients]
+        return Row(
+            run=self.run_id,
+            round=exchange.round,
+            cohort=len(clients),
+            examples=sum(examples),
+            steps=sum(row.steps for row in clients),
+            gradient_evaluations=total["gradient-evaluations"],
+            forward_evaluations=total["forward-evaluations"],
+            bytes_down=exchange.bytes_down,
+            bytes_up=exchange.bytes_up,
+            client_seconds=sum(row.seconds for row in clients),
+            wall_seconds=exchange.seconds,
+            evaluate_seconds=evaluate_seconds,
+            peak_rss=rss,
+            peak_device_memory=device,
+            train_loss=float(np.average([row.train_loss for row in clients], weights=examples)),
+            measures=measures | dict(self.strategy.client_measures),
+            clients=clients,
+        )
+
+    def _save(self, name: str) -> None:
+        folder = Path(self.experiment.runs_dir) / self.run_id
+        folder.mkdir(parents=True, exist_ok=True)
+        self.network.buffers = self.strategy.buffers
+        self.network.load_(self.strategy.evaluated)
+        partial = folder / f".{name}.partial"
+        # Parameters are views of one storage, which safetensors refuses to write: copy them apart.
+        save_file({key: tensor.detach().cpu().clone() for key, tensor in self.network.module.state_dict().items()}, partial)
+        partial.replace(folder / f"{name}.safetensors")
+
+
+def _client_row(client: int, metrics: Any) -> ClientRow:
+    return ClientRow(
+        client=client,
+        examples=int(metrics["examples"]),
+        steps=int(metrics["steps"]),
+        train_loss=metrics["train-loss"],
+        seconds=metrics["seconds"],
+    )

@@ -1,0 +1,1 @@
+"""Measurements of fedsam against plain code; each module is a command."""

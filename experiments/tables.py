@@ -1,0 +1,179 @@
+"""Tables for the terminal: what can be chosen by name, the runs there are, who holds which examples."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from experiments.methods import Method
+from fedsam import config
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from fedsam.results import Run
+
+Entry = Callable[..., Any]
+SHOWN = 20  # clients in a table of holdings
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A hyperparameter as a person reads it; `default` is empty when it must be given."""
+
+    name: str
+    default: str
+    allowed: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What can be chosen by name, as a person reads it."""
+
+    summary: str
+    settings: tuple[Setting, ...]
+    source: str
+
+
+def parts(kind: str, entries: Mapping[str, Entry | Method]) -> Table:
+    """The pieces of one kind: settings with defaults and limits, and the source; what all of them share stands once, under `all`."""
+    pieces = {name: _preset(entry) if isinstance(entry, Method) else _part(entry) for name, entry in entries.items()}
+    shared = _shared([piece.settings for piece in pieces.values()]) if kind != "methods" else ()
+    result = Table(title=kind, title_justify="left", title_style="bold", header_style="bold", expand=False)
+    for column, style in (("name", "bold cyan"), ("setting", "cyan"), ("default", ""), ("allowed", "")):
+        result.add_column(column, style=style, overflow="fold")
+    result.add_column("meaning", overflow="fold", min_width=30, max_width=100)
+    for name, piece in pieces.items():
+        result.add_section()
+        result.add_row(name, "", "", "", escape(piece.summary))
+        _add(result, [setting for setting in piece.settings if setting not in shared])
+        result.add_row("", "", "", "", f"[dim]{escape(piece.source)}[/dim]")
+    if shared:
+        result.add_section()
+        result.add_row("all", "", "", "", f"Settings of all {kind}.")
+        _add(result, shared)
+    return result
+
+
+def _part(entry: Entry) -> Piece:
+    return Piece(summary(entry), tuple(settings_of(entry)), source(entry))
+
+
+def _preset(method: Method) -> Piece:
+    settings = method.settings
+    names = (str(settings[key]) for key in ("client.optimizer.name", "client.correction.name", "server.strategy.name") if key in settings)
+    rest = tuple(Setting(key, _value(value), "", "") for key, value in settings.items() if not key.endswith(".name"))
+    return Piece(" x ".join(names), rest, f"Source: {method.source}")
+
+
+def _shared(settings: Sequence[tuple[Setting, ...]]) -> tuple[Setting, ...]:
+    return tuple(s for s in settings[0] if all(s in others for others in settings)) if len(settings) > 1 else ()
+
+
+def _add(result: Table, settings: Sequence[Setting]) -> None:
+    for setting in settings:
+        result.add_row("", setting.name, escape(setting.default), escape(setting.allowed), escape(setting.meaning))
+
+
+def runs(entries: Sequence[tuple[Run, int]]) -> Table:
+    """Runs and how many rounds each has finished."""
+    result = Table(header_style="bold")
+    for column in ("run", "name", "status", "rounds", "dataset", "clients", "seed", "started (UTC)"):
+        result.add_column(column, overflow="fold", justify="right" if column in ("rounds", "clients", "seed") else "left")
+    for run, rounds in entries:
+        dataset = run.dataset if run.dataset == run.dataset_wanted else f"{run.dataset} (not {run.dataset_wanted})"
+        done = f"{rounds}/{run.config['rounds']}"
+        cells = (run.id, run.name, run.status, done, dataset, str(run.clients), str(run.seed), run.started[:19].replace("T", " "))
+        result.add_row(*(escape(cell) for cell in cells))
+    return result
+
+
+def holdings(counts: NDArray[np.integer[Any]]) -> Table:
+    """Examples of each class that each client holds (clients, classes): the first clients, then the spread over all."""
+    sizes, kinds = counts.sum(axis=1), (counts > 0).sum(axis=1)
+    result = Table(header_style="bold", caption=f"the first {SHOWN} of {len(counts)} clients" if len(counts) > SHOWN else None)
+    for column in ("client", "examples", "classes", *(f"class {kind}" for kind in range(counts.shape[1]))):
+        result.add_column(column.replace(" ", "\n"), justify="right")
+    for client, row in enumerate(counts[:SHOWN]):
+        result.add_row(str(client), str(sizes[client]), str(kinds[client]), *(str(count) if count else "." for count in row))
+    result.add_section()
+    for word, share in (("least", 0), ("median", 50), ("most", 100)):
+        columns = (_percentile(values, share) for values in (sizes, kinds, *counts.T))
+        result.add_row(word, *columns)
+    return result
+
+
+def _percentile(values: NDArray[np.integer[Any]], share: int) -> str:
+    import numpy as np
+
+    return f"{np.percentile(values, share):g}"
+
+
+def settings_of(entry: Entry) -> Iterator[Setting]:
+    """The hyperparameters of a part, in the order of its signature."""
+    schema = config.hyperparameters(entry).model_json_schema()
+    meanings = _meanings(entry)
+    for name, field in schema.get("properties", {}).items():
+        default = _value(field["default"]) if "default" in field else ""
+        yield Setting(name, default, allowed(field), meanings.get(name, ""))
+
+
+def allowed(field: Mapping[str, Any]) -> str:
+    """What a JSON schema allows, in words.
+
+    >>> allowed({"type": "number", "exclusiveMinimum": 0, "maximum": 1})
+    '> 0, <= 1'
+    >>> allowed({"anyOf": [{"enum": ["crop", "flip"]}, {"type": "null"}]})
+    'crop | flip | unset'
+    """
+    if "anyOf" in field:
+        return " | ".join(allowed(option) for option in field["anyOf"])
+    if "enum" in field:
+        return " | ".join(_value(value) for value in field["enum"])
+    if "const" in field:
+        return _value(field["const"])
+    signs = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
+    limits = ", ".join(f"{sign} {_value(field[key])}" for key, sign in signs.items() if key in field)
+    words = {"integer": "whole number", "number": "number", "boolean": "true | false", "string": "text", "null": "unset", "array": "list"}
+    word = words.get(field.get("type", ""), "any")
+    return f"{word} {limits}" if limits and word == "whole number" else limits or word
+
+
+def summary(entry: Entry) -> str:
+    """The first sentence of an entry's docstring, joined to one line."""
+    return " ".join((inspect.getdoc(entry) or "").partition("\n\n")[0].split())
+
+
+def source(entry: Entry) -> str:
+    """The paragraph `Source: ...` of an entry's docstring, joined to one line; empty when there is none."""
+    found = re.search(r"^Source:.*?(?=\n\s*\n|\Z)", inspect.getdoc(entry) or "", re.DOTALL | re.MULTILINE)
+    return " ".join(found.group().split()) if found else ""
+
+
+def _meanings(entry: Entry) -> dict[str, str]:
+    """What the `Attributes` and `Args` sections say of each name, inherited ones included."""
+    classes = reversed(inspect.getmro(entry)) if inspect.isclass(entry) else [entry]
+    found: dict[str, str] = {}
+    for documented in classes:
+        for section in re.findall(
+            r"^(?:Attributes|Args):\n((?:[ \t]+.*\n?|\n)+)", inspect.cleandoc(documented.__doc__ or ""), re.MULTILINE
+        ):
+            for name, meaning in re.findall(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", section, re.MULTILINE):
+                found[name] = " ".join(meaning.split())
+    return found
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "unset" if value is None else str(value)

@@ -1,0 +1,1 @@
+"""The engine: knows torch, Flower and Ray; knows no algorithm."""

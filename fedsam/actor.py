@@ -1,0 +1,100 @@
+"""The Ray actor: one share of a device, serving shards of messages with the ClientApp it was handed."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flwr.app import Context, Error, Message, Metadata, RecordDict
+from flwr.clientapp import ClientApp
+
+CLIENT_APP_RAISED = 2  # flwr's ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+
+
+@dataclass(frozen=True)
+class Work:
+    """One message for one client, as it travels to an actor.
+
+    Attributes:
+        records: The message's content; large records are references into the object store, shared by the messages of a round.
+        state: Reference to the client's state; None where it has none.
+    """
+
+    metadata: Metadata
+    records: Mapping[str, Any]
+    node_config: Mapping[str, Any]
+    run_config: Mapping[str, Any]
+    state: Any = None
+
+
+def serve(app: ClientApp, work: Work, content: RecordDict, state: RecordDict) -> tuple[Message, RecordDict]:
+    """Run one message through the app; an exception becomes an error reply and leaves the client's state as it was."""
+    message = Message(metadata=work.metadata, content=private(content))  # type: ignore[call-overload]
+    context = Context(
+        run_id=work.metadata.run_id,
+        node_id=work.metadata.dst_node_id,
+        node_config=dict(work.node_config),
+        state=private(state),
+        run_config=dict(work.run_config),
+    )
+    try:
+        return app(message, context), context.state
+    except Exception as error:  # whatever a client raises must name the client, not kill the actor that others share
+        reason = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
+        return Message(Error(CLIENT_APP_RAISED, reason), reply_to=message), state
+
+
+def private(content: RecordDict) -> RecordDict:
+    """A copy whose records an app may change without others seeing it; array bytes are shared, they cannot change."""
+    return RecordDict({key: type(record)(dict(record.items())) for key, record in content.items()})
+
+
+class ClientActor:
+    """Serves shards, one after another; constructed once and kept for all rounds and runs.
+
+    Args:
+        load: Gives the ClientApp; called once, in the actor's process.
+        threads: Torch threads.
+    """
+
+    def __init__(self, load: Callable[[], ClientApp], threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self._app = load()
+        self._records: dict[Any, Any] = {}
+
+    def process(self) -> int:
+        """Process id; answers once the actor is ready."""
+        return os.getpid()
+
+    def peak_memory(self) -> tuple[int, int | None]:
+        """As the function of this name, of this actor's process."""
+        return peak_memory()
+
+    def run(self, shard: Sequence[Work]) -> list[Any]:
+        """The replies to a shard's messages and whether each client has a state now, as one pair; then each client's state."""
+        import ray
+
+        needed = {record for work in shard for record in work.records.values() if isinstance(record, ray.ObjectRef)}
+        self._records = {ref: self._records[ref] if ref in self._records else ray.get(ref) for ref in needed}
+        states = iter(ray.get([work.state for work in shard if work.state is not None]))
+        served = []
+        for work in shard:
+            content = RecordDict({key: self._records[r] if isinstance(r, ray.ObjectRef) else r for key, r in work.records.items()})
+            served.append(serve(self._app, work, content, next(states) if work.state is not None else RecordDict()))
+        stateful = [len(state) > 0 for _, state in served]
+        return [([reply for reply, _ in served], stateful), *(state if len(state) else None for _, state in served)]
+
+
+def peak_memory() -> tuple[int, int | None]:
+    """Peak resident bytes of this process, and peak bytes allocated on its GPU (None without one)."""
+    import resource
+
+    import torch
+
+    device = int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, device

@@ -1,0 +1,254 @@
+"""Everything that can differ between two runs, as one frozen, validated value: `Experiment`.
+
+An experiment is read from TOML, changed by dotted overrides (`client.optimizer.rho=0.1`) and checked before anything starts.
+Interchangeable pieces (datasets, partitions, models, optimizers, corrections, strategies, schedules) are `Part`s: a name and its
+hyperparameters. What a part accepts is read from the signature of the dataclass or function behind the name, by `build`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
+
+Settings = TypeVar("Settings", bound=BaseModel)
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class ConfigError(ValueError):
+    """A setting is unknown or out of range; the message names the key, the value and what is allowed."""
+
+
+class Frozen(BaseModel):
+    """A settings table: immutable, and every key must be known."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class Part(BaseModel):
+    """A named piece and its hyperparameters: `{name = "sam", rho = 0.1}`, or just `"sam"`."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    name: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The hyperparameters that were given, without the name."""
+        return dict(self.model_extra or {})
+
+
+def _as_part(value: object) -> object:
+    return {"name": value} if isinstance(value, str) else value
+
+
+Named = Annotated[Part, BeforeValidator(_as_part)]
+
+
+class Data(Frozen):
+    """Which examples there are and who holds them."""
+
+    dataset: str = Field("cifar10", description="Dataset; see `fedsam list datasets`.")
+    root: Path | None = Field(None, description="Folder of the dataset files; default: $FEDSAM_DATA, else ~/.cache/fedsam.")
+    fallback: str | None = Field(None, description="Dataset to use, loudly, when the wanted one cannot be had.")
+    clients: Count = Field(100, description="Population: the number of clients that share the training examples.")
+    partition: Named = Field(Part(name="dirichlet"), description="How examples are dealt to clients; see `fedsam list partitions`.")
+    examples: Count | None = Field(None, description="Use only this many training examples, drawn by seed; default: all.")
+    augment: tuple[Literal["crop", "flip", "cutout"], ...] | None = Field(
+        None, description="Training augmentation; default: the dataset's own."
+    )
+
+
+class Client(Frozen):
+    """What a client does in a round."""
+
+    optimizer: Named = Field(Part(name="sgd"), description="Local optimizer; see `fedsam list optimizers`.")
+    correction: Named = Field(Part(name="none"), description="What the algorithm adds to every local step; see `fedsam list corrections`.")
+    epochs: Count = Field(1, description="Local epochs per round.")
+    steps: Count | None = Field(None, description="Local steps per round, instead of epochs.")
+    batch_size: Count = Field(50, description="Examples per local step.")
+    schedule: Named = Field(Part(name="constant"), description="Local learning rate over the rounds; see `fedsam list schedules`.")
+
+
+class Server(Frozen):
+    """What the server does in a round."""
+
+    strategy: Named = Field(Part(name="fedavg"), description="Server rule; see `fedsam list strategies`.")
+    participation: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)] = Field(
+        0.1, description="Cohort: a whole number is that many clients, a number with a point is a fraction of the population."
+    )
+
+
+class Measure(Frozen):
+    """What is measured, and how often."""
+
+    every: Count = Field(1, description="Evaluate the global vector on the test set every so many rounds, and after the last.")
+    clients: bool = Field(False, description="Also have each round's cohort evaluate the new global vector on its own examples.")
+    batch_size: Count = Field(500, description="Examples per evaluation batch.")
+
+
+class Compute(Frozen):
+    """Where it runs. Nothing here changes a result, `precision` aside."""
+
+    grid: Literal["ray", "inline"] = Field(
+        "ray", description="ray: actors on this machine or a cluster; inline: this process, for debugging."
+    )
+    actors: Count | None = Field(None, description="Ray actors; default: one per physical core, or one per GPU share.")
+    cpus_per_actor: Count = Field(1, description="CPUs, and so torch threads, of an actor.")
+    gpus_per_actor: NonNegative = Field(0.0, description="GPU share of an actor, fractions allowed; 0 runs on the CPU.")
+    ray_address: str | None = Field(None, description="`auto` or HOST:PORT of a running Ray; default: a private one.")
+    shard_size: Count | None = Field(None, description="Clients an actor is dealt at once; default: a sixteenth of the cohort.")
+    engine: Literal["loop"] = Field("loop", description="How an actor trains its clients: one after another.")
+    precision: Literal["float32", "float64"] = Field("float32", description="Floating-point type of weights and activations.")
+
+
+class Checkpoint(Frozen):
+    """What is kept on disk beside the results table."""
+
+    every: int = Field(0, ge=0, description="Write the global model every so many rounds; 0: only the final one.")
+
+
+class Experiment(Frozen):
+    """One run: every setting, with its default."""
+
+    name: str = Field("", description="Label in tables and figures; default: the method's parts.")
+    method: str | None = Field(None, description="Preset of optimizer, correction and strategy; see `fedsam list methods`.")
+    rounds: Count = Field(30, description="Rounds.")
+    seed: int = Field(0, ge=0, lt=2**63, description="The only source of randomness.")
+    runs_dir: Path = Field(Path("runs"), description="Folder of the results database and the run folders.")
+    data: Data = Data()
+    model: Named = Field(Part(name="cnn"), description="Network; see `fedsam list models`.")
+    client: Client = Client()
+    server: Server = Server()
+    measure: Measure = Measure()
+    compute: Compute = Compute()
+    checkpoint: Checkpoint = Checkpoint()
+
+    def dump(self) -> dict[str, Any]:
+        """The experiment as plain values, ready for JSON or TOML; unset optional keys are left out."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    def dumps(self) -> str:
+        """The experiment as one line of JSON, keys sorted: equal experiments give equal lines."""
+        return json.dumps(self.dump(), sort_keys=True)
+
+
+def parse(settings: Mapping[str, Any]) -> Experiment:
+    """Validate plain values as an `Experiment`.
+
+    Raises:
+        ConfigError: A key is unknown (the nearest valid one is named) or a value is not allowed.
+    """
+    return validated(Experiment, settings)
+
+
+def validated(model: type[Settings], settings: Mapping[str, Any], where: str = "") -> Settings:
+    """`settings` as a `model`; errors are `ConfigError`s whose keys start at `where`."""
+    try:
+        return model.model_validate(settings)
+    except ValidationError as error:
+        raise ConfigError("\n".join(sorted({_explain(model, item, where) for item in error.errors()}))) from None
+
+
+def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The TOML table in `path` with `KEY=VALUE` overrides applied, not yet validated.
+
+    Raises:
+        ConfigError: The file is missing or no TOML, or an override is not of the form `key=value`.
+    """
+    try:
+        settings = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from None
+    return override(settings, dict(_split(text) for text in overrides))
+
+
+def override(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of `settings` with each dotted key of `changes` set; `client.optimizer = "sam"` grows into a table when a key below it is set."""
+    result: dict[str, Any] = json.loads(json.dumps(settings, default=str))
+    for key, value in changes.items():
+        *parents, last = key.split(".")
+        table = result
+        for parent in parents:
+            child = table.get(parent, {})
+            table[parent] = {"name": child} if isinstance(child, str) else child
+            if not isinstance(table[parent], dict):
+                raise ConfigError(f"{key}: {parent!r} is a value, not a table")
+            table = table[parent]
+        # A part given again by name alone keeps no hyperparameters of another part.
+        table[last] = value
+    return result
+
+
+def _split(text: str) -> tuple[str, Any]:
+    key, found, value = text.partition("=")
+    if not found or not key.strip():
+        raise ConfigError(f"{text!r}: an override is KEY=VALUE, for example client.optimizer.rho=0.1")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value.strip()
+
+
+def hyperparameters(entry: Callable[..., Any]) -> type[BaseModel]:
+    """The settings that a table entry accepts: the fields of a dataclass, or the keyword-only parameters of a function."""
+    hints = get_type_hints(entry, include_extras=True)
+    fields: dict[str, Any] = {
+        name: (hints.get(name, Any), ... if parameter.default is inspect.Parameter.empty else parameter.default)
+        for name, parameter in inspect.signature(entry).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    return create_model(entry.__name__, __config__=ConfigDict(extra="forbid", protected_namespaces=()), **fields)
+
+
+def resolve(table: Mapping[str, Callable[..., Any]], part: Part, where: str) -> dict[str, Any]:
+    """The hyperparameters of `part`, validated, defaults filled in.
+
+    Args:
+        where: The key of the part in the experiment (`client.optimizer`), for messages.
+
+    Raises:
+        ConfigError: The name is not in the table, a hyperparameter is unknown, or its value is not allowed.
+    """
+    if part.name not in table:
+        raise ConfigError(f"{where}: {part.name!r} is not known{_nearest(part.name, list(table))}; allowed: {', '.join(sorted(table))}")
+    model = validated(hyperparameters(table[part.name]), part.settings, where)
+    return {name: getattr(model, name) for name in type(model).model_fields}
+
+
+def build(table: Mapping[str, Callable[..., Any]], part: Part, where: str) -> Any:
+    """The piece that `part` names: a dataclass instance, or the function with its keyword parameters bound. Raises as `resolve`."""
+    settings = resolve(table, part, where)
+    entry = table[part.name]
+    return entry(**settings) if inspect.isclass(entry) else partial(entry, **settings)
+
+
+def _explain(model: type[BaseModel], error: Any, where: str) -> str:
+    path = [str(step) for step in error["loc"] if not (isinstance(step, str) and ("constrained" in step or step in ("int", "float")))]
+    key = ".".join([*filter(None, [where]), *path])
+    if error["type"] == "extra_forbidden":
+        table = model
+        for step in path[:-1]:
+            table = table.model_fields[step].annotation  # type: ignore[assignment]
+        names = list(table.model_fields)
+        return f"{key}: unknown key{_nearest(path[-1], names)}; allowed here: {', '.join(sorted(names))}"
+    if error["type"] == "missing":
+        return f"{key}: must be given"
+    return f"{key}: {error['input']!r} is not allowed: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1)
+    return f", did you mean {close[0]!r}?" if close else ""

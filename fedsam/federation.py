@@ -1,0 +1,104 @@
+"""Who holds which examples, and the batches of a client's local training.
+
+Legend: `x: (B, C, H, W)` images, `y: (B,)` labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedsam import config, datasets, partition
+from fedsam.config import ConfigError, Experiment
+from fedsam.datasets import Dataset, Images
+from fedsam.seeds import stream, tensor_stream
+
+
+def deal(experiment: Experiment, dataset: Dataset) -> list[np.ndarray]:
+    """Index arrays into the training examples, one per client: the experiment's partition, from its seed alone.
+
+    Raises:
+        ConfigError: The partition cannot be drawn, for example because there are more clients than examples.
+    """
+    labels, limit = dataset.train.y.numpy(), experiment.data.examples
+    if limit is not None and limit > len(labels):
+        raise ConfigError(f"data.examples: {limit} is not allowed: {dataset.name} has {len(labels)} training examples")
+    draw = config.build(partition.PARTITIONS, experiment.data.partition, "data.partition")
+    if limit is None:
+        return list(draw(labels, experiment.data.clients, stream(experiment.seed, "partition")))
+    chosen = np.sort(stream(experiment.seed, "examples").choice(len(labels), size=limit, replace=False))
+    return [chosen[part] for part in draw(labels[chosen], experiment.data.clients, stream(experiment.seed, "partition"))]
+
+
+@dataclass(frozen=True)
+class FederatedDataset:
+    """A dataset on a device, dealt to clients.
+
+    Attributes:
+        parts: Index arrays into `dataset.train`, one per client.
+        kinds: Training augmentation.
+    """
+
+    dataset: Dataset
+    parts: list[np.ndarray]
+    seed: int
+    kinds: tuple[str, ...]
+    device: torch.device
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, experiment: Experiment, dataset: Dataset, device: torch.device, dtype: torch.dtype) -> FederatedDataset:
+        """The federation that the experiment describes. Raises `ConfigError` as `deal`."""
+        kinds = dataset.augment if experiment.data.augment is None else experiment.data.augment
+        resident = Images(dataset.train.x.to(device), dataset.train.y.to(device))
+        return cls(replace(dataset, train=resident), deal(experiment, dataset), experiment.seed, kinds, device, dtype)
+
+    def examples(self, client: int) -> int:
+        """Number of examples that the client holds."""
+        return len(self.parts[client])
+
+    def class_counts(self, client: int) -> tuple[int, ...]:
+        """Examples that the client holds, per class."""
+        return tuple(torch.bincount(self.held(client).y, minlength=self.dataset.classes).tolist())
+
+    def batches(self, client: int, round: int, *, batch_size: int, epochs: int, steps: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Shuffled, augmented batches of a client's local training; an epoch's last batch may be smaller.
+
+        Args:
+            steps: Stop after so many batches, passing over the examples as often as needed, instead of after `epochs`.
+        """
+        order = stream(self.seed, "batches", round, client)
+        rng = tensor_stream(self.seed, "augment", round, client, device=self.device)
+        taken, epoch = 0, 0
+        while taken < steps if steps is not None else epoch < epochs:
+            shuffled = torch.from_numpy(order.permutation(self.parts[client]))
+            for index in shuffled.split(batch_size):
+                if taken == steps:
+                    return
+                yield self._load(self.dataset.train, index, rng)
+                taken += 1
+            epoch += 1
+
+    def steps(self, client: int, *, batch_size: int, epochs: int, steps: int | None) -> int:
+        """Number of batches that `batches` yields."""
+        return steps if steps is not None else epochs * -(-self.examples(client) // batch_size)
+
+    def peek(self, client: int, count: int) -> tuple[Tensor, Tensor]:
+        """The first `count` of the client's examples in a fixed random order, not augmented; all of them if it holds fewer."""
+        order = stream(self.seed, "peek", client).permutation(self.parts[client])[:count]
+        return self._load(self.dataset.train, torch.from_numpy(order), None)
+
+    def held(self, client: int) -> Images:
+        """The client's training examples as they are."""
+        index = torch.from_numpy(self.parts[client]).to(self.device)
+        return Images(self.dataset.train.x[index], self.dataset.train.y[index])
+
+    def _load(self, images: Images, index: Tensor, rng: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        index = index.to(self.device)
+        x, y = images.x[index], images.y[index]
+        x = datasets.normalize(x, self.dataset.mean, self.dataset.std, self.dtype)
+        return (x if rng is None else datasets.augment(x, self.kinds, rng)), y

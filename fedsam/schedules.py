@@ -1,0 +1,45 @@
+"""The local learning rate over the rounds: factors of the optimizer's `lr`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Annotated
+
+from pydantic import Field
+
+
+def constant(round: int, rounds: int) -> float:
+    """The same rate in every round.
+
+    Source: McMahan et al., 2017, arXiv:1602.05629.
+
+    >>> constant(7, 30)
+    1.0
+    """
+    return 1.0
+
+
+def exponential(round: int, rounds: int, *, decay: Annotated[float, Field(gt=0, le=1)] = 0.998) -> float:
+    """decay ** (round - 1): the first round has the full rate.
+
+    Source: the schedule of FL-Simulator, FedDyn (arXiv:2111.04263) and their followers.
+
+    >>> exponential(3, 30, decay=0.5)
+    0.25
+    """
+    return float(decay ** (round - 1))
+
+
+def cosine(round: int, rounds: int, *, floor: Annotated[float, Field(ge=0, le=1)] = 0.0) -> float:
+    """Half a cosine from the full rate in round 1 towards `floor`, reached one round after the last.
+
+    Source: Loshchilov and Hutter, 2017, arXiv:1608.03983, Eq. 5, one cycle over the rounds.
+
+    >>> cosine(1, 30)
+    1.0
+    """
+    return floor + (1 - floor) * (1 + math.cos(math.pi * (round - 1) / rounds)) / 2
+
+
+SCHEDULES: dict[str, Callable[..., float]] = {"constant": constant, "exponential": exponential, "cosine": cosine}

@@ -1,0 +1,102 @@
+"""What crosses the network: the only reader and writer of Flower records.
+
+A broadcast is `{"arrays": ArrayRecord, "config": ConfigRecord}` and an update `{"arrays": ArrayRecord, "metrics": MetricRecord}`, the
+names of Flower's own strategies, so that those can train our clients too. A vector travels as one array.
+
+Array names: `w` global vector, `delta` after - before, `buffers` running statistics (values, never a difference), `mean.NAME` and
+`population.NAME` a correction's other vectors, by how they are aggregated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from torch import Tensor
+
+Vectors = Mapping[str, Tensor]
+
+
+class WireError(ValueError):
+    """A message does not hold what it should; the message says which key."""
+
+
+@dataclass(frozen=True)
+class Broadcast:
+    """Server to client.
+
+    Attributes:
+        vectors: `w` (P,), `buffers` (Q,) where the network has any, and what the correction needs.
+        round: Round, from 1.
+        reply: Whether the client is to send its delta (our strategies) or its vector (Flower's strategies).
+    """
+
+    vectors: Vectors
+    round: int
+    reply: str = "model"
+
+
+@dataclass(frozen=True)
+class Update:
+    """Client to server.
+
+    Attributes:
+        vectors: `delta` or `w` (P,), `buffers` (Q,), `mean.NAME`, `population.NAME`.
+        metrics: `num-examples`, the client's measured cost, and a correction's scalars.
+    """
+
+    vectors: Vectors
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+def arrays(vectors: Vectors) -> ArrayRecord:
+    """Vectors as an ArrayRecord."""
+    return ArrayRecord({name: Array(vector.detach().cpu().numpy()) for name, vector in vectors.items()})
+
+
+def tensors(record: ArrayRecord, device: str | torch.device = "cpu") -> dict[str, Tensor]:
+    """An ArrayRecord as new tensors on `device`."""
+    return {name: torch.from_numpy(array.numpy()).to(device) for name, array in record.items()}
+
+
+def count_bytes(vectors: Vectors) -> int:
+    """Bytes of the vectors themselves: what an ideal transport would carry."""
+    return sum(vector.numel() * vector.element_size() for vector in vectors.values())
+
+
+def encode_broadcast(record: ArrayRecord, round: int) -> RecordDict:
+    """The message content for one client; `record` comes from `arrays` and is shared by all messages of a round."""
+    return RecordDict({"arrays": record, "config": ConfigRecord({"server-round": round, "reply": "delta"})})
+
+
+def decode_broadcast(content: RecordDict, device: str | torch.device = "cpu") -> Broadcast:
+    """The broadcast in a message's content.
+
+    Raises:
+        WireError: There is no array `w` or no round.
+    """
+    record, config = content.array_records.get("arrays"), content.config_records.get("config")
+    if record is None or "w" not in record:
+        raise WireError("a broadcast holds an ArrayRecord 'arrays' with the array 'w'")
+    if config is None or "server-round" not in config:
+        raise WireError("a broadcast holds a ConfigRecord 'config' with 'server-round'")
+    return Broadcast(tensors(record, device), int(str(config["server-round"])), str(config.get("reply", "model")))
+
+
+def encode_update(update: Update) -> RecordDict:
+    """The message content of an update."""
+    return RecordDict({"arrays": arrays(update.vectors), "metrics": MetricRecord(dict(update.metrics))})
+
+
+def decode_update(content: RecordDict) -> Update:
+    """The update in a message's content.
+
+    Raises:
+        WireError: A record is missing.
+    """
+    record, metrics = content.array_records.get("arrays"), content.metric_records.get("metrics")
+    if record is None or metrics is None:
+        raise WireError("an update holds an ArrayRecord 'arrays' and a MetricRecord 'metrics'")
+    return Update(tensors(record), {name: float(value) for name, value in metrics.items() if not isinstance(value, list)})

@@ -1,0 +1,119 @@
+"""Whole runs on small data: every grid gives the same numbers, everything is kept, failures are named."""
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from experiments import Experiment, run
+from experiments.app import run_all
+from experiments.progress import Quiet
+from fedsam.config import ConfigError, override, parse
+from fedsam.results import Results
+from strategies.cohort import RunError
+
+
+def experiment(folder: Path, **changes: Any) -> Experiment:
+    """Two rounds of four digits clients out of eight, in this process."""
+    settings = {
+        "rounds": 2,
+        "runs_dir": str(folder),
+        "data": {"dataset": "digits", "clients": 8, "examples": 400},
+        "model": "lenet5",
+        "client": {"optimizer": {"name": "sgd", "lr": 0.05}, "batch_size": 20},
+        "server": {"participation": 4},
+        "compute": {"grid": "inline"},
+    }
+    return parse(override(settings, {key.replace("__", "."): value for key, value in changes.items()}))
+
+
+def test_a_run_keeps_its_rounds_and_its_model(tmp_path: Path) -> None:
+    result = run(experiment(tmp_path, rounds=3, checkpoint__every=2, measure__clients=True))
+    assert [row.round for row in result.rows] == [1, 2, 3]
+    assert 0 <= result.accuracy <= 1
+    assert {"test_accuracy", "test_loss", "client_accuracy", "client_loss"} <= set(result.rows[0].measures)
+    with Results.open(tmp_path) as results:
+        (kept,) = results.runs()
+        assert kept.status == "finished"
+        assert kept.config["client"]["optimizer"]["momentum"] == 0.0  # defaults of the parts are part of the record
+        assert len(results.rounds(kept.id)) == 3
+        assert results.holdings(kept.id).sum() == 400
+    files = sorted(path.name for path in (tmp_path / result.run_id).iterdir())
+    assert files == ["model.safetensors", "round-00002.safetensors"]
+    saved = load_file(tmp_path / result.run_id / "model.safetensors")
+    assert all(torch.equal(saved[name], tensor) for name, tensor in result.model.state_dict().items())
+    assert torch.equal(torch.cat([p.detach().reshape(-1) for p in result.model.parameters()]), result.w)
+
+
+def test_costs_add_up(tmp_path: Path) -> None:
+    row = run(experiment(tmp_path, client__optimizer__name="sam", rounds=1)).rows[0]
+    size = run(experiment(tmp_path, rounds=1)).w.numel()
+    assert row.gradient_evaluations == 2 * row.examples == 2 * sum(c.examples for c in row.clients)
+    assert row.bytes_down == row.bytes_up == 4 * size * 4
+    assert row.cohort == len(row.clients) == 4
+    assert row.wall_seconds > 0
+    assert row.client_seconds <= row.wall_seconds
+
+
+def test_sam_without_radius_is_sgd_to_the_bit(tmp_path: Path) -> None:
+    sam = run(experiment(tmp_path, client__optimizer={"name": "sam", "rho": 0.0, "lr": 0.05}))
+    assert torch.equal(sam.w, run(experiment(tmp_path)).w)
+
+
+def test_the_seed_decides(tmp_path: Path) -> None:
+    assert torch.equal(run(experiment(tmp_path, seed=1)).w, run(experiment(tmp_path, seed=1)).w)
+    assert not torch.equal(run(experiment(tmp_path, seed=1)).w, run(experiment(tmp_path, seed=2)).w)
+
+
+def test_batch_norm_statistics_are_averaged_as_values(tmp_path: Path) -> None:
+    changes = {"model": {"name": "resnet20", "norm": "batch"}, "data__examples": 64, "client__steps": 1, "rounds": 1}
+    result = run(experiment(tmp_path, **changes))
+    buffers = {name: b for name, b in result.model.named_buffers() if "running_var" in name}
+    assert buffers
+    assert all(bool((b > 0).all()) and not torch.equal(b, torch.ones_like(b)) for b in buffers.values())
+
+
+def test_a_diverging_client_stops_the_run_and_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"client \d in round \d \(seed 0\) sent a non-finite delta"):
+        run(experiment(tmp_path, client__optimizer__lr=1e30, rounds=5))
+    with Results.open(tmp_path) as results:
+        (kept,) = results.runs()
+        assert kept.status == "failed"
+        assert "non-finite" in str(kept.error)
+
+
+def test_a_failed_run_does_not_stop_the_others(tmp_path: Path) -> None:
+    bad = experiment(tmp_path, client__optimizer__lr=1e30, rounds=5)
+    outcomes = run_all([bad, experiment(tmp_path)], Quiet())
+    assert [outcome.status for outcome in outcomes] == ["failed", "finished"]
+    assert all(outcome.run_id for outcome in outcomes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"client__optimizer__rho": 0.1}, "client.optimizer.rho: unknown key"),
+        ({"client__optimizer": {"name": "sam", "rho": -1}}, "client.optimizer.rho: -1 is not allowed"),
+        ({"server__participation": 9}, "server.participation: 9 is not allowed: the population has 8 clients"),
+        ({"data__clients": 500}, "data.clients: 500 is not allowed"),
+        ({"data__examples": 5000}, "data.examples: 5000 is not allowed: digits has"),
+        ({"data__dataset": "cifar11"}, "data.dataset: 'cifar11' is not known"),
+    ],
+)
+def test_bad_settings_start_nothing(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        run(experiment(tmp_path, **changes))
+    assert message in str(error.value)
+    assert not (tmp_path / "fedsam.db").exists() or not sqlite3.connect(tmp_path / "fedsam.db").execute("SELECT * FROM runs").fetchall()
+
+
+def test_one_actor_two_actors_and_no_actor_agree_to_the_bit(tmp_path: Path) -> None:
+    settings = {"rounds": 10, "client__optimizer": {"name": "sam", "lr": 0.05}}
+    inline = run(experiment(tmp_path, **settings))
+    for actors in (1, 2):
+        on_ray = run(experiment(tmp_path, compute={"grid": "ray", "actors": actors}, **settings))
+        assert torch.equal(on_ray.w, inline.w)
+        assert [row.measures for row in on_ray.rows] == [row.measures for row in inline.rows]

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console as RichConsole
+
+from experiments.progress import Console, Quiet, Watch, duration
+from fedsam.config import Experiment, parse
+from fedsam.results import Row
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def row(round: int, **measures: float) -> Row:
+    return Row(
+        run="r1",
+        round=round,
+        cohort=10,
+        examples=500,
+        steps=10,
+        gradient_evaluations=500,
+        forward_evaluations=0,
+        bytes_down=1,
+        bytes_up=1,
+        client_seconds=1.0,
+        wall_seconds=0.5,
+        evaluate_seconds=0.1,
+        peak_rss=1,
+        train_loss=1.75,
+        measures=measures,
+    )
+
+
+def experiments() -> list[Experiment]:
+    return [parse({"name": name, "rounds": 3, "data": {"clients": 20}}) for name in ("first", "second")]
+
+
+def play(watch: Watch, clock: Clock) -> None:
+    plan = experiments()
+    watch.plan(plan)
+    watch.started("r1", plan[0])
+    watch.note("uses [digits] instead")
+    for round in (1, 2, 3):
+        clock.now += 2.0
+        watch.round(row(round, test_accuracy=0.412, test_loss=1.634) if round > 1 else row(round))
+    watch.finished("r1", "finished", None)
+    watch.started("r2", plan[1])
+    watch.finished("r2", "failed", "client 3 of round 1 diverged")
+
+
+def test_plain_lines_without_a_terminal() -> None:
+    out, clock = io.StringIO(), Clock()
+    with Console(RichConsole(file=out, width=40), clock) as watch:
+        play(watch, clock)
+    assert out.getvalue().splitlines() == [
+        "2 runs, 6 rounds",
+        "run 1/2 first (r1): 20 clients, seed 0",
+        "uses [digits] instead",
+        "round 1/3 cohort 10 train loss 1.75 2 rounds/s ETA 2 s",
+        "round 2/3 cohort 10 acc 41.2 % loss 1.63 0.5 rounds/s ETA 8 s",
+        "round 3/3 cohort 10 acc 41.2 % loss 1.63 0.5 rounds/s ETA 6 s",
+        "run 1/2 first finished after 6 s: acc 41.2 % loss 1.63",
+        "run 2/2 second (r2): 20 clients, seed 0",
+        "run 2/2 second failed after 0 s: client 3 of round 1 diverged",
+    ]
+
+
+def test_live_display_on_a_terminal() -> None:
+    out, clock = io.StringIO(), Clock()
+    with Console(RichConsole(file=out, width=120, force_terminal=True, legacy_windows=False), clock) as watch:
+        play(watch, clock)
+        watch.plan(experiments())
+        watch.started("r3", experiments()[0])
+        watch.round(row(1, test_accuracy=0.25, test_loss=2.0))
+    shown = out.getvalue()
+    assert "uses [digits] instead" in shown
+    assert "cohort 10 acc 25.0 % loss 2 2 rounds/s" in shown
+    assert "run 2/2 second failed after 0 s" in shown
+    assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") == 1, "the cursor is hidden once and shown again"
+
+
+def test_the_terminal_is_restored_after_an_error() -> None:
+    out = io.StringIO()
+    with pytest.raises(KeyboardInterrupt), Console(RichConsole(file=out, force_terminal=True, legacy_windows=False)) as watch:
+        watch.plan(experiments())
+        raise KeyboardInterrupt
+    assert out.getvalue().count("\x1b[?25l") == out.getvalue().count("\x1b[?25h") == 1
+
+
+def test_a_diverged_round_is_shown() -> None:
+    out, clock = io.StringIO(), Clock()
+    with Console(RichConsole(file=out), clock) as watch:
+        watch.plan(experiments())
+        watch.started("r1", experiments()[0])
+        watch.round(row(1, test_accuracy=0.1, test_loss=float("nan")))
+    assert "acc 10.0 % loss nan" in out.getvalue()
+
+
+def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    play(Quiet(), Clock())
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (3600, "1 h 0 min")])
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

@@ -1,0 +1,104 @@
+"""The configuration: reading, overriding, and errors that name key, value and what is allowed."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from fedsam.config import ConfigError, NonNegative, Part, build, override, parse, read, resolve
+
+
+def test_defaults_round_trip_through_json() -> None:
+    experiment = parse({})
+    assert parse(experiment.dump()) == experiment
+    assert experiment.dumps() == parse(experiment.dump()).dumps()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"clint": {}}, "clint: unknown key, did you mean 'client'"),
+        ({"client": {"epoch": 3}}, "client.epoch: unknown key, did you mean 'epochs'"),
+        ({"rounds": -1}, "rounds: -1 is not allowed: input should be greater than or equal to 1"),
+        ({"server": {"participation": 1.5}}, "server.participation: 1.5 is not allowed"),
+        ({"data": {"partition": 3}}, "data.partition: 3 is not allowed"),
+        ({"data": {"augment": ["x"]}}, "data.augment.0: 'x' is not allowed: input should be 'crop', 'flip' or 'cutout'"),
+    ],
+)
+def test_bad_settings_are_named(settings: dict, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse(settings)
+    assert message in str(error.value)
+
+
+def test_every_wrong_key_is_reported_at_once() -> None:
+    with pytest.raises(ConfigError) as error:
+        parse({"rounds": 0, "seed": -1})
+    assert str(error.value).count("is not allowed") == 2
+
+
+def test_a_part_may_be_given_by_name_alone() -> None:
+    assert parse({"client": {"optimizer": "sam"}}).client.optimizer == Part(name="sam")
+
+
+def test_overrides_reach_into_a_part_given_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "e.toml"
+    path.write_text('[client]\noptimizer = "sam"\n')
+    settings = read(path, ["client.optimizer.rho=0.2", "data.clients=7", "name=a b"])
+    assert settings == {"client": {"optimizer": {"name": "sam", "rho": 0.2}}, "data": {"clients": 7}, "name": "a b"}
+
+
+def test_overriding_leaves_the_original_alone() -> None:
+    settings = {"client": {"epochs": 1}}
+    assert override(settings, {"client.epochs": 2}) == {"client": {"epochs": 2}}
+    assert settings == {"client": {"epochs": 1}}
+
+
+@pytest.mark.parametrize("text", ["rho", "=3"])
+def test_a_malformed_override_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "e.toml"
+    path.write_text("")
+    with pytest.raises(ConfigError, match="KEY=VALUE"):
+        read(path, [text])
+
+
+def test_missing_and_malformed_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.toml: cannot be read"):
+        read(tmp_path / "nowhere.toml")
+    (tmp_path / "bad.toml").write_text("rounds = = 3")
+    with pytest.raises(ConfigError, match=r"bad\.toml: not TOML"):
+        read(tmp_path / "bad.toml")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """A rule with one hyperparameter."""
+
+    rho: NonNegative = 0.1
+
+
+def scaled(x: int, *, factor: int = 2) -> int:
+    """A function with one hyperparameter."""
+    return x * factor
+
+
+def test_parts_become_instances_or_bound_functions() -> None:
+    table = {"rule": Rule, "scaled": scaled}
+    assert build(table, Part(name="rule", rho=0.3), "k") == Rule(rho=0.3)
+    assert build(table, Part(name="scaled", factor=5), "k")(2) == 10
+    assert resolve(table, Part(name="rule"), "k") == {"rho": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (Part(name="rule", rho=-1), "client.optimizer.rho: -1 is not allowed: input should be greater than or equal to 0"),
+        (Part(name="rule", roh=1), "client.optimizer.roh: unknown key, did you mean 'rho'"),
+        (Part(name="rul"), "client.optimizer: 'rul' is not known, did you mean 'rule'"),
+        (Part(name="rule", rho=float("nan")), "client.optimizer.rho"),
+    ],
+)
+def test_bad_parts_are_named(part: Part, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        build({"rule": Rule}, part, "client.optimizer")
+    assert message in str(error.value)

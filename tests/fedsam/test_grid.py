@@ -1,0 +1,111 @@
+"""Grids with a toy app: order, state, errors, dead actors, authentication."""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from fedsam.grid import ActorPool, InlineGrid, LocalGrid, RayGrid, ray_session
+
+CLIENTS = 9
+
+
+def load() -> ClientApp:
+    """Adds the client's number to `w`, counts its calls in the state; client 3 raises from its second call on."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        client = int(context.node_config["partition-id"])
+        calls = int(context.state["calls"]["n"]) + 1 if "calls" in context.state else 1
+        context.state["calls"] = MetricRecord({"n": calls})
+        if client == 3 and calls > 1:
+            raise ValueError("tired")
+        w = message.content["arrays"].pop("w").numpy()  # takes it away: others must still find theirs
+        reply = {"arrays": ArrayRecord({"w": Array(w + client)}), "metrics": MetricRecord({"calls": calls, "pid": os.getpid()})}
+        return Message(RecordDict(reply), reply_to=message)
+
+    return app
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[ActorPool]:
+    with ray_session(cpus=2):
+        yield ActorPool(load, actors=2)
+
+
+def messages(clients: range = range(CLIENTS)) -> list[Message]:
+    shared = ArrayRecord({"w": Array(np.arange(3.0))})
+    return [Message(RecordDict({"arrays": shared}), dst_node_id=c + 1, message_type="train", group_id="1") for c in clients]
+
+
+def outcome(reply: Message) -> object:
+    if reply.has_error():
+        return reply.error.code, reply.error.reason.splitlines()[0]
+    return reply.metadata.src_node_id, reply.content["arrays"]["w"].numpy().tolist(), reply.content["metrics"]["calls"]
+
+
+def rounds(grid: LocalGrid, count: int = 3) -> list[list[object]]:
+    return [[outcome(reply) for reply in grid.send_and_receive(messages())] for _ in range(count)]
+
+
+@pytest.mark.parametrize("shard_size", [None, 1, 4, 100])
+def test_every_grid_gives_the_same_replies_in_order(pool: ActorPool, shard_size: int | None) -> None:
+    inline = rounds(InlineGrid(load, CLIENTS, {}))
+    assert inline[0][4] == (5, [4.0, 5.0, 6.0], 1)
+    assert inline[2][4] == (5, [4.0, 5.0, 6.0], 3)
+    assert inline[1][3] == (2, "ValueError: tired")
+    assert rounds(RayGrid(pool, CLIENTS, {}, shard_size)) == inline
+
+
+def test_an_actor_that_dies_costs_its_shard_only(pool: ActorPool) -> None:
+    grid = RayGrid(pool, CLIENTS, {}, 1)
+    undisturbed = rounds(InlineGrid(load, CLIENTS, {}))
+    assert rounds(grid, 1) == undisturbed[:1]
+    victim = pool.ready()[0]
+    os.kill(victim, signal.SIGKILL)
+    assert [[outcome(r) for r in grid.send_and_receive(messages())]] == undisturbed[1:2]
+    assert victim not in pool.ready()
+    assert len(pool.idle) == 2
+
+
+def test_both_actors_take_part(pool: ActorPool) -> None:
+    replies = [r for _ in range(5) for r in RayGrid(pool, 50, {}, 1).send_and_receive(messages(range(4, 50)))]
+    assert len({reply.content["metrics"]["pid"] for reply in replies}) == 2
+
+
+def test_messages_can_be_pushed_and_pulled() -> None:
+    grid = InlineGrid(load, CLIENTS, {})
+    ids = list(grid.push_messages(messages(range(2))))
+    assert [outcome(r)[0] for r in grid.pull_messages(ids)] == [1, 2]  # type: ignore[index]
+    assert list(grid.pull_messages(ids)) == []
+    assert list(grid.get_node_ids()) == list(range(1, CLIENTS + 1))
+
+
+def test_a_message_to_nobody_is_refused() -> None:
+    with pytest.raises(ValueError, match="no node has id 10"):
+        InlineGrid(load, CLIENTS, {}).send_and_receive(messages(range(9, 10)))
+
+
+def test_a_stranger_without_the_token_is_refused(pool: ActorPool, tmp_path: Path) -> None:
+    import ray
+
+    token = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    address = ray.get_runtime_context().gcs_address
+    (tmp_path / "token").write_text("0" * 64)
+    stranger = os.environ | {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
+    code = f"import ray; from ray._raylet import GcsClient; GcsClient(address={address!r}); print('in')"
+    got = subprocess.run([sys.executable, "-c", code], env=stranger, capture_output=True, text=True, timeout=120, check=False)
+    assert "in" not in got.stdout.split()
+    assert "token" in got.stderr.lower()
+    friend = subprocess.run([sys.executable, "-c", code], env=os.environ, capture_output=True, text=True, timeout=120, check=False)
+    assert "in" in friend.stdout.split(), friend.stderr

@@ -1,0 +1,134 @@
+"""The rules of the house that a machine can check: layers, docstrings, forbidden calls, settings without effect."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fedsam import config
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("fedsam", "clients", "strategies", "experiments")
+
+# Imports point to a lower number, or stay within clients, strategies or experiments.
+LAYERS = {
+    "fedsam": 0,
+    "fedsam.config": 0,
+    "fedsam.flat": 0,
+    "fedsam.schedules": 0,
+    "fedsam.seeds": 0,
+    "fedsam.datasets": 1,
+    "fedsam.models": 1,
+    "fedsam.network": 1,
+    "fedsam.partition": 1,
+    "fedsam.evaluate": 2,
+    "fedsam.federation": 2,
+    "fedsam.results": 2,
+    "fedsam.wire": 2,
+    "fedsam.actor": 3,
+    "fedsam.grid": 4,
+    "clients": 5,
+    "strategies": 5,
+    "experiments": 6,
+}
+FORBIDDEN = {"pickle.load", "pickle.loads", "torch.load", "time.sleep", "NotImplementedError"}
+
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for package in PACKAGES
+    for path in sorted((ROOT / package).rglob("*.py"))
+}
+
+
+def layer(module: str) -> int:
+    """The layer of a module; the parts of clients, strategies and experiments share one."""
+    package = module.partition(".")[0]
+    name = module if package == "fedsam" else package
+    assert name in LAYERS, f"{module} has no layer: give it one in LAYERS"
+    return LAYERS[name]
+
+
+def tree(module: str) -> ast.Module:
+    """A module's syntax tree."""
+    return ast.parse(MODULES[module].read_text())
+
+
+def imported(module: str) -> Iterator[str]:
+    """The modules of our packages that a module imports, wherever it does so."""
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{module}, line {node.lineno}: import by full name"
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if name in MODULES else str(node.module) for name in inner]
+        else:
+            continue
+        yield from (name for name in names if name.partition(".")[0] in PACKAGES)
+
+
+def public(body: list[ast.stmt], path: str) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]]:
+    """The public functions, classes and methods of a module, with their dotted paths."""
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not node.name.startswith("_") and not setter(node):
+            yield f"{path}.{node.name}", node
+            if isinstance(node, ast.ClassDef):
+                yield from public(node.body, f"{path}.{node.name}")
+
+
+def setter(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> bool:
+    """Whether this sets a property, which its getter documents."""
+    return any(dotted(decorator).endswith(".setter") for decorator in node.decorator_list)
+
+
+def settings() -> Iterator[tuple[str, str]]:
+    """(table, key) of every setting of an experiment."""
+    for model in config.Frozen.__subclasses__():
+        yield from ((model.__name__, key) for key in model.model_fields)
+
+
+def dotted(node: ast.AST) -> str:
+    """`a.b.c` of a name or attribute; empty for anything else."""
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_downward(module: str) -> None:
+    package, highest = module.partition(".")[0], 2 if layer(module) == 5 else layer(module) - 1
+    for target in imported(module):
+        within = package != "fedsam" and target.partition(".")[0] == package
+        same_layer_0 = package == "fedsam" and layer(module) == layer(target) == 0
+        assert within or same_layer_0 or layer(target) <= highest, f"{module} imports {target}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_public_things_have_docstrings(module: str) -> None:
+    assert ast.get_docstring(tree(module)), f"{module} has no docstring"
+    bare = [path for path, node in public(tree(module).body, module) if not ast.get_docstring(node)]
+    assert not bare
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_forbidden(module: str) -> None:
+    found = {dotted(node) for node in ast.walk(tree(module)) if isinstance(node, ast.Attribute | ast.Name)} & FORBIDDEN
+    names = {f"{node.module}.{alias.name}" for node in ast.walk(tree(module)) if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert not found | (names & FORBIDDEN)
+
+
+def test_every_setting_is_used() -> None:
+    others = [tree(module) for module in MODULES if module != "fedsam.config"]
+    nodes = [node for module in others for node in ast.walk(module)]
+    used = {node.attr for node in nodes if isinstance(node, ast.Attribute)} | {
+        node.value for node in nodes if isinstance(node, ast.Constant)
+    }
+    unused = [f"{table}.{key}" for table, key in settings() if key not in used]
+    assert not unused
+
+
+def test_every_layer_exists() -> None:
+    assert set(LAYERS) <= set(MODULES)
