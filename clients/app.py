@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from flwr.app import Context, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
@@ -80,10 +80,15 @@ class Workplace:
                 batches,
                 stream(self.experiment.seed, "optimizer", round, client),
                 task=task,
-                lr_factor=lr_factor(self.experiment, round),
+                lr_factor=self.lr_factor(round),
                 received=broadcast.vectors,
                 kept=kept,
+                clip=settings.clip,
             )
+
+    def lr_factor(self, round: int) -> float:
+        """What the learning rate is multiplied by in a round."""
+        return lr_factor(self.experiment, round)
 
 
 def lr_factor(experiment: Experiment, round: int) -> float:
@@ -121,16 +126,18 @@ def _workplace(context: Context) -> Workplace:
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Local training from the received vector; the reply carries the delta, or the vector if the broadcast asks for it."""
+    return answer(_workplace(context), message, context)
+
+
+def answer(place: Workplace, message: Message, context: Context) -> Message:
+    """The reply to a `train` message for a client of `place`."""
     start = time.perf_counter()
-    place = _workplace(context)
     client = int(context.node_config["partition-id"])
     broadcast = wire.decode_broadcast(message.content, place.federation.device)
     if "buffers" in broadcast.vectors:
         place.network.buffers = broadcast.vectors["buffers"]
-    held = context.state.array_records.get("correction")
-    result = place.train(broadcast, client, wire.tensors(held, place.federation.device) if held else {})
-    if result.kept:
-        context.state["correction"] = wire.arrays(result.kept)
+    result = place.train(broadcast, client, _recall(context.state, broadcast.accepted, place.federation.device))
+    _remember(context.state, result.kept, broadcast)
     update = wire.Update(
         vectors={**_moved(broadcast, result), **_named(result.sent), **_buffers(place.network)},
         metrics=_metrics(place.federation.examples(client), result, time.perf_counter() - start),
@@ -158,9 +165,29 @@ def partition(message: Message, context: Context) -> Message:
     return Message(RecordDict({"metrics": MetricRecord({"partition-id": int(context.node_config["partition-id"])})}), reply_to=message)
 
 
+def _recall(state: RecordDict, accepted: int | None, device: torch.device) -> dict[str, Tensor]:
+    """The correction's vectors that count: what the last round left pending does so only if the server accepted that round's update."""
+    if "pending" in state:
+        pending = state.array_records["pending"]
+        if int(str(state.config_records["pending-round"]["round"])) == accepted:
+            state["correction"] = pending
+        del state["pending"], state["pending-round"]
+    held = state.array_records.get("correction")
+    return wire.tensors(held, device) if held else {}
+
+
+def _remember(state: RecordDict, kept: Mapping[str, Tensor], broadcast: wire.Broadcast) -> None:
+    if not kept:
+        return
+    if broadcast.accepted is None:
+        state["correction"] = wire.arrays(kept)
+    else:
+        state["pending"], state["pending-round"] = wire.arrays(kept), ConfigRecord({"round": broadcast.round})
+
+
 def _moved(broadcast: wire.Broadcast, result: LocalResult) -> dict[str, Tensor]:
     if broadcast.reply == "delta":
-        return {"delta": result.x - broadcast.vectors["w"]}
+        return {"delta": result.delta}
     return {"w": result.x}
 
 
@@ -177,6 +204,7 @@ def _metrics(examples: int, result: LocalResult, seconds: float) -> dict[str, fl
     return {
         "num-examples": examples,
         "steps": result.steps,
+        "delta-norm": float(torch.linalg.vector_norm(result.delta, dtype=torch.float64)),
         "examples": result.examples,
         "train-loss": result.loss,
         "gradient-evaluations": result.gradient_evaluations,

@@ -72,7 +72,7 @@ class Objective(ABC):
         """Start a step: running statistics follow the next pass and no later one of the step."""
 
     def aside(self, *, evaluation: bool = False) -> AbstractContextManager[None]:
-        """Passes inside the block leave running statistics alone and are no pass of the step; `evaluation` runs the network as in a test."""
+        """Passes inside the block leave running statistics alone and are no pass of the step; `evaluation`: as when testing."""
         return nullcontext()
 
     def descent(self, w: Tensor, g: Tensor, clip: Callable[[Tensor], Tensor]) -> Tensor:
@@ -184,7 +184,7 @@ class Counted(Objective):
 
     def grad(self, w: Tensor, batch: Batch, *, mask: Sequence[bool] | None = None, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As `Objective.grad`, counted."""
-        self.backward += batch.size * (len(weights) if weights is not None and weights.ndim > 1 else 1)
+        self.backward += batch.size * (weights.shape[-2] if weights is not None and weights.ndim > batch.y.ndim else 1)
         return self.inner.grad(w, batch, mask=mask, weights=weights)
 
     def losses(self, w: Tensor, batch: Batch) -> Tensor:

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 import strategies
 from clients import app as client_app
-from clients import optimizers
-from experiments.catalogue import cohort, resolved
+from clients import corrections, optimizers
+from experiments.catalogue import resolved, sampler
 from experiments.progress import Quiet, Watch
 from fedsam import partition, wire
 from fedsam.config import ConfigError, Experiment
@@ -32,7 +32,8 @@ from fedsam.federation import deal
 from fedsam.grid import ActorPool, InlineGrid, LocalGrid, RayGrid, cores, ray_session
 from fedsam.network import Network
 from fedsam.results import ClientRow, Results, Row, provenance
-from strategies.cohort import CohortStrategy, Exchange
+from strategies.cohort import CohortStrategy, Exchange, FlowerCohort, Plan
+from strategies.flower import FlowerRule
 
 app = ServerApp()
 
@@ -151,6 +152,8 @@ def serve(experiment: Experiment, grid: Grid, watch: Watch) -> Result:
     plain = resolved(experiment)
     dataset = client_app.load(experiment.data.dataset, str(experiment.data.root or ""), experiment.data.fallback)
     holdings = partition.class_counts(dataset.train.y.numpy(), deal(experiment, dataset), dataset.classes)
+    if isinstance(grid, LocalGrid):
+        grid.weigh(holdings.sum(axis=1).tolist())
     with Results.open(experiment.runs_dir) as results:
         run_id = results.start(
             experiment, plain, dataset=dataset.name, holdings=holdings, provenance=provenance(gpu=experiment.compute.gpus_per_actor > 0)
@@ -181,15 +184,7 @@ class Session:
         self.results, self.run_id, self.watch = results, run_id, watch
         self.rows: list[Row] = []
         self.network = self._network()
-        lr = optimizers.build(experiment.client.optimizer).lr
-        self.strategy = CohortStrategy(
-            strategies.build(experiment.server.strategy),
-            clients=experiment.data.clients,
-            cohort=cohort(experiment),
-            seed=experiment.seed,
-            lr=lambda round: lr * client_app.lr_factor(experiment, round),
-            evaluate_clients=experiment.measure.clients,
-        )
+        self.strategy = cohort_strategy(experiment)
 
     def run(self) -> Result:
         """All rounds; rows are kept as they come."""
@@ -227,14 +222,16 @@ class Session:
         return {"test_accuracy": test.accuracy, "test_loss": test.loss}
 
     def _row(self, exchange: Exchange, measures: dict[str, float], evaluate_seconds: float) -> Row:
-        clients = tuple(_client_row(client, m) for client, m in zip(exchange.cohort, exchange.metrics, strict=True))
-        total = {name: sum(int(m[name]) for m in exchange.metrics) for name in ("gradient-evaluations", "forward-evaluations")}
+        clients = tuple(_client_row(client, m) for client, m in exchange.metrics.items())
+        failed = tuple(_failed_row(client, what) for client, what in exchange.failures.items())
+        total = {name: sum(int(m[name]) for m in exchange.metrics.values()) for name in ("gradient-evaluations", "forward-evaluations")}
         rss, device = self.grid.peak_memory() if isinstance(self.grid, LocalGrid) else (0, None)
         examples = [row.examples for row in clients]
         return Row(
             run=self.run_id,
             round=exchange.round,
             cohort=len(clients),
+            failures=len(failed),
             examples=sum(examples),
             steps=sum(row.steps for row in clients),
             gradient_evaluations=total["gradient-evaluations"],
@@ -248,7 +245,7 @@ class Session:
             peak_device_memory=device,
             train_loss=float(np.average([row.train_loss for row in clients], weights=examples)),
             measures=measures | dict(self.strategy.client_measures),
-            clients=clients,
+            clients=tuple(sorted((*clients, *failed), key=lambda row: row.client)),
         )
 
     def _save(self, name: str) -> None:
@@ -260,6 +257,27 @@ class Session:
         # Parameters are views of one storage, which safetensors refuses to write: copy them apart.
         save_file({key: tensor.detach().cpu().clone() for key, tensor in self.network.module.state_dict().items()}, partial)
         partial.replace(folder / f"{name}.safetensors")
+
+
+def cohort_strategy(experiment: Experiment) -> CohortStrategy:
+    """The shell that holds the experiment's rounds. Raises `ConfigError` where a part cannot be built."""
+    rule, optimizer = strategies.build(experiment.server.strategy), optimizers.build(experiment.client.optimizer)
+    plan = Plan(
+        clients=experiment.data.clients,
+        sample=sampler(experiment),
+        rounds=experiment.rounds,
+        seed=experiment.seed,
+        lr=lambda round: optimizer.lr * client_app.lr_factor(experiment, round),
+        weights=experiment.server.weights,
+        allow_failures=experiment.server.allow_failures,
+        acknowledge=experiment.server.allow_failures and bool(corrections.build(experiment.client.correction).keeps),
+        evaluate_clients=experiment.measure.clients,
+    )
+    return FlowerCohort(rule, plan) if isinstance(rule, FlowerRule) else CohortStrategy(rule, plan)
+
+
+def _failed_row(client: int, what: str) -> ClientRow:
+    return ClientRow(client=client, examples=0, steps=0, train_loss=math.nan, seconds=0.0, status=what.splitlines()[0])
 
 
 def _client_row(client: int, metrics: Any) -> ClientRow:

@@ -1,12 +1,13 @@
 """The command `fedsam`: run experiments, list what can be chosen, look at runs and reports.
 
 Nothing heavy is imported before a command needs it: help and completion answer at once.
-Exit codes: 0 all went well; 1 a run failed; 2 wrong usage or configuration; 130 interrupted.
+Exit codes: 0 all went well; 1 a run failed; 2 wrong usage or configuration; 130 interrupted (Ctrl-C), 143 terminated.
 """
 
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from fedsam.config import Experiment
     from fedsam.datasets import Dataset
 
-FAILED, USAGE, INTERRUPTED = 1, 2, 130
+FAILED, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 RUNS_DIR = Path("runs")
 
 
@@ -160,11 +161,19 @@ def _print_settings(experiments: Sequence[Experiment]) -> None:
 
 @contextmanager
 def _kept(folder: Path) -> Iterator[None]:
+    """Turn Ctrl-C and SIGTERM into an orderly end: what runs is recorded as interrupted, Ray is stopped, then the process exits."""
+
+    def stop(number: int, frame: object) -> NoReturn:
+        raise KeyboardInterrupt(number)
+
+    before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         _complain(f"interrupted; the finished rounds are kept in {folder / 'fedsam.db'}: see `fedsam runs` and `fedsam report`")
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(TERMINATED if signal.SIGTERM in stopped.args else INTERRUPTED) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _watch(quiet: bool) -> AbstractContextManager[progress.Watch]:
@@ -258,7 +267,7 @@ def partition(
         _print_table(tables.holdings(counts))
         if plot:
             target = plot if len(different) == 1 else plot.with_stem(f"{plot.stem}-{number}")
-            figures.PLOT(counts, target)
+            target.write_bytes(figures.encode(figures.holdings(counts, _warning(experiment, dataset)), "png"))
             typer.echo(f"plot: {target}")
 
 
@@ -273,15 +282,22 @@ def _dataset(experiment: Experiment) -> Dataset:
         raise typer.Exit(FAILED) from None
 
 
+def _warning(experiment: Experiment, dataset: Dataset) -> str:
+    wanted = experiment.data.dataset
+    return "" if dataset.name == wanted else f"{dataset.name}, not {wanted}"
+
+
 def _part(part: config.Part) -> str:
     return " ".join([part.name, *(f"{key}={value}" for key, value in part.settings.items())])
 
 
 def _print_table(table: Table) -> None:
     console = Console()
-    # In a pipe rich assumes 80 columns; a table there may be as wide as it needs.
-    wide = console.options.update(max_width=1000)
-    console.print(table, width=None if console.is_terminal else console.measure(table, options=wide).maximum)
+    if not console.is_terminal:
+        # In a pipe rich assumes 80 columns; a table there may be as wide as it needs.
+        wide = console.options.update(max_width=1000)
+        console = Console(width=console.measure(table, options=wide).maximum)
+    console.print(table)
 
 
 def toml(settings: Mapping[str, Any], prefix: str = "") -> str:

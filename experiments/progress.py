@@ -99,10 +99,10 @@ class Console:
         """Begin the line of this run."""
         self._run += 1
         self._begun, self._warm, self._last = self._clock(), None, "no round"
-        self._name = experiment.name or run_id
+        self._name = f"{_method(experiment)}, {experiment.data.clients} clients"
         head = f"run {self._run}/{len(self._rounds)} {self._name}"
         if not self._console.is_terminal:
-            self._say(f"{head} ({run_id}): {experiment.data.clients} clients, seed {experiment.seed}")
+            self._say(f"{head}, seed {experiment.seed} ({run_id})")
         self._live.reset(self._task, total=experiment.rounds, description="starting", run=head)
 
     def note(self, text: str) -> None:
@@ -152,6 +152,11 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _method(experiment: Experiment) -> str:
+    parts = (experiment.client.optimizer, experiment.client.correction, experiment.server.strategy)
+    return experiment.name or experiment.method or " x ".join(part.name for part in parts)
 
 
 def _measures(row: Row) -> str:

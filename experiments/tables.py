@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
-from experiments.methods import Method
+from experiments.methods import METHODS, PARTS, Method, expand
 from fedsam import config
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 Entry = Callable[..., Any]
 SHOWN = 20  # clients in a table of holdings
+PART_NAMES = {f"{part}{inner}.name" for part in PARTS for inner in ("", ".inner")}
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,14 @@ class Piece:
 
 def parts(kind: str, entries: Mapping[str, Entry | Method]) -> Table:
     """The pieces of one kind: settings with defaults and limits, and the source; what all of them share stands once, under `all`."""
-    pieces = {name: _preset(entry) if isinstance(entry, Method) else _part(entry) for name, entry in entries.items()}
-    shared = _shared([piece.settings for piece in pieces.values()]) if kind != "methods" else ()
+    if kind == "methods":
+        return methods([name for name, entry in entries.items() if isinstance(entry, Method)])
+    pieces = {name: _part(entry) for name, entry in entries.items() if not isinstance(entry, Method)}
+    shared = _shared([piece.settings for piece in pieces.values()])
     result = Table(title=kind, title_justify="left", title_style="bold", header_style="bold", expand=False)
     for column, style in (("name", "bold cyan"), ("setting", "cyan"), ("default", ""), ("allowed", "")):
         result.add_column(column, style=style, overflow="fold")
-    result.add_column("meaning", overflow="fold", min_width=30, max_width=100)
+    result.add_column("meaning", overflow="fold", min_width=30, max_width=80)
     for name, piece in pieces.items():
         result.add_section()
         result.add_row(name, "", "", "", escape(piece.summary))
@@ -67,11 +71,32 @@ def _part(entry: Entry) -> Piece:
     return Piece(summary(entry), tuple(settings_of(entry)), source(entry))
 
 
-def _preset(method: Method) -> Piece:
+def methods(names: Sequence[str]) -> Table:
+    """Presets: their three parts, what they cost, what else they set, and the source."""
+    from experiments.costs import cost
+
+    result = Table(title="methods", title_justify="left", title_style="bold", header_style="bold", expand=False)
+    result.add_column("name", style="bold cyan", overflow="fold")
+    result.add_column("optimizer x correction x strategy", overflow="fold")
+    for column in ("down", "up", "client\nstate", "server\nstate", "gradients\nper step", "forwards\nper step"):
+        result.add_column(column, justify="right")
+    result.add_column("settings", overflow="fold", min_width=30, max_width=80)
+    result.caption = "down, up, state: vectors of the model's size per active client and round; passes: per example and local step"
+    for name in names:
+        method = METHODS[name]
+        costs = dataclasses.astuple(cost(expand({"method": name})))
+        rest = ", ".join(f"{key} = {_value(value)}" for key, value in method.settings.items() if key not in PART_NAMES)
+        result.add_section()
+        result.add_row(name, _expansion(method), *(f"{value:g}" for value in costs), escape(rest))
+        result.add_row("", *[""] * 7, f"[dim]{escape(f'Source: {method.source}')}[/dim]")
+    return result
+
+
+def _expansion(method: Method) -> str:
+    """The names of the three parts, with those inside them in brackets."""
     settings = method.settings
-    names = (str(settings[key]) for key in ("client.optimizer.name", "client.correction.name", "server.strategy.name") if key in settings)
-    rest = tuple(Setting(key, _value(value), "", "") for key, value in settings.items() if not key.endswith(".name"))
-    return Piece(" x ".join(names), rest, f"Source: {method.source}")
+    inner = {part: f" ({settings[f'{part}.inner.name']})" if f"{part}.inner.name" in settings else "" for part in PARTS}
+    return " x ".join(f"{settings[f'{part}.name']}{inner[part]}" for part in PARTS)
 
 
 def _shared(settings: Sequence[tuple[Setting, ...]]) -> tuple[Setting, ...]:
@@ -142,6 +167,8 @@ def allowed(field: Mapping[str, Any]) -> str:
         return _value(field["const"])
     signs = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
     limits = ", ".join(f"{sign} {_value(field[key])}" for key, sign in signs.items() if key in field)
+    if "$ref" in field:
+        return "part"
     words = {"integer": "whole number", "number": "number", "boolean": "true | false", "string": "text", "null": "unset", "array": "list"}
     word = words.get(field.get("type", ""), "any")
     return f"{word} {limits}" if limits and word == "whole number" else limits or word
@@ -176,4 +203,6 @@ def _value(value: object) -> str:
         return str(value).lower()
     if isinstance(value, float):
         return f"{value:g}"
+    if isinstance(value, Mapping):  # a part: its name says enough when it has no settings
+        return str(value["name"]) if set(value) == {"name"} else str(dict(value))
     return "unset" if value is None else str(value)

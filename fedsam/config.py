@@ -78,15 +78,27 @@ class Client(Frozen):
     steps: Count | None = Field(None, description="Local steps per round, instead of epochs.")
     batch_size: Count = Field(50, description="Examples per local step.")
     schedule: Named = Field(Part(name="constant"), description="Local learning rate over the rounds; see `fedsam list schedules`.")
+    clip: Literal["fl-simulator", "loss-gradient", "everything"] = Field(
+        "fl-simulator",
+        description="What clip_norm bounds: the gradient with a correction's linear terms, the gradient alone, or with all its terms.",
+    )
 
 
 class Server(Frozen):
     """What the server does in a round."""
 
     strategy: Named = Field(Part(name="fedavg"), description="Server rule; see `fedsam list strategies`.")
+    weights: Literal["examples", "uniform"] = Field(
+        "examples", description="Weights of the clients in the mean of a cohort: their numbers of examples, or all equal."
+    )
     participation: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)] = Field(
         0.1, description="Cohort: a whole number is that many clients, a number with a point is a fraction of the population."
     )
+    sampling: Literal["fixed", "independent"] | tuple[tuple[Annotated[int, Field(ge=0)], ...], ...] = Field(
+        "fixed",
+        description="Cohort: so many clients, each client with that probability, or the listed clients of each round.",
+    )
+    allow_failures: bool = Field(False, description="Go on without a client that fails or sends what cannot be used; it is counted.")
 
 
 class Measure(Frozen):

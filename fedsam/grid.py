@@ -7,7 +7,9 @@ import math
 import os
 import secrets
 import shutil
+import signal
 import tempfile
+import threading
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -40,6 +42,7 @@ class LocalGrid(Grid):
     def __init__(self, clients: int, run_config: Mapping[str, Any]) -> None:
         self.clients = clients
         self.run_config = dict(run_config)
+        self._loads: Sequence[int] = [1] * clients
         self._numbers = count()
         self._replies: dict[str, Message] = {}
         # Messages ask for these when they are made; the server's own node id is 0, which no client has.
@@ -60,6 +63,10 @@ class LocalGrid(Grid):
     def nodes_by_partition(self) -> Mapping[int, int]:
         """Node id of each client number."""
         return {partition: partition + 1 for partition in range(self.clients)}
+
+    def weigh(self, loads: Sequence[int]) -> None:
+        """Say how much work each client is, in any unit (examples): the longest shards are then dealt first. Changes no result."""
+        self._loads = loads
 
     def get_node_ids(self) -> Iterable[int]:
         """All node ids, ascending."""
@@ -193,7 +200,8 @@ class RayGrid(LocalGrid):
         size = self._shard_size or min(max(1, len(messages) // 16), 32)
         shards = [messages[start : start + size] for start in range(0, len(messages), size)]
         replies: list[list[Message]] = [[] for _ in shards]
-        waiting, running, losses = deque(range(len(shards))), {}, [0] * len(shards)
+        longest = sorted(range(len(shards)), key=lambda i: -sum(self._loads[m.metadata.dst_node_id - 1] for m in shards[i]))
+        waiting, running, losses = deque(longest), {}, [0] * len(shards)
         while waiting or running:
             while waiting and self._pool.idle:
                 actor, shard = self._pool.idle.popleft(), waiting.popleft()
@@ -256,7 +264,8 @@ def ray_session(address: str | None = None, *, cpus: int | None = None, gpus: in
     quiet = {"namespace": "fedsam", "logging_level": "error"}
     if address is not None:
         try:
-            ray.init(address=address, **quiet)
+            with _own_signals():
+                ray.init(address=address, **quiet)
         except ConnectionError as error:
             raise ConfigError(f"compute.ray_address: {address!r} is not allowed: no Ray answers there ({error})") from None
         try:
@@ -264,13 +273,28 @@ def ray_session(address: str | None = None, *, cpus: int | None = None, gpus: in
         finally:
             ray.shutdown()
         return
-    folder = tempfile.mkdtemp(prefix="fedsam-ray-")
+    # Ray's socket paths add about 64 characters, and a socket path may have 107.
+    folder = tempfile.mkdtemp(prefix="fedsam-ray-", dir=None if len(tempfile.gettempdir()) < 24 else "/tmp")
     try:
-        ray.init(num_cpus=cpus, num_gpus=gpus, include_dashboard=False, _temp_dir=folder, **quiet)
+        with _own_signals():
+            ray.init(num_cpus=cpus, num_gpus=gpus, include_dashboard=False, _temp_dir=folder, **quiet)
         yield ray.cluster_resources()
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep this process's SIGTERM handler, which Ray replaces by one that exits at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _import_ray(*, private: bool) -> Any:

@@ -42,4 +42,31 @@ def cosine(round: int, rounds: int, *, floor: Annotated[float, Field(ge=0, le=1)
     return floor + (1 - floor) * (1 + math.cos(math.pi * (round - 1) / rounds)) / 2
 
 
-SCHEDULES: dict[str, Callable[..., float]] = {"constant": constant, "exponential": exponential, "cosine": cosine}
+def cyclic(
+    round: int,
+    rounds: int,
+    *,
+    start: Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, lt=1)] = 0.75,
+    cycle: Annotated[int, Field(ge=1)] = 10,
+    floor: Annotated[float, Field(ge=0, le=1)] = 0.01,
+) -> float:
+    """The full rate until averaging starts, then again and again a straight line down to `floor`, reached at the end of each cycle.
+
+    Source: Caldarola et al., 2022, arXiv:2203.11834, as in the authors' code; the rate of server rule `swa`. There the position in the
+    cycle is counted from the first round of the run, and a cycle of one round changes nothing.
+
+    Args:
+        start: Rounds before averaging starts: a whole number, or with a point a fraction of all rounds.
+        cycle: Rounds of a cycle.
+
+    >>> [cyclic(round, 8, start=4, cycle=2, floor=0.5) for round in range(3, 8)]
+    [1.0, 1.0, 0.75, 0.5, 0.75]
+    """
+    passed = round - 1
+    if cycle == 1 or passed < (start if isinstance(start, int) else int(start * rounds)):
+        return 1.0
+    share = (passed % cycle + 1) / cycle
+    return (1 - share) + share * floor
+
+
+SCHEDULES: dict[str, Callable[..., float]] = {"constant": constant, "exponential": exponential, "cosine": cosine, "cyclic": cyclic}

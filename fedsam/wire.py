@@ -31,11 +31,13 @@ class Broadcast:
         vectors: `w` (P,), `buffers` (Q,) where the network has any, and what the correction needs.
         round: Round, from 1.
         reply: Whether the client is to send its delta (our strategies) or its vector (Flower's strategies).
+        accepted: The last round in which this client's update was accepted, 0 if none; None where every update is.
     """
 
     vectors: Vectors
     round: int
     reply: str = "model"
+    accepted: int | None = None
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,12 @@ def count_bytes(vectors: Vectors) -> int:
     return sum(vector.numel() * vector.element_size() for vector in vectors.values())
 
 
-def encode_broadcast(record: ArrayRecord, round: int) -> RecordDict:
+def encode_broadcast(record: ArrayRecord, round: int, *, reply: str = "delta", accepted: int | None = None) -> RecordDict:
     """The message content for one client; `record` comes from `arrays` and is shared by all messages of a round."""
-    return RecordDict({"arrays": record, "config": ConfigRecord({"server-round": round, "reply": "delta"})})
+    config = ConfigRecord({"server-round": round, "reply": reply})
+    if accepted is not None:
+        config["accepted"] = accepted
+    return RecordDict({"arrays": record, "config": config})
 
 
 def decode_broadcast(content: RecordDict, device: str | torch.device = "cpu") -> Broadcast:
@@ -82,7 +87,8 @@ def decode_broadcast(content: RecordDict, device: str | torch.device = "cpu") ->
         raise WireError("a broadcast holds an ArrayRecord 'arrays' with the array 'w'")
     if config is None or "server-round" not in config:
         raise WireError("a broadcast holds a ConfigRecord 'config' with 'server-round'")
-    return Broadcast(tensors(record, device), int(str(config["server-round"])), str(config.get("reply", "model")))
+    accepted = int(str(config["accepted"])) if "accepted" in config else None
+    return Broadcast(tensors(record, device), int(str(config["server-round"])), str(config.get("reply", "model")), accepted)
 
 
 def encode_update(update: Update) -> RecordDict:

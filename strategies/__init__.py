@@ -4,14 +4,52 @@ from __future__ import annotations
 
 from fedsam import config
 from strategies.base import ServerRule
+from strategies.ema import Ema
+from strategies.fedacg import FedACG
+from strategies.fedadagrad import FedAdagrad
+from strategies.fedadam import FedAdam
 from strategies.fedavg import FedAvg
+from strategies.fedavgm import FedAvgM
+from strategies.fedcm import FedCM
+from strategies.feddyn import FedDyn
+from strategies.fedexp import FedExP
+from strategies.fedgf import FedGF
+from strategies.fedgloss import FedGloSS
+from strategies.fednova import FedNova
+from strategies.fedsmoo import FedSMOO
+from strategies.fedyogi import FedYogi
+from strategies.flower import FlowerBulyan, FlowerKrum, FlowerMedian, FlowerMultiKrum, FlowerTrimmedMean
+from strategies.previous import Previous
+from strategies.scaffold import Scaffold
+from strategies.swa import SWA
 
 STRATEGIES: dict[str, type[ServerRule]] = {
     "fedavg": FedAvg,
+    "fedavgm": FedAvgM,
+    "fedadagrad": FedAdagrad,
+    "fedadam": FedAdam,
+    "fedyogi": FedYogi,
+    "scaffold": Scaffold,
+    "feddyn": FedDyn,
+    "fednova": FedNova,
+    "fedcm": FedCM,
+    "fedacg": FedACG,
+    "fedexp": FedExP,
+    "fedsmoo": FedSMOO,
+    "fedgf": FedGF,
+    "fedgloss": FedGloSS,
+    "ema": Ema,
+    "swa": SWA,
+    "previous": Previous,
+    "flower_median": FlowerMedian,
+    "flower_trimmed_mean": FlowerTrimmedMean,
+    "flower_krum": FlowerKrum,
+    "flower_multi_krum": FlowerMultiKrum,
+    "flower_bulyan": FlowerBulyan,
 }
 
 
-def build(part: config.Part) -> ServerRule:
-    """The strategy that `server.strategy` names. Raises `ConfigError` for an unknown name or a wrong hyperparameter."""
-    rule: ServerRule = config.build(STRATEGIES, part, "server.strategy")
+def build(part: config.Part, where: str = "server.strategy") -> ServerRule:
+    """The strategy that the key `where` names. Raises `ConfigError` for an unknown name or a wrong hyperparameter."""
+    rule: ServerRule = config.build(STRATEGIES, part, where)
     return rule

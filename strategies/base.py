@@ -1,19 +1,21 @@
 """What a server strategy is: vector algebra from the aggregate of a round to the next global vector.
 
-Legend: `w, delta: (P,)`; `state` maps names to vectors (P,) or plain numbers.
+Legend: `w, delta: (P,)`; `state` maps names to vectors (P,), plain numbers, or the state of an inner rule.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from fedsam.config import Positive
+from fedsam.config import ConfigError, Named, Part
 
 State = Mapping[str, Any]
+FEDAVG = Part(name="fedavg")
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,10 @@ class Aggregate:
         mean: Weighted means of the other vectors sent, by name.
         population: Sums over the cohort divided by the population, by name.
         metrics: Weighted means of the scalars sent (`steps`, a correction's own).
+        norm: Plain mean of the deltas' L2 norms.
+        squared_norm: Weighted mean of the deltas' squared L2 norms.
         round: Round, from 1.
+        rounds: Rounds of the whole run.
         lr: Local learning rate of this round.
         cohort: Clients whose update was accepted.
         clients: Population.
@@ -35,7 +40,10 @@ class Aggregate:
     mean: Mapping[str, Tensor] = field(default_factory=dict)
     population: Mapping[str, Tensor] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
+    norm: float = 0.0
+    squared_norm: float = 0.0
     round: int = 1
+    rounds: int = 1
     lr: float = 1.0
     cohort: int = 1
     clients: int = 1
@@ -46,12 +54,23 @@ class ServerRule:
     """A server strategy's mathematics; `CohortStrategy` is the shell that runs it.
 
     Attributes:
-        weights: Weights of the clients in the mean: their numbers of examples, or all equal.
-        lr: Server learning rate.
+        nests: Whether it can be another rule's inner one.
     """
 
-    weights: Literal["examples", "uniform"] = "examples"
-    lr: Positive = 1.0
+    nests: ClassVar[bool] = True
+
+    @property
+    def expects(self) -> tuple[str, ...]:
+        """What the rule combines besides the mean delta: `mean.NAME`, `population.NAME`, `metrics.NAME`.
+
+        Clients' corrections must send it, all but `population.delta`, which needs nothing more than the deltas.
+        """
+        return ()
+
+    @property
+    def mirrors(self) -> tuple[str, ...]:
+        """Names of vectors that clients must keep, because the rule follows their mean over the population."""
+        return ()
 
     def init_state(self, w: Tensor) -> State:
         """The server state before the first round."""
@@ -68,3 +87,51 @@ class ServerRule:
     def evaluated(self, w: Tensor, state: State) -> Tensor:
         """The vector to evaluate and to keep as the model."""
         return w
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wrapping(ServerRule):
+    """A rule that adds to another one, whose state it keeps under `inner`; what it does not override is the other's.
+
+    Attributes:
+        inner: The other rule.
+    """
+
+    inner: Named = FEDAVG
+
+    @cached_property
+    def rule(self) -> ServerRule:
+        """The other rule, built."""
+        import strategies  # the table imports this module
+
+        rule = strategies.build(self.inner, "server.strategy.inner")
+        if not rule.nests:
+            raise ConfigError(f"server.strategy.inner: {self.inner.name!r} is not allowed: it aggregates by itself and takes no delta")
+        return rule
+
+    @property
+    def expects(self) -> tuple[str, ...]:
+        """As `ServerRule.expects`."""
+        return self.rule.expects
+
+    @property
+    def mirrors(self) -> tuple[str, ...]:
+        """As `ServerRule.mirrors`."""
+        return self.rule.mirrors
+
+    def init_state(self, w: Tensor) -> State:
+        """As `ServerRule.init_state`."""
+        return {"inner": self.rule.init_state(w)}
+
+    def broadcast(self, w: Tensor, state: State) -> Mapping[str, Tensor]:
+        """As `ServerRule.broadcast`."""
+        return self.rule.broadcast(w, state["inner"])
+
+    def server_step(self, w: Tensor, state: State, sent: Aggregate) -> tuple[Tensor, State]:
+        """As `ServerRule.server_step`."""
+        w, inner = self.rule.server_step(w, state["inner"], sent)
+        return w, {**state, "inner": inner}
+
+    def evaluated(self, w: Tensor, state: State) -> Tensor:
+        """As `ServerRule.evaluated`."""
+        return self.rule.evaluated(w, state["inner"])

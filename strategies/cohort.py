@@ -1,4 +1,4 @@
-"""The shell around every server rule: samples the cohort, sends the broadcast, combines the updates. It holds no formula but the mean.
+"""The shell around every server rule: sends the broadcast, checks and combines the updates. It holds no formula but the mean.
 
 Legend: `w, delta: (P,)`.
 """
@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,8 +18,9 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from fedsam import wire
-from fedsam.seeds import stream
 from strategies.base import Aggregate, ServerRule, State
+from strategies.flower import FlowerRule
+from strategies.sampling import Sampler
 
 
 class RunError(RuntimeError):
@@ -30,50 +32,79 @@ class Exchange:
     """What crossed the network in one round, and what came of it.
 
     Attributes:
-        cohort: The clients asked, ascending.
-        metrics: Each client's measured cost and loss, in cohort order.
+        metrics: Measured cost and loss of each client whose update was used, in ascending order of clients.
+        failures: What went wrong, of each other client that was asked.
         bytes_down: To the whole cohort.
-        bytes_up: From the whole cohort.
+        bytes_up: From the clients whose update was used.
         seconds: From the first broadcast to the new global vector.
     """
 
     round: int
-    cohort: tuple[int, ...]
-    metrics: tuple[Mapping[str, float], ...]
+    metrics: Mapping[int, Mapping[str, float]]
+    failures: Mapping[int, str]
     bytes_down: int
     bytes_up: int
     seconds: float
 
 
-class CohortStrategy(Strategy):
-    """A Flower strategy that runs a `ServerRule` over cohorts drawn from the population by seed.
+@dataclass(frozen=True)
+class Accepted:
+    """A client's update that can be used, and the message it came in."""
 
-    Args:
-        clients: Population; the cohort of a round is `cohort` of them, drawn without replacement.
+    update: wire.Update
+    message: Message
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How a run's rounds are held.
+
+    Attributes:
+        clients: Population.
+        sample: The cohort of a round: client numbers, ascending.
+        rounds: Rounds of the whole run.
+        seed: Named in errors.
         lr: Local learning rate of a round, for rules that need it.
+        weights: Weights of the clients in means.
+        allow_failures: Go on without clients that fail.
+        acknowledge: Tell each client which of its updates was accepted last, because it keeps state that must not run ahead.
         evaluate_clients: Also have each round's cohort evaluate the new vector on its own examples.
+    """
+
+    clients: int
+    sample: Sampler
+    rounds: int = 1
+    seed: int = 0
+    lr: Callable[[int], float] = field(default=lambda round: 1.0)
+    weights: Literal["examples", "uniform"] = "examples"
+    allow_failures: bool = False
+    acknowledge: bool = False
+    evaluate_clients: bool = False
+
+
+class CohortStrategy(Strategy):
+    """A Flower strategy that runs a `ServerRule` over the cohorts of a population.
 
     Attributes:
         w: Current global vector (P,); None before the start.
+        state: The rule's state.
+        buffers: Current running statistics (Q,).
         last: What happened in the latest round; None before the first.
         client_measures: Mean accuracy and loss of the latest global vector on its cohort's own examples, if clients evaluate.
     """
 
-    def __init__(
-        self, rule: ServerRule, *, clients: int, cohort: int, seed: int, lr: Callable[[int], float], evaluate_clients: bool = False
-    ) -> None:
+    reply: Literal["delta", "model"] = "delta"
+
+    def __init__(self, rule: ServerRule, plan: Plan) -> None:
         self.rule = rule
-        self.clients = clients
-        self.cohort_size = cohort
-        self.seed = seed
-        self.lr = lr
-        self.evaluate_clients = evaluate_clients
+        self.plan = plan
         self.w: Tensor | None = None
         self.state: State = {}
         self.buffers = torch.empty(0)
         self.last: Exchange | None = None
         self.client_measures: Mapping[str, float] = {}
         self._nodes: dict[int, int] = {}
+        self._accepted: dict[int, int] = {}
         self._started = 0.0
         self._bytes_down = 0
         self._cohort: tuple[int, ...] = ()
@@ -89,45 +120,54 @@ class CohortStrategy(Strategy):
         """Start from the global vector `w` (P,) with running statistics `buffers` (Q,), empty where there are none."""
         self.w, self.buffers, self.state = w, buffers, self.rule.init_state(w)
 
-    def sample(self, round: int) -> tuple[int, ...]:
-        """The cohort of a round: client numbers, ascending; they depend on seed and round alone."""
-        chosen = stream(self.seed, "cohort", round).choice(self.clients, size=self.cohort_size, replace=False)
-        return tuple(int(client) for client in np.sort(chosen))
-
     def configure_train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
         """One message per client of the cohort, all sharing one ArrayRecord."""
         self._started = time.perf_counter()
         if self.w is None:
             received = wire.tensors(arrays)
             self.begin(received["w"], received.get("buffers", torch.empty(0)))
-        self._cohort = self.sample(server_round)
-        return self._messages("train", server_round, grid)
+        assert self.w is not None
+        self._cohort = self.plan.sample(server_round)
+        return self._messages("train", server_round, self.rule.broadcast(self.w, self.state), grid)
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """The server step with the weighted mean of the updates; nothing changes unless every client's update can be used."""
-        updates = self._updates(server_round, list(replies))
-        sent = self._aggregate(server_round, updates)
-        assert self.w is not None
-        self.w, self.state = self.rule.server_step(self.w, self.state, sent)
-        if self.buffers.numel():
-            self.buffers = _mean([u.vectors["buffers"] for u in updates], self._weights(updates))
+        """The next global vector from the updates that can be used; nothing changes if others are not allowed to fail.
+
+        Raises:
+            RunError: A client failed and that is not allowed, or all failed.
+        """
+        accepted, failures = self._sorted_out(server_round, replies)
+        self.advance(server_round, accepted)
+        self._accepted |= dict.fromkeys(accepted, server_round)
         self.last = Exchange(
             round=server_round,
-            cohort=self._cohort,
-            metrics=tuple(update.metrics for update in updates),
+            metrics={client: a.update.metrics for client, a in accepted.items()},
+            failures=failures,
             bytes_down=self._bytes_down * len(self._cohort),
-            bytes_up=sum(wire.count_bytes(update.vectors) for update in updates),
+            bytes_up=sum(wire.count_bytes(a.update.vectors) for a in accepted.values()),
             seconds=time.perf_counter() - self._started,
         )
+        assert self.w is not None
         return wire.arrays({"w": self.w}), None
+
+    def advance(self, round: int, accepted: Mapping[int, Accepted]) -> None:
+        """Replace the global vector, the rule's state and the running statistics by those after the round."""
+        assert self.w is not None
+        updates = [a.update for a in accepted.values()]
+        self.w, self.state = self.rule.server_step(self.w, self.state, self._aggregate(round, updates))
+        if self.buffers.numel():
+            self.buffers = _mean([u.vectors["buffers"] for u in updates], self._weights(updates))
 
     def configure_evaluate(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
         """The cohort again, if clients are to evaluate."""
-        return self._messages("evaluate", server_round, grid) if self.evaluate_clients else []
+        return self._messages("evaluate", server_round, {"w": self.evaluated}, grid) if self.plan.evaluate_clients else []
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Mean of the clients' accuracies and losses, weighted by examples."""
-        records = [r for reply in replies for r in self._content(server_round, reply).metric_records.values()]
+        failed = [reply for reply in replies if reply.has_error()]
+        if failed and not self.plan.allow_failures:
+            raise RunError(self._where(self._client(failed[0]), server_round, f"failed: {failed[0].error.reason}"))
+        records = [r for reply in replies if not reply.has_error() for r in reply.content.metric_records.values()]
         if not records:
             return None
         weights = np.array([float(str(r["num-examples"])) for r in records])
@@ -138,15 +178,19 @@ class CohortStrategy(Strategy):
     def summary(self) -> None:
         """Nothing to log: the results hold the configuration."""
 
-    def _messages(self, kind: str, round: int, grid: Grid) -> list[Message]:
-        assert self.w is not None
-        vectors = dict(self.rule.broadcast(self.w, self.state)) if kind == "train" else {"w": self.evaluated}
-        if self.buffers.numel():
-            vectors["buffers"] = self.buffers
+    def _messages(self, kind: str, round: int, vectors: Mapping[str, Tensor], grid: Grid) -> list[Message]:
+        vectors = {**vectors, "buffers": self.buffers} if self.buffers.numel() else vectors
         self._bytes_down = wire.count_bytes(vectors)
         record, nodes = wire.arrays(vectors), self._population(grid)
         return [
-            Message(wire.encode_broadcast(record, round), dst_node_id=nodes[client], message_type=kind, group_id=str(round))
+            Message(
+                wire.encode_broadcast(
+                    record, round, reply=self.reply, accepted=self._accepted.get(client, 0) if self.plan.acknowledge else None
+                ),
+                dst_node_id=nodes[client],
+                message_type=kind,
+                group_id=str(round),
+            )
             for client in self._cohort
         ]
 
@@ -154,68 +198,105 @@ class CohortStrategy(Strategy):
         """Node of each client; asked once, of the nodes themselves where the grid does not know."""
         if not self._nodes:
             known = getattr(grid, "nodes_by_partition", None)
-            self._nodes = dict(known) if known is not None else _ask(grid, self.clients)
+            self._nodes = dict(known) if known is not None else _ask(grid, self.plan.clients)
         return self._nodes
 
-    def _content(self, round: int, reply: Message) -> RecordDict:
+    def _client(self, reply: Message) -> int:
+        return next(client for client, node in self._nodes.items() if node == reply.metadata.src_node_id)
+
+    def _where(self, client: int, round: int, what: str) -> str:
+        return f"client {client} in round {round} (seed {self.plan.seed}) {what}"
+
+    def _sorted_out(self, round: int, replies: Iterable[Message]) -> tuple[dict[int, Accepted], dict[int, str]]:
+        """The cohort's usable updates and the reasons of the others, each in ascending order of clients."""
+        came = {reply.metadata.src_node_id: reply for reply in replies}
+        checked = {client: self._checked(came.get(self._nodes[client])) for client in self._cohort}
+        accepted = {client: result for client, result in checked.items() if isinstance(result, Accepted)}
+        failures = {client: result for client, result in checked.items() if isinstance(result, str)}
+        if failures and not (self.plan.allow_failures and accepted):
+            raise RunError(self._where(*next((client, round, what) for client, what in failures.items())))
+        return accepted, failures
+
+    def _checked(self, reply: Message | None) -> Accepted | str:
+        """The update in a reply, or what is wrong with it."""
+        if reply is None:
+            return "did not reply in time"
         if reply.has_error():
-            raise RunError(self._where(round, reply, f"failed: {reply.error.reason}"))
-        return reply.content
-
-    def _where(self, round: int, reply: Message, what: str) -> str:
-        client = next((c for c, node in self._nodes.items() if node == reply.metadata.src_node_id), "?")
-        return f"client {client} in round {round} (seed {self.seed}) {what}"
-
-    def _updates(self, round: int, replies: Sequence[Message]) -> list[wire.Update]:
-        if len(replies) != len(self._cohort):
-            raise RunError(f"round {round} (seed {self.seed}): {len(replies)} of {len(self._cohort)} clients replied in time")
-        order = {self._nodes[client]: position for position, client in enumerate(self._cohort)}
-        updates = []
-        for reply in sorted(replies, key=lambda reply: order[reply.metadata.src_node_id]):
-            update = wire.decode_update(self._content(round, reply))
-            problem = self._problem(update)
-            if problem:
-                raise RunError(self._where(round, reply, problem))
-            updates.append(update)
-        return updates
+            return f"failed: {reply.error.reason}"
+        try:
+            update = wire.decode_update(reply.content)
+        except wire.WireError as error:
+            return f"sent a malformed update: {error}"
+        return self._problem(update) or Accepted(update, reply)
 
     def _problem(self, update: wire.Update) -> str | None:
         assert self.w is not None
-        delta = update.vectors.get("delta")
-        if delta is None or delta.shape != self.w.shape or delta.dtype != self.w.dtype:
-            got = "no delta" if delta is None else f"a delta of shape {tuple(delta.shape)} and type {delta.dtype}"
-            return f"sent {got}; expected shape {tuple(self.w.shape)} and type {self.w.dtype}"
+        moved = "delta" if self.reply == "delta" else "w"
+        vectors = [moved, *(name for name in self.rule.expects if not name.startswith("metrics.") and name != "population.delta")]
+        expected = dict.fromkeys(vectors, self.w) | ({"buffers": self.buffers} if self.buffers.numel() else {})
+        for name, like in expected.items():
+            got = update.vectors.get(name)
+            if got is None or got.shape != like.shape or got.dtype != like.dtype:
+                what = f"no {name}" if got is None else f"a {name} of shape {tuple(got.shape)} and type {got.dtype}"
+                return f"sent {what}; expected shape {tuple(like.shape)} and type {like.dtype}"
         bad = [name for name, vector in update.vectors.items() if not bool(torch.isfinite(vector).all())]
         if bad:
             return f"sent a non-finite {bad[0]}: its local training diverged; a smaller client.optimizer.lr or a clip_norm may help"
         return None
 
     def _weights(self, updates: Sequence[wire.Update]) -> list[float]:
-        return [update.metrics["num-examples"] if self.rule.weights == "examples" else 1.0 for update in updates]
+        return [update.metrics["num-examples"] if self.plan.weights == "examples" else 1.0 for update in updates]
 
     def _aggregate(self, round: int, updates: Sequence[wire.Update]) -> Aggregate:
-        weights = self._weights(updates)
-        names = [name for name in updates[0].vectors if "." in name]
-        combined = {
-            name: _mean([u.vectors[name] for u in updates], weights)
-            if name.startswith("mean.")
-            else _mean([u.vectors[name] for u in updates], [1.0] * len(updates)) * (len(updates) / self.clients)
-            for name in names
-        }
-        scalars = [name for name in updates[0].metrics if name.startswith("sent.")]
+        weights, size = self._weights(updates), len(updates)
+
+        def average(values: Iterable[float]) -> float:
+            return float(np.average(list(values), weights=weights))
+
+        def names(kind: str) -> list[str]:
+            return [name.removeprefix(kind) for name in self.rule.expects if name.startswith(kind)]
+
+        def over_population(name: str) -> Tensor:
+            vectors = [u.vectors["delta" if name == "delta" else f"population.{name}"] for u in updates]
+            return _mean(vectors, [1.0] * size) * (size / self.plan.clients)
+
+        norms = [u.metrics["delta-norm"] for u in updates]
         return Aggregate(
             delta=_mean([u.vectors["delta"] for u in updates], weights),
-            mean={name.removeprefix("mean."): v for name, v in combined.items() if name.startswith("mean.")},
-            population={name.removeprefix("population."): v for name, v in combined.items() if name.startswith("population.")},
+            mean={name: _mean([u.vectors[f"mean.{name}"] for u in updates], weights) for name in names("mean.")},
+            population={name: over_population(name) for name in names("population.")},
             metrics={
-                name.removeprefix("sent."): float(np.average([u.metrics[name] for u in updates], weights=weights))
-                for name in ["steps", *scalars]
+                "steps": average(u.metrics["steps"] for u in updates),
+                **{name: average(u.metrics[f"sent.{name}"] for u in updates) for name in names("metrics.")},
             },
+            norm=float(np.mean(norms)),
+            squared_norm=average(norm**2 for norm in norms),
             round=round,
-            lr=self.lr(round),
-            cohort=len(updates),
-            clients=self.clients,
+            rounds=self.plan.rounds,
+            lr=self.plan.lr(round),
+            cohort=size,
+            clients=self.plan.clients,
         )
+
+
+class FlowerCohort(CohortStrategy):
+    """Cohorts, checks and records as in `CohortStrategy`; the aggregation is a Flower strategy's."""
+
+    reply: Literal["delta", "model"] = "model"
+
+    def __init__(self, rule: FlowerRule, plan: Plan) -> None:
+        super().__init__(rule, plan)
+        self._flower, self._least = rule.strategy(), rule.least()
+
+    def advance(self, round: int, accepted: Mapping[int, Accepted]) -> None:
+        """As `CohortStrategy.advance`. Raises `RunError` if too few updates are left."""
+        if len(accepted) < self._least:
+            name = type(self.rule).__name__
+            raise RunError(f"round {round} (seed {self.plan.seed}): {name} needs {self._least} updates, {len(accepted)} could be used")
+        record, _ = self._flower.aggregate_train(round, [a.message for a in accepted.values()])
+        assert record is not None
+        vectors = wire.tensors(record)
+        self.w, self.buffers = vectors["w"], vectors.get("buffers", self.buffers)
 
 
 def _mean(vectors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

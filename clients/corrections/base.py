@@ -21,6 +21,7 @@ from clients.optimizers.base import LocalOptimizer
 from fedsam.config import Named, Part
 
 Vectors = Mapping[str, Tensor]
+NONE = Part(name="none")
 Clip = Literal["fl-simulator", "loss-gradient", "everything"]
 
 
@@ -119,7 +120,7 @@ class Wrapping(Correction):
         inner: The other correction.
     """
 
-    inner: Named = Part(name="none")
+    inner: Named = NONE
 
     @cached_property
     def correction(self) -> Correction:

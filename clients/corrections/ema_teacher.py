@@ -17,7 +17,8 @@ class EmaTeacher(Wrapping):
     """Gives optimizer `gmt` the averaged global vector to imitate; the local step itself is the inner correction's.
 
     Source: Li et al., 2025, One arrow, two hawks: sharpness-aware minimization for federated learning via global model trajectory, ICML,
-    openreview 80mK2Mqaph (FedGMT), in the authors' code; there the inner correction is `dual` without its quadratic penalty. Needs server rule `ema`.
+    openreview 80mK2Mqaph (FedGMT), in the authors' code; there the inner correction is `dual` without its quadratic penalty. Needs
+    server rule `ema`.
     """
 
     @property

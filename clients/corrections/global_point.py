@@ -1,6 +1,6 @@
 """FedGF's global perturbation, on the client.
 
-Legend: `wp: (P,)` the server's perturbed vector; `c: (1,)` its weight.
+Legend: `wp: (P,)` the server's perturbed vector; `share: (1,)` its weight.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from clients.corrections.base import Correction, Vectors
 class GlobalPoint(Correction):
     """Gives optimizer `gf` the server's perturbed vector and its weight; adds nothing to the step itself.
 
-    Source: Lee and Yoon, 2024, Rethinking the flat minima searching in federated learning, ICML, openreview 6TM62kpI5c (FedGF). Needs server rule `fedgf`.
+    Source: Lee and Yoon, 2024, Rethinking the flat minima searching in federated learning, ICML,
+    openreview 6TM62kpI5c (FedGF). Needs server rule `fedgf`.
     """
 
     @property
     def needs(self) -> tuple[str, ...]:
         """The perturbed vector and its weight."""
-        return ("wp", "c")
+        return ("wp", "share")
 
     def start(self, w: Tensor, received: Vectors, kept: Vectors) -> Vectors:
         """What was received."""
-        return {"wp": received["wp"], "c": received["c"]}
+        return {"wp": received["wp"], "share": received["share"]}

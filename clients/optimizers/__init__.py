@@ -2,21 +2,46 @@
 
 from __future__ import annotations
 
+from clients.optimizers.aesam import AESAM
+from clients.optimizers.asam import ASAM
 from clients.optimizers.base import LocalOptimizer
+from clients.optimizers.crsam import CRSAM
+from clients.optimizers.esam import ESAM
+from clients.optimizers.focal_sam import FocalSAM
+from clients.optimizers.fsam import FSAM
+from clients.optimizers.gcsam import GCSAM
 from clients.optimizers.gf import GF
 from clients.optimizers.gmt import GMT
+from clients.optimizers.gsam import GSAM
+from clients.optimizers.ksam import KSAM
 from clients.optimizers.lesam import LESAM
+from clients.optimizers.looksam import LookSAM
+from clients.optimizers.m_sharpness_sam import MSharpnessSAM
 from clients.optimizers.mixed import Mixed
+from clients.optimizers.msam import MSAM
+from clients.optimizers.multistep_sam import MultistepSAM
 from clients.optimizers.sam import SAM
+from clients.optimizers.sam_on import SAMON
+from clients.optimizers.sampa import SAMPa
 from clients.optimizers.sgd import SGD
 from clients.optimizers.smoo import SMOO
 from clients.optimizers.sol import SOL
+from clients.optimizers.sparse_sam import SparseSAM
+from clients.optimizers.vsam import VSAM
 from clients.optimizers.warm_sam import WarmSAM
+from clients.optimizers.wsam import WSAM
+from clients.optimizers.zosam import ZOSAM
 from fedsam import config
 
 OPTIMIZERS: dict[str, type[LocalOptimizer]] = {
     "sgd": SGD,
     "sam": SAM,
+    "asam": ASAM,
+    "msam": MSAM,
+    "fsam": FSAM,
+    "vsam": VSAM,
+    "multistep_sam": MultistepSAM,
+    "esam": ESAM,
     "gf": GF,
     "gmt": GMT,
     "lesam": LESAM,
@@ -24,6 +49,19 @@ OPTIMIZERS: dict[str, type[LocalOptimizer]] = {
     "smoo": SMOO,
     "sol": SOL,
     "warm_sam": WarmSAM,
+    "looksam": LookSAM,
+    "gsam": GSAM,
+    "sampa": SAMPa,
+    "crsam": CRSAM,
+    "focal_sam": FocalSAM,
+    "gcsam": GCSAM,
+    "sam_on": SAMON,
+    "sparse_sam": SparseSAM,
+    "m_sharpness_sam": MSharpnessSAM,
+    "wsam": WSAM,
+    "aesam": AESAM,
+    "ksam": KSAM,
+    "zosam": ZOSAM,
 }
 
 

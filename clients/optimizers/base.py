@@ -44,7 +44,8 @@ class Task:
 
 def norm(v: Tensor) -> Tensor:
     """Euclidean norm over all scalars of a vector (..., P): (..., 1)."""
-    return torch.linalg.vector_norm(v, dim=-1, keepdim=True)
+    length: Tensor = torch.linalg.vector_norm(v, dim=-1, keepdim=True)
+    return length
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
@@ -93,13 +94,26 @@ class LocalOptimizer:
         """The state before the first step from weights `w`."""
         return {}
 
+    def resume(self, state: State, w: Tensor, task: Task) -> State:
+        """A state kept from an earlier round, at newly received weights `w`; drops what is true at the old weights only."""
+        return state
+
+    def degenerate(self, steps: int) -> str | None:
+        """Why this setting makes the method another one, when every local training starts afresh and has `steps` steps; else nothing."""
+        return None
+
+    def prepare(self, state: State) -> State:
+        """The state with all that `phase` must know read back from the device and settled; called on the host before it."""
+        return state
+
     def phase(self, state: State, rng: np.random.Generator) -> str:
-        """What the next step does, decided on the host before it runs; only here are draws made and values read back."""
+        """What the next step does, decided on the host before it runs; draws are made only here, values read back here and in `prepare`."""
         return "step"
 
     def step(self, w: Tensor, state: State, objective: Objective, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, State, Tensor]:
         """One local step: new weights, new state, and the per-example losses (..., B) of the first pass."""
         objective.begin()
+        state = self.prepare(state)
         return self.advance(w, state, objective, batch, self.phase(state, rng))
 
     def advance(self, w: Tensor, state: State, objective: Objective, batch: Batch, phase: str) -> tuple[Tensor, State, Tensor]:
@@ -123,7 +137,8 @@ class LocalOptimizer:
         (5.0, 2.5)
         """
         plain = replace(self, weight_decay=0.0)
-        x, state = torch.zeros(1, dtype=torch.float64), {}
+        x = torch.zeros(1, dtype=torch.float64)
+        state: State = {}
         for _ in range(steps):
             x, state = LocalOptimizer.descend(plain, x, state, 1 + kappa * x)
         return -float(x) / self.lr

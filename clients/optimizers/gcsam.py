@@ -46,5 +46,5 @@ def _center(segment: Segment, g: Tensor) -> Tensor:
     """`g` (..., p) less the mean over all dimensions but the tensor's first; vectors and scalars are left as they are."""
     if len(segment.shape) < 2:
         return g
-    rows = g.unflatten(-1, (segment.shape[0], -1))
-    return (rows - rows.mean(dim=-1, keepdim=True)).flatten(-2)
+    rows = g.reshape(*g.shape[:-1], segment.shape[0], -1)
+    return (rows - rows.mean(dim=-1, keepdim=True)).reshape(g.shape)

@@ -1,6 +1,6 @@
 """FedGF's interpolated point.
 
-Legend: `w, g, e, y, wp: (..., P)`; `c: (1,)`; "..." are client axes.
+Legend: `w, g, e, y, wp: (..., P)`; `share: (1,)`; "..." are client axes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ class GF(LocalOptimizer):
     """Descend with the gradient between the local worst point and the server's perturbed vector.
 
     Source: Lee and Yoon, 2024, Rethinking the flat minima searching in federated learning, ICML, openreview 6TM62kpI5c (FedGF), as in
-    the authors' code. The server's vector and its weight come from correction `global_point`; outside a federation the weight is 0, which is SAM.
+    the authors' code. The server's vector and its weight come from correction `global_point`; outside a federation the weight is 0,
+    which is SAM.
     Cost: forward 0 backward 2 per example and step.
 
     Attributes:
@@ -28,18 +29,18 @@ class GF(LocalOptimizer):
         norm_eps: Added to the gradient norm in the denominator.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("wp", "c")
+    needs: ClassVar[tuple[str, ...]] = ("wp", "share")
     rho: NonNegative = 0.05
     norm_eps: NonNegative = 1e-16
 
     def init(self, w: Tensor, task: Task) -> State:
         """The server's vector and its weight."""
-        return {"wp": task.terms.get("wp", w), "c": task.terms.get("c", w.new_zeros(1))}
+        return {"wp": task.terms.get("wp", w), "share": task.terms.get("share", w.new_zeros(1))}
 
     def gradient(self, w: Tensor, state: State, objective: Objective, batch: Batch, phase: str) -> tuple[Tensor, Tensor, State]:
         """As `LocalOptimizer.gradient`: an ascent and a descent pass."""
         g, losses = objective.grad(w, batch)
         e = ball(g, self.rho, self.norm_eps)
-        y = state["c"] * state["wp"] + (1 - state["c"]) * (w + e)
+        y = state["share"] * state["wp"] + (1 - state["share"]) * (w + e)
         g, _ = objective.grad(y, batch)
         return g, losses, state

@@ -20,8 +20,8 @@ class GMT(LocalOptimizer):
     """Descend on the loss plus the divergence from the predictions of an averaged global model.
 
     Source: Li et al., 2025, One arrow, two hawks: sharpness-aware minimization for federated learning via global model trajectory, ICML,
-    openreview 80mK2Mqaph (FedGMT), as in the authors' code. The averaged model comes from correction `ema_teacher`; outside a federation it is the model at
-    the start.
+    openreview 80mK2Mqaph (FedGMT), as in the authors' code. The averaged model comes from correction `ema_teacher`; outside a
+    federation it is the model at the start.
     Cost: forward 1 backward 1 per example and step.
 
     Attributes:

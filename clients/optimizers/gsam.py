@@ -20,7 +20,7 @@ from fedsam.config import ConfigError, NonNegative, Positive
 class GSAM(LocalOptimizer):
     """SAM's gradient less alpha times the part of the clean gradient orthogonal to it, which closes the gap between both losses.
 
-    Source: Zhuang et al., 2022, arXiv:2203.08065, Algorithm 1, in the form of juntang-zhuang/GSAM. Its schedulers report a learning
+    Source: Zhuang et al., 2022, arXiv:2203.08065, in the form of juntang-zhuang/GSAM. Its schedulers report a learning
     rate of 0 before their first step; here the radius follows the rate really used. The authors' JAX code (google-research/
     big_vision) has another adaptive perturbation, `bigvision`, and the switch `minimize_fp`.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from clients.objective import Batch, Objective
 from clients.optimizers.base import LocalOptimizer, State, Task, ball
-from fedsam.config import NonNegative
+from fedsam.config import NonNegative, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,16 +26,17 @@ class LESAM(LocalOptimizer):
 
     Attributes:
         rho: Perturbation radius, in units of the parameters' L2 norm; 0 is the base optimizer.
+        norm_eps: Added to the norm in the denominator, > 0 because the direction can be 0.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("ascent",)
     rho: NonNegative = 0.1
+    norm_eps: Positive = 1e-7
 
     def init(self, w: Tensor, task: Task) -> State:
         """The perturbation of the round."""
         ascent = task.terms.get("ascent", torch.zeros_like(w))
-        # The smallest number leaves every norm but 0 as it is.
-        return {"e": ball(ascent, self.rho, torch.finfo(w.dtype).tiny)}
+        return {"e": ball(ascent, self.rho, self.norm_eps)}
 
     def gradient(self, w: Tensor, state: State, objective: Objective, batch: Batch, phase: str) -> tuple[Tensor, Tensor, State]:
         """As `LocalOptimizer.gradient`: one pass, at the perturbed point."""

@@ -25,7 +25,7 @@ from fedsam.flat import Layout
 class LookSAM(SAM):
     """SAM on every k-th step; on the others the gradient plus the part of the last SAM gradient that was orthogonal to its gradient.
 
-    Source: Liu et al., 2022, arXiv:2203.02714, Algorithm 1. No code by the authors is known; Leminhbinh0209/LookSAM projects the
+    Source: Liu et al., 2022, arXiv:2203.02714. No code by the authors is known; Leminhbinh0209/LookSAM projects the
     whole vector, as here by default (but its first cycle projects on a buffer that holds the weights), rollovd/LookSAM each tensor.
 
     Cost: forward 0 backward 1 + 1/k per example and step.
@@ -47,6 +47,14 @@ class LookSAM(SAM):
     def init(self, w: Tensor, task: Task) -> State:
         """As `LocalOptimizer.init`: the cycle begins."""
         return {**super().init(w, task), "looksam_step": 0}
+
+    def resume(self, state: State, w: Tensor, task: Task) -> State:
+        """As `LocalOptimizer.resume`: the cycle begins anew, g_v belongs to the old weights."""
+        return {**{name: value for name, value in state.items() if name != "g_v"}, "looksam_step": 0}
+
+    def degenerate(self, steps: int) -> str | None:
+        """As `LocalOptimizer.degenerate`: no step that reuses anything."""
+        return "looksam: every local step is the first of a cycle, which is SAM" if self.k == 1 or steps == 1 else None
 
     def phase(self, state: State, rng: np.random.Generator) -> str:
         """As `LocalOptimizer.phase`: a SAM step or a step that reuses its part."""

@@ -5,14 +5,15 @@ Legend: `w, u, d: (..., P)`; "..." are client axes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from clients.objective import Batch, Objective
-from clients.optimizers.base import State
+from clients.optimizers.base import State, ball, norm
 from clients.optimizers.sam import SAM
+from clients.optimizers.tensors import piece
 from fedsam.config import Count, NonNegative, Positive
 
 
@@ -20,7 +21,7 @@ from fedsam.config import Count, NonNegative, Positive
 class MSharpnessSAM(SAM):
     """The mean, over pieces of m examples of the batch, of the gradients that SAM takes on each piece alone.
 
-    Source: Andriushchenko and Flammarion, 2022, arXiv:2206.06232, Eq. 3, in the form of tml-epfl/understanding-sam. The last, smaller
+    Source: Andriushchenko and Flammarion, 2022, arXiv:2206.06232, in the form of tml-epfl/understanding-sam. The last, smaller
     piece, which the code drops, is kept and weighs by its size. Running statistics follow the clean pass of every piece.
 
     Cost: forward 0 backward 1 + n_iters per example and step.
@@ -42,9 +43,30 @@ class MSharpnessSAM(SAM):
         """As `LocalOptimizer.gradient`: the passes of SAM on one piece after another."""
         u, losses = torch.zeros_like(w), []
         for start in range(0, batch.size, self.m):
-            piece = batch[(..., slice(start, start + self.m))] if batch.y.ndim == 1 else batch[:, start : start + self.m]
+            part = piece(batch, start, start + self.m)
             objective.begin()
-            g, piece_losses = self._piece(w, objective, piece)
-            u = u + piece.size / batch.size * g
+            g, piece_losses = self._piece(w, objective, part)
+            u = u + part.size / batch.size * g
             losses.append(piece_losses)
         return u, torch.cat(losses, dim=-1), state
+
+    def descend(self, w: Tensor, state: State, q: Tensor) -> tuple[Tensor, State]:
+        """As `LocalOptimizer.descend`, without weight decay where the loss has it."""
+        return super(MSharpnessSAM, replace(self, weight_decay=0.0) if self.decay_in_loss else self).descend(w, state, q)
+
+    def _piece(self, w: Tensor, objective: Objective, part: Batch) -> tuple[Tensor, Tensor]:
+        g, losses = self._grad(w, objective, part)
+        d = ball(g, self.step_size_mult * self.rho, self.norm_eps)
+        for _ in range(self.n_iters - 1):
+            ascent, _ = self._grad(w + self._project(d), objective, part)
+            d = self._project(d) + ball(ascent, self.step_size_mult * self.rho, self.norm_eps)
+        descent, _ = self._grad(w + self._project(d), objective, part)
+        return descent, losses
+
+    def _grad(self, w: Tensor, objective: Objective, part: Batch) -> tuple[Tensor, Tensor]:
+        g, losses = objective.grad(w, part)
+        return g + self.weight_decay * w if self.decay_in_loss else g, losses
+
+    def _project(self, d: Tensor) -> Tensor:
+        length = norm(d)
+        return torch.where(length > self.rho, self.rho / length * d, d)

@@ -20,6 +20,7 @@ class SAM(LocalOptimizer):
 
     Source: Foret et al., 2021, arXiv:2010.01412, Algorithm 1, in the form of davda54/sam: weight decay enters neither pass. The
     authors' JAX code divides by the bare norm and keeps the L2 penalty inside both passes.
+    Cost: forward 0 backward 2 per example and step.
 
     Attributes:
         rho: Perturbation radius, in units of the parameters' L2 norm; 0 is the base optimizer.

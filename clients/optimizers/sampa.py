@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from clients.objective import Batch, Objective
-from clients.optimizers.base import State, ball
+from clients.optimizers.base import State, Task, ball
 from clients.optimizers.sam import SAM
 from fedsam.config import Fraction, NonNegative
 
@@ -20,13 +20,13 @@ from fedsam.config import Fraction, NonNegative
 class SAMPa(SAM):
     """Perturb along the gradient of a look-ahead point and on its batch, the previous one, while the current batch looks ahead.
 
-    Source: Xie et al., 2024, arXiv:2410.10683, Algorithm 1 ("SAMPa-lambda"), in the form of LIONS-EPFL/SAMPa: the look-ahead point
+    Source: Xie et al., 2024, arXiv:2410.10683, in the form of LIONS-EPFL/SAMPa: the look-ahead point
     takes momentum and weight decay along if there is a momentum buffer, and neither if there is none. Base `adamw` has none.
 
     Cost: forward 0 backward 2 per example and step.
 
     The first step from a fresh state is a plain one (a single pass), so each round begins with a step of the base optimizer; with few
-    local steps little else is left. h and the batch refer to the weights they come from and should not outlive a round.
+    local steps little else is left. h and the batch refer to the weights they come from and never outlive a round.
     The reported losses are those of the current batch at the look-ahead point.
 
     Attributes:
@@ -35,6 +35,14 @@ class SAMPa(SAM):
 
     rho: NonNegative = 0.1
     lam: Fraction = 0.2
+
+    def resume(self, state: State, w: Tensor, task: Task) -> State:
+        """As `LocalOptimizer.resume`: h and its batch belong to the old weights."""
+        return {name: value for name, value in state.items() if name not in ("h", "x", "y")}
+
+    def degenerate(self, steps: int) -> str | None:
+        """As `LocalOptimizer.degenerate`: the first step is a base step."""
+        return "sampa: its first step is one of the base optimizer, and there is no other" if steps == 1 else None
 
     def phase(self, state: State, rng: np.random.Generator) -> str:
         """As `LocalOptimizer.phase`: the first step has no previous batch."""

@@ -18,6 +18,7 @@ class SGD(LocalOptimizer):
     """The base optimizer itself, fed with the gradient of the batch: no perturbation.
 
     Source: McMahan et al., 2017, arXiv:1602.05629, Algorithm 1 (ClientUpdate).
+    Cost: forward 0 backward 1 per example and step.
     """
 
     def gradient(self, w: Tensor, state: State, objective: Objective, batch: Batch, phase: str) -> tuple[Tensor, Tensor, State]:

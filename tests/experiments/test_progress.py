@@ -63,14 +63,14 @@ def test_plain_lines_without_a_terminal() -> None:
         play(watch, clock)
     assert out.getvalue().splitlines() == [
         "2 runs, 6 rounds",
-        "run 1/2 first (r1): 20 clients, seed 0",
+        "run 1/2 first, 20 clients, seed 0 (r1)",
         "uses [digits] instead",
         "round 1/3 cohort 10 train loss 1.75 2 rounds/s ETA 2 s",
         "round 2/3 cohort 10 acc 41.2 % loss 1.63 0.5 rounds/s ETA 8 s",
         "round 3/3 cohort 10 acc 41.2 % loss 1.63 0.5 rounds/s ETA 6 s",
-        "run 1/2 first finished after 6 s: acc 41.2 % loss 1.63",
-        "run 2/2 second (r2): 20 clients, seed 0",
-        "run 2/2 second failed after 0 s: client 3 of round 1 diverged",
+        "run 1/2 first, 20 clients finished after 6 s: acc 41.2 % loss 1.63",
+        "run 2/2 second, 20 clients, seed 0 (r2)",
+        "run 2/2 second, 20 clients failed after 0 s: client 3 of round 1 diverged",
     ]
 
 
@@ -84,7 +84,7 @@ def test_live_display_on_a_terminal() -> None:
     shown = out.getvalue()
     assert "uses [digits] instead" in shown
     assert "cohort 10 acc 25.0 % loss 2 2 rounds/s" in shown
-    assert "run 2/2 second failed after 0 s" in shown
+    assert "run 2/2 second, 20 clients failed after 0 s" in shown
     assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") == 1, "the cursor is hidden once and shown again"
 
 
@@ -108,6 +108,14 @@ def test_a_diverged_round_is_shown() -> None:
 def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     play(Quiet(), Clock())
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_run_without_a_name_shows_its_method() -> None:
+    out, clock = io.StringIO(), Clock()
+    with Console(RichConsole(file=out), clock) as watch:
+        watch.plan([parse({})])
+        watch.started("r1", parse({"client": {"optimizer": "sam"}}))
+    assert "run 1/1 sam x none x fedavg, 100 clients, seed 0 (r1)" in out.getvalue()
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (3600, "1 h 0 min")])

@@ -1,0 +1,64 @@
+"""Adaptive sharpness-aware minimization: a perturbation in proportion to the size of each weight.
+
+Legend: `w, g1, g2, e, scale: (..., P)`; "..." are client axes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from clients.objective import Batch, Objective
+from clients.optimizers.base import State, norm
+from clients.optimizers.sam import SAM
+from fedsam.config import NonNegative
+from fedsam.flat import Layout
+
+
+def scaled_ball(direction: Tensor, scale: Tensor, rho: float, eps: float) -> Tensor:
+    """The perturbation (..., P) that is `ball` in the coordinates w / scale: its length over `scale` is rho."""
+    scaled = scale * direction
+    return rho * scale * scaled / (norm(scaled) + eps)
+
+
+@lru_cache(maxsize=64)  # one entry per network and device; making it would cost a copy to the device in every step
+def in_weights(layout: Layout, device: torch.device) -> Tensor:
+    """Which scalars belong to a tensor whose name contains "weight": flags (P,)."""
+    return layout.per_tensor(torch.tensor(["weight" in segment.name for segment in layout.segments], device=device))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ASAM(SAM):
+    """SAM whose ball is measured relative to the weights: large weights are moved more.
+
+    Source: Kwon et al., 2021, arXiv:2102.11600, Algorithm 1. Variant `official` is SamsungLabs/ASAM, `elementwise` the `adaptive`
+    switch of davda54/sam, which has no eta, scales biases too, and adds 1e-12 to the norm.
+    Cost: forward 0 backward 2 per example and step.
+
+    Attributes:
+        variant: official: scale |w| + eta on tensors named "weight" (normalization scales included), 1 on the others;
+            elementwise: |w| everywhere, so that a weight of exactly 0 stays where it is.
+        rho: Perturbation radius in units of |w|, about ten times that of SAM; the length of the perturbation itself is not rho.
+        eta: Added to |w| in variant `official`.
+    """
+
+    variant: Literal["official", "elementwise"] = "official"
+    rho: NonNegative = 0.5
+    eta: NonNegative = 0.01
+    norm_eps: NonNegative = 1e-16
+
+    def gradient(self, w: Tensor, state: State, objective: Objective, batch: Batch, phase: str) -> tuple[Tensor, Tensor, State]:
+        """As `LocalOptimizer.gradient`: an ascent and a descent pass."""
+        g1, losses = objective.grad(w, batch)
+        e = scaled_ball(g1, self._scale(w, objective.layout), self.rho, self.norm_eps)  # Eq. 4
+        g2, _ = objective.grad(w + e, batch)
+        return g2, losses, state
+
+    def _scale(self, w: Tensor, layout: Layout) -> Tensor:
+        if self.variant == "elementwise":
+            return w.abs()
+        return torch.where(in_weights(layout, w.device), w.abs() + self.eta, 1.0)

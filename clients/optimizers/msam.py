@@ -1,0 +1,90 @@
+"""Momentum-SAM: the momentum buffer stands in for the ascent gradient, so a step needs one pass.
+
+Legend: `w, s, g, q, v, m: (..., P)`; `c: (..., 1)`; w the weights, s the displaced weights; "..." are client axes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from clients.objective import Batch, Objective
+from clients.optimizers.base import Decay, LocalOptimizer, State, Task, norm
+from fedsam.config import ConfigError, NonNegative
+
+
+@dataclass(frozen=True, kw_only=True)
+class MSAM(LocalOptimizer):
+    """Take the gradient at weights displaced against the momentum buffer, that is, further along the last update.
+
+    Source: Becker et al., 2024, arXiv:2401.12033, as in MarlonBecker/MSAM: weight decay of base `sgd` acts on the displaced weights
+    (the paper's algorithm has none), that of base `adamw` follows the Adam step. We keep the weights undisplaced and the applied
+    coefficient c, so that w does not drift when rho changes, as it does in the released SGD form.
+    Cost: forward 0 backward 1 per example and step.
+
+    The first step is not displaced, as its buffer is empty: with a fresh state in every round that is one step of each local
+    training, and MSAM with one local step is its base. The direction settles after about 1/(1 - momentum) steps. Running
+    statistics of batch normalization come from displaced weights; re-estimate them before they are used.
+
+    Attributes:
+        rho: Length of the displacement, in units of the parameters' L2 norm; about ten times that of SAM. 0 is the base optimizer.
+        form: nag displaces by lr * momentum * v instead, whatever rho is: the classical Nesterov look-ahead, for comparison.
+        momentum: At 0 the displacement is along the previous gradient.
+    """
+
+    rho: NonNegative = 3.0
+    norm_eps: NonNegative = 1e-12
+    form: Literal["msam", "nag"] = "msam"
+    momentum: Decay = 0.9
+    dampening: Annotated[float, Field(ge=0, le=0)] = 0.0
+    nesterov: Literal[False] = False
+
+    def __post_init__(self) -> None:
+        if self.form == "nag" and self.base != "sgd":
+            raise ConfigError(f"form: 'nag' is not allowed with base {self.base!r}: only with 'sgd'")
+
+    def init(self, w: Tensor, task: Task) -> State:
+        """As `LocalOptimizer.init`: an empty buffer, displaced by nothing."""
+        return {self._buffer: torch.zeros_like(w), "c": torch.zeros_like(w[..., :1])}
+
+    def resume(self, state: State, w: Tensor, task: Task) -> State:
+        """As `LocalOptimizer.resume`: momentum persists, the first gradient is taken at the received weights."""
+        return {**state, "c": torch.zeros_like(w[..., :1])}
+
+    def degenerate(self, steps: int) -> str | None:
+        """As `LocalOptimizer.degenerate`."""
+        return f"msam: its first step is a step of {self.base}, and there is no other" if steps == 1 else None
+
+    def displaced(self, w: Tensor, state: State) -> Tensor:
+        """s, where the next gradient is taken."""
+        s: Tensor = w - state["c"] * state[self._buffer]
+        return s
+
+    def gradient(self, w: Tensor, state: State, objective: Objective, batch: Batch, phase: str) -> tuple[Tensor, Tensor, State]:
+        """As `LocalOptimizer.gradient`: one pass, at the displaced weights."""
+        g, losses = objective.grad(self.displaced(w, state), batch)
+        return g, losses, state
+
+    def descend(self, w: Tensor, state: State, q: Tensor) -> tuple[Tensor, State]:
+        """As `LocalOptimizer.descend`, and the displacement for the next gradient."""
+        if self.base == "adamw":
+            w, state = replace(self, weight_decay=0.0)._adamw(w, state, q)
+            w = w * (1 - self.lr * self.weight_decay)
+        else:
+            v = self.momentum * state["v"] + (q + self.weight_decay * self.displaced(w, state))
+            w, state = w - self.lr * v, {**state, "v": v}
+        c = (
+            torch.full_like(w[..., :1], self.lr * self.momentum)
+            if self.form == "nag"
+            else self.rho / (norm(state[self._buffer]) + self.norm_eps)
+        )
+        return w, {**state, "c": c}
+
+    @property
+    def _buffer(self) -> str:
+        """The name of the momentum buffer in the state."""
+        return "m" if self.base == "adamw" else "v"

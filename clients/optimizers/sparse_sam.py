@@ -1,0 +1,89 @@
+"""Sparse SAM: perturb only the parameters with the largest Fisher information.
+
+Legend: `w, g, e, mask, score: (..., P)`; "..." are client axes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clients.objective import Batch, Objective
+from clients.optimizers.base import State, Task, norm
+from clients.optimizers.sam import SAM
+from clients.optimizers.tensors import piece
+from fedsam.config import ConfigError, Count, Fraction, NonNegative
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseSAM(SAM):
+    """SAM whose perturbation is 0 outside a mask of the scalars with the largest squared gradients.
+
+    Source: Mi et al., 2022, arXiv:2210.05177, with the Fisher mask (SSAM-F), in the form of Mi-Peng/
+    Sparse-Sharpness-Aware-Minimization. The perturbation is divided by the norm of the unmasked gradient. The scores are taken with
+    running statistics and from cleared gradients; the code's first score includes the descent gradient (`leftover`).
+
+    Cost: forward 0 backward 2 per example and step; a refresh adds a backward pass of num_samples examples.
+
+    The mask starts at 0 and is refreshed after the first step of an epoch, at the weights after that step. A fresh state in every round
+    makes the first local step an expensive base step, and a single local step nothing else.
+
+    Attributes:
+        sparsity: Share of the scalars that are not perturbed.
+        num_samples: The client's examples whose gradients are scored one by one.
+        update_freq: Refresh in every so many epochs.
+        steps_per_epoch: Steps of an epoch; unset: the local steps of a round.
+        leftover: Add the descent gradient to that of the first scored example, as the code does.
+    """
+
+    rho: NonNegative = 0.1
+    norm_eps: NonNegative = 1e-7
+    sparsity: Fraction = 0.5
+    num_samples: Count = 16
+    update_freq: Count = 1
+    steps_per_epoch: Count | None = None
+    leftover: bool = False
+
+    def init(self, w: Tensor, task: Task) -> State:
+        """As `LocalOptimizer.init`: an empty mask and the examples to score; raises `ConfigError` if there are none to be had."""
+        if task.peek is None:
+            raise ConfigError("client.optimizer: sparse_sam needs the client's examples (Task.peek) to score its parameters")
+        samples = task.peek(self.num_samples)
+        period = (self.steps_per_epoch or task.steps) * self.update_freq
+        mask = torch.zeros_like(w)
+        return {**super().init(w, task), "mask": mask, "x": samples.x, "y": samples.y, "sparse_step": 0, "period": period}
+
+    def degenerate(self, steps: int) -> str | None:
+        """As `LocalOptimizer.degenerate`: the first step has no mask yet."""
+        return "sparse_sam: its first step perturbs nothing, which is the base optimizer, and there is no other" if steps == 1 else None
+
+    def phase(self, state: State, rng: np.random.Generator) -> str:
+        """As `LocalOptimizer.phase`: with or without a refresh of the mask; a period of 0 refreshes once."""
+        step, period = state["sparse_step"], state["period"]
+        return "step" if (step % period if period else step) else "refresh"
+
+    def advance(self, w: Tensor, state: State, objective: Objective, batch: Batch, phase: str) -> tuple[Tensor, State, Tensor]:
+        """As `LocalOptimizer.advance`; a refresh follows the base step."""
+        g, losses, state = self.gradient(w, state, objective, batch, phase)
+        w, state = self.descend(w, state, objective.descent(w, g, self.clip))
+        mask = self._fisher_mask(w, g, state, objective) if phase == "refresh" else state["mask"]
+        return w, {**state, "mask": mask, "sparse_step": state["sparse_step"] + 1}, losses
+
+    def gradient(self, w: Tensor, state: State, objective: Objective, batch: Batch, phase: str) -> tuple[Tensor, Tensor, State]:
+        """As `LocalOptimizer.gradient`: an ascent and a descent pass."""
+        g, losses = objective.grad(w, batch)
+        e = state["mask"] * self.rho * g / (norm(g) + self.norm_eps)
+        g2, _ = objective.grad(w + e, batch)
+        return g2, losses, state
+
+    def _fisher_mask(self, w: Tensor, descent: Tensor, state: State, objective: Objective) -> Tensor:
+        samples, score = Batch(state["x"], state["y"]), torch.zeros_like(w)
+        with objective.aside(evaluation=True):
+            for i in range(samples.size):
+                g, _ = objective.grad(w, piece(samples, i, i + 1))
+                score = score + (g + descent if self.leftover and i == 0 else g) ** 2
+        kept = score.topk(int(w.shape[-1] * (1 - self.sparsity)), dim=-1).indices
+        return torch.zeros_like(w).scatter(-1, kept, 1.0)

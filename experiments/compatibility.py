@@ -1,0 +1,83 @@
+"""Whether the three parts of a method fit together, found out before anything starts by asking the parts themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+import strategies
+from clients import corrections, optimizers
+from clients.corrections import CORRECTIONS
+from clients.corrections.base import Correction
+from clients.optimizers.base import LocalOptimizer, Task
+from fedsam.config import ConfigError, Experiment, Part
+from strategies import STRATEGIES
+from strategies.base import ServerRule
+from strategies.flower import FlowerRule
+
+FREE = "population.delta"  # needs nothing more than the deltas that every client sends
+
+
+def check(experiment: Experiment) -> None:
+    """Refuse a method whose parts do not fit.
+
+    Raises:
+        ConfigError: A part cannot be built, or needs what no other part gives.
+    """
+    optimizer = optimizers.build(experiment.client.optimizer)
+    correction = corrections.build(experiment.client.correction)
+    rule = strategies.build(experiment.server.strategy)
+    for key, part, problem in _problems(experiment, optimizer, correction, rule):
+        raise ConfigError(f"{key}: {part.name!r} is not allowed here: {problem}")
+
+
+def _problems(
+    experiment: Experiment, optimizer: LocalOptimizer, correction: Correction, rule: ServerRule
+) -> Iterator[tuple[str, Part, str]]:
+    client, server = experiment.client, experiment.server
+    absent = [name for name in correction.needs if name not in down(rule)]
+    if absent:
+        senders = [name for name in STRATEGIES if absent[0] in down(strategies.build(Part(name=name)))]
+        yield "client.correction", client.correction, f"server.strategy {server.strategy.name!r} does not send {absent[0]}{_try(senders)}"
+    absent = [name for name in rule.expects if name not in (*correction.sends, FREE)]
+    if absent:
+        givers = [name for name in CORRECTIONS if absent[0] in corrections.build(Part(name=name)).sends]
+        yield "server.strategy", server.strategy, f"client.correction {client.correction.name!r} does not send {absent[0]}{_try(givers)}"
+    absent = [name for name in rule.mirrors if name not in correction.keeps]
+    if absent:
+        keepers = [name for name in CORRECTIONS if absent[0] in corrections.build(Part(name=name)).keeps]
+        yield "server.strategy", server.strategy, f"client.correction {client.correction.name!r} keeps no {absent[0]}{_try(keepers)}"
+    absent = [name for name in optimizer.needs if name not in terms(correction)]
+    if absent:
+        givers = [name for name in CORRECTIONS if absent[0] in terms(corrections.build(Part(name=name)))]
+        yield "client.optimizer", client.optimizer, f"client.correction {client.correction.name!r} gives no {absent[0]}{_try(givers)}"
+    absent = [name for name in correction.reads if name not in optimizer.init(torch.zeros(1), Task(terms=terms(correction)))]
+    if absent:
+        yield "client.correction", client.correction, f"client.optimizer {client.optimizer.name!r} has no {absent[0]}"
+    if isinstance(rule, FlowerRule):
+        yield from _flower(experiment, correction)
+
+
+def down(rule: ServerRule) -> dict[str, torch.Tensor]:
+    """What a rule sends to clients, for a global vector of one parameter."""
+    w = torch.zeros(1)
+    return dict(rule.broadcast(w, rule.init_state(w)))
+
+
+def terms(correction: Correction) -> dict[str, torch.Tensor]:
+    """What a correction gives to the local optimizer, for a global vector of one parameter."""
+    w = torch.zeros(1)
+    return dict(correction.start(w, {name: w for name in ("w", *correction.needs)}, correction.initial(w)))
+
+
+def _flower(experiment: Experiment, correction: Correction) -> Iterator[tuple[str, Part, str]]:
+    part = experiment.client.correction
+    if correction.keeps or correction.sends:
+        yield "client.correction", part, "Flower's strategies combine the clients' models and nothing else"
+    if experiment.server.weights == "uniform":
+        yield "server.strategy", experiment.server.strategy, "it does not know server.weights = 'uniform'"
+
+
+def _try(names: list[str]) -> str:
+    return f"; one of {', '.join(sorted(names))} does" if names else ""

@@ -1,0 +1,309 @@
+"""Images of classes as uint8 tensors from official, MD5-checked files, and what is done to a batch on its device.
+
+Legend: `x: (N or B, C, H, W)` images, `y: (N,)` labels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import io
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fedsam.config import ConfigError
+
+if TYPE_CHECKING:
+    from torchvision.datasets import CIFAR10
+
+TIMEOUT = 20.0  # seconds without an answer before a download is given up
+PADDING = 4  # pixels on each side for the random crop
+HOLE = 16  # side of cutout's square, pixels
+
+
+class DataError(RuntimeError):
+    """A dataset cannot be had; the message names the file, the root that was tried and how to supply it."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled images: `x` uint8 (N, C, H, W), `y` int64 (N,)."""
+
+    x: Tensor
+    y: Tensor
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A classification problem.
+
+    Attributes:
+        classes: Number of classes; labels are 0 to `classes` - 1.
+        mean: Of the training images per channel, pixels scaled to 0..1.
+        std: As `mean`.
+        augment: Training augmentation that is usual for it, in the terms of `augment`.
+    """
+
+    name: str
+    train: Images
+    test: Images
+    classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augment: tuple[str, ...]
+
+    @property
+    def image(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        channels, height, width = self.train.x.shape[1:]
+        return channels, height, width
+
+
+def load(name: str, root: Path | None = None, fallback: str | None = None) -> Dataset:
+    """The dataset `name`, downloaded first if its files are not there.
+
+    Args:
+        root: Folder of the files; default: $FEDSAM_DATA, else ~/.cache/fedsam.
+        fallback: Dataset to use when `name` cannot be had; a line on stderr says so, and the result's `name` tells which it is.
+
+    Raises:
+        ConfigError: A name is not known.
+        DataError: Files are missing and cannot be downloaded, or cannot be read, or are not the official ones.
+    """
+    for key, value in (("data.dataset", name), ("data.fallback", fallback)):
+        if value is not None and value not in DATASETS:
+            raise ConfigError(f"{key}: {value!r} is not known; allowed: {', '.join(sorted(DATASETS))}")
+    folder = Path(root or os.environ.get("FEDSAM_DATA") or "~/.cache/fedsam").expanduser()
+    try:
+        return DATASETS[name](folder)
+    except DataError as error:
+        if fallback is None:
+            raise
+        print(f"WARNING: using dataset {fallback!r} instead of {name!r}, which cannot be had: {error}", file=sys.stderr)
+    return DATASETS[fallback](folder)
+
+
+def normalize(x: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Pixels 0..255 (B, C, H, W) as zero-mean, unit-variance numbers of `dtype`, per channel: (x / 255 - mean) / std."""
+    # Tensors of C numbers, made in float64, so that the batch is passed over twice and not three times.
+    center, spread = (torch.tensor(values, dtype=torch.float64).view(-1, 1, 1) for values in (mean, std))
+    scale, shift = 1 / (255 * spread), -center / spread
+    return x.to(dtype).mul_(scale.to(x.device, dtype)).add_(shift.to(x.device, dtype))
+
+
+def augment(x: Tensor, kinds: Sequence[str], rng: torch.Generator) -> Tensor:
+    """Normalized images (B, C, H, W) changed at random, each its own way; always in the order flip, crop, cutout.
+
+    - `flip` mirrors left and right with probability 0.5;
+    - `crop` takes a window of the same size, uniform in place, out of the image padded by 4 zeros on each side;
+    - `cutout` sets a 16 x 16 square to zero with probability 0.5; its centre is a uniform pixel, so a part may fall outside.
+
+    Zeros are added to normalized images, so they stand for the mean colour, not for black.
+
+    Source: flip and crop after normalization as in FL-Simulator (github.com/woodenchild95/FL-Simulator), which crops half of the
+    images, where we crop all; cutout: DeVries and Taylor, 2017, arXiv:1708.04552.
+
+    Args:
+        rng: On any device. Draws are made there and moved, so a CPU generator gives the same result for every device.
+
+    Raises:
+        ConfigError: A kind is not known.
+    """
+    if unknown := [kind for kind in kinds if kind not in AUGMENTATIONS]:
+        raise ConfigError(f"data.augment: {unknown[0]!r} is not known; allowed: {', '.join(AUGMENTATIONS)}")
+    for kind, change in AUGMENTATIONS.items():
+        if kind in kinds:
+            x = change(x, rng)
+    return x
+
+
+def _flip(x: Tensor, rng: torch.Generator) -> Tensor:
+    return torch.where(_coin(x, rng).view(-1, 1, 1, 1), x.flip(-1), x)
+
+
+def _crop(x: Tensor, rng: torch.Generator) -> Tensor:
+    height, width = x.shape[-2:]
+    windows = F.pad(x, (PADDING,) * 4).unfold(2, height, 1).unfold(3, width, 1)  # (B, C, top, left, H, W), a view
+    top, left = torch.randint(2 * PADDING + 1, (2, len(x)), generator=rng, device=rng.device).to(x.device)
+    return windows[torch.arange(len(x), device=x.device), :, top, left]
+
+
+def _cutout(x: Tensor, rng: torch.Generator) -> Tensor:
+    rows, columns = (_near(x, side, rng) for side in x.shape[-2:])
+    hole = rows[:, :, None] & columns[:, None, :] & _coin(x, rng).view(-1, 1, 1)
+    return x.masked_fill(hole[:, None], 0)
+
+
+def _near(x: Tensor, side: int, rng: torch.Generator) -> Tensor:
+    """Whether each of `side` places lies in the hole around a random centre: (B, side)."""
+    centre = torch.randint(side, (len(x), 1), generator=rng, device=rng.device).to(x.device)
+    offset = torch.arange(side, device=x.device) - centre
+    return (offset >= -HOLE // 2) & (offset < HOLE // 2)
+
+
+def _coin(x: Tensor, rng: torch.Generator) -> Tensor:
+    return (torch.rand(len(x), generator=rng, device=rng.device) < 0.5).to(x.device)
+
+
+AUGMENTATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {"flip": _flip, "crop": _crop, "cutout": _cutout}
+
+
+def cifar10(root: Path) -> Dataset:
+    """60,000 colour photographs, 32 x 32, of 10 classes, 10,000 of them for testing.
+
+    Source: Krizhevsky, 2009, Learning multiple layers of features from tiny images.
+    """
+    from torchvision.datasets import CIFAR10
+
+    train, test = _cifar(root, "cifar10", CIFAR10)
+    return Dataset("cifar10", train, test, 10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), ("crop", "flip"))
+
+
+def cifar100(root: Path) -> Dataset:
+    """60,000 colour photographs, 32 x 32, of 100 classes (the fine labels), 10,000 of them for testing.
+
+    Source: Krizhevsky, 2009, Learning multiple layers of features from tiny images.
+    """
+    from torchvision.datasets import CIFAR100
+
+    train, test = _cifar(root, "cifar100", CIFAR100)
+    return Dataset("cifar100", train, test, 100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), ("crop", "flip"))
+
+
+def fashion_mnist(root: Path) -> Dataset:
+    """70,000 grey pictures of clothes, 28 x 28, of 10 classes, 10,000 of them for testing.
+
+    Source: Xiao et al., 2017, arXiv:1708.07747.
+    """
+    from torchvision.datasets import FashionMNIST
+
+    files = {f"FashionMNIST/raw/{name}": md5 for name, md5 in FashionMNIST.resources}
+    _obtain(root, "fashion_mnist", files, lambda folder: FashionMNIST(folder, download=True))
+    # Read from the compressed files because those are the ones with an official MD5.
+    train_x, train_y, test_x, test_y = (_idx(gzip.decompress((root / name).read_bytes())) for name in files)
+    train, test = Images(train_x.unsqueeze(1), train_y.long()), Images(test_x.unsqueeze(1), test_y.long())
+    return Dataset("fashion_mnist", train, test, 10, (0.2860,), (0.3530,), ("crop", "flip"))
+
+
+def digits(root: Path) -> Dataset:
+    """1,797 handwritten digits that come with scikit-learn, 8 x 8 grey pixels scaled to 32 x 32; 355 of them for testing.
+
+    The test set is every fifth example of each class. Needs no files, so `root` plays no part. Not augmented: a mirrored digit is none.
+
+    Source: Alpaydin and Kaynak, 1998, UCI Optical Recognition of Handwritten Digits (its test part).
+    """
+    from sklearn.datasets import load_digits
+
+    small, labels = load_digits(return_X_y=True)
+    # Exact in float32: grey levels are 0..16 and the weights of a fourfold scaling are eighths. So every machine rounds alike.
+    grey = torch.from_numpy(small).float().view(-1, 1, 8, 8) * (255 / 16)
+    x = F.interpolate(grey, scale_factor=4, mode="bilinear", align_corners=False).round().to(torch.uint8)
+    y = torch.from_numpy(labels).long()
+    test = (F.one_hot(y).cumsum(0).gather(1, y[:, None]) % 5 == 0)[:, 0]
+    return Dataset("digits", Images(x[~test], y[~test]), Images(x[test], y[test]), 10, (0.3051,), (0.3238,), ())
+
+
+DATASETS: dict[str, Callable[[Path], Dataset]] = {
+    "cifar10": cifar10,
+    "cifar100": cifar100,
+    "fashion_mnist": fashion_mnist,
+    "digits": digits,
+}
+
+
+def _cifar(root: Path, name: str, kind: type[CIFAR10]) -> tuple[Images, Images]:
+    """Training and test images; torchvision reads the files, after it checked their MD5 a second time."""
+    listed = [*kind.train_list, *kind.test_list]
+    files = {f"{kind.base_folder}/{file}": md5 for file, md5 in [*listed, (kind.meta["filename"], kind.meta["md5"])]}
+    _obtain(root, name, files, lambda folder: kind(folder, download=True))
+    # One reader for both parts, because a reader checks every file each time.
+    both = type(kind.__name__, (kind,), {"train_list": listed, "test_list": []})(root)
+    x, y = torch.from_numpy(both.data.transpose(0, 3, 1, 2)).contiguous(), torch.tensor(both.targets)
+    split = len(y) * 5 // 6  # 50,000 of 60,000
+    # Clones, because a view drags all 60,000 images along when it is sent to another process.
+    return Images(x[:split].clone(), y[:split].clone()), Images(x[split:].clone(), y[split:].clone())
+
+
+def _idx(blob: bytes) -> Tensor:
+    """An array of bytes in the IDX format: two zeros, type 8, the number of sizes, the sizes (big-endian), the values."""
+    sizes = np.frombuffer(blob, ">i4", count=blob[3], offset=4)
+    return torch.from_numpy(np.frombuffer(blob, np.uint8, offset=4 + 4 * blob[3]).reshape(sizes).copy())
+
+
+def _obtain(root: Path, name: str, files: Mapping[str, str], download: Callable[[Path], object]) -> None:
+    """Make sure that `files` (path below root -> MD5) are the official ones, downloading those that are missing.
+
+    Raises:
+        DataError: A file is corrupt or cannot be read, or is missing and cannot be downloaded.
+    """
+    missing = [path for path, md5 in files.items() if not _official(root / path, md5, name)]
+    if not missing:
+        return
+    try:
+        _download(root, name, missing, download)
+    # torchvision raises RuntimeError for a wrong MD5; OSError covers network, time-out and disk.
+    except (OSError, RuntimeError, HTTPException) as error:
+        folder = Path(missing[0]).parent.as_posix()
+        raise DataError(
+            f"{name}: {missing[0]} is missing below {root} and cannot be downloaded there ({error}). Put the folder {folder}/ with the "
+            f'official files below {root}, or set --data-root or FEDSAM_DATA to where it is, or use data.dataset = "digits", '
+            "which needs no files."
+        ) from error
+
+
+def _official(path: Path, md5: str, name: str) -> bool:
+    """Whether the file is there. Raises `DataError` if it is there but is not the official one, or cannot be read."""
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "md5").hexdigest()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise DataError(f"{name}: {path} cannot be read ({error.strerror}); set --data-root or FEDSAM_DATA to a folder that can") from error
+    if found != md5:
+        raise DataError(f"{name}: {path} is corrupt or truncated (MD5 {found}, official {md5}); delete it to have it downloaded again")
+    return True
+
+
+def _download(root: Path, name: str, missing: Sequence[str], download: Callable[[Path], object]) -> None:
+    """Download next to the final place and move only what is missing, so that nothing is overwritten and nothing is left half done."""
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as folder:
+        print(f"{name}: downloading to {root}", file=sys.stderr)
+        with _quiet(), _timeout(TIMEOUT):
+            download(Path(folder))
+        for path in missing:
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (Path(folder) / path).replace(root / path)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torchvision's messages off stdout, and its progress bar off everything but a terminal."""
+    place = sys.stderr if sys.stderr.isatty() else io.StringIO()
+    with contextlib.redirect_stdout(place), contextlib.redirect_stderr(place):
+        yield
+
+
+@contextlib.contextmanager
+def _timeout(seconds: float) -> Iterator[None]:
+    """Give up on a silent server; torchvision has no argument for it."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

@@ -1,0 +1,372 @@
+"""Datasets: the official files, what happens when they are not there or not official, normalization and augmentation."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import pickle
+import shutil
+import socket
+import struct
+import tarfile
+import time
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import pytest
+import torch
+from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST
+
+from fedsam import datasets
+from fedsam.config import ConfigError
+from fedsam.datasets import DataError, augment, load, normalize
+
+EACH = 20  # images in one of the small files below
+SMALL = {"cifar10": (10, (3, 32, 32), 5), "cifar100": (100, (3, 32, 32), 5), "fashion_mnist": (10, (1, 28, 28), 6)}
+
+
+def md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def rows(seed: int, count: int, size: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, size), dtype=np.uint8)
+
+
+def write_cifar(folder: Path, kind: type[CIFAR10], counts: dict[str, int], key: str) -> dict[str, str]:
+    folder.mkdir(parents=True)
+    for seed, (name, count) in enumerate(counts.items()):
+        batch = {"data": rows(seed, count, 3072), key: [i % 10 for i in range(count)]}
+        (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
+    (folder / kind.meta["filename"]).write_bytes(pickle.dumps({kind.meta["key"]: ["thing"] * 10}, protocol=2))
+    return {path.name: md5(path) for path in folder.iterdir()}
+
+
+def write_fashion(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for seed, (name, _) in enumerate(FashionMNIST.resources):
+        count = EACH * 6 if name.startswith("train") else EACH
+        images = "images" in name
+        header = struct.pack(">iiii", 0x803, count, 28, 28) if images else struct.pack(">ii", 0x801, count)
+        body = rows(seed, count, 784) if images else np.arange(count, dtype=np.uint8) % 10
+        (folder / name).write_bytes(gzip.compress(header + body.tobytes()))
+
+
+class Handler(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A served folder that stands for the internet: small files in the official formats, which torchvision takes for the official ones."""
+    made = tmp_path / "server"
+    made.mkdir()
+    http = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(made)))
+    url = f"http://127.0.0.1:{http.server_port}"
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    for kind, counts, key in (
+        (CIFAR10, {name: EACH for name, _ in CIFAR10.train_list + CIFAR10.test_list}, "labels"),
+        (CIFAR100, {"train": 5 * EACH, "test": EACH}, "fine_labels"),
+    ):
+        sums = write_cifar(made / kind.base_folder, kind, counts, key)
+        archive = made / kind.filename
+        with tarfile.open(archive, "w:gz") as tar:
+            tar.add(made / kind.base_folder, arcname=kind.base_folder)
+        monkeypatch.setattr(kind, "train_list", [[name, sums[name]] for name, _ in kind.train_list])
+        monkeypatch.setattr(kind, "test_list", [[name, sums[name]] for name, _ in kind.test_list])
+        monkeypatch.setattr(kind, "meta", {**kind.meta, "md5": sums[kind.meta["filename"]]})
+        monkeypatch.setattr(kind, "tgz_md5", md5(archive))
+        monkeypatch.setattr(kind, "url", f"{url}/{kind.filename}")
+    raw = made / "FashionMNIST" / "raw"
+    write_fashion(raw)
+    monkeypatch.setattr(FashionMNIST, "resources", [(name, md5(raw / name)) for name, _ in FashionMNIST.resources])
+    monkeypatch.setattr(FashionMNIST, "mirrors", [f"{url}/FashionMNIST/raw/"])
+    thread = Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield made
+    http.shutdown()
+    thread.join()
+    http.server_close()
+
+
+@pytest.fixture
+def root(tmp_path: Path, server: Path) -> Path:
+    """A root with all small files in place."""
+    return Path(shutil.copytree(server, tmp_path / "root", ignore=shutil.ignore_patterns("*.tar.gz")))
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The address of a server that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def offline(monkeypatch: pytest.MonkeyPatch, kind: type[CIFAR10] = CIFAR10) -> None:
+    monkeypatch.setattr(kind, "url", "file:///nowhere/cifar.tar.gz")
+
+
+def assert_small(dataset: datasets.Dataset) -> None:
+    classes, image, files = SMALL[dataset.name]
+    assert (dataset.classes, dataset.image) == (classes, image)
+    assert dataset.train.x.shape == (files * EACH, *image)
+    assert dataset.test.x.shape == (EACH, *image)
+    for images in (dataset.train, dataset.test):
+        assert (images.x.dtype, images.y.dtype) == (torch.uint8, torch.int64)
+        assert images.y.shape == images.x.shape[:1]
+        assert images.x.untyped_storage().nbytes() == images.x.numel()
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_reads_official_formats(name: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets, "_download", lambda *_: pytest.fail("nothing is missing"))
+    dataset = load(name, root)
+    assert_small(dataset)
+    size = int(np.prod(dataset.image))
+    first = rows(0, dataset.train.x.shape[0] if name != "cifar10" else EACH, size)
+    assert torch.equal(dataset.train.x[: len(first)].reshape(-1, size), torch.from_numpy(first))
+    assert dataset.test.y.tolist() == [i % 10 for i in range(EACH)]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_downloads_what_is_missing(name: str, server: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    place = tmp_path / "new" / "root"
+    assert_small(load(name, place))
+    assert_small(load(name, place))
+    shown = capfd.readouterr()
+    assert shown.out == ""
+    assert shown.err == f"{name}: downloading to {place}\n"
+    assert not list(place.glob(".download-*"))
+
+
+def test_download_leaves_present_files_alone(server: Path, root: Path) -> None:
+    folder = root / CIFAR10.base_folder
+    before = (folder / "data_batch_1").stat()
+    (folder / "data_batch_3").unlink()
+    assert_small(load("cifar10", root))
+    assert (folder / "data_batch_1").stat() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("cifar10", "cifar-10-batches-py/data_batch_2"),
+        ("cifar10", "cifar-10-batches-py/batches.meta"),
+        ("cifar100", "cifar-100-python/train"),
+        ("fashion_mnist", "FashionMNIST/raw/t10k-images-idx3-ubyte.gz"),
+    ],
+)
+@pytest.mark.parametrize("harm", ["truncated", "changed", "empty"])
+def test_corrupt_files_are_named_and_kept(name: str, file: str, harm: str, root: Path) -> None:
+    path, blob = root / file, (root / file).read_bytes()
+    spoiled = {"truncated": blob[:-100], "changed": blob[:-1] + bytes([blob[-1] ^ 1]), "empty": b""}[harm]
+    path.write_bytes(spoiled)
+    with pytest.raises(DataError, match=f"{name}: {path} is corrupt or truncated .*delete it to have it downloaded again"):
+        load(name, root)
+    assert path.read_bytes() == spoiled
+
+
+def test_missing_file_offline(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    offline(monkeypatch)
+    (root / "cifar-10-batches-py" / "data_batch_4").unlink()
+    with pytest.raises(DataError) as caught:
+        load("cifar10", root)
+    message = str(caught.value)
+    assert message.startswith(f"cifar10: cifar-10-batches-py/data_batch_4 is missing below {root} and cannot be downloaded there (")
+    for way in ("Put the folder cifar-10-batches-py/", "--data-root", "FEDSAM_DATA", 'data.dataset = "digits"'):
+        assert way in message
+
+
+def test_download_of_wrong_file(server: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (server / CIFAR10.filename).write_bytes(b"<html>captive portal</html>")
+    with pytest.raises(DataError, match="cannot be downloaded there"):
+        load("cifar10", tmp_path / "root")
+    assert not list((tmp_path / "root").iterdir())
+
+
+def test_silent_server_is_given_up(server: Path, tmp_path: Path, silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CIFAR10, "url", f"{silent}/{CIFAR10.filename}")
+    monkeypatch.setattr(datasets, "TIMEOUT", 0.2)
+    with pytest.raises(DataError, match=r"cannot be downloaded there \(.*timed out"):
+        load("cifar10", tmp_path / "root")
+    assert socket.getdefaulttimeout() is None
+
+
+def test_root_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(DataError, match=r"cifar10: .*/file/cifar-10-batches-py/data_batch_1 cannot be read \(Not a directory\)"):
+        load("cifar10", tmp_path / "file")
+
+
+def test_file_that_cannot_be_read(root: Path) -> None:
+    path = root / "cifar-10-batches-py" / "data_batch_5"
+    path.unlink()
+    path.symlink_to(path)  # refused to every user, root included
+    with pytest.raises(DataError, match=rf"cifar10: {path} cannot be read \(Too many levels of symbolic links\)"):
+        load("cifar10", root)
+
+
+def test_root_that_cannot_be_written(server: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(tmp_path / "root"))
+
+    monkeypatch.setattr(Path, "mkdir", refused)
+    with pytest.raises(DataError, match=rf"missing below {tmp_path}/root and cannot be downloaded there \(.*Permission denied"):
+        load("cifar10", tmp_path / "root")
+
+
+@pytest.mark.parametrize("how", ["argument", "environment", "home"])
+def test_root_is_argument_then_environment_then_cache(how: str, server: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("FEDSAM_DATA", "" if how == "home" else str(tmp_path / "environment"))
+    load("cifar100", tmp_path / "argument" if how == "argument" else None)
+    places = {"argument": tmp_path / "argument", "environment": tmp_path / "environment", "home": tmp_path / "home/.cache/fedsam"}
+    assert {place for place, folder in places.items() if (folder / CIFAR100.base_folder).is_dir()} == {how}
+
+
+def test_fallback_is_loud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    offline(monkeypatch)
+    with pytest.raises(DataError):
+        load("cifar10", tmp_path)
+    capsys.readouterr()
+    assert load("cifar10", tmp_path, fallback="digits").name == "digits"
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith("WARNING: using dataset 'digits' instead of 'cifar10', which cannot be had: cifar10: cifar-10-batches-py/")
+
+
+def test_fallback_is_not_used_without_need(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert load("cifar10", root, fallback="digits").name == "cifar10"
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "fallback", "key"), [("cifar", None, "data.dataset: 'cifar'"), ("digits", "mnist", "data.fallback: 'mnist'")]
+)
+def test_unknown_names(name: str, fallback: str | None, key: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"{key} is not known; allowed: cifar10, cifar100, digits, fashion_mnist"):
+        load(name, tmp_path, fallback)
+
+
+def test_real_cifar10(cifar_root: Path) -> None:
+    start = time.process_time()
+    dataset = load("cifar10", cifar_root)
+    assert time.process_time() - start < 10  # about one second, on a machine that does nothing else
+    assert dataset.train.x.shape == (50_000, 3, 32, 32)
+    assert dataset.test.x.shape == (10_000, 3, 32, 32)
+    assert dataset.train.y.bincount().tolist() == [5000] * 10
+    assert dataset.test.y.bincount().tolist() == [1000] * 10
+    assert dataset.train.y[:5].tolist() == [6, 9, 9, 4, 1]
+    assert dataset.train.x[0, :, 0, 0].tolist() == [59, 62, 63]
+    assert_standardized(dataset)
+
+
+def test_digits(tmp_path: Path) -> None:
+    dataset = load("digits", tmp_path / "not made")
+    assert not (tmp_path / "not made").exists()
+    assert (len(dataset.train.y), len(dataset.test.y), dataset.image) == (1442, 355, (1, 32, 32))
+    assert (dataset.test.y.bincount() * 5 - dataset.train.y.bincount() - dataset.test.y.bincount()).abs().max() <= 5  # stratified
+    assert hashlib.md5(dataset.train.x.numpy().tobytes()).hexdigest() == "2a94e3c553627b060779d02e0618c0b1"
+    assert_standardized(dataset)
+
+
+def assert_standardized(dataset: datasets.Dataset) -> None:
+    x = normalize(dataset.train.x[::5], dataset.mean, dataset.std)
+    assert x.mean((0, 2, 3)).abs().max() < 0.02
+    assert (x.std((0, 2, 3)) - 1).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_normalize(dtype: torch.dtype) -> None:
+    x = torch.tensor([[[[0, 255]], [[51, 102]]]], dtype=torch.uint8)
+    kept = x.clone()
+    y = normalize(x, (0.5, 0.2), (0.25, 0.1), dtype)
+    torch.testing.assert_close(y, torch.tensor([[[[-2.0, 2.0]], [[0.0, 2.0]]]], dtype=dtype))
+    assert torch.equal(x, kept)
+
+
+def batch(count: int = 400) -> torch.Tensor:
+    """Images whose pixels tell where they are from, none of them zero."""
+    return (torch.arange(3 * 28 * 32).reshape(1, 3, 28, 32) + 1.0).repeat(count, 1, 1, 1)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_no_augmentation_is_the_identity() -> None:
+    assert torch.equal(augment(batch(2), (), seeded()), batch(2))
+
+
+def test_flip() -> None:
+    x = batch()
+    y = augment(x, ("flip",), seeded())
+    flipped = (y == x.flip(-1)).flatten(1).all(1)
+    kept = (y == x).flatten(1).all(1)
+    assert (flipped ^ kept).all()
+    assert 150 < flipped.sum() < 250
+
+
+def test_crop_takes_every_window() -> None:
+    x = batch(2000)
+    padded = torch.nn.functional.pad(x[0], (4, 4, 4, 4))
+    windows = {padded[:, top : top + 28, left : left + 32].numpy().tobytes() for top in range(9) for left in range(9)}
+    assert len(windows) == 81
+    assert {image.numpy().tobytes() for image in augment(x, ("crop",), seeded())} == windows
+
+
+def test_cutout() -> None:
+    x = batch(2000)
+    y = augment(x, ("cutout",), seeded())
+    zero = (y == 0).any(1)
+    assert torch.equal(zero, (y == 0).all(1))  # the hole is the same in all channels
+    assert torch.equal(torch.where(zero[:, None], 0, x), y)
+    rows, columns = zero.any(2).sum(1), zero.any(1).sum(1)
+    assert torch.equal(rows * columns, zero.sum((1, 2)))  # one rectangle each
+    assert 900 < (rows > 0).sum() < 1100
+    assert rows.max() == columns.max() == 16
+    assert rows[rows > 0].min() == columns[columns > 0].min() == 8  # the centre lies in the image
+
+
+@pytest.mark.parametrize("kinds", [("flip",), ("crop",), ("cutout",), ("crop", "flip", "cutout")])
+def test_augmentation_is_a_function_of_the_generator(kinds: tuple[str, ...]) -> None:
+    x = batch(20)
+    first, again, other = (augment(x, kinds, seeded(seed)) for seed in (0, 0, 1))
+    assert torch.equal(x, batch(20))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(first, augment(x, kinds[::-1], seeded()))  # the order is fixed
+
+
+def test_augment_follows_its_order() -> None:
+    rng, steps = seeded(), batch(50)
+    for kind in ("flip", "crop", "cutout"):
+        steps = augment(steps, (kind,), rng)
+    assert torch.equal(steps, augment(batch(50), ("cutout", "crop", "flip"), seeded()))
+
+
+def test_unknown_augmentation() -> None:
+    with pytest.raises(ConfigError, match=r"data\.augment: 'rotate' is not known; allowed: flip, crop, cutout"):
+        augment(batch(1), ("flip", "rotate"), seeded())
+
+
+@pytest.mark.parametrize("name", datasets.DATASETS)
+def test_default_augmentation_is_known(name: str, root: Path) -> None:
+    dataset = load(name, root)
+    assert set(dataset.augment) <= set(datasets.AUGMENTATIONS)
+    assert len(dataset.mean) == len(dataset.std) == dataset.image[0]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_gives_what_the_cpu_gives() -> None:
+    pixels = torch.randint(256, (20, 3, 32, 32), dtype=torch.uint8, generator=seeded())
+    mean, std, kinds = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), ("crop", "flip", "cutout")
+    x, x_gpu = normalize(pixels, mean, std), normalize(pixels.cuda(), mean, std)
+    torch.testing.assert_close(x_gpu.cpu(), x)
+    assert torch.equal(augment(x.cuda(), kinds, seeded()).cpu(), augment(x, kinds, seeded()))
+    assert augment(x_gpu, kinds, torch.Generator("cuda")).is_cuda
