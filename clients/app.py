@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -20,7 +19,7 @@ from clients import corrections, optimizers
 from clients.corrections.base import Correction, Sent
 from clients.local import LocalResult, local_train
 from clients.objective import Batch, NetworkObjective
-from clients.optimizers.base import LocalOptimizer, Task
+from clients.optimizers.base import LocalOptimizer, State, Task
 from fedsam import config, datasets, models, schedules, wire
 from fedsam.config import Experiment
 from fedsam.datasets import Dataset
@@ -29,8 +28,8 @@ from fedsam.federation import FederatedDataset
 from fedsam.network import Network
 from fedsam.seeds import stream, tensor_stream
 
-app = ClientApp()
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+ENGINES = {"loop": NetworkObjective}
 
 
 @dataclass(frozen=True)
@@ -44,11 +43,10 @@ class Workplace:
     correction: Correction
 
     @classmethod
-    def of(cls, experiment: Experiment) -> Workplace:
-        """Load the data and build the parts that the experiment names. Raises `ConfigError` or `DataError` where it cannot."""
+    def of(cls, experiment: Experiment, dataset: Dataset) -> Workplace:
+        """Deal the data and build the parts that the experiment names. Raises `ConfigError` where it cannot."""
         device = torch.device("cuda" if experiment.compute.gpus_per_actor else "cpu")
         dtype = DTYPES[experiment.compute.precision]
-        dataset = load(experiment.data.dataset, str(experiment.data.root or ""), experiment.data.fallback)
         return cls(
             experiment,
             FederatedDataset.of(experiment, dataset, device, dtype),
@@ -57,8 +55,8 @@ class Workplace:
             corrections.build(experiment.client.correction),
         )
 
-    def train(self, broadcast: wire.Broadcast, client: int, kept: Mapping[str, Tensor]) -> LocalResult:
-        """The client's local training of one round."""
+    def train(self, broadcast: wire.Broadcast, client: int, kept: Mapping[str, Tensor], state: State | None) -> LocalResult:
+        """The client's local training of one round, with what it kept of the correction and of the optimizer's state."""
         settings, round = self.experiment.client, broadcast.round
         amount = {"batch_size": settings.batch_size, "epochs": settings.epochs, "steps": settings.steps}
         task = Task(
@@ -76,13 +74,14 @@ class Workplace:
                 broadcast.vectors["w"],
                 self.optimizer,
                 self.correction,
-                NetworkObjective(self.network),
+                ENGINES[self.experiment.compute.engine](self.network),
                 batches,
                 stream(self.experiment.seed, "optimizer", round, client),
                 task=task,
                 lr_factor=self.lr_factor(round),
                 received=broadcast.vectors,
                 kept=kept,
+                state=state,
                 clip=settings.clip,
             )
 
@@ -104,40 +103,61 @@ def network(experiment: Experiment, dataset: Dataset, device: torch.device, dtyp
     return Network(models.create(experiment.model, (image[0], image[1], image[2]), dataset.classes, generator), device, dtype)
 
 
-# Loading takes seconds and several runs of a sweep share the data, so a process keeps what it loaded last.
-@lru_cache(maxsize=1)
-def load(name: str, root: str, fallback: str | None) -> Dataset:
-    """The dataset, from this process's memory if it was the last one loaded. Raises `DataError` as `datasets.load`."""
-    from pathlib import Path
+class Places:
+    """The workplace of the latest experiment, kept while messages of that experiment come.
 
-    return datasets.load(name, Path(root) if root else None, fallback)
+    Args:
+        dataset: The experiments' data, where the process already has it; default: loaded as the experiment says.
+    """
+
+    def __init__(self, dataset: Dataset | None = None) -> None:
+        self._dataset = dataset
+        self._key, self._place = "", None
+
+    def at(self, context: Context) -> Workplace:
+        """The workplace of the experiment in a run config. Raises `ConfigError` or `DataError` where it cannot be set up."""
+        key = str(context.run_config["experiment"])
+        if self._place is None or key != self._key:
+            experiment = Experiment.model_validate_json(key)
+            data = experiment.data
+            dataset = self._dataset or datasets.load(data.dataset, data.root, data.fallback)
+            self._key, self._place = key, Workplace.of(experiment, dataset)
+        return self._place
 
 
-@lru_cache(maxsize=1)
-def workplace(experiment: str) -> Workplace:
-    """The workplace of an experiment given as JSON, kept by this process until another experiment comes."""
-    return Workplace.of(Experiment.model_validate_json(experiment))
+def make(dataset: Dataset | None = None) -> ClientApp:
+    """The ClientApp, with a memory of its own; `dataset` as in `Places`."""
+    made, places = ClientApp(), Places(dataset)
 
+    @made.train()
+    def train(message: Message, context: Context) -> Message:
+        return answer(places.at(context), message, context)
 
-def _workplace(context: Context) -> Workplace:
-    return workplace(str(context.run_config["experiment"]))
+    @made.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        return assess(places.at(context), message, context)
 
+    @made.query("partition")
+    def partition(message: Message, context: Context) -> Message:
+        # Which client this node is; Flower's own runtime hands out node ids at random.
+        metrics = MetricRecord({"partition-id": int(context.node_config["partition-id"])})
+        return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
-@app.train()
-def train(message: Message, context: Context) -> Message:
-    """Local training from the received vector; the reply carries the delta, or the vector if the broadcast asks for it."""
-    return answer(_workplace(context), message, context)
+    return made
 
 
 def answer(place: Workplace, message: Message, context: Context) -> Message:
-    """The reply to a `train` message for a client of `place`."""
+    """The reply to a `train` message: local training from the received vector; it carries the delta, or the vector if so asked."""
     start = time.perf_counter()
     client = int(context.node_config["partition-id"])
     broadcast = wire.decode_broadcast(message.content, place.federation.device)
     if "buffers" in broadcast.vectors:
         place.network.buffers = broadcast.vectors["buffers"]
-    result = place.train(broadcast, client, _recall(context.state, broadcast.accepted, place.federation.device))
+    device = place.federation.device
+    result = place.train(broadcast, client, _recall(context.state, broadcast.accepted, device), _resumed(context.state, device))
     _remember(context.state, result.kept, broadcast)
+    if place.experiment.client.optimizer_state == "keep":
+        context.state["optimizer"], context.state["optimizer-state"] = wire.encode_state(result.state)
     update = wire.Update(
         vectors={**_moved(broadcast, result), **_named(result.sent), **_buffers(place.network)},
         metrics=_metrics(place.federation.examples(client), result, time.perf_counter() - start),
@@ -145,10 +165,8 @@ def answer(place: Workplace, message: Message, context: Context) -> Message:
     return Message(wire.encode_update(update), reply_to=message)
 
 
-@app.evaluate()
-def evaluate(message: Message, context: Context) -> Message:
-    """Loss and accuracy of the received vector on the client's own training examples."""
-    place = _workplace(context)
+def assess(place: Workplace, message: Message, context: Context) -> Message:
+    """The reply to an `evaluate` message: loss and accuracy of the received vector on the client's own training examples."""
     broadcast = wire.decode_broadcast(message.content, place.federation.device)
     images = place.federation.held(int(context.node_config["partition-id"]))
     buffers = broadcast.vectors.get("buffers", place.network.buffers)
@@ -157,12 +175,6 @@ def evaluate(message: Message, context: Context) -> Message:
     )
     metrics = MetricRecord({"num-examples": got.examples, "loss": got.loss, "accuracy": got.accuracy})
     return Message(RecordDict({"metrics": metrics}), reply_to=message)
-
-
-@app.query("partition")
-def partition(message: Message, context: Context) -> Message:
-    """Which client this node is; Flower's own runtime hands out node ids at random."""
-    return Message(RecordDict({"metrics": MetricRecord({"partition-id": int(context.node_config["partition-id"])})}), reply_to=message)
 
 
 def _recall(state: RecordDict, accepted: int | None, device: torch.device) -> dict[str, Tensor]:
@@ -174,6 +186,13 @@ def _recall(state: RecordDict, accepted: int | None, device: torch.device) -> di
         del state["pending"], state["pending-round"]
     held = state.array_records.get("correction")
     return wire.tensors(held, device) if held else {}
+
+
+def _resumed(state: RecordDict, device: torch.device) -> State | None:
+    """The optimizer's state of the client's last round, where it was kept."""
+    if "optimizer" not in state:
+        return None
+    return wire.decode_state(state.array_records["optimizer"], state.config_records["optimizer-state"], device)
 
 
 def _remember(state: RecordDict, kept: Mapping[str, Tensor], broadcast: wire.Broadcast) -> None:
@@ -212,3 +231,6 @@ def _metrics(examples: int, result: LocalResult, seconds: float) -> dict[str, fl
         "seconds": seconds,
         **{f"sent.{name}": value for name, value in result.sent.metrics.items()},
     }
+
+
+app = make()

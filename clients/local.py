@@ -75,7 +75,8 @@ def local_train(
     counted = Counted(objective)
     terms = correction.start(w, received, kept)
     corrected = Corrected(counted, correction, terms, clip)
-    x, state = w, optimizer.init(w, replace(task or Task(), terms=terms)) if state is None else state
+    task = replace(task or Task(), terms=terms)
+    x, state = w, optimizer.init(w, task) if state is None else optimizer.resume(state, w, task)
     total, examples, steps = torch.zeros((), dtype=torch.float64, device=w.device), 0, 0
     for batch in batches:
         x, state, losses = optimizer.step(x, state, corrected, batch, rng)

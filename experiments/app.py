@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from flwr.app import ArrayRecord, Context, MetricRecord
-from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -23,13 +21,14 @@ import strategies
 from clients import app as client_app
 from clients import corrections, optimizers
 from experiments.catalogue import resolved, sampler
+from experiments.grids import grids
 from experiments.progress import Quiet, Watch
-from fedsam import partition, wire
+from fedsam import datasets, partition, wire
 from fedsam.config import ConfigError, Experiment
 from fedsam.datasets import Dataset
 from fedsam.evaluate import evaluate
 from fedsam.federation import deal
-from fedsam.grid import ActorPool, InlineGrid, LocalGrid, RayGrid, cores, ray_session
+from fedsam.grid import LocalGrid
 from fedsam.network import Network
 from fedsam.results import ClientRow, Results, Row, provenance
 from strategies.cohort import CohortStrategy, Exchange, FlowerCohort, Plan
@@ -69,14 +68,6 @@ class Outcome:
     error: str | None = None
 
 
-GridOf = Callable[[Experiment], Grid]
-
-
-def load_clients() -> ClientApp:
-    """Our ClientApp; called in each actor's process."""
-    return client_app.app
-
-
 def run(experiment: Experiment, watch: Watch | None = None) -> Result:
     """Run one experiment on the grid that it names, and keep its results.
 
@@ -93,7 +84,7 @@ def run(experiment: Experiment, watch: Watch | None = None) -> Result:
     watch = watch or Quiet()
     watch.plan([experiment])
     with grids([experiment]) as grid_of:
-        return serve(experiment, grid_of(experiment), watch)
+        return serve(experiment, *grid_of(experiment), watch)
 
 
 def run_all(experiments: Sequence[Experiment], watch: Watch) -> list[Outcome]:
@@ -110,7 +101,7 @@ def run_all(experiments: Sequence[Experiment], watch: Watch) -> list[Outcome]:
     with grids(experiments) as grid_of:
         for experiment in experiments:
             try:
-                outcomes.append(Outcome(serve(experiment, grid_of(experiment), watch).run_id, "finished"))
+                outcomes.append(Outcome(serve(experiment, *grid_of(experiment), watch).run_id, "finished"))
             except ConfigError:
                 raise
             except Exception as error:  # recorded with the run; the other runs go on and the exit code tells
@@ -118,39 +109,16 @@ def run_all(experiments: Sequence[Experiment], watch: Watch) -> list[Outcome]:
     return outcomes
 
 
-@contextmanager
-def grids(experiments: Sequence[Experiment]) -> Iterator[GridOf]:
-    """A grid for each of the experiments; Ray and its actors are started once and stopped at the end.
-
-    Raises:
-        ConfigError: The experiments ask for different Ray clusters or actors.
-    """
-    computes = {e.compute.model_copy(update={"precision": "float32", "shard_size": None}) for e in experiments}
-    if len(computes) > 1:
-        raise ConfigError("compute: the experiments of a sweep run on the same actors; only precision and shard_size may differ")
-    compute = computes.pop()
-    if compute.grid == "inline":
-        yield lambda e: InlineGrid(load_clients, e.data.clients, {"experiment": e.dumps()}, compute.cpus_per_actor)
-        return
-    gpus = compute.gpus_per_actor
-    with ray_session(compute.ray_address, cpus=None if compute.ray_address else max(cores(), compute.actors or 1)) as resources:
-        fit = int(resources.get("GPU", 0) / gpus) if gpus else int(resources["CPU"] // compute.cpus_per_actor)
-        if fit < 1:
-            raise ConfigError(f"compute.{'gpus' if gpus else 'cpus'}_per_actor: more than there is; Ray has {dict(resources)}")
-        pool = ActorPool(load_clients, actors=compute.actors or fit, cpus=compute.cpus_per_actor, gpus=gpus)
-        yield lambda e: RayGrid(pool, e.data.clients, {"experiment": e.dumps()}, e.compute.shard_size)
-
-
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """The ServerApp: runs the experiment in the run config on whatever grid it is given."""
-    serve(Experiment.model_validate_json(str(context.run_config["experiment"])), grid, Quiet())
+    experiment = Experiment.model_validate_json(str(context.run_config["experiment"]))
+    serve(experiment, grid, datasets.load(experiment.data.dataset, experiment.data.root, experiment.data.fallback), Quiet())
 
 
-def serve(experiment: Experiment, grid: Grid, watch: Watch) -> Result:
+def serve(experiment: Experiment, grid: Grid, dataset: Dataset, watch: Watch) -> Result:
     """Run one experiment on a grid: rounds, evaluation, results. Raises as `run`."""
     plain = resolved(experiment)
-    dataset = client_app.load(experiment.data.dataset, str(experiment.data.root or ""), experiment.data.fallback)
     holdings = partition.class_counts(dataset.train.y.numpy(), deal(experiment, dataset), dataset.classes)
     if isinstance(grid, LocalGrid):
         grid.weigh(holdings.sum(axis=1).tolist())
@@ -161,6 +129,7 @@ def serve(experiment: Experiment, grid: Grid, watch: Watch) -> Result:
         watch.started(run_id, experiment)
         if dataset.name != experiment.data.dataset:
             watch.note(f"dataset {experiment.data.dataset} cannot be had: this run uses {dataset.name} instead")
+        _warn(experiment, holdings.sum(axis=1), watch)
         try:
             session = Session(experiment, dataset, grid, results, run_id, watch)
             result = session.run()
@@ -174,6 +143,15 @@ def serve(experiment: Experiment, grid: Grid, watch: Watch) -> Result:
         results.finish(run_id, "finished")
         watch.finished(run_id, "finished", None)
     return result
+
+
+def _warn(experiment: Experiment, examples: Any, watch: Watch) -> None:
+    """Say where the optimizer, afresh in every round, has too few local steps to be what it is."""
+    client = experiment.client
+    steps = client.steps or client.epochs * -(-int(np.median(examples)) // client.batch_size)
+    reason = optimizers.build(client.optimizer).degenerate(steps)
+    if reason and client.optimizer_state == "fresh":
+        watch.note(f"client.optimizer: {reason} (a median client has {steps} local steps a round; client.optimizer_state is fresh)")
 
 
 class Session:

@@ -96,7 +96,7 @@ RunsDir = Annotated[Path, typer.Option("--runs-dir", metavar="DIR", help="Folder
 @app.command(
     epilog=_examples(
         "fedsam run experiments/configs/quickstart.toml",
-        "fedsam run quickstart.toml -o client.optimizer.rho=0.1 -o data.clients=50",
+        "fedsam run quickstart.toml -o client.optimizer.name=sam -o client.optimizer.rho=0.1 -o data.clients=50",
         "fedsam run quickstart.toml -o 'sweep.seeds=[0, 1, 2]'",
         "fedsam run quickstart.toml --print-config > resolved.toml",
         "fedsam run quickstart.toml --ray-address auto",
@@ -153,10 +153,11 @@ def _unfixed(sweep: Mapping[str, Any], fixed: Collection[str], prefix: str = "")
 def _print_settings(experiments: Sequence[Experiment]) -> None:
     from experiments.catalogue import resolved
 
-    for number, experiment in enumerate(experiments, 1):
-        if len(experiments) > 1:
-            typer.echo(f"# run {number} of {len(experiments)}")
-        typer.echo(toml(resolved(experiment)))
+    texts = [toml(resolved(experiment)) for experiment in experiments]
+    for number, text in enumerate(texts, 1):
+        if len(texts) > 1:
+            typer.echo(f"# run {number} of {len(texts)}")
+        typer.echo(text)
 
 
 @contextmanager

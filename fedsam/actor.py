@@ -56,16 +56,23 @@ class ClientActor:
     """Serves shards, one after another; constructed once and kept for all rounds and runs.
 
     Args:
-        load: Gives the ClientApp; called once, in the actor's process.
+        load: Gives the ClientApp, called in the actor's process with the supplies as keywords.
         threads: Torch threads.
+        supplies: References to what `load` needs.
     """
 
-    def __init__(self, load: Callable[[], ClientApp], threads: int) -> None:
+    def __init__(self, load: Callable[..., ClientApp], threads: int, supplies: Mapping[str, Any]) -> None:
         import torch
 
         torch.set_num_threads(threads)
-        self._app = load()
+        self._load = load
         self._records: dict[Any, Any] = {}
+        self._app: ClientApp | None = None
+        self._supplies = supplies
+
+    def supply(self, supplies: Mapping[str, Any]) -> None:
+        """Serve with an app loaded with other supplies from now on."""
+        self._app, self._supplies = None, supplies
 
     def process(self) -> int:
         """Process id; answers once the actor is ready."""
@@ -79,6 +86,8 @@ class ClientActor:
         """The replies to a shard's messages and whether each client has a state now, as one pair; then each client's state."""
         import ray
 
+        if self._app is None:
+            self._app = self._load(**{name: ray.get(reference) for name, reference in self._supplies.items()})
         needed = {record for work in shard for record in work.records.values() if isinstance(record, ray.ObjectRef)}
         self._records = {ref: self._records[ref] if ref in self._records else ray.get(ref) for ref in needed}
         states = iter(ray.get([work.state for work in shard if work.state is not None]))

@@ -73,6 +73,9 @@ class Client(Frozen):
     """What a client does in a round."""
 
     optimizer: Named = Field(Part(name="sgd"), description="Local optimizer; see `fedsam list optimizers`.")
+    optimizer_state: Literal["fresh", "keep"] = Field(
+        "fresh", description="Whether a client's optimizer starts each round anew, or goes on with its state of the client's last round."
+    )
     correction: Named = Field(Part(name="none"), description="What the algorithm adds to every local step; see `fedsam list corrections`.")
     epochs: Count = Field(1, description="Local epochs per round.")
     steps: Count | None = Field(None, description="Local steps per round, instead of epochs.")
@@ -188,7 +191,10 @@ def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def override(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of `settings` with each dotted key of `changes` set; `client.optimizer = "sam"` grows into a table when a key below it is set."""
+    """A copy of `settings` with each dotted key of `changes` set.
+
+    `client.optimizer = "sam"` grows into a table when a key below it is set.
+    """
     result: dict[str, Any] = json.loads(json.dumps(settings, default=str))
     for key, value in changes.items():
         *parents, last = key.split(".")

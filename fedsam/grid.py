@@ -138,19 +138,28 @@ class ActorPool:
     """Ray actors that serve clients; they outlive a run, so that the runs of a sweep start at once.
 
     Args:
-        load: Gives the ClientApp, in the actor's process.
+        load: Gives the ClientApp, in the actor's process; called with the supplies as keywords.
         actors: How many.
         cpus: Of each, also its torch threads.
         gpus: Share of a GPU of each; fractions allowed.
     """
 
-    def __init__(self, load: Callable[[], ClientApp], *, actors: int, cpus: int = 1, gpus: float = 0.0) -> None:
+    def __init__(self, load: Callable[..., ClientApp], *, actors: int, cpus: int = 1, gpus: float = 0.0) -> None:
         import ray
 
         self._load, self._cpus = load, cpus
+        self._supplies: dict[str, Any] = {}
         self._kind = ray.remote(num_cpus=cpus, num_gpus=gpus)(ClientActor)
         self.idle: deque[Any] = deque(self._start() for _ in range(actors))
         self.size = actors
+
+    def supply(self, **supplies: Any) -> None:
+        """Put what `load` needs into the object store, once for all actors of a node, and have them load the app with it."""
+        import ray
+
+        self._supplies = {name: ray.put(thing) for name, thing in supplies.items()}
+        for actor in self.idle:
+            actor.supply.remote(self._supplies)
 
     def ready(self) -> list[int]:
         """Wait until every actor is up; their process ids."""
@@ -174,7 +183,7 @@ class ActorPool:
         return max(rss for rss, _ in peaks), max(devices, default=None)
 
     def _start(self) -> Any:
-        return self._kind.remote(self._load, self._cpus)
+        return self._kind.remote(self._load, self._cpus, self._supplies)
 
 
 class RayGrid(LocalGrid):

@@ -9,8 +9,10 @@ Array names: `w` global vector, `delta` after - before, `buffers` running statis
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
@@ -106,3 +108,37 @@ def decode_update(content: RecordDict) -> Update:
     if record is None or metrics is None:
         raise WireError("an update holds an ArrayRecord 'arrays' and a MetricRecord 'metrics'")
     return Update(tensors(record), {name: float(value) for name, value in metrics.items() if not isinstance(value, list)})
+
+
+def encode_state(state: Mapping[str, Any]) -> tuple[ArrayRecord, ConfigRecord]:
+    """A local optimizer's state as records: tensors by number, everything else (numbers, texts, lists of these) as one JSON text.
+
+    Raises:
+        WireError: The state holds something else.
+    """
+    held: dict[str, Tensor] = {}
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            held[str(len(held))] = value
+            return {"tensor": str(len(held) - 1)}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        raise WireError(f"an optimizer's state holds tensors, numbers, texts and lists of these, not {type(value).__name__}")
+
+    text = json.dumps({name: plain(value) for name, value in state.items()})
+    return arrays(held), ConfigRecord({"state": text})
+
+
+def decode_state(record: ArrayRecord, config: ConfigRecord, device: str | torch.device = "cpu") -> dict[str, Any]:
+    """The state that `encode_state` made records of; tuples come back as lists."""
+    held = tensors(record, device)
+
+    def rich(value: Any) -> Any:
+        if isinstance(value, dict):
+            return held[value["tensor"]]
+        return [rich(item) for item in value] if isinstance(value, list) else value
+
+    return {name: rich(value) for name, value in json.loads(str(config["state"])).items()}

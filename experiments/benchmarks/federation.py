@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from clients import app as client_app
 from experiments.app import run
 from experiments.catalogue import cohort
+from fedsam import datasets
 from fedsam.config import Experiment, parse
 from fedsam.evaluate import evaluate
 from fedsam.federation import FederatedDataset
@@ -61,7 +62,7 @@ class Plain:
 
     def __init__(self, settings: Experiment) -> None:
         torch.set_num_threads(1)
-        dataset = client_app.load(settings.data.dataset, str(settings.data.root or ""), None)
+        dataset = datasets.load(settings.data.dataset, settings.data.root)
         self.settings = settings
         self.federation = FederatedDataset.of(settings, dataset, torch.device("cpu"), torch.float32)
         self.module = copy.deepcopy(client_app.network(settings, dataset, torch.device("cpu"), torch.float32).module)

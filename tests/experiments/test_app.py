@@ -8,12 +8,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from clients.optimizers import OPTIMIZERS
 from experiments import Experiment, run
 from experiments.app import run_all
+from experiments.methods import METHODS, expand
 from experiments.progress import Quiet
 from fedsam.config import ConfigError, override, parse
 from fedsam.results import Results
 from strategies.cohort import RunError
+
+SMALL: dict[str, dict[str, Any]] = {"vsam": {"warmup_steps": 4, "window": 4, "blocks": 2}}
 
 
 def experiment(folder: Path, **changes: Any) -> Experiment:
@@ -117,3 +121,36 @@ def test_one_actor_two_actors_and_no_actor_agree_to_the_bit(tmp_path: Path) -> N
         on_ray = run(experiment(tmp_path, compute={"grid": "ray", "actors": actors}, **settings))
         assert torch.equal(on_ray.w, inline.w)
         assert [row.measures for row in on_ray.rows] == [row.measures for row in inline.rows]
+
+
+class Notes(Quiet):
+    """Keeps the notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        """Kept."""
+        self.notes.append(text)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_an_optimizers_state_can_be_kept_over_rounds(tmp_path: Path, name: str) -> None:
+    preset = next((m for m, method in METHODS.items() if method.settings.get("client.optimizer.name") == name), None)
+    optimizer = {"name": name, "momentum": 0.9, "lr": 0.01} | SMALL.get(name, {})
+    norm = {"model": "resnet20", "data__examples": 64} if name == "sam_on" else {}
+    settings = {"client__optimizer": optimizer, "server__participation": 8, "rounds": 3, "client__steps": 2} | norm
+    settings |= {"method": preset} if preset not in (None, "fedavg", "fedsam", "fedasam") else {}
+    fresh = run(expand(experiment(tmp_path, **settings).model_dump(mode="json", exclude_unset=True)))
+    kept = run(expand(experiment(tmp_path, client__optimizer_state="keep", **settings).model_dump(mode="json", exclude_unset=True)))
+    assert fresh.rows[0].train_loss == kept.rows[0].train_loss  # the first round has nothing to go on with
+    assert not torch.equal(fresh.w, kept.w)
+
+
+def test_a_method_that_cannot_be_itself_is_noted(tmp_path: Path) -> None:
+    watch = Notes()
+    run(experiment(tmp_path, client__optimizer={"name": "vsam"}, client__steps=2), watch)
+    assert "vsam" in watch.notes[0].lower() or "warm-up" in watch.notes[0]
+    quiet = Notes()
+    run(experiment(tmp_path), quiet)
+    assert quiet.notes == []

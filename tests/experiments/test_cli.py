@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,7 +71,7 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> Runner:
 def record(experiment: Experiment, status: str) -> str:
     """A run of one round in the experiment's results."""
     provenance = Provenance(versions={"python": "3"}, git_commit="unknown", device="cpu", command="fedsam")
-    costs = dict.fromkeys(
+    costs: dict[str, Any] = dict.fromkeys(
         ("bytes_down", "bytes_up", "client_seconds", "wall_seconds", "evaluate_seconds", "peak_rss", "forward_evaluations"), 1
     )
     with Results.open(experiment.runs_dir) as results:
@@ -201,6 +202,7 @@ def test_options_are_settings(fedsam: Fedsam, runner: Runner, config_file: Path,
         ("data.clients=7", [7, 7], ["sgd", "sam"]),
         ("client.optimizer.name=sam", [10, 30], ["sam", "sam"]),
         ("client.optimizer=sam", [10, 30], ["sam", "sam"]),
+        ("sweep.seeds=[0]", [10, 30, 10, 30], ["sgd", "sgd", "sam", "sam"]),
     ],
 )
 def test_a_key_typed_is_swept_no_more(
@@ -219,6 +221,12 @@ def test_print_config_can_be_run_again(fedsam: Fedsam, config_file: Path, runs_d
     again.write_text(out)
     assert fedsam("run", again, "--print-config")[1] == out
     assert resolved(parse(read(again))) == tomllib.loads(out)
+
+
+def test_print_config_prints_nothing_when_one_run_is_wrong(fedsam: Fedsam, config_file: Path) -> None:
+    code, out, err = fedsam("run", config_file, "--print-config", "-o", "sweep.server.participation=[2, 5]")
+    assert (code, out) == (2, "")
+    assert "server.participation: 5 is not allowed" in err
 
 
 def test_print_config_of_a_sweep_counts_the_runs(fedsam: Fedsam) -> None:

@@ -14,9 +14,11 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from clients import app as client_app
-from experiments.app import GridOf, grids, serve
+from experiments.app import serve
 from experiments.catalogue import resolved
 from experiments.costs import Cost, cost
+from experiments.grids import GridOf, grids
+from experiments.grids import GridOf, grids
 from experiments.methods import METHODS, expand
 from experiments.progress import Quiet
 from fedsam import wire
@@ -140,7 +142,7 @@ def both(folder: Path, on_ray: GridOf, changes: dict[str, Any]) -> tuple[Tensor,
     """The final vectors in this process and on actors."""
     inline, ray = small(folder, "inline", changes), small(folder, "ray", changes)
     with grids([inline]) as here:
-        return serve(inline, here(inline), Quiet()).w, serve(ray, on_ray(ray), Quiet()).w
+        return serve(inline, *here(inline), Quiet()).w, serve(ray, *on_ray(ray), Quiet()).w
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -181,10 +183,11 @@ def test_flowers_own_strategies_run_on_actors_and_ours_give_their_numbers(tmp_pa
     everyone = {"server.participation": 6, "rounds": 3, **changes}
     ours = small(tmp_path, "inline", everyone)
     with grids([ours]) as here:
-        expected = serve(ours, here(ours), Quiet()).w
+        expected = serve(ours, *here(ours), Quiet()).w
     ray = small(tmp_path, "ray", everyone)
-    start = client_app.workplace(ray.dumps()).network.initial
-    result = theirs.start(on_ray(ray), wire.arrays({"w": start}), num_rounds=3, timeout=math.inf)
+    grid, dataset = on_ray(ray)
+    start = client_app.network(ray, dataset, torch.device("cpu"), torch.float32).initial
+    result = theirs.start(grid, wire.arrays({"w": start}), num_rounds=3, timeout=math.inf)
     got = wire.tensors(result.arrays)["w"]
     assert not torch.equal(got, start)
     assert torch.allclose(got.to(expected), expected, rtol=0, atol=tolerance)
@@ -193,14 +196,14 @@ def test_flowers_own_strategies_run_on_actors_and_ours_give_their_numbers(tmp_pa
 def test_failures_are_counted_in_the_rows(tmp_path: Path) -> None:
     experiment = small(tmp_path, "inline", {"server.allow_failures": True, "method": "feddyn"})
     with grids([experiment]) as here:
-        grid = here(experiment)
+        grid, dataset = here(experiment)
         send = grid.send_and_receive
 
         def lossy(messages: Any, *, timeout: float | None = None) -> Any:
             return list(send(messages, timeout=timeout))[1:]
 
         grid.send_and_receive = lossy  # type: ignore[method-assign]
-        result = serve(experiment, grid, Quiet())
+        result = serve(experiment, grid, dataset, Quiet())
     sampled = [len(row.clients) for row in result.rows]
     assert [row.failures for row in result.rows] == [1] * 5
     assert [row.cohort + 1 for row in result.rows] == sampled

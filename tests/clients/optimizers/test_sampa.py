@@ -1,6 +1,6 @@
 """SAMPa: the previous batch, the look-ahead point, running statistics."""
 
-from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch.testing import assert_close
@@ -25,8 +25,9 @@ def test_it_perturbs_on_the_previous_batch_and_looks_ahead_on_the_current() -> N
 
 
 def test_momentum_and_decay_enter_the_look_ahead_point_together_or_not_at_all() -> None:
-    for momentum, base, ahead in ((0.9, "sgd", 0.9 * 1.7 + 0.5), (0.0, "sgd", 0.0), (0.9, "adamw", 0.0)):
-        optimizer = replace(SAMPa(lr=0.1, momentum=momentum, weight_decay=0.5), base=base)
+    cases: list[tuple[float, Literal["sgd", "adamw"], float]] = [(0.9, "sgd", 0.9 * 1.7 + 0.5), (0.0, "sgd", 0.0), (0.9, "adamw", 0.0)]
+    for momentum, base, ahead in cases:
+        optimizer = SAMPa(lr=0.1, momentum=momentum, weight_decay=0.5, base=base)
         watched = Watched(hill())
         state = {"h": vector(3.0, 4.0), "x": at_origin().x, "y": at_origin().y} | (
             {"v": vector(1.7, 0.0)} if momentum and base == "sgd" else {}

@@ -1,0 +1,127 @@
+"""Corrections worked out by hand: what they add to a step, what the client keeps, what goes up."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from clients.corrections import CORRECTIONS, build
+from clients.corrections.base import Correction, Sent, Trained, Vectors
+from clients.optimizers.sgd import SGD
+from fedsam.config import Part
+
+W, X, G = (torch.tensor(values, dtype=torch.float64) for values in ([1.0, 2.0], [3.0, 1.0], [10.0, 20.0]))
+
+
+def vector(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def made(name: str, **settings: Any) -> Correction:
+    return build(Part(name=name, **settings))
+
+
+def round_of(correction: Correction, received: Vectors, kept: Vectors, **state: Tensor) -> tuple[Tensor, Vectors, Sent]:
+    """The direction at X for gradient G, what is kept and sent after 4 steps of rate 0.5 from W to X."""
+    terms = correction.start(W, received, kept)
+    direction = correction.linear(G, terms) + correction.kappa * X
+    return direction, *correction.finish(Trained(W, X, state, 4, SGD(lr=0.5)), received, kept)
+
+
+def test_none_and_proximal() -> None:
+    assert torch.equal(round_of(made("none"), {}, {})[0], G)
+    direction, kept, sent = round_of(made("proximal", mu=0.5), {}, {})
+    assert torch.equal(direction, vector(10 + 0.5 * 2, 20 + 0.5 * -1))
+    assert (kept, sent) == ({}, Sent())
+
+
+def test_control_variate() -> None:
+    # c - c_i = (1, 1); c_i+ - c_i = -c - D / (4 * 0.5) = (-3, -1) - (1, -0.5).
+    direction, kept, sent = round_of(made("control_variate"), {"c": vector(3, 1)}, {"c": vector(2, 0)})
+    assert torch.equal(direction, vector(11, 21))
+    assert torch.equal(sent.population["c"], vector(-4, -0.5))
+    assert torch.equal(kept["c"], vector(-2, -0.5))
+    assert torch.equal(round_of(made("control_variate", scale=0.5), {"c": vector(3, 1)}, {"c": vector(2, 0)})[0], vector(10.5, 20.5))
+
+
+def test_dual() -> None:
+    # g + lam (h + x - w) = (10, 20) + 0.5 (4 + 2, 6 - 1).
+    direction, kept, sent = round_of(made("dual", lam=0.5), {}, {"h": vector(4, 6)})
+    assert torch.equal(direction, vector(13, 22.5))
+    assert torch.equal(kept["h"], vector(6, 5))
+    assert sent == Sent()
+    assert torch.equal(round_of(made("dual", lam=0.5, anchored=False), {}, {"h": vector(4, 6)})[0], vector(12, 23))
+
+
+def test_client_momentum() -> None:
+    direction, kept, _ = round_of(made("client_momentum", alpha=0.25), {"m": vector(4, 8)}, {})
+    assert torch.equal(direction, vector(2.5 + 3, 5 + 6))
+    assert kept == {}
+
+
+def test_prox_correction() -> None:
+    # g - ghat + lam (x - w); ghat+ = (1, 1) - 0.5 (2, -1) = (0, 1.5); D - ghat+ / lam = (2, -1) - (0, 3).
+    direction, kept, sent = round_of(made("prox_correction", lam=0.5), {}, {"ghat": vector(1, 1)})
+    assert torch.equal(direction, vector(10, 18.5))
+    assert torch.equal(kept["ghat"], vector(0, 1.5))
+    assert sent.delta is not None
+    assert torch.equal(sent.delta, vector(2, -4))
+
+
+@pytest.mark.parametrize(("upload", "sent_value"), [("mu", (5, 5)), ("mu_minus_last", (4, 3)), ("mu_change", (4, 4))])
+def test_smoo(upload: str, sent_value: tuple[float, float]) -> None:
+    correction = made("smoo", lam=0.5, upload=upload)
+    kept = {"h": vector(4, 6), "mu": vector(1, 1)}
+    direction, after, sent = round_of(correction, {"s": vector(7, 7)}, kept, mu=vector(5, 5), e=vector(1, 2))
+    assert torch.equal(direction, vector(13, 22.5))
+    assert torch.equal(after["mu"], vector(5, 5))
+    assert torch.equal(after["h"], vector(6, 5))
+    ((kind, _, name),) = (entry.partition(".") for entry in correction.sends)
+    assert torch.equal(getattr(sent, kind)[name], vector(*sent_value))
+    assert set(correction.start(W, {"s": W}, kept)) >= {"mu", "s"}
+
+
+def test_lookback_points_to_where_the_global_vector_was() -> None:
+    own = made("lookback")
+    assert not own.start(W, {}, own.initial(W))["ascent"].any()
+    assert torch.equal(own.start(W, {}, {"w_old": vector(0, 5)})["ascent"], vector(-1, 3))
+    assert torch.equal(round_of(own, {}, {"w_old": X})[1]["w_old"], W)
+    shared = made("lookback", direction="previous_round", inner={"name": "dual", "lam": 0.5})
+    assert (shared.keeps, shared.needs) == (("h",), ("w_old",))
+    direction, kept, _ = round_of(shared, {"w_old": vector(0, 5)}, {"h": vector(4, 6)})
+    assert torch.equal(direction, vector(13, 22.5))
+    assert torch.equal(kept["h"], vector(6, 5))
+
+
+def test_normalized_divides_by_how_far_gradients_were_carried() -> None:
+    _, _, sent = round_of(made("normalized"), {}, {})
+    assert sent.delta is not None
+    assert torch.allclose(sent.delta, vector(0.5, -0.25), rtol=1e-12)
+    assert sent.metrics["tau"] == pytest.approx(4)
+    # Local momentum 0.5 for 2 steps: 1 + 1.5; a proximal term of lr mu = 0.25 for 2 steps: 0.75 + 1.
+    momentum = made("normalized").finish(Trained(W, X, {}, 2, SGD(lr=0.5, momentum=0.5)), {}, {})[1]
+    assert momentum.metrics["tau"] == pytest.approx(2.5)
+    proximal = made("normalized", mu=0.5).finish(Trained(W, X, {}, 2, SGD(lr=0.5)), {}, {})[1]
+    assert proximal.delta is not None
+    assert torch.allclose(proximal.delta, vector(2, -1) / 1.75, rtol=1e-12)
+    assert proximal.metrics["tau"] == 2
+
+
+@pytest.mark.parametrize("name", CORRECTIONS)
+def test_every_correction_says_what_it_does(name: str) -> None:
+    correction = made(name)
+    received = {need: vector(1, -1) for need in ("w", *correction.needs)}
+    kept = correction.initial(W)
+    assert set(kept) == set(correction.keeps)
+    before = [value.clone() for value in (*received.values(), *kept.values())]
+    state = {need: vector(2, 2) for need in correction.reads}
+    direction, after, sent = round_of(correction, received, kept, **state)
+    assert direction.shape == W.shape
+    assert set(after) == set(correction.keeps)
+    names = {f"{kind.name}.{key}" for kind in fields(Sent) if kind.name != "delta" for key in getattr(sent, kind.name)}
+    assert names == set(correction.sends)
+    assert all(torch.equal(a, b) for a, b in zip((*received.values(), *kept.values()), before, strict=True))
