@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -58,7 +59,7 @@ class Workplace:
     def train(self, broadcast: wire.Broadcast, client: int, kept: Mapping[str, Tensor], state: State | None) -> LocalResult:
         """The client's local training of one round, with what it kept of the correction and of the optimizer's state."""
         settings, round = self.experiment.client, broadcast.round
-        amount = {"batch_size": settings.batch_size, "epochs": settings.epochs, "steps": settings.steps}
+        amount: dict[str, Any] = {"batch_size": settings.batch_size, "epochs": settings.epochs, "steps": settings.steps}
         task = Task(
             round=round,
             rounds=self.experiment.rounds,
@@ -112,7 +113,8 @@ class Places:
 
     def __init__(self, dataset: Dataset | None = None) -> None:
         self._dataset = dataset
-        self._key, self._place = "", None
+        self._key = ""
+        self._place: Workplace | None = None
 
     def at(self, context: Context) -> Workplace:
         """The workplace of the experiment in a run config. Raises `ConfigError` or `DataError` where it cannot be set up."""

@@ -9,7 +9,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,15 +18,16 @@ from fedsam.flat import Layout
 from fedsam.network import Network
 
 
-class Batch(NamedTuple):
+@dataclass(frozen=True)
+class Batch:
     """Examples of one local step: images `x` (B, C, H, W), labels `y` (B,)."""
 
     x: Tensor
     y: Tensor
 
-    def __getitem__(self, index: object) -> Batch:  # type: ignore[override]
-        """The examples that `index` selects; a batch is a set of examples, not a pair."""
-        return Batch(self.x[index], self.y[index])  # type: ignore[index]
+    def __getitem__(self, index: Tensor | slice) -> Batch:
+        """The examples that `index` selects."""
+        return Batch(self.x[index], self.y[index])
 
     @property
     def size(self) -> int:

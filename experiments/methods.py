@@ -1,4 +1,11 @@
-"""Presets: a published algorithm as its three parts, with the recipe it was published with."""
+"""Presets: a published algorithm as its three parts, with the recipe it was published with.
+
+To compare methods and nothing else, set the recipe (learning rate, decay, clip, weights, sampling) in the experiment: it wins over them.
+
+Left out: FedWMSAM (arXiv:2511.22080), whose paper contradicts itself in the signs of its steps and whose released code perturbs with
+misaligned tensors, so that there is no published algorithm to be faithful to; FedMRUR, FedTOGA, FedVSSAM and FedSCAM, for which there is
+neither code nor a complete description.
+"""
 
 from __future__ import annotations
 

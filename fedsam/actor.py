@@ -49,7 +49,8 @@ def serve(app: ClientApp, work: Work, content: RecordDict, state: RecordDict) ->
 
 def private(content: RecordDict) -> RecordDict:
     """A copy whose records an app may change without others seeing it; array bytes are shared, they cannot change."""
-    return RecordDict({key: type(record)(dict(record.items())) for key, record in content.items()})
+    copies: dict[str, Any] = {key: type(record)(dict(record.items())) for key, record in content.items()}  # type: ignore[arg-type]
+    return RecordDict(copies)
 
 
 class ClientActor:

@@ -210,7 +210,8 @@ class RayGrid(LocalGrid):
         shards = [messages[start : start + size] for start in range(0, len(messages), size)]
         replies: list[list[Message]] = [[] for _ in shards]
         longest = sorted(range(len(shards)), key=lambda i: -sum(self._loads[m.metadata.dst_node_id - 1] for m in shards[i]))
-        waiting, running, losses = deque(longest), {}, [0] * len(shards)
+        waiting, losses = deque(longest), [0] * len(shards)
+        running: dict[Any, tuple[int, Any, list[Any]]] = {}
         while waiting or running:
             while waiting and self._pool.idle:
                 actor, shard = self._pool.idle.popleft(), waiting.popleft()

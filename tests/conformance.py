@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from tests import replay_optimizers, replay_strategies
+from tests import replay_optimizers, replay_sharpness, replay_strategies
 from tests.replay import Case, Replay, Unknown
 
 REPLAY: Mapping[str, Replay] = {
     "golden-optimizer/1": replay_optimizers.replay,
     "fl-golden/1": replay_strategies.replay,
+    "golden-sharpness/1": replay_sharpness.replay,
 }
 
 

@@ -17,6 +17,7 @@ from clients import app as client_app
 from clients import corrections, optimizers
 from clients.app import Workplace
 from clients.local import LocalResult
+from clients.optimizers.base import State
 from clients.optimizers.warm_sam import WarmSAM
 from experiments import compatibility
 from experiments.app import cohort_strategy
@@ -229,9 +230,9 @@ class ScriptedPlace(Workplace):
         """The listed rate, as a multiple of the first."""
         return self.rates[round - 1] / self.rates[0]
 
-    def train(self, broadcast: wire.Broadcast, client: int, kept: Mapping[str, Tensor]) -> LocalResult:
+    def train(self, broadcast: wire.Broadcast, client: int, kept: Mapping[str, Tensor], state: State | None) -> LocalResult:
         """As `Workplace.train`, remembered."""
-        self.seen[client] = super().train(broadcast, client, kept)
+        self.seen[client] = super().train(broadcast, client, kept, state)
         return self.seen[client]
 
 

@@ -27,6 +27,7 @@ from clients.optimizers.sgd import SGD
 from clients.optimizers.smoo import SMOO
 from clients.optimizers.sol import SOL
 from clients.optimizers.sparse_sam import SparseSAM
+from clients.optimizers.torch_adapter import TorchOptimizer, as_torch
 from clients.optimizers.vsam import VSAM
 from clients.optimizers.warm_sam import WarmSAM
 from clients.optimizers.wsam import WSAM

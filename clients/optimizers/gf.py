@@ -37,6 +37,10 @@ class GF(LocalOptimizer):
         """The server's vector and its weight."""
         return {"wp": task.terms.get("wp", w), "share": task.terms.get("share", w.new_zeros(1))}
 
+    def resume(self, state: State, w: Tensor, task: Task) -> State:
+        """As `LocalOptimizer.resume`: the server's vector is that of the new round."""
+        return {**state, **self.init(w, task)}
+
     def gradient(self, w: Tensor, state: State, objective: Objective, batch: Batch, phase: str) -> tuple[Tensor, Tensor, State]:
         """As `LocalOptimizer.gradient`: an ascent and a descent pass."""
         g, losses = objective.grad(w, batch)

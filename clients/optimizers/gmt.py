@@ -37,6 +37,10 @@ class GMT(LocalOptimizer):
         """The averaged model."""
         return {"ema": task.terms.get("ema", w)}
 
+    def resume(self, state: State, w: Tensor, task: Task) -> State:
+        """As `LocalOptimizer.resume`: the teacher is that of the new round."""
+        return {**state, **self.init(w, task)}
+
     def gradient(self, w: Tensor, state: State, objective: Objective, batch: Batch, phase: str) -> tuple[Tensor, Tensor, State]:
         """As `LocalOptimizer.gradient`: the teacher's forward pass, then one gradient."""
         with objective.aside():

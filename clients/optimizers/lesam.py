@@ -38,6 +38,10 @@ class LESAM(LocalOptimizer):
         ascent = task.terms.get("ascent", torch.zeros_like(w))
         return {"e": ball(ascent, self.rho, self.norm_eps)}
 
+    def resume(self, state: State, w: Tensor, task: Task) -> State:
+        """As `LocalOptimizer.resume`: the perturbation is that of the new round."""
+        return {**state, **self.init(w, task)}
+
     def gradient(self, w: Tensor, state: State, objective: Objective, batch: Batch, phase: str) -> tuple[Tensor, Tensor, State]:
         """As `LocalOptimizer.gradient`: one pass, at the perturbed point."""
         g, losses = objective.grad(w + state["e"], batch)

@@ -38,6 +38,10 @@ class SMOO(LocalOptimizer):
         zero = torch.zeros_like(w)
         return {"mu": task.terms.get("mu", zero), "s": task.terms.get("s", zero), "e": zero}
 
+    def resume(self, state: State, w: Tensor, task: Task) -> State:
+        """As `LocalOptimizer.resume`: the dual is the correction's, s the server's."""
+        return {**state, **self.init(w, task)}
+
     def gradient(self, w: Tensor, state: State, objective: Objective, batch: Batch, phase: str) -> tuple[Tensor, Tensor, State]:
         """As `LocalOptimizer.gradient`: an ascent and a descent pass."""
         g1, losses = objective.grad(w, batch)

@@ -43,6 +43,10 @@ class SOL(LocalOptimizer):
         """Where the round started."""
         return {"w0": w}
 
+    def resume(self, state: State, w: Tensor, task: Task) -> State:
+        """As `LocalOptimizer.resume`: the new round starts elsewhere."""
+        return {**state, **self.init(w, task)}
+
     def gradient(self, w: Tensor, state: State, objective: Objective, batch: Batch, phase: str) -> tuple[Tensor, Tensor, State]:
         """As `LocalOptimizer.gradient`: the start's forward pass, an ascent and a descent pass."""
         with objective.aside():

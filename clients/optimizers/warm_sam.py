@@ -42,6 +42,10 @@ class WarmSAM(SAM):
         """The radius of the round."""
         return {"rho": self.radius(task.round)}
 
+    def resume(self, state: State, w: Tensor, task: Task) -> State:
+        """As `LocalOptimizer.resume`: the radius is that of the new round."""
+        return {**state, **self.init(w, task)}
+
     def gradient(self, w: Tensor, state: State, objective: Objective, batch: Batch, phase: str) -> tuple[Tensor, Tensor, State]:
         """As `LocalOptimizer.gradient`: SAM's, with this round's radius."""
         g, losses, _ = SAM.gradient(replace(self, rho=state["rho"]), w, state, objective, batch, phase)

@@ -141,7 +141,7 @@ def _rounds(
         start = time.perf_counter()
         shares = train(state, place.cohort(round), round)
         total = sum(n for _, n in shares)
-        state = {k: sum(share[k] for share, _ in shares) / total for k in state}  # type: ignore[misc]
+        state = {k: sum(share[k] for share, _ in shares) / total for k in state}
         seconds.append(time.perf_counter() - start)
     return seconds, place.accuracy(state)
 

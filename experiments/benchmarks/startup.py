@@ -44,7 +44,8 @@ def stages(root: Path | None) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "e.toml").write_text(CONFIG)
         options = ["--data-root", str(root)] if root else []
-        start, found = time.perf_counter(), {}
+        start = time.perf_counter()
+        found: dict[str, float] = {}
         process = subprocess.Popen([*COMMAND, "run", "e.toml", *options], cwd=folder, stderr=subprocess.PIPE, text=True)
         assert process.stderr is not None
         for line in process.stderr:

@@ -1,6 +1,7 @@
 """Local training: one step per batch, inputs unchanged, costs measured."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,7 +47,7 @@ def test_sgd_is_torch_sgd() -> None:
 
 
 def test_sam_without_radius_is_sgd_to_the_bit() -> None:
-    settings = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
+    settings: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
     assert torch.equal(trained(SAM(rho=0.0, **settings)).x, trained(SGD(**settings)).x)
     assert not torch.equal(trained(SAM(rho=0.1, **settings)).x, trained(SGD(**settings)).x)
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from clients.corrections.base import Correction
+from clients.local import LocalResult, local_train
 from clients.objective import Batch, NetworkObjective
 from clients.optimizers.base import LocalOptimizer, State, Task
 from clients.optimizers.gf import GF
@@ -139,3 +141,20 @@ def test_the_network_distils_as_autograd_does_and_counts_as_one_pass() -> None:
 
     slope = (divergence(w + step) - divergence(w - step)) / 2
     assert torch.allclose((g - plain) @ step, 3 * slope, rtol=1e-5)
+
+
+OVER_ROUNDS = [LESAM(momentum=0.5), SMOO(momentum=0.5), GF(momentum=0.5), WarmSAM(momentum=0.5, warmup_rounds=9)]
+
+
+@pytest.mark.parametrize("optimizer", OVER_ROUNDS, ids=lambda optimizer: type(optimizer).__name__)
+def test_a_state_kept_over_rounds_gets_what_belongs_to_the_round_anew(optimizer: LocalOptimizer) -> None:
+    def trained(number: int, state: State | None) -> LocalResult:
+        terms = {name: torch.full((1 if name == "share" else 2,), float(number), dtype=torch.float64) for name in optimizer.needs}
+        gives = type("Gives", (Correction,), {"start": lambda self, w, received, kept: terms})()
+        rng = np.random.default_rng(0)
+        return local_train(W, optimizer, gives, Quadratic([1.0, 1.0]), [at_origin()], rng, task=Task(round=number), state=state)
+
+    first = trained(1, None)
+    second, fresh = trained(2, first.state), trained(2, None)
+    assert torch.allclose(second.state["v"], 0.5 * first.state["v"] + fresh.state["v"], rtol=1e-12)
+    assert all(torch.equal(torch.as_tensor(second.state[key]), torch.as_tensor(fresh.state[key])) for key in fresh.state if key != "v")
