@@ -162,6 +162,7 @@ class Session:
         self.results, self.run_id, self.watch = results, run_id, watch
         self.rows: list[Row] = []
         self.network = self._network()
+        optimizers.build(experiment.client.optimizer).check(self.network.layout)
         self.strategy = cohort_strategy(experiment)
 
     def run(self) -> Result:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import strategies
@@ -33,6 +33,17 @@ TABLES: dict[str, Mapping[str, Any]] = {
 }
 
 
+# Where an experiment names a part, and the table that the name is looked up in.
+PARTS: dict[str, Mapping[str, Any]] = {
+    "client.optimizer": OPTIMIZERS,
+    "client.correction": CORRECTIONS,
+    "client.schedule": SCHEDULES,
+    "server.strategy": STRATEGIES,
+    "data.partition": PARTITIONS,
+    "model": MODELS,
+}
+
+
 def resolved(experiment: Experiment) -> dict[str, Any]:
     """Every setting as plain values, the defaults of the named parts included.
 
@@ -40,18 +51,11 @@ def resolved(experiment: Experiment) -> dict[str, Any]:
         ConfigError: A part's name or hyperparameter is wrong, or settings contradict each other.
     """
     plain = experiment.dump()
-    parts = (
-        ("client.optimizer", experiment.client.optimizer, OPTIMIZERS),
-        ("client.correction", experiment.client.correction, CORRECTIONS),
-        ("client.schedule", experiment.client.schedule, SCHEDULES),
-        ("server.strategy", experiment.server.strategy, STRATEGIES),
-        ("data.partition", experiment.data.partition, PARTITIONS),
-        ("model", experiment.model, MODELS),
-    )
-    for key, part, table in parts:
-        if ":" in part.name:  # a model from anywhere: its factory checks its own settings
-            continue
-        plain = config.override(plain, {key: _filled(table, part, key)})
+    for key, table in PARTS.items():
+        part = reduce(getattr, key.split("."), experiment)
+        assert isinstance(part, Part)
+        if ":" not in part.name:  # a model from anywhere: its factory checks its own settings
+            plain = config.override(plain, {key: _filled(table, part, key)})
     for key, name in (("data.dataset", experiment.data.dataset), ("data.fallback", experiment.data.fallback)):
         if name is not None and name not in DATASETS:
             raise ConfigError(f"{key}: {name!r} is not known; allowed: {', '.join(sorted(DATASETS))}")

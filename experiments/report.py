@@ -340,10 +340,11 @@ def _alarm(runs: Sequence[Run]) -> str:
 
 
 def labels(runs: Sequence[Run]) -> dict[str, str]:
-    """A label for each run id: its name, or its method's parts, with the settings in which the runs shown differ."""
+    """A label for each run id: its name, its preset or its method's parts, with the settings in which the runs shown differ."""
     settings = {run.id: flatten(run) for run in runs}
-    peers = {name: [settings[run.id] for run in runs if run.name == name] for name in {run.name for run in runs}}
-    return {run.id: label(settings[run.id], peers[run.name], run.name) for run in runs}
+    names = {run.id: run.name or run.config.get("method", "") for run in runs}
+    peers = {name: [settings[run.id] for run in runs if names[run.id] == name] for name in names.values()}
+    return {run.id: label(settings[run.id], peers[names[run.id]], names[run.id]) for run in runs}
 
 
 def label(settings: Settings, shown: Sequence[Settings], name: str = "") -> str:

@@ -80,9 +80,10 @@ def lanczos(product: Product, start: Tensor, refill: Callable[[], Tensor] | None
 
 def _orthogonal(r: Tensor, basis: list[Tensor]) -> Tensor:
     """What is left of r outside the span of the basis; twice, because once leaves rounding errors behind."""
+    left = r.clone()
     for q in (*basis, *basis):
-        r = r - torch.dot(q, r) * q
-    return r
+        left.sub_(q, alpha=float(torch.dot(q, left)))  # in place: this is most of the work for a large basis
+    return left
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,8 @@ from clients.optimizers.wsam import WSAM
 from clients.optimizers.zosam import ZOSAM
 from fedsam import config
 
+__all__ = ["OPTIMIZERS", "TorchOptimizer", "as_torch", "build"]
+
 OPTIMIZERS: dict[str, type[LocalOptimizer]] = {
     "sgd": SGD,
     "sam": SAM,

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from clients.objective import Batch, Objective
 from fedsam.config import NonNegative, Positive
+from fedsam.flat import Layout
 
 State = Mapping[str, Any]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -93,6 +94,9 @@ class LocalOptimizer:
     def init(self, w: Tensor, task: Task) -> State:
         """The state before the first step from weights `w`."""
         return {}
+
+    def check(self, layout: Layout) -> None:
+        """Raise `ConfigError` where the rule cannot work on a network of this layout."""
 
     def resume(self, state: State, w: Tensor, task: Task) -> State:
         """A state kept from an earlier round, at newly received weights `w`; drops what is true at the old weights only."""

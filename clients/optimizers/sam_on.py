@@ -46,8 +46,12 @@ class SAMON(SAM):
     scaling: Literal["elementwise", "layerwise"] = "elementwise"
     p: Literal["2", "inf"] = "2"
 
+    def check(self, layout: Layout) -> None:
+        """As `LocalOptimizer.check`: there must be parameters to perturb."""
+        self._members(layout)
+
     def gradient(self, w: Tensor, state: State, objective: Objective, batch: Batch, phase: str) -> tuple[Tensor, Tensor, State]:
-        """As `LocalOptimizer.gradient`: an ascent pass for N and a descent pass for all; raises `ConfigError` if N is empty."""
+        """As `LocalOptimizer.gradient`: an ascent pass for N and a descent pass for all."""
         g, losses = objective.grad(w, batch, mask=self._members(objective.layout))  # 0 outside N, and so is e
         t = tensorwise(self._scale, objective.layout, w)
         e = self.rho * t * g.sign() if self.p == "inf" else self.rho * t * t * g / (norm(t * g) + self.norm_eps)

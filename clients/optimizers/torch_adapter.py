@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields, replace
-from typing import Any, ClassVar, NoReturn, cast
+from typing import Any, ClassVar, NoReturn, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -33,10 +33,11 @@ def as_torch(rule: LocalOptimizer, model_or_params: Parameters, *, task: Task | 
     >>> optimizer = as_torch(SAM(lr=0.1, rho=0.05), model)
     >>> def closure() -> Tensor:
     ...     optimizer.zero_grad()
-    ...     loss = model(torch.ones(4, 2)).square().mean()
+    ...     loss = (model(torch.ones(4, 2)) - 10).square().mean()
     ...     loss.backward()
     ...     return loss
-    >>> all(optimizer.step(closure) > optimizer.step(closure) for _ in range(3))
+    >>> losses = [optimizer.step(closure) for _ in range(10)]
+    >>> bool(losses[-1] < losses[0])
     True
 
     Args:
@@ -69,16 +70,21 @@ class TorchOptimizer(torch.optim.Optimizer):
         state = rule.init(self._weights.home.clone(), task)
         self.state["rule"] = {"name": type(rule).__name__, "seed": seed, "steps": 0, "state": dict(state)}  # type: ignore[index]
 
+    @overload  # type: ignore[override]  # torch declares a float, but gives what the closure gives
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Closure, batch: tuple[Tensor, Tensor] | None = None) -> Tensor: ...
+
     @torch.no_grad()
-    def step(self, closure: Closure | None = None, batch: tuple[Tensor, Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
+    def step(self, closure: Closure | None = None, batch: tuple[Tensor, Tensor] | None = None) -> Tensor | None:
         """One step; returns the mean loss of its first pass, or nothing without a closure.
 
         Args:
             closure: Called once per pass, with the weights of the pass in place. Without `batch`: `closure()` returns the loss of the
-                step's examples, after `loss.backward()` or with its graph (faster, and needed by methods that ask for losses
-                alone). With `batch`: `closure(x, y)` returns the losses (B,) of the examples it is given, with their graph and
-                without `backward`; methods that look at single examples or past batches need it. Unset: `.grad` is the gradient
-                already, which is enough for methods of one pass at the weights.
+                step's examples, whether or not it called `loss.backward()`; enough for methods of mean gradients. With `batch`:
+                `closure(x, y)` returns the losses (B,) of the examples it is given and does not call `backward`; enough for all
+                but GMT and SOL, which need class scores. Unset: `.grad` is the gradient; enough for one pass at the weights.
             batch: Images or other inputs `x` (B, ...) and labels `y` (B,) of the step.
 
         Raises:
@@ -205,7 +211,7 @@ class _ClosureObjective(Objective):
             grads = [p.grad for p in self._weights.parameters]
             if any(g is not None for g in grads):
                 if self._by_example or weights is not None:
-                    self.refuse("the losses of single examples", "a closure(x, y) that returns them (B,) and does not call backward")
+                    self.refuse("the losses of single examples", EXAMPLES[1])
                 return self._weights.flat(grads), losses.detach()
             if not losses.requires_grad:
                 raise ConfigError("closure: returned a loss without a graph, and no gradient: return the loss, or call its backward")
@@ -219,7 +225,7 @@ class _ClosureObjective(Objective):
             except RuntimeError as error:
                 if "does not require grad" not in str(error):
                     raise
-                self.refuse("losses without a gradient, too", "a closure that returns the loss and does not call backward")
+                self.refuse("losses without a gradient", EXAMPLES[1])
 
     def logits(self, w: Tensor, batch: Batch) -> NoReturn:
         """Not to be had from a closure. Raises `ConfigError`."""
