@@ -168,9 +168,10 @@ class Session:
     def run(self) -> Result:
         """All rounds; rows are kept as they come."""
         logging.getLogger("flwr").setLevel(logging.WARNING)
-        buffers = self.network.buffers
-        self.strategy.begin(self.network.initial.clone(), buffers)
-        initial = {"w": self.network.initial} | ({"buffers": buffers} if buffers.numel() else {})
+        # The server's vectors stay on the CPU, where updates arrive; only evaluation uses the device.
+        w, buffers = self.network.initial.cpu(), self.network.buffers.cpu()
+        self.strategy.begin(w.clone(), buffers)
+        initial = {"w": w} | ({"buffers": buffers} if buffers.numel() else {})
         self.strategy.start(self.grid, wire.arrays(initial), self.experiment.rounds, timeout=math.inf, evaluate_fn=self._evaluate)
         self._save("model")
         return Result(self.run_id, tuple(self.rows), self.strategy.evaluated, self.network.module)

@@ -301,9 +301,9 @@ class FlowerCohort(CohortStrategy):
 
 def _mean(vectors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """Weighted mean of vectors (P,), added up in the given order."""
-    total = torch.zeros_like(vectors[0])
+    total, whole = torch.zeros_like(vectors[0]), sum(weights)
     for vector, weight in zip(vectors, weights, strict=True):
-        total.add_(vector, alpha=weight / sum(weights))
+        total.add_(vector, alpha=weight / whole)
     return total
 
 

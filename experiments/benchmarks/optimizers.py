@@ -30,7 +30,7 @@ from torch.nn.functional import cross_entropy
 
 from clients.objective import Batch, Counted, NetworkObjective
 from clients.optimizers import as_torch, build
-from clients.optimizers.base import Task
+from clients.optimizers.base import LocalOptimizer, Task
 from fedsam import datasets
 from fedsam.config import Part
 from fedsam.models import resnet18
@@ -85,9 +85,13 @@ class Clock:
         return (sum(k[0] * n for k, n in kinds) / self.taken, sum(k[1] * n for k, n in kinds) / self.taken) if kinds else None
 
 
+def _rule(name: str, **settings: Any) -> LocalOptimizer:
+    return build(Part.model_validate({"name": name, "lr": LR, **settings}))
+
+
 def method(name: str, **settings: Any) -> Callable[[nn.Module], Step]:
     """A local optimizer as the federation runs it."""
-    rule = build(Part(name=name, lr=LR, **settings))
+    rule = _rule(name, **settings)
 
     def make(module: nn.Module) -> Step:
         network = Network(module)
@@ -137,8 +141,8 @@ WAYS: dict[str, Way] = {
     "vsam": Way(method("vsam", **VSAM), period=10, warmup=VSAM["warmup_steps"] + VSAM["window"] - 1, limit=1.6),
     "multistep_sam": Way(method("multistep_sam")),
     "torch sgd": Way(in_torch(lambda module: torch.optim.SGD(module.parameters(), lr=LR))),
-    "torch(sgd)": Way(in_torch(lambda module: as_torch(build(Part(name="sgd", lr=LR)), module)), reference="torch sgd", limit=1.05),
-    "torch(sam)": Way(in_torch(lambda module: as_torch(build(Part(name="sam", lr=LR)), module)), reference="torch sgd", limit=2.1),
+    "torch(sgd)": Way(in_torch(lambda module: as_torch(_rule("sgd"), module)), reference="torch sgd", limit=1.05),
+    "torch(sam)": Way(in_torch(lambda module: as_torch(_rule("sam"), module)), reference="torch sgd", limit=2.1),
 }
 
 
