@@ -30,7 +30,9 @@ from fedsam.evaluate import evaluate
 from fedsam.federation import deal
 from fedsam.grid import LocalGrid
 from fedsam.network import Network
-from fedsam.results import ClientRow, Results, Row, provenance
+from fedsam.provenance import provenance
+from fedsam.results import Results
+from fedsam.rows import ClientRow, Row
 from strategies.cohort import CohortStrategy, Exchange, FlowerCohort, Plan
 from strategies.flower import FlowerRule
 

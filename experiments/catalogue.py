@@ -52,8 +52,7 @@ def resolved(experiment: Experiment) -> dict[str, Any]:
     """
     plain = experiment.dump()
     for key, table in PARTS.items():
-        part = reduce(getattr, key.split("."), experiment)
-        assert isinstance(part, Part)
+        part = _named(experiment, key)
         if ":" not in part.name:  # a model from anywhere: its factory checks its own settings
             plain = config.override(plain, {key: _filled(table, part, key)})
     for key, name in (("data.dataset", experiment.data.dataset), ("data.fallback", experiment.data.fallback)):
@@ -66,6 +65,12 @@ def resolved(experiment: Experiment) -> dict[str, Any]:
         needs = f"{experiment.server.strategy.name} needs {rule.least()} clients"
         raise ConfigError(f"server.participation: {size} is not allowed: {needs} in a cohort")
     return plain
+
+
+def _named(experiment: Experiment, key: str) -> Part:
+    value: Any = reduce(getattr, key.split("."), experiment)
+    assert isinstance(value, Part)
+    return value
 
 
 def _filled(table: Mapping[str, Any], part: Part, key: str) -> dict[str, Any]:

@@ -199,11 +199,14 @@ def list_(kind: Annotated[Kind | None, typer.Argument(metavar="[KIND]", show_def
     """List what can be chosen by name, with hyperparameters, defaults, allowed values and sources.
 
     KIND is optimizers, corrections, strategies, methods, partitions, models, datasets or schedules; default: all of them.
+
+    For optimizers, a second table has the passes of a step, as documented and as measured now; that takes a few seconds.
     """
     from experiments import catalogue, tables
 
     for name in [kind] if kind else list(Kind):
-        _print_table(tables.parts(name, catalogue.TABLES[name]))
+        for table in tables.shown(name, catalogue.TABLES[name]):
+            _print_table(table)
 
 
 @app.command(epilog=_examples("fedsam runs", "fedsam runs --runs-dir /scratch/runs"))

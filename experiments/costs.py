@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 import strategies
 from clients import corrections, optimizers
 from clients.local import local_train
-from clients.objective import Batch, NetworkObjective
+from clients.objective import Batch, NetworkObjective, Objective
 from clients.optimizers.base import Task
 from fedsam.config import Experiment
 from fedsam.network import Network
 
-STEPS, BATCH, CLASSES = 20, 4, 2
+STEPS, BATCH, FEATURES, CLASSES = 20, 8, 3, 2
 
 
 @dataclass(frozen=True)
@@ -47,19 +48,13 @@ def cost(experiment: Experiment) -> Cost:
     optimizer = optimizers.build(experiment.client.optimizer)
     correction = corrections.build(experiment.client.correction)
     rule = strategies.build(experiment.server.strategy)
+    objective, w, batches = toy(STEPS)
+    state = rule.init_state(w)
+    down = rule.broadcast(w, state)
+    task = toy_task(experiment.rounds, batches)
     rng = np.random.default_rng(0)
-    batches = [Batch(torch.from_numpy(rng.random((BATCH, 3))), torch.arange(BATCH) % CLASSES) for _ in range(STEPS)]
-    network = Network(nn.Linear(3, CLASSES), dtype=torch.float64)
-    state = rule.init_state(network.initial)
-    down = rule.broadcast(network.initial, state)
-    task = Task(
-        rounds=experiment.rounds,
-        steps=STEPS,
-        class_counts=(BATCH, BATCH),
-        peek=lambda count: Batch(batches[0].x[:count], batches[0].y[:count]),
-    )
-    result = local_train(down["w"], optimizer, correction, NetworkObjective(network), batches, rng, task=task, received=down)
-    size = network.layout.size
+    result = local_train(down["w"], optimizer, correction, objective, batches, rng, task=task, received=down)
+    size = objective.layout.size
     return Cost(
         down=_vectors(down.values(), size),
         up=1 + len(result.sent.mean) + len(result.sent.population),
@@ -68,6 +63,23 @@ def cost(experiment: Experiment) -> Cost:
         gradients=result.gradient_evaluations / result.examples,
         forwards=result.forward_evaluations / result.examples,
     )
+
+
+def toy(steps: int) -> tuple[Objective, Tensor, list[Batch]]:
+    """A normalization and a linear layer, their weights (P,), and a batch of random examples for each step; always the same."""
+    rng = np.random.default_rng(0)
+    # Not initialized, which would draw from the global generator: whoever computes gives the weights.
+    network = Network(nn.Sequential(nn.LayerNorm(FEATURES), skip_init(nn.Linear, FEATURES, CLASSES)), dtype=torch.float64)
+    w = torch.from_numpy(rng.standard_normal(network.layout.size))
+    labels = torch.arange(BATCH) % CLASSES
+    return NetworkObjective(network), w, [Batch(torch.from_numpy(rng.random((BATCH, FEATURES))), labels) for _ in range(steps)]
+
+
+def toy_task(rounds: int, batches: Sequence[Batch]) -> Task:
+    """What is known of rounds of `STEPS` local steps on the examples of `batches`."""
+    x, y = torch.cat([batch.x for batch in batches]), torch.cat([batch.y for batch in batches])
+    counts = tuple(torch.bincount(y, minlength=CLASSES).tolist())
+    return Task(rounds=rounds, steps=STEPS, class_counts=counts, peek=lambda count: Batch(x[:count], y[:count]))
 
 
 def _vectors(values: Iterable[Any], size: int) -> int:

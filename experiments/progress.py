@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 if TYPE_CHECKING:
     from fedsam.config import Experiment
-    from fedsam.results import Row
+    from fedsam.rows import Row
 
 
 class Watch(Protocol):

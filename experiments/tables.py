@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from fedsam.results import Run
+    from clients.optimizers.base import LocalOptimizer
+    from fedsam.rows import Run
 
 Entry = Callable[..., Any]
 SHOWN = 20  # clients in a table of holdings
@@ -43,6 +44,11 @@ class Piece:
     summary: str
     settings: tuple[Setting, ...]
     source: str
+
+
+def shown(kind: str, entries: Mapping[str, Any]) -> list[Table]:
+    """All there is to say of one kind."""
+    return [parts(kind, entries), costs(entries)] if kind == "optimizers" else [parts(kind, entries)]
 
 
 def parts(kind: str, entries: Mapping[str, Entry | Method]) -> Table:
@@ -69,6 +75,35 @@ def parts(kind: str, entries: Mapping[str, Entry | Method]) -> Table:
 
 def _part(entry: Entry) -> Piece:
     return Piece(summary(entry), tuple(settings_of(entry)), source(entry))
+
+
+def costs(optimizers: Mapping[str, type[LocalOptimizer]]) -> Table:
+    """Passes of the local optimizers: what their docstrings say beside what is counted."""
+    from experiments import passes
+
+    result = Table(title="costs of optimizers", title_justify="left", title_style="bold", header_style="bold")
+    result.add_column("name", style="bold cyan", no_wrap=True)
+    for kind in ("forward", "backward"):
+        result.add_column(f"{kind},\ndocumented", overflow="fold")
+        result.add_column(f"{kind},\nmeasured", justify="right")
+    result.add_column("where", overflow="fold")
+    result.caption = (
+        "passes per example and local step: forward only, and forward and backward; measured on a toy problem after the method's start, "
+        "with the defaults unless said; B examples in a batch, S local steps in a round, p share of the steps that pass backward twice"
+    )
+    for name, optimizer in optimizers.items():
+        built, got, letters = passes.on_toy(name, optimizer)
+        said, values = passes.formulas(optimizer), dataclasses.astuple(passes.documented(built, letters))
+        cells = [_equation(text, value) for text, value in zip(said, values, strict=True)]
+        used = dict.fromkeys([*re.findall(r"[A-Za-z]\w*", " ".join(said)), *passes.PUBLISHED.get(name, {})])
+        where = ", ".join(f"{key} = {_value(letters[key] if key in letters else getattr(built, key))}" for key in used)
+        result.add_row(name, cells[0], f"{got.forward:.4g}", cells[1], f"{got.backward:.4g}", where)
+    return result
+
+
+def _equation(text: str, value: float) -> str:
+    """A formula with its value, which a plain number is already."""
+    return text if text.isdigit() else f"{text} = {value:.4g}"
 
 
 def methods(names: Sequence[str]) -> Table:
@@ -180,8 +215,8 @@ def summary(entry: Entry) -> str:
 
 
 def source(entry: Entry) -> str:
-    """The paragraph `Source: ...` of an entry's docstring, joined to one line; empty when there is none."""
-    found = re.search(r"^Source:.*?(?=\n\s*\n|\Z)", inspect.getdoc(entry) or "", re.DOTALL | re.MULTILINE)
+    """The paragraph `Source: ...` of an entry's docstring up to its `Cost: ...`, joined to one line; empty when there is none."""
+    found = re.search(r"^Source:.*?(?=\n\s*\n|\nCost:|\Z)", inspect.getdoc(entry) or "", re.DOTALL | re.MULTILINE)
     return " ".join(found.group().split()) if found else ""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,21 +83,26 @@ class ClientActor:
         """As the function of this name, of this actor's process."""
         return peak_memory()
 
-    def run(self, shard: Sequence[Work]) -> list[Any]:
-        """The replies to a shard's messages and whether each client has a state now, as one pair; then each client's state."""
+    def run(self, shard: Sequence[Work]) -> Iterator[Any]:
+        """Each client's state, None where it has none; then the replies and whether each client has a state, as one pair.
+
+        Called with `num_returns`, so that Ray stores a state before the next client runs: one client's state is in memory, not a shard's.
+        """
         import ray
 
         if self._app is None:
             self._app = self._load(**{name: ray.get(reference) for name, reference in self._supplies.items()})
         needed = {record for work in shard for record in work.records.values() if isinstance(record, ray.ObjectRef)}
         self._records = {ref: self._records[ref] if ref in self._records else ray.get(ref) for ref in needed}
-        states = iter(ray.get([work.state for work in shard if work.state is not None]))
-        served = []
+        replies, stateful = [], []
         for work in shard:
             content = RecordDict({key: self._records[r] if isinstance(r, ray.ObjectRef) else r for key, r in work.records.items()})
-            served.append(serve(self._app, work, content, next(states) if work.state is not None else RecordDict()))
-        stateful = [len(state) > 0 for _, state in served]
-        return [([reply for reply, _ in served], stateful), *(state if len(state) else None for _, state in served)]
+            reply, state = serve(self._app, work, content, RecordDict() if work.state is None else ray.get(work.state))
+            replies.append(reply)
+            stateful.append(len(state) > 0)
+            yield state if len(state) else None
+            del state  # or it stays while the next client's is made
+        yield replies, stateful
 
 
 def peak_memory() -> tuple[int, int | None]:

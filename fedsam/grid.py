@@ -10,6 +10,7 @@ import shutil
 import signal
 import tempfile
 import threading
+import time
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -212,35 +213,43 @@ class RayGrid(LocalGrid):
         longest = sorted(range(len(shards)), key=lambda i: -sum(self._loads[m.metadata.dst_node_id - 1] for m in shards[i]))
         waiting, losses = deque(longest), [0] * len(shards)
         running: dict[Any, tuple[int, Any, list[Any]]] = {}
+        deadline = None if timeout is None else time.monotonic() + timeout
         while waiting or running:
             while waiting and self._pool.idle:
                 actor, shard = self._pool.idle.popleft(), waiting.popleft()
                 refs = actor.run.options(num_returns=1 + len(shards[shard])).remote([self._work(m, shared) for m in shards[shard]])
-                running[refs[0]] = (shard, actor, refs)
-            ready, late = ray.wait(list(running), num_returns=1, timeout=timeout)
-            if not ready:
-                self._abandon(running[ref][1] for ref in late)
-                break
-            shard, actor, refs = running.pop(ready[0])
+                running[refs[-1]] = (shard, actor, refs)
             try:
-                replies[shard], stateful = ray.get(refs[0])
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                ready, _ = ray.wait(list(running), num_returns=1, timeout=left)
+                if not ready:
+                    break
+                replies_of, stateful = ray.get(ready[0])
             except ray.exceptions.RayActorError as error:
+                shard, actor, _ = running.pop(ready[0])
                 self._pool.replace(actor)
                 losses[shard] += 1
-                if losses[shard] > RESTARTS:
-                    reason = f"its actor died {losses[shard]} times: {error}"
-                    replies[shard] = [Message(Error(REPLY_UNAVAILABLE, reason), reply_to=m) for m in shards[shard]]
-                else:
+                if losses[shard] <= RESTARTS:
                     waiting.appendleft(shard)
+                    continue
+                reason = f"its actor died {losses[shard]} times: {error}"
+                replies[shard] = [Message(Error(REPLY_UNAVAILABLE, reason), reply_to=m) for m in shards[shard]]
                 continue
+            except BaseException:
+                self._abandon(running)
+                raise
+            shard, actor, refs = running.pop(ready[0])
             self._pool.idle.append(actor)
-            for message, ref, kept in zip(shards[shard], refs[1:], stateful, strict=True):
+            replies[shard] = replies_of
+            for message, ref, kept in zip(shards[shard], refs[:-1], stateful, strict=True):
                 if kept:
                     self._states[message.metadata.dst_node_id] = ref
+        self._abandon(running)
         return [reply for shard_replies in replies for reply in shard_replies]
 
-    def _abandon(self, actors: Iterable[Any]) -> None:
-        for actor in list(actors):
+    def _abandon(self, running: Mapping[Any, tuple[int, Any, list[Any]]]) -> None:
+        """Replace the actors that are still at work: what they do is of no use any more."""
+        for _, actor, _ in running.values():
             self._pool.replace(actor)
 
     def _store(self, messages: Sequence[Message]) -> dict[int, Any]:
@@ -261,11 +270,16 @@ class RayGrid(LocalGrid):
 
 
 @contextmanager
-def ray_session(address: str | None = None, *, cpus: int | None = None, gpus: int | None = None) -> Iterator[Mapping[str, float]]:
+def ray_session(
+    address: str | None = None, *, cpus: int | None = None, gpus: int | None = None, store: int | None = None
+) -> Iterator[Mapping[str, float]]:
     """Ray for the time of a block; gives its resources (`CPU`, `GPU`).
 
     Without an address a private Ray is started and stopped: no dashboard, own temporary folder and namespace. Ray listens on all
     interfaces whatever address it is given, so token authentication keeps others out; the token file is readable by its owner only.
+
+    Args:
+        store: Bytes of a private Ray's object store, beyond which objects go to disk; default: Ray's, 30 % of the memory.
 
     Raises:
         ConfigError: There is no Ray at `address`.
@@ -285,9 +299,12 @@ def ray_session(address: str | None = None, *, cpus: int | None = None, gpus: in
         return
     # Ray's socket paths add about 64 characters, and a socket path may have 107.
     folder = tempfile.mkdtemp(prefix="fedsam-ray-", dir=None if len(tempfile.gettempdir()) < 24 else "/tmp")
+    private: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus, "object_store_memory": store, "include_dashboard": False}
+    # Ray deletes a spill file once all objects in it are gone: one object a file, or former client states stay on disk with present ones.
+    private |= {"_temp_dir": folder, "_system_config": {"max_fused_object_count": 1}}
     try:
         with _own_signals():
-            ray.init(num_cpus=cpus, num_gpus=gpus, include_dashboard=False, _temp_dir=folder, **quiet)
+            ray.init(**private, **quiet)
         yield ray.cluster_resources()
     finally:
         ray.shutdown()

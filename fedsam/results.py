@@ -11,166 +11,26 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import importlib.metadata
-import itertools
 import json
 import math
 import os
 import platform
-import shlex
 import sqlite3
-import subprocess
-import sys
-import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedsam.config import ConfigError, Experiment
-
-FILE = "fedsam.db"
-APPLICATION = 0x66536D31  # marks the file as ours; `PRAGMA application_id`
-VERSION = 1  # of the tables below; `PRAGMA user_version`
-BUSY_SECONDS = 60.0
-PACKAGES = ("fedsam", "torch", "torchvision", "flwr", "ray", "numpy")
-
-TABLES = (
-    """CREATE TABLE runs (
-        id TEXT PRIMARY KEY, name TEXT NOT NULL, status TEXT NOT NULL CHECK (status IN ('running', 'finished', 'failed', 'interrupted')),
-        error TEXT, started TEXT NOT NULL, finished TEXT, config TEXT NOT NULL, config_hash TEXT NOT NULL, seed INTEGER NOT NULL,
-        dataset TEXT NOT NULL, dataset_wanted TEXT NOT NULL, clients INTEGER NOT NULL, classes INTEGER NOT NULL,
-        git_commit TEXT NOT NULL, versions TEXT NOT NULL, device TEXT NOT NULL, command TEXT NOT NULL,
-        host TEXT NOT NULL, pid INTEGER NOT NULL, born TEXT NOT NULL)""",
-    """CREATE TABLE rounds (
-        run TEXT NOT NULL REFERENCES runs (id), round INTEGER NOT NULL, cohort INTEGER NOT NULL, failures INTEGER NOT NULL,
-        examples INTEGER NOT NULL, steps INTEGER NOT NULL, gradient_evaluations INTEGER NOT NULL, forward_evaluations INTEGER NOT NULL,
-        bytes_down INTEGER NOT NULL, bytes_up INTEGER NOT NULL, client_seconds REAL NOT NULL, wall_seconds REAL NOT NULL,
-        evaluate_seconds REAL NOT NULL, peak_rss INTEGER NOT NULL, peak_device_memory INTEGER, train_loss REAL,
-        PRIMARY KEY (run, round))""",
-    """CREATE TABLE measures (
-        run TEXT NOT NULL, round INTEGER NOT NULL, name TEXT NOT NULL, value REAL,
-        PRIMARY KEY (run, round, name), FOREIGN KEY (run, round) REFERENCES rounds (run, round)) WITHOUT ROWID""",
-    """CREATE TABLE clients (
-        run TEXT NOT NULL, round INTEGER NOT NULL, client INTEGER NOT NULL, examples INTEGER NOT NULL, steps INTEGER NOT NULL,
-        train_loss REAL, seconds REAL NOT NULL, status TEXT NOT NULL,
-        PRIMARY KEY (run, round, client), FOREIGN KEY (run, round) REFERENCES rounds (run, round)) WITHOUT ROWID""",
-    """CREATE TABLE holdings (
-        run TEXT NOT NULL REFERENCES runs (id), client INTEGER NOT NULL, class INTEGER NOT NULL, examples INTEGER NOT NULL,
-        PRIMARY KEY (run, client, class)) WITHOUT ROWID""",
-)
-
-Status = Literal["running", "finished", "failed", "interrupted"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClientRow:
-    """What one client did in one round.
-
-    Attributes:
-        examples: It trained on, each local epoch counted.
-        train_loss: Mean over its local steps; NaN when it diverged or failed.
-        seconds: Of local training.
-        status: `ok`, or what went wrong.
-    """
-
-    client: int
-    examples: int
-    steps: int
-    train_loss: float
-    seconds: float
-    status: str = "ok"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """What one round gave and cost; `cumulative` adds costs up.
-
-    Attributes:
-        cohort: Clients that trained.
-        failures: Clients that did not.
-        gradient_evaluations: Examples passed forward and backward.
-        forward_evaluations: Examples passed forward only, evaluation left out.
-        bytes_down: From the server to the cohort.
-        bytes_up: From the cohort to the server.
-        client_seconds: Sum over clients of local training.
-        wall_seconds: Of the training part of the round.
-        evaluate_seconds: Of the evaluation after it; 0 when there was none.
-        peak_rss: Bytes, the largest process.
-        peak_device_memory: Bytes, the largest actor; None without a GPU.
-        train_loss: Mean over the cohort, weighted by examples; may be NaN.
-        measures: What was evaluated: `test_accuracy` (a fraction), `test_loss`, ...; empty when nothing was.
-    """
-
-    run: str
-    round: int
-    cohort: int
-    failures: int = 0
-    examples: int
-    steps: int
-    gradient_evaluations: int
-    forward_evaluations: int
-    bytes_down: int
-    bytes_up: int
-    client_seconds: float
-    wall_seconds: float
-    evaluate_seconds: float
-    peak_rss: int
-    peak_device_memory: int | None = None
-    train_loss: float
-    measures: Mapping[str, float] = field(default_factory=dict)
-    clients: Sequence[ClientRow] = ()
-
-
-ROUND_COLUMNS = tuple(f.name for f in fields(Row) if f.name not in ("measures", "clients"))
-CLIENT_COLUMNS = tuple(f.name for f in fields(ClientRow))
-PEAKS = ("peak_rss", "peak_device_memory")
-TOTALS = tuple(name for name in ROUND_COLUMNS if name not in ("run", "round", "train_loss", *PEAKS))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Provenance:
-    """Which code ran where: enough, with the config and the seed, to run it again."""
-
-    versions: Mapping[str, str]
-    git_commit: str
-    device: str
-    command: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run(Provenance):
-    """One line of the table of runs.
-
-    Attributes:
-        status: `interrupted` also when the process that wrote it is gone without a word.
-        started: UTC, ISO 8601; so is `finished`.
-        config: Every setting, defaults filled in.
-        config_hash: Equal for runs that differ only in seed and in where files lie.
-        dataset: The one really used.
-        dataset_wanted: The one that the experiment asked for.
-    """
-
-    id: str
-    name: str
-    status: Status
-    error: str | None
-    started: str
-    finished: str | None
-    config: Mapping[str, Any]
-    config_hash: str
-    seed: int
-    dataset: str
-    dataset_wanted: str
-    clients: int
-    classes: int
+from fedsam.database import FILE, begin, connect, insert, transaction
+from fedsam.provenance import Provenance, born, gone
+from fedsam.rows import CLIENT_COLUMNS, ROUND_COLUMNS, ClientRow, Row, Run, Status
 
 
 class Results:
@@ -193,8 +53,8 @@ class Results:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if not path.exists():
-                _create(path)
-            connection = _connect(path)
+                begin(path)
+            connection = connect(path)
         except (OSError, sqlite3.OperationalError) as error:
             raise ConfigError(f"runs_dir: '{runs_dir}' is not allowed: must be a folder that can be written ({error})") from None
         return cls(connection, path)
@@ -245,11 +105,11 @@ class Results:
             "command": provenance.command,
             "host": platform.node(),
             "pid": pid,
-            "born": _born(pid),
+            "born": born(pid),
         }
         held = [(columns["id"], int(client), int(kind), int(holdings[client, kind])) for client, kind in np.argwhere(holdings)]
-        with _transaction(self._connection) as connection:
-            connection.execute(_insert("runs", columns), columns)
+        with transaction(self._connection) as connection:
+            connection.execute(insert("runs", columns), columns)
             connection.executemany("INSERT INTO holdings VALUES (?, ?, ?, ?)", held)
         return str(columns["id"])
 
@@ -264,16 +124,16 @@ class Results:
         clients = [key | {name: _plain(getattr(client, name)) for name in CLIENT_COLUMNS} for client in row.clients]
         measures = [(row.run, row.round, name, float(value)) for name, value in row.measures.items()]
         try:
-            with _transaction(self._connection) as connection:
-                connection.execute(_insert("rounds", columns), columns)
+            with transaction(self._connection) as connection:
+                connection.execute(insert("rounds", columns), columns)
                 connection.executemany("INSERT INTO measures VALUES (?, ?, ?, ?)", measures)
-                connection.executemany(_insert("clients", ("run", "round", *CLIENT_COLUMNS)), clients)
+                connection.executemany(insert("clients", ("run", "round", *CLIENT_COLUMNS)), clients)
         except sqlite3.IntegrityError as error:
             raise ValueError(f"run {row.run!r}, round {row.round}: cannot be added ({error})") from None
 
     def finish(self, run: str, status: Status, error: str | None = None) -> None:
         """Close a run with its status and, when it failed, why."""
-        with _transaction(self._connection) as connection:
+        with transaction(self._connection) as connection:
             values = (status, error, datetime.now(UTC).isoformat(timespec="seconds"), run)
             if connection.execute("UPDATE runs SET status = ?, error = ?, finished = ? WHERE id = ?", values).rowcount != 1:
                 raise ValueError(f"run {run!r} was never started")
@@ -332,19 +192,6 @@ class Results:
         return list(found.values())
 
 
-def cumulative(rows: Sequence[Row]) -> list[Row]:
-    """The rows with each cost replaced by its total so far, and each peak by the highest so far."""
-    return list(itertools.accumulate(rows, _add))
-
-
-def _add(before: Row, row: Row) -> Row:
-    totals: dict[str, Any] = {name: getattr(before, name) + getattr(row, name) for name in TOTALS}
-    peaks: dict[str, Any] = {
-        name: max((p for p in (getattr(before, name), getattr(row, name)) if p is not None), default=None) for name in PEAKS
-    }
-    return replace(row, **totals, **peaks)
-
-
 def config_hash(config: Mapping[str, Any]) -> str:
     """Twelve hexadecimal digits, equal for settings that differ only in the seed and in where files lie."""
     kept = {key: value for key, value in config.items() if key not in ("seed", "runs_dir")}
@@ -352,148 +199,11 @@ def config_hash(config: Mapping[str, Any]) -> str:
     return _digest(json.dumps(kept, default=str, sort_keys=True))[:12]
 
 
-def provenance(*, gpu: bool = False) -> Provenance:
-    """Which code this process runs, on what device, by which command.
-
-    Args:
-        gpu: Name the GPUs of this machine, instead of its CPU.
-    """
-    versions = {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
-    # A console script is quoted as a person types it; anything else exactly as the interpreter got it.
-    script = Path(sys.argv[0]).name
-    words = [script, *sys.argv[1:]] if script == "fedsam" else sys.orig_argv
-    return Provenance(
-        versions=versions, git_commit=_git_commit(Path(__file__)), device=_gpus() if gpu else _cpu(), command=shlex.join(words)
-    )
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _git_commit(file: Path) -> str:
-    """The commit of the checkout that tracks `file`, with `-dirty` when tracked files differ from it; else `unknown`."""
-    git = ["git", "--no-optional-locks", "-C", str(file.parent)]
-    asked = {"check": True, "capture_output": True, "text": True, "timeout": 10}
-    try:
-        # An installed copy may lie inside somebody else's checkout, in a virtual environment: then its commit is not ours.
-        subprocess.run([*git, "ls-files", "--error-unmatch", file.name], **asked)  # type: ignore[call-overload]
-        described = subprocess.run([*git, "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"], **asked)  # type: ignore[call-overload]
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return str(described.stdout).strip()
-
-
-def _cpu() -> str:
-    name = platform.processor() or platform.machine()
-    with suppress(OSError):
-        models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-        name = models[0].partition(":")[2].strip() if models else name
-    return f"{name}, {os.cpu_count()} CPUs"
-
-
-def _gpus() -> str:
-    import pynvml
-
-    pynvml.nvmlInit()
-    try:
-        names = [pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(i)) for i in range(pynvml.nvmlDeviceGetCount())]
-    finally:
-        pynvml.nvmlShutdown()
-    return ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    """The file, opened, once it is known to be ours."""
-    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
-    try:
-        _check(connection, path)
-    except BaseException:
-        connection.close()
-        raise
-    connection.row_factory = sqlite3.Row
-    connection.execute("PRAGMA foreign_keys = ON")
-    return connection
-
-
-def _check(connection: sqlite3.Connection, path: Path) -> None:
-    try:
-        application, version = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
-    except sqlite3.OperationalError:
-        raise
-    except sqlite3.DatabaseError as error:
-        raise ConfigError(f"runs_dir: {path} is not allowed: it is no SQLite file ({error})") from None
-    if application != APPLICATION:
-        raise ConfigError(f"runs_dir: {path} is not allowed: another program wrote this SQLite file")
-    if version != VERSION:
-        raise ConfigError(f"runs_dir: {path} is not allowed: its tables have version {version}, and this fedsam reads version {VERSION}")
-
-
-def _create(path: Path) -> None:
-    """Begin the file. It appears complete or not at all, so processes that begin it at the same time cannot meet half of it."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fedsam-") as folder:
-        begun = Path(folder) / FILE
-        connection = sqlite3.connect(begun, isolation_level=None)
-        try:
-            for statement in (
-                "PRAGMA journal_mode = WAL",
-                *TABLES,
-                f"PRAGMA application_id = {APPLICATION}",
-                f"PRAGMA user_version = {VERSION}",
-            ):
-                connection.execute(statement)
-        finally:
-            connection.close()
-        with suppress(FileExistsError):  # another process was faster
-            os.link(begun, path)
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield connection
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")
-
-
-def _insert(table: str, columns: Mapping[str, object] | Sequence[str]) -> str:
-    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join(f':{name}' for name in columns)})"
-
-
 def _run(entry: sqlite3.Row) -> Run:
     values = {f.name: entry[f.name] for f in fields(Run)} | {name: json.loads(entry[name]) for name in ("config", "versions")}
-    if values["status"] == "running" and _gone(entry["host"], entry["pid"], entry["born"]):
+    if values["status"] == "running" and gone(entry["host"], entry["pid"], entry["born"]):
         values["status"] = "interrupted"
     return Run(**values)
-
-
-def _gone(host: str, pid: int, born: str) -> bool:
-    """Whether the process is known to have ended; of another host nothing is known."""
-    if host != platform.node() or os.name != "posix":
-        return False
-    if born:
-        return _born(pid) != born
-    try:
-        os.kill(pid, 0)  # signal 0 only asks
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass
-    return False
-
-
-def _born(pid: int) -> str:
-    """When a process started, in clock ticks since boot, as a number can be given again; empty when it is gone or there is no /proc."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        return ""
 
 
 def _digest(text: str) -> str:

@@ -18,8 +18,10 @@ LAYERS = {
     "fedsam": 0,
     "fedsam.config": 0,
     "fedsam.flat": 0,
+    "fedsam.provenance": 0,
     "fedsam.schedules": 0,
     "fedsam.seeds": 0,
+    "fedsam.database": 1,
     "fedsam.datasets": 1,
     "fedsam.models": 1,
     "fedsam.loss": 1,
@@ -27,6 +29,7 @@ LAYERS = {
     "fedsam.sharpness": 2,
     "fedsam.network": 1,
     "fedsam.partition": 1,
+    "fedsam.rows": 1,
     "fedsam.evaluate": 2,
     "fedsam.federation": 2,
     "fedsam.results": 2,
@@ -76,15 +79,15 @@ def imported(module: str) -> Iterator[str]:
 def public(body: list[ast.stmt], path: str) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]]:
     """The public functions, classes and methods of a module, with their dotted paths."""
     for node in body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not node.name.startswith("_") and not setter(node):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not node.name.startswith("_") and not told(node):
             yield f"{path}.{node.name}", node
             if isinstance(node, ast.ClassDef):
                 yield from public(node.body, f"{path}.{node.name}")
 
 
-def setter(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> bool:
-    """Whether this sets a property, which its getter documents."""
-    return any(dotted(decorator).endswith(".setter") for decorator in node.decorator_list)
+def told(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> bool:
+    """Whether another definition documents this one: the getter of a property, the function behind overloads."""
+    return any(dotted(decorator).endswith((".setter", "overload")) for decorator in node.decorator_list)
 
 
 def settings() -> Iterator[tuple[str, str]]:

@@ -30,8 +30,8 @@ class ESAM(SAM):
     Source: Du et al., 2022, arXiv:2110.03141, as in dydjw9/Efficient_SAM: whole tensors are drawn (the paper says weights), one by
     one for the next step, all at the first; only examples strictly above the k-th largest rise in loss are kept. We keep the one
     with the largest rise where that leaves none, and draw again where no tensor was drawn.
-    Cost: forward 1 backward 1 + gamma per example and step, one example less, and from gamma = 0.99 on no forward; the first
-    backward pass also skips the tensors that were not drawn.
+    Cost: forward 1 backward 1 + gamma - 1/B per example and step, B the examples of a batch; from gamma = 0.99 on forward 0
+    backward 2. The first backward pass also skips the tensors that were not drawn.
 
     Attributes:
         beta: Probability that a tensor is perturbed; the perturbation has length rho / beta, whatever was drawn. 1: all.

@@ -26,7 +26,8 @@ class SparseSAM(SAM):
     Sparse-Sharpness-Aware-Minimization. The perturbation is divided by the norm of the unmasked gradient. The scores are taken with
     running statistics and from cleared gradients; the code's first score includes the descent gradient (`leftover`).
 
-    Cost: forward 0 backward 2 per example and step; a refresh adds a backward pass of num_samples examples.
+    Cost: forward 0 backward 2 + num_samples / (B * S * update_freq) per example and step, B the examples of a batch, S the steps of an
+    epoch: a refresh is a backward pass of num_samples examples.
 
     The mask starts at 0 and is refreshed after the first step of an epoch, at the weights after that step. A fresh state in every round
     makes the first local step an expensive base step, and a single local step nothing else.

@@ -27,7 +27,7 @@ class VSAM(SAM):
     """SAM on a share of the steps that follows the spread of h = g(w + e) - g(w); on the others the gradient plus the faded last h.
 
     Source: Deng et al., 2024, arXiv:2403.08821, as in ajiaaa/vSAM; paper and code could be compared in outline only.
-    Cost: forward 0 backward 2 per example and step of the warm-up, then 1 + n/window, n sampled steps per window, at most max_p of it.
+    Cost: forward 0 backward 1 + p per example and step, p the share of sampled steps, after the warm-up at most max_p.
 
     A fresh state in every round begins with the warm-up: a local training that is no longer is SAM, and of the window - 1 steps
     after it none is sampled. For short ones choose a small window and warm-up, or keep the state, whose h is then dropped.

@@ -74,7 +74,7 @@ class Plain:
         optimizer = torch.optim.SGD(self.module.parameters(), lr=LR)
         for x, y in self.federation.batches(client, round, batch_size=self.settings.client.batch_size, epochs=1, steps=None):
             optimizer.zero_grad()
-            nn.functional.cross_entropy(self.module(x), y).backward()  # type: ignore[no-untyped-call]
+            nn.functional.cross_entropy(self.module(x), y).backward()
             optimizer.step()
         return {k: v.clone() for k, v in self.module.state_dict().items()}, self.federation.examples(client)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import Any
@@ -13,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from clients.objective import Batch, Counted, Objective
+from clients.objective import Batch, Objective
 from clients.optimizers import OPTIMIZERS, build
 from clients.optimizers.base import LocalOptimizer, State, Task
+from experiments import passes
 from fedsam.config import Part
 from tests.objectives import Quadratic, Softmax, layout_of, random_batches
 
@@ -161,32 +161,21 @@ def test_a_client_axis_equals_a_loop_over_clients(name: str, base: str) -> None:
         assert torch.allclose(torch.stack(losses)[:, client], torch.stack(alone_losses), rtol=1e-9, atol=1e-11)
 
 
-# Settings, and values of the letters in the cost line, that make the cost of a step exact.
-COSTED: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
-    "esam": ({"beta": 0.5, "gamma": 7.5 / 12}, {"gamma": 6 / 12}),  # strictly above the 7th of 12 are 6
-    "vsam": ({}, {}),  # the first steps of its defaults are the warm-up
-    "aesam": ({"total_steps": 100, "lambda1": -1e3, "lambda2": -1e3}, {"p": 1.0}),
-    "sparse_sam": ({"steps_per_epoch": 1000}, {}),
+# Settings with which the formulas are exact.
+COSTED: dict[str, dict[str, Any]] = {
+    "esam": {"beta": 0.5, "gamma": 0.5},  # half of 12 examples are a whole number
+    "sparse_sam": {"num_samples": 4},  # a refresh for every round of 20 steps
 }
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_measured_cost_is_the_documented_one(name: str) -> None:
-    settings, letters = COSTED.get(name, (SETTINGS.get(name, {}), {}))
-    optimizer, size, steps = make(name, **settings), 12, 12
-    line = re.search(r"Cost: forward (.+?) backward (.+?) per example and step", OPTIMIZERS[name].__doc__ or "")
-    assert line, f"the docstring of {name} has no line 'Cost: forward F backward B per example and step'"
-    names = {f.name: getattr(optimizer, f.name) for f in fields(optimizer)} | letters
-    forward, backward = (eval(text, {"__builtins__": {}}, names) for text in line.groups())
-    counted, batches = Counted(Softmax()), random_batches(1 + steps, size)
-    # The first step of a local training may be special; the cost is that of the others.
-    state, rng, w = optimizer.init(start(), task(batches[0])), np.random.default_rng(0), start()
-    for step, batch in enumerate(batches):
-        if step == 1:
-            counted.forward = counted.backward = 0
-        w, state, _ = optimizer.step(w, state, counted, batch, rng)
-    assert counted.forward / (size * steps) == pytest.approx(forward)
-    assert counted.backward / (size * steps) == pytest.approx(backward)
+    optimizer, batches = make(name, **COSTED.get(name, SETTINGS.get(name, {}))), random_batches(120, 12)
+    # Sixty steps are whole periods of all methods.
+    few = batches[: passes.settled(optimizer) + 60]
+    got, letters = passes.measured(optimizer, Softmax(), start(), few, task(batches[0]))
+    want = passes.documented(optimizer, letters)
+    assert (got.forward, got.backward) == pytest.approx((want.forward, want.backward))
 
 
 class NoSync(TorchFunctionMode):

@@ -19,7 +19,9 @@ from experiments.progress import Watch
 from experiments.tables import settings_of
 from fedsam import datasets
 from fedsam.config import Experiment, parse, read
-from fedsam.results import Provenance, Results, Row
+from fedsam.provenance import Provenance
+from fedsam.results import Results
+from fedsam.rows import Row
 
 QUICKSTART = Path(cli.__file__).parent / "configs" / "quickstart.toml"
 COMMANDS = ("run", "list", "runs", "report", "partition")

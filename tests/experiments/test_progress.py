@@ -7,7 +7,7 @@ from rich.console import Console as RichConsole
 
 from experiments.progress import Console, Quiet, Watch, duration
 from fedsam.config import Experiment, parse
-from fedsam.results import Row
+from fedsam.rows import Row
 
 
 class Clock:

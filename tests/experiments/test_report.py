@@ -1,4 +1,4 @@
-"""The report: the numbers it derives from rows, and a page that opens offline whatever state the runs are in."""
+"""The report: what it says of rows, and a page that opens offline whatever state the runs are in."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import io
 import math
 import re
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,54 +17,18 @@ from matplotlib.image import imread
 from rich.console import Console
 from scipy import stats
 
-from experiments import figures, report
-from experiments.report import findings, groups, label, labels, leaderboard, notes, series, summarize, write_report
-from fedsam.config import override, parse
-from fedsam.results import Provenance, Results, Row
-
-PROVENANCE = Provenance(versions={"python": "3.11", "torch": "2.9"}, git_commit="abc123", device="a CPU", command="fedsam run <a>.toml")
-SGD, SAM = {"name": "sgd", "lr": 0.1}, {"name": "sam", "lr": 0.1, "rho": 0.05}
+from experiments import report
+from experiments.report import findings, leaderboard, series, write_report
+from experiments.summary import groups, summarize
+from fedsam.config import parse
+from fedsam.results import Results
+from tests.recorded import SAM, add, lines_of
 
 
 @pytest.fixture
 def results(runs_dir: Path) -> Iterator[Results]:
     with Results.open(runs_dir) as results:
         yield results
-
-
-def add(
-    results: Results,
-    accuracies: Sequence[float | None],
-    *,
-    status: Any = "finished",
-    dataset: str = "cifar10",
-    losses: float = 1.0,
-    evaluations: int = 100,
-    error: str | None = None,
-    **settings: Any,
-) -> str:
-    """A run with the given accuracy after each round (None: not evaluated); keys of `settings` have `__` for a dot."""
-    changes = {key.replace("__", "."): value for key, value in settings.items()}
-    experiment = parse(override({"rounds": 8, "client": {"optimizer": SGD}, "data": {"clients": 4}}, changes))
-    clients = experiment.data.clients
-    counts = np.random.default_rng(0).integers(0, 9, size=(clients, 10))
-    run = results.start(experiment, experiment.dump(), dataset=dataset, holdings=counts, provenance=PROVENANCE)
-    for round, accuracy in enumerate(accuracies, start=1):
-        measures = {} if accuracy is None else {"test_accuracy": accuracy, "test_loss": losses}
-        results.append(row(run, round, measures, evaluations))
-    if status != "running":
-        results.finish(run, status, error)
-    return run
-
-
-def row(run: str, round: int, measures: dict[str, float], evaluations: int) -> Row:
-    costs: dict[str, Any] = {"cohort": 2, "examples": 50, "steps": 5, "gradient_evaluations": evaluations, "forward_evaluations": 7}
-    costs |= {"bytes_down": 1000, "bytes_up": 500, "peak_rss": 10**8, "client_seconds": 2.0, "wall_seconds": 1.0, "evaluate_seconds": 0.5}
-    return Row(run=run, round=round, train_loss=1.0, measures=measures, **costs)
-
-
-def lines_of(results: Results) -> list[report.Line]:
-    return summarize(groups(results, results.runs()))
 
 
 def terminal(results: Results, width: int = 80) -> str:
@@ -104,44 +67,6 @@ class Page(HTMLParser):
         return " ".join(self.text.split())
 
 
-def test_final_accuracy_is_the_mean_of_the_last_evaluations(results: Results) -> None:
-    add(results, [0.1, 0.2, None, 0.3, 0.4, 0.5, None, 0.6])
-    (line,) = lines_of(results)
-    assert line.last == 5
-    assert line.accuracy is not None
-    assert line.accuracy.mean == pytest.approx(0.4)
-    assert line.accuracy.half_width is None
-    assert line.costs == {
-        "gradient_evaluations": 800,
-        "forward_evaluations": 56,
-        "bytes_down": 8000,
-        "bytes_up": 4000,
-        "client_seconds": 16.0,
-        "wall_seconds": 8.0,
-    }
-
-
-def test_fewer_evaluations_average_fewer(results: Results) -> None:
-    add(results, [0.1, 0.2, 0.3], seed=0)
-    add(results, [None, 0.2, 0.4], seed=1)
-    (line,) = lines_of(results)
-    assert line.last == 2
-    assert dict(line.finals) == pytest.approx({0: 0.25, 1: 0.3})
-    assert "mean of the last 2 evaluations" in notes([line])[0]
-
-
-def test_interval_is_that_of_student(results: Results) -> None:
-    values = [0.3, 0.5, 0.55, 0.45]
-    for seed, value in enumerate(values):
-        add(results, [value], seed=seed)
-    (line,) = lines_of(results)
-    assert line.accuracy is not None and line.accuracy.half_width is not None
-    low, high = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
-    assert line.accuracy.mean == pytest.approx((low + high) / 2)
-    assert line.accuracy.half_width == pytest.approx((high - low) / 2)
-    assert "95 % t-interval over seeds" in " ".join(notes([line]))
-
-
 def test_one_seed_has_no_interval_and_says_so(results: Results) -> None:
     add(results, [0.5])
     text = terminal(results)
@@ -157,15 +82,6 @@ def test_a_seed_counts_once_and_unfinished_runs_only_without_a_finished_one(resu
     assert (line.seeds, line.left_out, line.status) == ((0,), 2, "finished")
     assert line.finals == {0: 0.2}
     assert "Not counted: 2 runs" in terminal(results)
-
-
-def test_best_accuracy_comes_first_within_a_client_count(results: Results) -> None:
-    for clients in (8, 4):
-        add(results, [0.5], data__clients=clients)
-        add(results, [0.6], data__clients=clients, client__optimizer=SAM)
-        add(results, [0.9], data__clients=clients, client__optimizer={"name": "esam"}, status="failed")
-    assert [(line.clients, line.label) for line in lines_of(results)] == [(n, name) for n in (4, 8) for name in ("sam", "sgd", "esam")]
-    assert [line.status for line in lines_of(results)][2] == "failed after round 1 of 8"
 
 
 def test_findings_compare_seed_by_seed(results: Results) -> None:
@@ -185,36 +101,6 @@ def test_findings_admit_chance(results: Results) -> None:
     add(results, [0.3], data__clients=9)
     add(results, [0.2], data__clients=9, client__optimizer=SAM)
     assert "10.00 points above sam (one seed: may be chance)" in findings(lines_of(results))[1]
-
-
-def test_labels_say_what_varies(results: Results) -> None:
-    add(results, [0.1])
-    add(results, [0.1], client__optimizer=SAM)
-    assert list(labels(results.runs()).values()) == ["sgd", "sam"]
-    add(results, [0.1], client__optimizer=SAM | {"rho": 0.2}, seed=3)
-    assert list(labels(results.runs()).values()) == ["sgd", "sam(rho=0.05)", "sam(rho=0.2)"]
-    add(results, [0.1], client__correction="scaffold", client__epochs=2, data__clients=9)
-    names = ["sgd × none", "sam(rho=0.05) × none", "sam(rho=0.2) × none", "sgd × scaffold"]
-    assert list(labels(results.runs()).values()) == [f"{name}, epochs={1 + (i == 3)}" for i, name in enumerate(names)]
-
-
-def test_names_are_labels_and_are_told_apart(results: Results) -> None:
-    add(results, [0.1], name="mine", client__optimizer=SAM)
-    add(results, [0.1], name="yours")
-    assert list(labels(results.runs()).values()) == ["mine", "yours"]
-    add(results, [0.1], name="mine", client__optimizer=SAM | {"rho": 0.2})
-    assert list(labels(results.runs()).values()) == ["mine, sam(rho=0.05)", "yours", "mine, sam(rho=0.2)"]
-
-
-def test_a_fallback_dataset_is_another_method(results: Results) -> None:
-    add(results, [0.1])
-    add(results, [0.9], dataset="digits")
-    assert list(labels(results.runs()).values()) == ["sgd, dataset=cifar10", "sgd, dataset=digits"]
-
-
-def test_label_of_a_single_run_is_its_optimizer() -> None:
-    alone = {"client.optimizer.name": "sam", "client.optimizer.rho": 0.1}
-    assert label(alone, [alone]) == "sam"
 
 
 def test_series_have_the_rounds_that_all_seeds_have(results: Results) -> None:
@@ -344,46 +230,3 @@ def test_figures_are_one_column_wide_at_300_dots_per_inch(results: Results, tmp_
     text = (tmp_path / "report.html").read_text()
     for image in re.findall(r"data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)", text):
         assert b"<svg" in base64.b64decode(image)
-
-
-def one(label: str, clients: int) -> figures.Series:
-    rounds = np.arange(1.0, 4.0)
-    return figures.Series(label, clients, rounds, 100 * rounds, rounds / 10, np.full(3, math.nan), (0.3, math.nan))
-
-
-def test_a_method_has_one_colour_and_a_client_count_one_dash_in_all_figures() -> None:
-    drawn = [one(label, clients) for clients in (10, 100) for label in ("sgd", "sam")]
-    curves = figures.accuracy_curves(drawn, "rounds").axes[0].get_lines()
-    colours = [line.get_color() for line in curves]
-    assert colours == [figures.COLOURS[0], figures.COLOURS[1]] * 2
-    assert [line.get_marker() for line in curves] == ["o", "o", "s", "s"]
-    points = figures.accuracy_against_clients(drawn).axes[0].containers
-    assert [container[0].get_color() for container in points] == colours[:2]
-
-
-def test_more_methods_than_colours_are_told_apart_by_their_markers() -> None:
-    drawn = [one(f"method {i}", 10) for i in range(20)]
-    lines = figures.accuracy_curves(drawn, "rounds").axes[0].get_lines()
-    assert len({(line.get_color(), line.get_fillstyle()) for line in lines}) == 20
-
-
-def test_a_cross_ends_a_curve_that_diverged() -> None:
-    series = figures.Series("sgd", 1, np.arange(1.0, 4), np.arange(3.0), np.array([0.1, 0.2, math.nan]), np.full(3, math.nan), None)
-    _, cross = figures.accuracy_curves([series], "rounds").axes[0].get_lines()
-    assert (cross.get_marker(), np.asarray(cross.get_xydata()).tolist()) == ("x", [[2.0, 20.0]])
-
-
-def test_legend_lies_outside_the_axes() -> None:
-    figure = figures.accuracy_curves([one("a method with a rather long name, and more of it", n) for n in (1, 2, 3)], "rounds")
-    figures.encode(figure, "png")
-    (axes,), (legend,) = figure.axes, figure.legends
-    box = axes.get_tightbbox()
-    assert box is not None and legend.get_window_extent().y1 <= box.y0
-
-
-def test_picture_of_holdings_shows_a_hundred_clients_at_most() -> None:
-    figure = figures.holdings(np.ones((250, 100), dtype=int))
-    bars, cells = figure.axes[:2]
-    assert len(bars.patches) == 100
-    assert cells.get_xlabel() == "client (the first 100 of 250)"
-    figures.encode(figures.holdings(np.zeros((1, 2), dtype=int)), "svg")

@@ -5,6 +5,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def load() -> ClientApp:
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[ActorPool]:
-    with ray_session(cpus=2):
+    with ray_session(cpus=4):
         yield ActorPool(load, actors=2)
 
 
@@ -80,6 +81,40 @@ def test_an_actor_that_dies_costs_its_shard_only(pool: ActorPool) -> None:
 def test_both_actors_take_part(pool: ActorPool) -> None:
     replies = [r for _ in range(5) for r in RayGrid(pool, 50, {}, 1).send_and_receive(messages(range(4, 50)))]
     assert len({reply.content["metrics"]["pid"] for reply in replies}) == 2
+
+
+def stuck() -> ClientApp:
+    """Client 1 never answers."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        if context.node_config["partition-id"] == 1:
+            threading.Event().wait()
+        return Message(RecordDict(), reply_to=message)
+
+    return app
+
+
+def test_a_client_that_hangs_is_missing_and_its_actor_replaced(pool: ActorPool) -> None:
+    hanging = ActorPool(stuck, actors=1)
+    grid = RayGrid(hanging, CLIENTS, {}, 1)
+    hanging.ready()
+    assert [r.metadata.src_node_id for r in grid.send_and_receive(messages(range(3)), timeout=2)] == [1]
+    assert [r.metadata.src_node_id for r in grid.send_and_receive(messages(range(2, 4)), timeout=60)] == [3, 4]
+
+
+def broken() -> ClientApp:
+    """An app that cannot be loaded."""
+    raise ImportError("no such app")
+
+
+def test_an_app_that_cannot_be_loaded_is_an_error_and_the_actors_stay(pool: ActorPool) -> None:
+    useless = ActorPool(broken, actors=1)
+    for _ in range(2):
+        with pytest.raises(ImportError, match="no such app"):
+            RayGrid(useless, CLIENTS, {}).send_and_receive(messages())
+    assert len(useless.idle) == 1
 
 
 def test_messages_can_be_pushed_and_pulled() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sqlite3
 import subprocess
 import sys
@@ -16,9 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedsam import results as module
+from fedsam import rows as module
 from fedsam.config import ConfigError, Experiment, parse
-from fedsam.results import ClientRow, Provenance, Results, Row, config_hash, cumulative, provenance
+from fedsam.provenance import Provenance
+from fedsam.results import Results, config_hash
+from fedsam.rows import ClientRow, Row, cumulative
 
 PROVENANCE = Provenance(versions={"python": "3.11", "torch": "2.9"}, git_commit="abc", device="a CPU", command="fedsam run a.toml")
 HOLDINGS = np.array([[3, 0, 1], [0, 5, 0]])
@@ -174,24 +175,6 @@ os.kill(os.getpid(), signal.SIGKILL)
         assert results.rounds(killed.id) == [row(killed.id, 1)]
 
 
-@pytest.mark.parametrize(
-    ("host", "pid", "born", "gone"),
-    [
-        ("here", os.getpid(), "now", False),
-        ("here", os.getpid(), "another", True),  # the number was given again
-        ("elsewhere", 2**22 + 1, "now", False),
-        ("here", 2**22 + 1, "", True),  # no such process, and no /proc when it was written
-        ("here", os.getpid(), "", False),
-    ],
-)
-def test_only_a_process_of_this_host_is_known_to_be_gone(
-    monkeypatch: pytest.MonkeyPatch, host: str, pid: int, born: str, gone: bool
-) -> None:
-    monkeypatch.setattr("platform.node", lambda: "here")
-    monkeypatch.setattr(module, "_born", lambda _: "now")
-    assert module._gone(host, pid, born) is gone
-
-
 def test_several_writers_at_once(runs_dir: Path) -> None:
     ready, failures = threading.Barrier(6), []
 
@@ -267,35 +250,6 @@ def test_hash_ignores_seed_and_places_only() -> None:
     assert config_hash(plain) == config_hash(parse({"seed": 2, "runs_dir": "b"}).dump())
     assert config_hash(plain) != config_hash(parse({"rounds": 31}).dump())
     assert len(config_hash(plain)) == 12
-
-
-def test_provenance_names_code_device_and_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/fedsam", "run", "a file.toml"])
-    origin = provenance()
-    assert origin.command == "fedsam run 'a file.toml'"
-    assert {"python", "torch", "flwr", "ray", "fedsam"} <= set(origin.versions)
-    assert "CPUs" in origin.device
-    monkeypatch.setattr(sys, "argv", ["-c"])
-    monkeypatch.setattr(sys, "orig_argv", ["python", "-c", "pass"])
-    assert provenance().command == "python -c pass"
-
-
-def test_commit_is_that_of_the_checkout_that_tracks_the_file(tmp_path: Path) -> None:
-    def git(*words: str) -> str:
-        identity = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
-        return subprocess.run(["git", "-C", str(tmp_path), *identity, *words], check=True, capture_output=True, text=True).stdout.strip()
-
-    tracked, untracked = tmp_path / "tracked.py", tmp_path / "untracked.py"
-    tracked.write_text("1")
-    untracked.write_text("1")
-    assert module._git_commit(tracked) == "unknown"
-    git("init")
-    git("add", "tracked.py")
-    git("commit", "-m", "one")
-    assert module._git_commit(tracked) == git("rev-parse", "HEAD")
-    assert module._git_commit(untracked) == "unknown"
-    tracked.write_text("2")
-    assert module._git_commit(tracked) == f"{git('rev-parse', 'HEAD')}-dirty"
 
 
 def test_ten_thousand_clients_are_kept_in_a_moment(results: Results) -> None:

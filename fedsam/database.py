@@ -1,0 +1,103 @@
+"""The SQLite file behind the results: its tables, how it is begun and opened, and transactions on it."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from fedsam.config import ConfigError
+
+FILE = "fedsam.db"
+APPLICATION = 0x66536D31  # marks the file as ours; `PRAGMA application_id`
+VERSION = 1  # of the tables below; `PRAGMA user_version`
+BUSY_SECONDS = 60.0
+TABLES = (
+    """CREATE TABLE runs (
+        id TEXT PRIMARY KEY, name TEXT NOT NULL, status TEXT NOT NULL CHECK (status IN ('running', 'finished', 'failed', 'interrupted')),
+        error TEXT, started TEXT NOT NULL, finished TEXT, config TEXT NOT NULL, config_hash TEXT NOT NULL, seed INTEGER NOT NULL,
+        dataset TEXT NOT NULL, dataset_wanted TEXT NOT NULL, clients INTEGER NOT NULL, classes INTEGER NOT NULL,
+        git_commit TEXT NOT NULL, versions TEXT NOT NULL, device TEXT NOT NULL, command TEXT NOT NULL,
+        host TEXT NOT NULL, pid INTEGER NOT NULL, born TEXT NOT NULL)""",
+    """CREATE TABLE rounds (
+        run TEXT NOT NULL REFERENCES runs (id), round INTEGER NOT NULL, cohort INTEGER NOT NULL, failures INTEGER NOT NULL,
+        examples INTEGER NOT NULL, steps INTEGER NOT NULL, gradient_evaluations INTEGER NOT NULL, forward_evaluations INTEGER NOT NULL,
+        bytes_down INTEGER NOT NULL, bytes_up INTEGER NOT NULL, client_seconds REAL NOT NULL, wall_seconds REAL NOT NULL,
+        evaluate_seconds REAL NOT NULL, peak_rss INTEGER NOT NULL, peak_device_memory INTEGER, train_loss REAL,
+        PRIMARY KEY (run, round))""",
+    """CREATE TABLE measures (
+        run TEXT NOT NULL, round INTEGER NOT NULL, name TEXT NOT NULL, value REAL,
+        PRIMARY KEY (run, round, name), FOREIGN KEY (run, round) REFERENCES rounds (run, round)) WITHOUT ROWID""",
+    """CREATE TABLE clients (
+        run TEXT NOT NULL, round INTEGER NOT NULL, client INTEGER NOT NULL, examples INTEGER NOT NULL, steps INTEGER NOT NULL,
+        train_loss REAL, seconds REAL NOT NULL, status TEXT NOT NULL,
+        PRIMARY KEY (run, round, client), FOREIGN KEY (run, round) REFERENCES rounds (run, round)) WITHOUT ROWID""",
+    """CREATE TABLE holdings (
+        run TEXT NOT NULL REFERENCES runs (id), client INTEGER NOT NULL, class INTEGER NOT NULL, examples INTEGER NOT NULL,
+        PRIMARY KEY (run, client, class)) WITHOUT ROWID""",
+)
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """The file, opened, once it is known to be ours. Raises `ConfigError` if it is another program's, or of another version."""
+    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+    try:
+        _check(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    connection.row_factory = sqlite3.Row
+    connection.execute("PRAGMA foreign_keys = ON")
+    return connection
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> None:
+    try:
+        application, version = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError as error:
+        raise ConfigError(f"runs_dir: {path} is not allowed: it is no SQLite file ({error})") from None
+    if application != APPLICATION:
+        raise ConfigError(f"runs_dir: {path} is not allowed: another program wrote this SQLite file")
+    if version != VERSION:
+        raise ConfigError(f"runs_dir: {path} is not allowed: its tables have version {version}, and this fedsam reads version {VERSION}")
+
+
+def begin(path: Path) -> None:
+    """Begin the file. It appears complete or not at all, so processes that begin it at the same time cannot meet half of it."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fedsam-") as folder:
+        begun = Path(folder) / FILE
+        connection = sqlite3.connect(begun, isolation_level=None)
+        try:
+            for statement in (
+                "PRAGMA journal_mode = WAL",
+                *TABLES,
+                f"PRAGMA application_id = {APPLICATION}",
+                f"PRAGMA user_version = {VERSION}",
+            ):
+                connection.execute(statement)
+        finally:
+            connection.close()
+        with suppress(FileExistsError):  # another process was faster
+            os.link(begun, path)
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """All that is written in the block is kept, or nothing of it."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield connection
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def insert(table: str, columns: Mapping[str, object] | Sequence[str]) -> str:
+    """The statement that adds a row, its values given by column name."""
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join(f':{name}' for name in columns)})"

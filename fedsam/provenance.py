@@ -1,0 +1,103 @@
+"""Which code ran where, and whether the process that wrote a run still lives."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+PACKAGES = ("fedsam", "torch", "torchvision", "flwr", "ray", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Which code ran where: enough, with the config and the seed, to run it again."""
+
+    versions: Mapping[str, str]
+    git_commit: str
+    device: str
+    command: str
+
+
+def provenance(*, gpu: bool = False) -> Provenance:
+    """Which code this process runs, on what device, by which command.
+
+    Args:
+        gpu: Name the GPUs of this machine, instead of its CPU.
+    """
+    versions = {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
+    # A console script is quoted as a person types it; anything else exactly as the interpreter got it.
+    script = Path(sys.argv[0]).name
+    words = [script, *sys.argv[1:]] if script == "fedsam" else sys.orig_argv
+    return Provenance(
+        versions=versions, git_commit=_git_commit(Path(__file__)), device=_gpus() if gpu else _cpu(), command=shlex.join(words)
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _git_commit(file: Path) -> str:
+    """The commit of the checkout that tracks `file`, with `-dirty` when tracked files differ from it; else `unknown`."""
+    git = ["git", "--no-optional-locks", "-C", str(file.parent)]
+    asked = {"check": True, "capture_output": True, "text": True, "timeout": 10}
+    try:
+        # An installed copy may lie inside somebody else's checkout, in a virtual environment: then its commit is not ours.
+        subprocess.run([*git, "ls-files", "--error-unmatch", file.name], **asked)  # type: ignore[call-overload]
+        described = subprocess.run([*git, "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"], **asked)  # type: ignore[call-overload]
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return str(described.stdout).strip()
+
+
+def _cpu() -> str:
+    name = platform.processor() or platform.machine()
+    with suppress(OSError):
+        models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        name = models[0].partition(":")[2].strip() if models else name
+    return f"{name}, {os.cpu_count()} CPUs"
+
+
+def _gpus() -> str:
+    import pynvml
+
+    pynvml.nvmlInit()
+    try:
+        names = [pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(i)) for i in range(pynvml.nvmlDeviceGetCount())]
+    finally:
+        pynvml.nvmlShutdown()
+    return ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
+
+
+def gone(host: str, pid: int, birth: str) -> bool:
+    """Whether the process, born at `birth`, is known to have ended; of another host nothing is known."""
+    if host != platform.node() or os.name != "posix":
+        return False
+    if birth:
+        return born(pid) != birth
+    try:
+        os.kill(pid, 0)  # signal 0 only asks
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False
+
+
+def born(pid: int) -> str:
+    """When a process started, in clock ticks since boot, as a number can be given again; empty when it is gone or there is no /proc."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
