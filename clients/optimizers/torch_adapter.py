@@ -71,10 +71,12 @@ class TorchOptimizer(torch.optim.Optimizer):
         self.state["rule"] = {"name": type(rule).__name__, "seed": seed, "steps": 0, "state": dict(state)}  # type: ignore[index]
 
     @overload  # type: ignore[override]  # torch declares a float, but gives what the closure gives
-    def step(self, closure: None = None) -> None: ...
+    def step(self, closure: None = None) -> None:
+        """A step along `.grad`."""
 
     @overload
-    def step(self, closure: Closure, batch: tuple[Tensor, Tensor] | None = None) -> Tensor: ...
+    def step(self, closure: Closure, batch: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """A step with a closure."""
 
     @torch.no_grad()
     def step(self, closure: Closure | None = None, batch: tuple[Tensor, Tensor] | None = None) -> Tensor | None:
