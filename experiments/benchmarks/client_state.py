@@ -1,0 +1,378 @@
+"""What it takes to keep every client's state: memory, disk and seconds, for clients that do nothing else.
+
+    python -m experiments.benchmarks.client_state [--clients 1000] [--model resnet18] [--vectors 2] [--per-round 50]
+
+Each visited client reads its vectors, checks every scalar, adds 1 and keeps them, as a correction would its control variates or duals.
+First `--visit` clients are visited once (as many as the disk holds, if not given), in rounds of `--per-round`; then `--again` of them,
+drawn at random, a second time, by when most states have to come back from disk. The object store is kept small on purpose.
+
+Resident memory counts the pages of the shared object store in every process that touched them; private memory does not, so private
+memory of all processes + the object store is what the machine has to have. Linux only: processes are read from /proc.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import torch
+import typer
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from rich.console import Console
+from rich.table import Table
+
+from fedsam import models, wire
+from fedsam.config import ConfigError, Part
+from fedsam.flat import Layout
+from fedsam.grid import ActorPool, RayGrid, ray_session
+from fedsam.seeds import stream
+
+GIB = 2**30
+Kind = TypeVar("Kind", ArrayRecord, ConfigRecord, MetricRecord)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What is measured.
+
+    Attributes:
+        clients: Population.
+        size: P, scalars of a vector.
+        vectors: Vectors that a client keeps.
+        per_round: Cohort.
+        visit: Clients that are visited at all.
+        again: Clients that are visited twice.
+        store: Bytes of the object store.
+        shard_size: As in `RayGrid`.
+    """
+
+    clients: int
+    size: int
+    vectors: int
+    per_round: int
+    visit: int
+    again: int
+    actors: int
+    store: int
+    shard_size: int | None = None
+
+    @property
+    def state(self) -> int:
+        """Bytes of a client's vectors."""
+        return 4 * self.size * self.vectors
+
+    @property
+    def live(self) -> int:
+        """Bytes of all clients' vectors in the end."""
+        return self.state * self.visit
+
+    def cohorts(self) -> list[list[int]]:
+        """The cohorts of all rounds: first visits in order, then second visits at random."""
+        second = stream(0, "second visits").permutation(self.visit)[: self.again].tolist()
+        return [part[i : i + self.per_round] for part in (list(range(self.visit)), second) for i in range(0, len(part), self.per_round)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peak:
+    """The most memory, in bytes, that the largest process of a kind had."""
+
+    resident: int = 0
+    private: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What was found; bytes and seconds.
+
+    Attributes:
+        wrong: Scalars that came back other than they were kept.
+        peaks: By kind of process.
+        private: Most private memory of all processes together.
+        store: Most of the object store in use.
+        disk: Most that lay on disk in spill files.
+        spilled, restored: Written to and read from disk altogether.
+        disk_end: In spill files once every state is kept and the former ones had time to go.
+        disk_released: In spill files after the grid, and so every state, was given up.
+        left: Whether the session's folder was there after the session.
+        first, second: Seconds per client visited for the first and the second time.
+    """
+
+    visits: int
+    wrong: int
+    peaks: Mapping[str, Peak]
+    private: int
+    store: int
+    disk: int
+    spilled: int
+    restored: int
+    disk_end: int
+    disk_released: int
+    left: bool
+    first: float
+    second: float
+
+
+def load() -> ClientApp:
+    """Clients that check their vectors, add 1 and keep them; vector j of client c is a pattern + its number among all + visits."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        size, vectors = int(str(context.run_config["size"])), int(str(context.run_config["vectors"]))
+        visits = int(str(record(message.content, "config", ConfigRecord)["visits"]))
+        first = int(context.node_config["partition-id"]) * vectors
+        pattern = torch.arange(size, dtype=torch.float32) % 251
+        fresh = {str(j): pattern + (first + j) for j in range(vectors)}
+        held = wire.tensors(record(context.state, "kept", ArrayRecord)) if "kept" in context.state else fresh
+        wrong = sum(int((held[name] != vector + visits).sum()) for name, vector in fresh.items())
+        context.state["kept"] = wire.arrays({name: vector + 1 for name, vector in held.items()})
+        return Message(RecordDict({"metrics": MetricRecord({"wrong": wrong})}), reply_to=message)
+
+    return app
+
+
+def record(content: RecordDict, key: str, kind: type[Kind]) -> Kind:
+    """A record by name; `content.array_records[key]` makes a reference cycle that holds the arrays until the garbage collector runs."""
+    found = content[key]
+    if not isinstance(found, kind):
+        raise TypeError(f"{key} is a {type(found).__name__}, not a {kind.__name__}")
+    return found
+
+
+class Watch:
+    """Samples this process, its descendants, the object store and the spill files, five times a second, while a block runs.
+
+    Args:
+        session: Folder of the Ray session.
+        actors: Process ids of the actors.
+    """
+
+    def __init__(self, session: Path, actors: Sequence[int]) -> None:
+        self._session, self._actors = session, frozenset(actors)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._sample_on, daemon=True)
+        self.peaks: dict[str, Peak] = {}
+        self.private = self.store = self.disk = 0
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def wait(self) -> bool:
+        """Let the time between two samples pass; whether the block is over."""
+        return self._over.wait(0.2)
+
+    def on_disk(self) -> int:
+        """Bytes in spill files now."""
+        return sum(_size(file) for file in self._session.glob("ray_spilled_objects_*/*"))
+
+    def _sample_on(self) -> None:
+        while not self.wait():
+            readings = [(self._kind(pid), _memory(pid)) for pid in (os.getpid(), *_descendants(os.getpid()))]
+            for kind, reading in readings:
+                peak = self.peaks.get(kind, Peak())
+                self.peaks[kind] = Peak(resident=max(peak.resident, reading.resident), private=max(peak.private, reading.private))
+            self.private = max(self.private, sum(reading.private for _, reading in readings))
+            self.store = max(self.store, int(store_stats().object_store_bytes_used))
+            self.disk = max(self.disk, self.on_disk())
+
+    def _kind(self, pid: int) -> str:
+        if pid == os.getpid():
+            return "driver"
+        return "actor" if pid in self._actors else "Ray's own"
+
+
+def store_stats() -> Any:
+    """Ray's statistics of the object store and of spilling; Ray gives them to its command line or to its private functions only."""
+    from ray._private import internal_api, state
+
+    ask: Any = internal_api.get_memory_info_reply  # Ray leaves it untyped
+    return ask(state.state).store_stats
+
+
+def session_folder() -> Path:
+    """Folder of the running Ray session: logs, sockets, spill files."""
+    from ray._private import worker
+
+    node: Any = worker._global_node  # typed as None, which it is before Ray starts
+    return Path(node.get_session_dir_path())
+
+
+def _descendants(pid: int) -> list[int]:
+    found = []
+    for file in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            children = [int(child) for child in file.read_text().split()]
+        except OSError:  # the thread or process is gone
+            continue
+        found += [pid for child in children for pid in (child, *_descendants(child))]
+    return found
+
+
+def _memory(pid: int) -> Peak:
+    """Peak resident and present private bytes of a process; zeros if it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return Peak()
+    fields = {name: int(value.split()[0]) * 1024 for name, value in (line.split(":", 1) for line in lines) if value.endswith(" kB")}
+    return Peak(resident=fields.get("VmHWM", 0), private=fields.get("RssAnon", 0))
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:  # it was deleted just now
+        return 0
+
+
+def measure(setting: Setting) -> Outcome:
+    """Play all rounds of a setting on a Ray of its own."""
+    with ray_session(cpus=setting.actors, store=setting.store):
+        pool = ActorPool(load, actors=setting.actors)
+        grid = RayGrid(pool, setting.clients, {"size": setting.size, "vectors": setting.vectors}, setting.shard_size)
+        with Watch(folder := session_folder(), pool.ready()) as watch:
+            wrong, seconds = play(grid, setting, watch)
+            disk_end = _settled(watch, setting.live)
+            stats = store_stats()
+            del grid
+            disk_released = _settled(watch, 0)
+    return Outcome(
+        visits=setting.visit + setting.again,
+        wrong=wrong,
+        peaks=watch.peaks,
+        private=watch.private,
+        store=watch.store,
+        disk=watch.disk,
+        spilled=stats.spilled_bytes_total,
+        restored=stats.restored_bytes_total,
+        disk_end=disk_end,
+        disk_released=disk_released,
+        left=folder.parent.exists(),
+        first=seconds[0] / setting.visit,
+        second=seconds[1] / max(setting.again, 1),
+    )
+
+
+def play(grid: RayGrid, setting: Setting, watch: Watch) -> tuple[int, list[float]]:
+    """Scalars that were wrong, and seconds of all first and all second visits."""
+    wrong, seconds, visits = 0, [0.0, 0.0], [0] * setting.clients
+    for number, cohort in enumerate(cohorts := setting.cohorts(), 1):
+        start = time.perf_counter()
+        replies = list(grid.send_and_receive([_visit(client, visits[client]) for client in cohort]))
+        took = time.perf_counter() - start
+        wrong += sum(_wrong(reply) for reply in replies)
+        seconds[visits[cohort[0]]] += took
+        for client in cohort:
+            visits[client] += 1
+        kept, disk, private = (f"{size / GIB:.1f} GiB" for size in (sum(map(bool, visits)) * setting.state, watch.on_disk(), watch.private))
+        line = f"{took / len(cohort):.3f} s a client, states {kept}, on disk {disk}, peak private memory {private}"
+        print(f"round {number}/{len(cohorts)}: {line}", file=sys.stderr)
+    return wrong, seconds
+
+
+def _visit(client: int, visits: int) -> Message:
+    content = RecordDict({"config": ConfigRecord({"visits": visits})})
+    return Message(content, dst_node_id=client + 1, message_type="train", group_id="1")
+
+
+def _wrong(reply: Message) -> int:
+    if reply.has_error():
+        raise RuntimeError(reply.error.reason)
+    return int(str(record(reply.content, "metrics", MetricRecord)["wrong"]))
+
+
+def _settled(watch: Watch, wanted: int) -> int:
+    """Bytes in spill files once they are no more than `wanted`, or after ten seconds: Ray deletes files some time after their objects."""
+    deadline = time.monotonic() + 10
+    while watch.on_disk() > wanted and time.monotonic() < deadline:
+        watch.wait()
+    return watch.on_disk()
+
+
+def affordable(state: int, per_round: int, keep_free: int) -> int:
+    """Clients whose states fit on the disk of temporary files, with a cohort's former states and `keep_free` bytes to spare."""
+    return max(0, (shutil.disk_usage(tempfile.gettempdir()).free - keep_free) // state - per_round)
+
+
+def parameters(model: str) -> int:
+    """P of a model for CIFAR-10. Raises `ConfigError` where there is none of that name."""
+    return Layout.of_module(models.create(Part(name=model), (3, 32, 32), 10, torch.Generator())).size
+
+
+def report(setting: Setting, outcome: Outcome) -> Table:
+    """The outcome, for people."""
+    table = Table("what", "value", title=f"{setting.clients} clients, {setting.vectors} vectors of {setting.size:,} scalars each")
+    table.add_row("clients visited, of these twice", f"{setting.visit}, {setting.again}")
+    table.add_row("a client's state, all states", f"{setting.state / 1e6:.1f} MB, {setting.live / GIB:.1f} GiB")
+    table.add_row("seconds per client, first and second visit", f"{outcome.first:.3f}, {outcome.second:.3f}")
+    table.add_row("wrong scalars", str(outcome.wrong))
+    for kind, peak in outcome.peaks.items():
+        table.add_row(f"{kind}: peak resident, private memory", f"{peak.resident / GIB:.2f}, {peak.private / GIB:.2f} GiB")
+    table.add_row("all processes: peak private memory", f"{outcome.private / GIB:.2f} GiB")
+    table.add_row("object store: size, peak use", f"{setting.store / GIB:.2f}, {outcome.store / GIB:.2f} GiB")
+    table.add_row("spilled, restored", f"{outcome.spilled / GIB:.1f}, {outcome.restored / GIB:.1f} GiB")
+    table.add_row(
+        "on disk: peak, end, states released",
+        f"{outcome.disk / GIB:.1f}, {outcome.disk_end / GIB:.1f}, {outcome.disk_released / GIB:.1f} GiB",
+    )
+    table.add_row("folder left afterwards", "yes" if outcome.left else "no")
+    return table
+
+
+def main(
+    clients: Annotated[int, typer.Option(min=1, help="Population.")] = 1000,
+    model: Annotated[str, typer.Option(help="Model whose size the vectors have.")] = "resnet18",
+    vectors: Annotated[int, typer.Option(min=1, help="Vectors that a client keeps.")] = 2,
+    per_round: Annotated[int, typer.Option(min=1, help="Cohort.")] = 50,
+    visit: Annotated[int | None, typer.Option(min=1, help="Clients visited; default: all, or as many as the disk holds.")] = None,
+    again: Annotated[int | None, typer.Option(min=0, help="Clients visited twice; default: half of the visited.")] = None,
+    actors: Annotated[int, typer.Option(min=1, help="Ray actors.")] = 2,
+    shard_size: Annotated[
+        int | None, typer.Option(min=1, help="Clients an actor is dealt at once; default: a sixteenth of the cohort.")
+    ] = None,
+    store: Annotated[float, typer.Option(min=0.08, help="GiB of the object store.")] = 4.0,
+    keep_free: Annotated[float, typer.Option(min=0, help="GiB of the disk to leave free.")] = 15.0,
+) -> None:
+    """Measure, print a table and one line of JSON; exit status 1 if a state came back wrong or was left behind."""
+    size = parameters(model)
+    most = min(clients, affordable(4 * size * vectors, per_round, int(keep_free * GIB)))
+    if most < (visit or 1):
+        raise ConfigError(f"visit: {visit} is not allowed: the population and the disk have room for {most}")
+    visited = visit or most
+    setting = Setting(
+        clients=clients,
+        size=size,
+        vectors=vectors,
+        per_round=per_round,
+        visit=visited,
+        again=visited // 2 if again is None else min(again, visited),
+        actors=actors,
+        store=int(store * GIB),
+        shard_size=shard_size,
+    )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # or the spill files of a killed benchmark stay
+    outcome = measure(setting)
+    Console().print(report(setting, outcome))
+    print(json.dumps({"setting": asdict(setting), "outcome": asdict(outcome)}))
+    if outcome.wrong or outcome.disk_released or outcome.left:
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(main)
