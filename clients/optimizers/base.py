@@ -56,7 +56,7 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
 
 def ball(direction: Tensor, rho: float | Tensor, eps: float) -> Tensor:
     """The perturbation (..., P) of length rho along `direction`; `eps` is added to the norm, so a zero direction gives zero."""
-    return rho * direction / (norm(direction) + eps)
+    return direction * (rho / (norm(direction) + eps))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,12 +152,15 @@ class LocalOptimizer:
         return g if self.clip_norm is None else g * torch.clamp(self.clip_norm / (norm(g) + 1e-6), max=1.0)
 
     def _sgd(self, w: Tensor, state: State, q: Tensor) -> tuple[Tensor, State]:
-        q = q + self.weight_decay * w if self.weight_decay else q
+        # Fused forms (add: a + alpha * b): on the CPU a new vector of this length costs more than the arithmetic on it.
+        q = torch.add(q, w, alpha=self.weight_decay) if self.weight_decay else q
         if not self.momentum:
-            return w - self.lr * q, state
-        v = self.momentum * state["v"] + (1 - self.dampening) * q if "v" in state else q
-        direction = q + self.momentum * v if self.nesterov else v
-        return w - self.lr * direction, {**state, "v": v}
+            return torch.sub(w, q, alpha=self.lr), state
+        v = q
+        if "v" in state:
+            v = torch.add((1 - self.dampening) * q if self.dampening else q, state["v"], alpha=self.momentum)
+        direction = torch.add(q, v, alpha=self.momentum) if self.nesterov else v
+        return torch.sub(w, direction, alpha=self.lr), {**state, "v": v}
 
     def _adamw(self, w: Tensor, state: State, q: Tensor) -> tuple[Tensor, State]:
         m, u, t = state.get("m", torch.zeros_like(w)), state.get("u", torch.zeros_like(w)), state.get("t", 0) + 1

@@ -61,7 +61,7 @@ class MSAM(LocalOptimizer):
 
     def displaced(self, w: Tensor, state: State) -> Tensor:
         """s, where the next gradient is taken."""
-        s: Tensor = w - state["c"] * state[self._buffer]
+        s: Tensor = torch.addcmul(w, state["c"], state[self._buffer], value=-1)  # w - c * v, fused
         return s
 
     def gradient(self, w: Tensor, state: State, objective: Objective, batch: Batch, phase: str) -> tuple[Tensor, Tensor, State]:
@@ -75,8 +75,9 @@ class MSAM(LocalOptimizer):
             w, state = replace(self, weight_decay=0.0)._adamw(w, state, q)
             w = w * (1 - self.lr * self.weight_decay)
         else:
-            v = self.momentum * state["v"] + (q + self.weight_decay * self.displaced(w, state))
-            w, state = w - self.lr * v, {**state, "v": v}
+            q = torch.add(q, self.displaced(w, state), alpha=self.weight_decay) if self.weight_decay else q
+            v = torch.add(q, state["v"], alpha=self.momentum)
+            w, state = torch.sub(w, v, alpha=self.lr), {**state, "v": v}
         c = (
             torch.full_like(w[..., :1], self.lr * self.momentum)
             if self.form == "nag"
