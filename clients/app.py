@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
@@ -181,20 +181,19 @@ def assess(place: Workplace, message: Message, context: Context) -> Message:
 
 def _recall(state: RecordDict, accepted: int | None, device: torch.device) -> dict[str, Tensor]:
     """The correction's vectors that count: what the last round left pending does so only if the server accepted that round's update."""
-    if "pending" in state:
-        pending = state.array_records["pending"]
-        if int(str(state.config_records["pending-round"]["round"])) == accepted:
+    pending, round = wire.record(state, "pending", ArrayRecord), wire.record(state, "pending-round", ConfigRecord)
+    if pending is not None and round is not None:
+        if int(str(round["round"])) == accepted:
             state["correction"] = pending
         del state["pending"], state["pending-round"]
-    held = state.array_records.get("correction")
+    held = wire.record(state, "correction", ArrayRecord)
     return wire.tensors(held, device) if held else {}
 
 
 def _resumed(state: RecordDict, device: torch.device) -> State | None:
     """The optimizer's state of the client's last round, where it was kept."""
-    if "optimizer" not in state:
-        return None
-    return wire.decode_state(state.array_records["optimizer"], state.config_records["optimizer-state"], device)
+    record, config = wire.record(state, "optimizer", ArrayRecord), wire.record(state, "optimizer-state", ConfigRecord)
+    return None if record is None or config is None else wire.decode_state(record, config, device)
 
 
 def _remember(state: RecordDict, kept: Mapping[str, Tensor], broadcast: wire.Broadcast) -> None:

@@ -104,12 +104,36 @@ class Server(Frozen):
     allow_failures: bool = Field(False, description="Go on without a client that fails or sends what cannot be used; it is counted.")
 
 
+class Flatness(Frozen):
+    """What is measured of the loss around the global vector: by the actors, on training examples of all clients together."""
+
+    measures: tuple[Literal["top", "trace", "worst", "worst_adaptive", "average", "average_adaptive", "line", "plane"], ...] = Field(
+        (),
+        description="Top Hessian eigenvalues, its trace, worst-case and average sharpness in a ball (plain, adaptive), loss slices.",
+    )
+    every: int = Field(0, ge=0, description="Measure every so many rounds, and after the last; 0: only after the last.")
+    examples: Count = Field(1000, description="Training examples, drawn by seed, that the loss is taken over.")
+    batch_size: Count = Field(100, description="Examples in memory at once, and m of the worst-case m-sharpness.")
+    eigenvalues: Count = Field(5, description="Top eigenvalues.")
+    probes: Annotated[int, Field(ge=2)] = Field(100, description="Most probes of the trace; it stops at a standard error of 1 %.")
+    rho: Positive = Field(0.1, description="Radius of the ball of `worst`.")
+    rho_adaptive: Positive = Field(0.5, description="Radius of the ball of `worst_adaptive`, in units of each weight.")
+    rho_average: Positive = Field(0.01, description="Standard deviation per weight of `average`.")
+    rho_average_adaptive: Positive = Field(0.1, description="Standard deviation of `average_adaptive`, in units of each weight.")
+    iterations: Count = Field(20, description="Ascent steps of the worst case.")
+    draws: Count = Field(20, description="Draws of the average case.")
+    points: Annotated[int, Field(ge=3)] = Field(21, description="Points of a slice along each direction, from -1 to 1.")
+
+
 class Measure(Frozen):
     """What is measured, and how often."""
 
     every: Count = Field(1, description="Evaluate the global vector on the test set every so many rounds, and after the last.")
     clients: bool = Field(False, description="Also have each round's cohort evaluate the new global vector on its own examples.")
     batch_size: Count = Field(500, description="Examples per evaluation batch.")
+    union: bool = Field(True, description="After the last round, also evaluate on the training examples of all clients together.")
+    target: Fraction | None = Field(None, description="Test accuracy to reach: tables show what it took; default: chosen by the report.")
+    flatness: Flatness = Flatness()
 
 
 class Compute(Frozen):
@@ -127,6 +151,14 @@ class Compute(Frozen):
     precision: Literal["float32", "float64"] = Field("float32", description="Floating-point type of weights and activations.")
 
 
+class Simulate(Frozen):
+    """Clients that differ in speed and leave: a clock that is simulated, not measured. Off unless set."""
+
+    speed: Named | None = Field(None, description="FLOP/s of each client, drawn by seed; see `fedsam list distributions`.")
+    bandwidth: Named | None = Field(None, description="Bytes/s of each client, each way, drawn by seed; see `fedsam list distributions`.")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Probability that a client leaves a round before it trains.")
+
+
 class Checkpoint(Frozen):
     """What is kept on disk beside the results table."""
 
@@ -139,6 +171,9 @@ class Experiment(Frozen):
     name: str = Field("", description="Label in tables and figures; default: the method's parts.")
     method: str | None = Field(None, description="Preset of optimizer, correction and strategy; see `fedsam list methods`.")
     rounds: Count = Field(30, description="Rounds.")
+    budget: Count | None = Field(
+        None, description="Stop after the round that reaches so many gradient evaluations; rounds is then the most."
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="The only source of randomness.")
     runs_dir: Path = Field(Path("runs"), description="Folder of the results database and the run folders.")
     data: Data = Data()
@@ -147,6 +182,7 @@ class Experiment(Frozen):
     server: Server = Server()
     measure: Measure = Measure()
     compute: Compute = Compute()
+    simulate: Simulate = Simulate()
     checkpoint: Checkpoint = Checkpoint()
 
     def dump(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from fedsam.config import ConfigError
 
 FILE = "fedsam.db"
 APPLICATION = 0x66536D31  # marks the file as ours; `PRAGMA application_id`
-VERSION = 1  # of the tables below; `PRAGMA user_version`
+VERSION = 2  # of the tables below; `PRAGMA user_version`
 BUSY_SECONDS = 60.0
 TABLES = (
     """CREATE TABLE runs (
@@ -21,12 +21,12 @@ TABLES = (
         error TEXT, started TEXT NOT NULL, finished TEXT, config TEXT NOT NULL, config_hash TEXT NOT NULL, seed INTEGER NOT NULL,
         dataset TEXT NOT NULL, dataset_wanted TEXT NOT NULL, clients INTEGER NOT NULL, classes INTEGER NOT NULL,
         git_commit TEXT NOT NULL, versions TEXT NOT NULL, device TEXT NOT NULL, command TEXT NOT NULL,
-        host TEXT NOT NULL, pid INTEGER NOT NULL, born TEXT NOT NULL)""",
+        host TEXT NOT NULL, pid INTEGER NOT NULL, born TEXT NOT NULL, startup REAL)""",
     """CREATE TABLE rounds (
         run TEXT NOT NULL REFERENCES runs (id), round INTEGER NOT NULL, cohort INTEGER NOT NULL, failures INTEGER NOT NULL,
         examples INTEGER NOT NULL, steps INTEGER NOT NULL, gradient_evaluations INTEGER NOT NULL, forward_evaluations INTEGER NOT NULL,
-        bytes_down INTEGER NOT NULL, bytes_up INTEGER NOT NULL, client_seconds REAL NOT NULL, wall_seconds REAL NOT NULL,
-        evaluate_seconds REAL NOT NULL, peak_rss INTEGER NOT NULL, peak_device_memory INTEGER, train_loss REAL,
+        bytes_down INTEGER NOT NULL, bytes_up INTEGER NOT NULL, flops INTEGER NOT NULL, client_seconds REAL NOT NULL,
+        wall_seconds REAL NOT NULL, evaluate_seconds REAL NOT NULL, simulated_seconds REAL, energy REAL, peak_rss INTEGER NOT NULL, peak_device_memory INTEGER, train_loss REAL,
         PRIMARY KEY (run, round))""",
     """CREATE TABLE measures (
         run TEXT NOT NULL, round INTEGER NOT NULL, name TEXT NOT NULL, value REAL,
@@ -35,6 +35,10 @@ TABLES = (
         run TEXT NOT NULL, round INTEGER NOT NULL, client INTEGER NOT NULL, examples INTEGER NOT NULL, steps INTEGER NOT NULL,
         train_loss REAL, seconds REAL NOT NULL, status TEXT NOT NULL,
         PRIMARY KEY (run, round, client), FOREIGN KEY (run, round) REFERENCES rounds (run, round)) WITHOUT ROWID""",
+    """CREATE TABLE slices (
+        run TEXT NOT NULL, round INTEGER NOT NULL, name TEXT NOT NULL, i INTEGER NOT NULL, j INTEGER NOT NULL,
+        alpha REAL NOT NULL, beta REAL NOT NULL, loss REAL,
+        PRIMARY KEY (run, round, name, i, j), FOREIGN KEY (run, round) REFERENCES rounds (run, round)) WITHOUT ROWID""",
     """CREATE TABLE holdings (
         run TEXT NOT NULL REFERENCES runs (id), client INTEGER NOT NULL, class INTEGER NOT NULL, examples INTEGER NOT NULL,
         PRIMARY KEY (run, client, class)) WITHOUT ROWID""",

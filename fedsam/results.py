@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from fedsam.config import ConfigError, Experiment
 from fedsam.database import FILE, begin, connect, insert, transaction
 from fedsam.provenance import Provenance, born, gone
-from fedsam.rows import CLIENT_COLUMNS, ROUND_COLUMNS, ClientRow, Row, Run, Status
+from fedsam.rows import CLIENT_COLUMNS, ROUND_COLUMNS, ClientRow, Row, Run, Slice, Status
 
 
 class Results:
@@ -138,6 +138,52 @@ class Results:
             if connection.execute("UPDATE runs SET status = ?, error = ?, finished = ? WHERE id = ?", values).rowcount != 1:
                 raise ValueError(f"run {run!r} was never started")
 
+    def begun(self, run: str, seconds: float) -> None:
+        """Keep how long a run took to start."""
+        with transaction(self._connection) as connection:
+            connection.execute("UPDATE runs SET startup = ? WHERE id = ?", (seconds, run))
+
+    def keep_slice(self, slice: Slice) -> None:
+        """Keep the losses of a slice, once its round is kept."""
+        betas = slice.alphas if len(slice.losses[0]) > 1 else (0.0,)
+        cells = [
+            (slice.run, slice.round, slice.name, i, j, slice.alphas[i], betas[j], loss)
+            for i, row in enumerate(slice.losses)
+            for j, loss in enumerate(row)
+        ]
+        with transaction(self._connection) as connection:
+            connection.executemany("INSERT INTO slices VALUES (?, ?, ?, ?, ?, ?, ?, ?)", cells)
+
+    def slices(self, run: str) -> list[Slice]:
+        """The slices of a run, earlier rounds first."""
+        cells: defaultdict[tuple[int, str], dict[int, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
+        for entry in self._connection.execute("SELECT * FROM slices WHERE run = ? ORDER BY round, name, i, j", (run,)):
+            cells[entry["round"], entry["name"]][entry["i"]].append((entry["alpha"], _number(entry["loss"])))
+        return [
+            Slice(
+                run=run,
+                round=round,
+                name=name,
+                alphas=tuple(row[0][0] for row in rows.values()),
+                losses=tuple(tuple(loss for _, loss in row) for row in rows.values()),
+            )
+            for (round, name), rows in cells.items()
+        ]
+
+    def discard(self, run: str) -> None:
+        """Take out a run that did not finish, with all that belongs to it, to make room for its repetition.
+
+        Raises:
+            ValueError: It finished, was never started, or is still at work.
+        """
+        with transaction(self._connection) as connection:
+            found = connection.execute("SELECT * FROM runs WHERE id = ?", (run,)).fetchone()
+            if found is None or _run(found).status in ("finished", "running"):
+                raise ValueError(f"run {run!r} cannot be discarded: it is {_run(found).status if found else 'not known'}")
+            for table in ("slices", "clients", "measures", "rounds", "holdings"):
+                connection.execute(f"DELETE FROM {table} WHERE run = ?", (run,))
+            connection.execute("DELETE FROM runs WHERE id = ?", (run,))
+
     def runs(self) -> list[Run]:
         """Every run, oldest first."""
         return [_run(row) for row in self._connection.execute("SELECT * FROM runs ORDER BY rowid")]
@@ -193,8 +239,9 @@ class Results:
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """Twelve hexadecimal digits, equal for settings that differ only in the seed and in where files lie."""
-    kept = {key: value for key, value in config.items() if key not in ("seed", "runs_dir")}
+    """Twelve hexadecimal digits, equal for settings that differ only in the seed, in where files lie, and in what changes no number."""
+    kept = {key: value for key, value in config.items() if key not in ("seed", "runs_dir", "checkpoint")}
+    kept["compute"] = config["compute"]["precision"]
     kept["data"] = {key: value for key, value in config["data"].items() if key != "root"}
     return _digest(json.dumps(kept, default=str, sort_keys=True))[:12]
 

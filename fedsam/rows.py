@@ -43,8 +43,11 @@ class Row:
         bytes_down: From the server to the cohort.
         bytes_up: From the cohort to the server.
         client_seconds: Sum over clients of local training.
+        flops: Floating-point operations of training: evaluations times those of the model's passes.
         wall_seconds: Of the training part of the round.
         evaluate_seconds: Of the evaluation after it; 0 when there was none.
+        simulated_seconds: Of the round on the simulated clock; None when nothing is simulated.
+        energy: Joules that this machine's GPUs took during training; None where they do not say.
         peak_rss: Bytes, the largest process.
         peak_device_memory: Bytes, the largest actor; None without a GPU.
         train_loss: Mean over the cohort, weighted by examples; may be NaN.
@@ -61,9 +64,12 @@ class Row:
     forward_evaluations: int
     bytes_down: int
     bytes_up: int
+    flops: int = 0
     client_seconds: float
     wall_seconds: float
     evaluate_seconds: float
+    simulated_seconds: float | None = None
+    energy: float | None = None
     peak_rss: int
     peak_device_memory: int | None = None
     train_loss: float
@@ -74,7 +80,8 @@ class Row:
 ROUND_COLUMNS = tuple(f.name for f in fields(Row) if f.name not in ("measures", "clients"))
 CLIENT_COLUMNS = tuple(f.name for f in fields(ClientRow))
 PEAKS = ("peak_rss", "peak_device_memory")
-TOTALS = tuple(name for name in ROUND_COLUMNS if name not in ("run", "round", "train_loss", *PEAKS))
+OPTIONAL = ("simulated_seconds", "energy")
+TOTALS = tuple(name for name in ROUND_COLUMNS if name not in ("run", "round", "train_loss", *PEAKS, *OPTIONAL))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +95,7 @@ class Run(Provenance):
         config_hash: Equal for runs that differ only in seed and in where files lie.
         dataset: The one really used.
         dataset_wanted: The one that the experiment asked for.
+        startup: Seconds from the start of the run to its first round: dealing, moving and loading what it needs; None before.
     """
 
     id: str
@@ -103,6 +111,24 @@ class Run(Provenance):
     dataset_wanted: str
     clients: int
     classes: int
+    startup: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slice:
+    """Losses of a run's model along a line (A, 1) or over a plane (A, A) after a round.
+
+    Attributes:
+        name: `line` or `plane`.
+        alphas: Multiples (A,) of the directions, which have the scale of the weights.
+        losses: By row: multiple of the first direction; by column: of the second.
+    """
+
+    run: str
+    round: int
+    name: str
+    alphas: tuple[float, ...]
+    losses: tuple[tuple[float, ...], ...]
 
 
 def cumulative(rows: Sequence[Row]) -> list[Row]:
@@ -112,6 +138,9 @@ def cumulative(rows: Sequence[Row]) -> list[Row]:
 
 def _add(before: Row, row: Row) -> Row:
     totals: dict[str, Any] = {name: getattr(before, name) + getattr(row, name) for name in TOTALS}
+    for name in OPTIONAL:
+        parts = (getattr(before, name), getattr(row, name))
+        totals[name] = None if None in parts else sum(parts)
     peaks: dict[str, Any] = {
         name: max((p for p in (getattr(before, name), getattr(row, name)) if p is not None), default=None) for name in PEAKS
     }

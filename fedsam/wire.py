@@ -12,13 +12,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
 Vectors = Mapping[str, Tensor]
+Kind = TypeVar("Kind", ArrayRecord, ConfigRecord, MetricRecord)
 
 
 class WireError(ValueError):
@@ -65,6 +66,15 @@ def tensors(record: ArrayRecord, device: str | torch.device = "cpu") -> dict[str
     return {name: torch.from_numpy(array.numpy()).to(device) for name, array in record.items()}
 
 
+def record(content: RecordDict, key: str, kind: type[Kind]) -> Kind | None:
+    """The record of that name, None where there is none of that kind.
+
+    Unlike `content.array_records` it makes no reference cycle, which would hold all arrays of `content` until the garbage collector runs.
+    """
+    found = content.get(key)
+    return found if isinstance(found, kind) else None
+
+
 def count_bytes(vectors: Vectors) -> int:
     """Bytes of the vectors themselves: what an ideal transport would carry."""
     return sum(vector.numel() * vector.element_size() for vector in vectors.values())
@@ -84,13 +94,13 @@ def decode_broadcast(content: RecordDict, device: str | torch.device = "cpu") ->
     Raises:
         WireError: There is no array `w` or no round.
     """
-    record, config = content.array_records.get("arrays"), content.config_records.get("config")
-    if record is None or "w" not in record:
+    sent, config = record(content, "arrays", ArrayRecord), record(content, "config", ConfigRecord)
+    if sent is None or "w" not in sent:
         raise WireError("a broadcast holds an ArrayRecord 'arrays' with the array 'w'")
     if config is None or "server-round" not in config:
         raise WireError("a broadcast holds a ConfigRecord 'config' with 'server-round'")
     accepted = int(str(config["accepted"])) if "accepted" in config else None
-    return Broadcast(tensors(record, device), int(str(config["server-round"])), str(config.get("reply", "model")), accepted)
+    return Broadcast(tensors(sent, device), int(str(config["server-round"])), str(config.get("reply", "model")), accepted)
 
 
 def encode_update(update: Update) -> RecordDict:
@@ -104,10 +114,10 @@ def decode_update(content: RecordDict) -> Update:
     Raises:
         WireError: A record is missing.
     """
-    record, metrics = content.array_records.get("arrays"), content.metric_records.get("metrics")
-    if record is None or metrics is None:
+    sent, metrics = record(content, "arrays", ArrayRecord), record(content, "metrics", MetricRecord)
+    if sent is None or metrics is None:
         raise WireError("an update holds an ArrayRecord 'arrays' and a MetricRecord 'metrics'")
-    return Update(tensors(record), {name: float(value) for name, value in metrics.items() if not isinstance(value, list)})
+    return Update(tensors(sent), {name: float(value) for name, value in metrics.items() if not isinstance(value, list)})
 
 
 def encode_state(state: Mapping[str, Any]) -> tuple[ArrayRecord, ConfigRecord]:

@@ -167,7 +167,7 @@ class CohortStrategy(Strategy):
         failed = [reply for reply in replies if reply.has_error()]
         if failed and not self.plan.allow_failures:
             raise RunError(self._where(self._client(failed[0]), server_round, f"failed: {failed[0].error.reason}"))
-        records = [r for reply in replies if not reply.has_error() for r in reply.content.metric_records.values()]
+        records = [r for reply in replies if not reply.has_error() for r in reply.content.values() if isinstance(r, MetricRecord)]
         if not records:
             return None
         weights = np.array([float(str(r["num-examples"])) for r in records])

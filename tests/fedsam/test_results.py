@@ -222,7 +222,7 @@ def test_files_of_others_are_refused(runs_dir: Path) -> None:
 def test_a_newer_file_is_refused(runs_dir: Path) -> None:
     with Results.open(runs_dir) as results:
         results._connection.execute("PRAGMA user_version = 99")
-    with pytest.raises(ConfigError, match="its tables have version 99, and this fedsam reads version 1"):
+    with pytest.raises(ConfigError, match="its tables have version 99, and this fedsam reads version 2"):
         Results.open(runs_dir)
 
 
