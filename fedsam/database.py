@@ -26,7 +26,8 @@ TABLES = (
         run TEXT NOT NULL REFERENCES runs (id), round INTEGER NOT NULL, cohort INTEGER NOT NULL, failures INTEGER NOT NULL,
         examples INTEGER NOT NULL, steps INTEGER NOT NULL, gradient_evaluations INTEGER NOT NULL, forward_evaluations INTEGER NOT NULL,
         bytes_down INTEGER NOT NULL, bytes_up INTEGER NOT NULL, flops INTEGER NOT NULL, client_seconds REAL NOT NULL,
-        wall_seconds REAL NOT NULL, evaluate_seconds REAL NOT NULL, simulated_seconds REAL, energy REAL, peak_rss INTEGER NOT NULL, peak_device_memory INTEGER, train_loss REAL,
+        wall_seconds REAL NOT NULL, evaluate_seconds REAL NOT NULL, simulated_seconds REAL, energy REAL,
+        peak_rss INTEGER NOT NULL, peak_device_memory INTEGER, train_loss REAL,
         PRIMARY KEY (run, round))""",
     """CREATE TABLE measures (
         run TEXT NOT NULL, round INTEGER NOT NULL, name TEXT NOT NULL, value REAL,
