@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -21,11 +21,11 @@ import strategies
 from clients import corrections, optimizers, workplace
 from experiments.catalogue import resolved, sampler
 from experiments.grids import grids
+from experiments.measures import Survey
 from experiments.progress import Quiet, Watch
 from fedsam import datasets, partition, wire
 from fedsam.config import ConfigError, Experiment
 from fedsam.datasets import Dataset
-from fedsam.evaluate import evaluate
 from fedsam.federation import deal
 from fedsam.grid import LocalGrid
 from fedsam.network import Network
@@ -132,7 +132,7 @@ def serve(experiment: Experiment, grid: Grid, dataset: Dataset, watch: Watch) ->
             watch.note(f"dataset {experiment.data.dataset} cannot be had: this run uses {dataset.name} instead")
         _warn(experiment, holdings.sum(axis=1), watch)
         try:
-            session = Session(experiment, dataset, grid, results, run_id, watch)
+            session = Session(experiment, dataset, holdings, grid, results, run_id, watch)
             result = session.run()
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
@@ -158,13 +158,16 @@ def _warn(experiment: Experiment, examples: Any, watch: Watch) -> None:
 class Session:
     """One run in progress: the strategy, the network that evaluates, and where rows go."""
 
-    def __init__(self, experiment: Experiment, dataset: Dataset, grid: Grid, results: Results, run_id: str, watch: Watch) -> None:
+    def __init__(
+        self, experiment: Experiment, dataset: Dataset, holdings: NDArray[Any], grid: Grid, results: Results, run_id: str, watch: Watch
+    ) -> None:
         self.experiment, self.dataset, self.grid = experiment, dataset, grid
         self.results, self.run_id, self.watch = results, run_id, watch
         self.rows: list[Row] = []
         self.network = self._network()
         optimizers.build(experiment.client.optimizer).check(self.network.layout)
         self.strategy = cohort_strategy(experiment)
+        self.survey = Survey(experiment, grid, self.network, dataset, holdings)
 
     def run(self) -> Result:
         """All rounds; rows are kept as they come."""
@@ -186,11 +189,10 @@ class Session:
         if self.strategy.last is None:
             return None
         row = self._row(self.strategy.last)
-        if round % self.experiment.measure.every == 0 or self._is_last(row):
-            start = time.perf_counter()
-            measures = {**row.measures, **self._measures()}
-            row = replace(row, measures=measures, evaluate_seconds=time.perf_counter() - start)
+        row, slices = self.survey.take(row, self.strategy.evaluated, self.strategy.buffers, last=self._is_last(row))
         self.results.append(row)
+        for found in slices:
+            self.results.keep_slice(found)
         self.rows.append(row)
         self.watch.round(row)
         if self.experiment.checkpoint.every and round % self.experiment.checkpoint.every == 0:
@@ -200,12 +202,6 @@ class Session:
     def _is_last(self, row: Row) -> bool:
         """Whether the run ends with this round, whose training `row` tells; it is not among `rows` yet."""
         return row.round == self.experiment.rounds
-
-    def _measures(self) -> dict[str, float]:
-        device = self.network.parameters[0].device
-        w, buffers = self.strategy.evaluated.to(device), self.strategy.buffers.to(device)
-        test = evaluate(self.network, w, buffers, self.dataset.test, self.dataset, self.experiment.measure.batch_size)
-        return {"test_accuracy": test.accuracy, "test_loss": test.loss}
 
     def _row(self, exchange: Exchange) -> Row:
         clients = tuple(_client_row(client, m) for client, m in exchange.metrics.items())
