@@ -17,7 +17,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from torch import Tensor
 
-from fedsam import wire
+from fedsam import flower, wire
 
 T = TypeVar("T")
 NEEDED = ("num-examples", "steps", "delta-norm", "examples", "train-loss", "gradient-evaluations", "forward-evaluations", "seconds")
@@ -178,7 +178,8 @@ class Gathered:
     """
 
     def __init__(self, first: Message) -> None:
-        self._first, self._terms = first, Terms.of(first.content)
+        config = wire.record(first.content, "config", ConfigRecord) or {}
+        self._first, self._terms, self._by = first, Terms.of(first.content), config.get("merge-by")
         self._single: list[Message] = []
         self._total = Part()
 
@@ -193,7 +194,9 @@ class Gathered:
 
     def replies(self) -> list[Message]:
         """The replies, or one message in their place."""
-        return self._single if self._terms is None else [Message(encode(self._total), reply_to=self._first)]
+        if self._terms is not None:
+            return [Message(encode(self._total), reply_to=self._first)]
+        return flower.mean(self._single, str(self._by)) if self._by is not None and self._single else self._single
 
 
 def encode(part: Part) -> RecordDict:
