@@ -123,56 +123,6 @@ def compare(clients: Sequence[int], floats: Sequence[int], rounds: int, repeats:
     return {"rounds": rows, "start": starts}
 
 
-def main(grid: Grid, context: Context) -> None:
-        seconds.extend(rounds_on(grid, clients, floats, rounds, merged=False))
-
-    resources: Any = {"client_resources": {"num_cpus": 1, "num_gpus": 0}, "init_args": {"num_cpus": ACTORS}}
-    run_simulation(server, load(), clients, backend_config=resources)
-    return seconds
-
-
-def raygrid(clients: int, floats: int, rounds: int, merged: bool) -> list[float]:
-    """Seconds of each round on RayGrid; of the first from before there is a Ray."""
-    start = time.perf_counter()
-    with ray_session(cpus=ACTORS):
-        grid = RayGrid(ActorPool(load, actors=ACTORS), clients, {})
-        up = time.perf_counter()
-        first, *others = rounds_on(grid, clients, floats, rounds, merged)
-        return [up - start + first, *others]
-
-
-def measured(way: str, clients: int, floats: int, rounds: int) -> list[float]:
-    """Seconds of each round of a run in a process of its own."""
-    command = [sys.executable, "-m", "experiments.benchmarks.grid", "--way", way, "--clients", str(clients)]
-    command += ["--floats", str(floats), "--rounds", str(rounds)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
-    seconds: list[float] = json.loads(done.stdout.splitlines()[-1])
-    return seconds
-
-
-def compare(clients: Sequence[int], floats: Sequence[int], rounds: int, repeats: int) -> dict[str, Any]:
-    """Measure all ways, interleaved, and print tables; the seconds of all rounds but the first of each run."""
-    found: dict[tuple[int, int, str], list[float]] = {}
-    for repeat in range(repeats):
-        for size in floats:
-            for count in clients:
-                for way in WAYS:
-                    found.setdefault((size, count, way), []).extend(measured(way, count, size, rounds)[1:])
-                    print(f"repeat {repeat + 1}: {size} floats, {count} clients, {way}", file=sys.stderr)
-    starts = {count: [measured("raygrid", count, floats[0], 1)[0] for _ in range(repeats)] for count in (COHORT, CROWD)}
-    table = Table("floats", "clients", *(f"{way}, ms" for way in WAYS), "flower / raygrid", title="a round of 100 clients, median")
-    for size in floats:
-        for count in clients:
-            middle = {way: statistics.median(found[size, count, way]) for way in WAYS}
-            cells = [f"{1000 * middle[way]:.1f}" for way in WAYS]
-            table.add_row(str(size), str(count), *cells, f"{middle['flower'] / middle['raygrid']:.0f}")
-    Console().print(table, f"{CROWD} clients, from the command to the end of the first round: {crowd:.1f} s")
-    rows = [{"floats": f, "clients": c, "way": way, "seconds": seconds} for (f, c, way), seconds in found.items()]
-    return {"rounds": rows, "crowd_seconds": crowd}
-
-
 def main(
     rounds: Annotated[int, typer.Option(help="Rounds of each run; the first does not count.")] = 5,
     repeats: Annotated[int, typer.Option(help="How often to run each way, interleaved.")] = 3,
