@@ -32,8 +32,9 @@ from fedsam.network import Network
 from fedsam.provenance import provenance
 from fedsam.results import Results
 from fedsam.rows import ClientRow, Row
-from strategies.cohort import CohortStrategy, Exchange, FlowerCohort, Plan
+from strategies.cohort import CohortStrategy, FlowerCohort
 from strategies.flower import FlowerRule
+from strategies.plan import Exchange, Plan
 
 app = ServerApp()
 
@@ -123,6 +124,7 @@ def serve(experiment: Experiment, grid: Grid, dataset: Dataset, watch: Watch) ->
     holdings = partition.class_counts(dataset.train.y.numpy(), deal(experiment, dataset), dataset.classes)
     if isinstance(grid, LocalGrid):
         grid.weigh(holdings.sum(axis=1).tolist())
+        grid.note = watch.note
     with Results.open(experiment.runs_dir) as results:
         run_id = results.start(
             experiment, plain, dataset=dataset.name, holdings=holdings, provenance=provenance(gpu=experiment.compute.gpus_per_actor > 0)
@@ -176,7 +178,8 @@ class Session:
         w, buffers = self.network.initial.cpu(), self.network.buffers.cpu()
         self.strategy.begin(w.clone(), buffers)
         initial = {"w": w} | ({"buffers": buffers} if buffers.numel() else {})
-        self.strategy.start(self.grid, wire.arrays(initial), self.experiment.rounds, timeout=math.inf, evaluate_fn=self._evaluate)
+        deadline = self.experiment.server.deadline or math.inf
+        self.strategy.start(self.grid, wire.arrays(initial), self.experiment.rounds, timeout=deadline, evaluate_fn=self._evaluate)
         self._save("model")
         return Result(self.run_id, tuple(self.rows), self.strategy.evaluated, self.network.module)
 
@@ -186,10 +189,13 @@ class Session:
         return workplace.network(self.experiment, self.dataset, torch.device("cuda" if gpu else "cpu"), dtype)
 
     def _evaluate(self, round: int, _: ArrayRecord) -> MetricRecord | None:
-        if self.strategy.last is None:
+        exchange = self.strategy.last
+        if exchange is None:
             return None
-        row = self._row(self.strategy.last)
+        row = self._row(exchange)
         row, slices = self.survey.take(row, self.strategy.evaluated, self.strategy.buffers, last=self._is_last(row))
+        for client, what in exchange.retried.items():
+            self.watch.note(f"client {client} in round {round} was asked again: it {what.splitlines()[0]}")
         self.results.append(row)
         for found in slices:
             self.results.keep_slice(found)
@@ -251,8 +257,11 @@ def cohort_strategy(experiment: Experiment) -> CohortStrategy:
         seed=experiment.seed,
         lr=lambda round: optimizer.lr * workplace.lr_factor(experiment, round),
         weights=experiment.server.weights,
-        allow_failures=experiment.server.allow_failures,
-        acknowledge=experiment.server.allow_failures and bool(corrections.build(experiment.client.correction).keeps),
+        on_client_error=experiment.server.on_client_error,
+        deadline=experiment.server.deadline,
+        quorum=experiment.server.quorum,
+        shard_size=experiment.compute.shard_size,
+        acknowledge=experiment.server.on_client_error != "fail" and bool(corrections.build(experiment.client.correction).keeps),
         evaluate_clients=experiment.measure.clients,
     )
     return FlowerCohort(rule, plan) if isinstance(rule, FlowerRule) else CohortStrategy(rule, plan)

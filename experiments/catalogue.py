@@ -60,7 +60,9 @@ def resolved(experiment: Experiment) -> dict[str, Any]:
             raise ConfigError(f"{key}: {name!r} is not known; allowed: {', '.join(sorted(DATASETS))}")
     sampler(experiment)
     compatibility.check(experiment)
-    rule, size = strategies.build(experiment.server.strategy), cohort(experiment)
+    rule, size, quorum = strategies.build(experiment.server.strategy), cohort(experiment), experiment.server.quorum
+    if isinstance(quorum, int) and isinstance(experiment.server.sampling, str) and quorum > size:
+        raise ConfigError(f"server.quorum: {quorum} is not allowed: a cohort has {size} clients (server.participation)")
     if isinstance(rule, FlowerRule) and size < rule.least():
         needs = f"{experiment.server.strategy.name} needs {rule.least()} clients"
         raise ConfigError(f"server.participation: {size} is not allowed: {needs} in a cohort")
