@@ -51,7 +51,7 @@ def grids(experiments: Sequence[Experiment]) -> Iterator[GridOf]:
         if fit < 1:
             raise ConfigError(f"compute.{'gpus' if gpus else 'cpus'}_per_actor: more than there is; Ray has {dict(resources)}")
         # The actors import what they need while this process loads the data.
-        pool = ActorPool(load_clients, actors=compute.actors or fit, cpus=compute.cpus_per_actor, gpus=gpus)
+        pool = ActorPool(load_clients, actors=compute.actors or fit, cpus=compute.cpus_per_actor, gpus=gpus, memory=compute.memory_fraction)
 
         def grid_of(experiment: Experiment) -> tuple[Grid, Dataset]:
             if not data.holds(experiment):

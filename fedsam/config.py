@@ -152,6 +152,9 @@ class Compute(Frozen):
     actors: Count | None = Field(None, description="Ray actors; default: one per physical core, or one per GPU share.")
     cpus_per_actor: Count = Field(1, description="CPUs, and so torch threads, of an actor.")
     gpus_per_actor: NonNegative = Field(0.0, description="GPU share of an actor, fractions allowed; 0 runs on the CPU.")
+    memory_fraction: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="Most of a GPU's memory that an actor may use; default: its share of the GPU, at most all."
+    )
     ray_address: str | None = Field(None, description="`auto` or HOST:PORT of a running Ray; default: a private one.")
     shard_size: Count | None = Field(
         None,

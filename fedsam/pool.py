@@ -22,16 +22,21 @@ class ActorPool:
         actors: How many.
         cpus: Of each, also its torch threads.
         gpus: Share of a GPU of each; fractions allowed.
+        memory: Fraction of its GPU's memory that each may use; default: its share of the GPU.
 
     Attributes:
         busy: The actors that are up, and how many shards each has been dealt.
         starting: The others, by the reference that is there once they are up.
+        memory: Fraction of its GPU's memory that each may use; None without a GPU.
     """
 
-    def __init__(self, load: Callable[..., ClientApp], *, actors: int, cpus: int = 1, gpus: float = 0.0) -> None:
+    def __init__(
+        self, load: Callable[..., ClientApp], *, actors: int, cpus: int = 1, gpus: float = 0.0, memory: float | None = None
+    ) -> None:
         import ray
 
         self._load, self._cpus = load, cpus
+        self.memory = (memory or min(gpus, 1.0)) if gpus else None
         self._supplies: dict[str, Any] = {}
         self._kind = ray.remote(num_cpus=cpus, num_gpus=gpus)(ClientActor)
         self._peaks: dict[Any, tuple[int, int | None]] = {}
@@ -104,5 +109,5 @@ class ActorPool:
         return max(rss for rss, _ in peaks), max((device for _, device in peaks if device is not None), default=None)
 
     def _start(self) -> None:
-        actor: Any = self._kind.remote(self._load, self._cpus, self._supplies)
+        actor: Any = self._kind.remote(self._load, self._cpus, self._supplies, self.memory)
         self.starting[actor.process.remote()] = actor
