@@ -5,7 +5,6 @@ Legend: `w, delta: (P,)`.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -18,6 +17,7 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from fedsam import wire
+from fedsam.meter import Energy, Meter
 from strategies.base import Aggregate, ServerRule, State
 from strategies.flower import FlowerRule
 from strategies.sampling import Sampler
@@ -34,17 +34,21 @@ class Exchange:
     Attributes:
         metrics: Measured cost and loss of each client whose update was used, in ascending order of clients.
         failures: What went wrong, of each other client that was asked.
+        dropped: Clients that were sampled and left before they were asked.
         bytes_down: To the whole cohort.
         bytes_up: From the clients whose update was used.
         seconds: From the first broadcast to the new global vector.
+        energy: Joules in that time; None where they are not measured.
     """
 
     round: int
     metrics: Mapping[int, Mapping[str, float]]
     failures: Mapping[int, str]
+    dropped: tuple[int, ...]
     bytes_down: int
     bytes_up: int
     seconds: float
+    energy: float | None
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class Plan:
     Attributes:
         clients: Population.
         sample: The cohort of a round: client numbers, ascending.
+        leaves: Whether a sampled client drops out of a round before it is asked.
         rounds: Rounds of the whole run.
         seed: Named in errors.
         lr: Local learning rate of a round, for rules that need it.
@@ -69,10 +74,12 @@ class Plan:
         allow_failures: Go on without clients that fail.
         acknowledge: Tell each client which of its updates was accepted last, because it keeps state that must not run ahead.
         evaluate_clients: Also have each round's cohort evaluate the new vector on its own examples.
+        energy: Counts the joules that training takes; None: not measured.
     """
 
     clients: int
     sample: Sampler
+    leaves: Callable[[int, int], bool] = field(default=lambda round, client: False)
     rounds: int = 1
     seed: int = 0
     lr: Callable[[int], float] = field(default=lambda round: 1.0)
@@ -80,6 +87,7 @@ class Plan:
     allow_failures: bool = False
     acknowledge: bool = False
     evaluate_clients: bool = False
+    energy: Energy | None = None
 
 
 class CohortStrategy(Strategy):
@@ -105,9 +113,10 @@ class CohortStrategy(Strategy):
         self.client_measures: Mapping[str, float] = {}
         self._nodes: dict[int, int] = {}
         self._accepted: dict[int, int] = {}
-        self._started = 0.0
+        self._meter = Meter()
         self._bytes_down = 0
         self._cohort: tuple[int, ...] = ()
+        self._dropped: tuple[int, ...] = ()
 
     @property
     def evaluated(self) -> Tensor:
@@ -121,31 +130,39 @@ class CohortStrategy(Strategy):
         self.w, self.buffers, self.state = w, buffers, self.rule.init_state(w)
 
     def configure_train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
-        """One message per client of the cohort, all sharing one ArrayRecord."""
-        self._started = time.perf_counter()
+        """One message per client of the cohort that stays, all sharing one ArrayRecord."""
+        self._meter = Meter(self.plan.energy)
         if self.w is None:
             received = wire.tensors(arrays)
             self.begin(received["w"], received.get("buffers", torch.empty(0)))
         assert self.w is not None
-        self._cohort = self.plan.sample(server_round)
+        sampled = self.plan.sample(server_round)
+        self._dropped = tuple(client for client in sampled if self.plan.leaves(server_round, client))
+        self._cohort = tuple(client for client in sampled if client not in self._dropped)
         return self._messages("train", server_round, self.rule.broadcast(self.w, self.state), grid)
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The next global vector from the updates that can be used; nothing changes if others are not allowed to fail.
 
+        A round whose whole cohort has dropped out has no update: the vector, the rule's state and the statistics stay.
+
         Raises:
             RunError: A client failed and that is not allowed, or all failed.
         """
         accepted, failures = self._sorted_out(server_round, replies)
-        self.advance(server_round, accepted)
+        if accepted:
+            self.advance(server_round, accepted)
         self._accepted |= dict.fromkeys(accepted, server_round)
+        spent = self._meter.read()
         self.last = Exchange(
             round=server_round,
             metrics={client: a.update.metrics for client, a in accepted.items()},
             failures=failures,
+            dropped=self._dropped,
             bytes_down=self._bytes_down * len(self._cohort),
             bytes_up=sum(wire.count_bytes(a.update.vectors) for a in accepted.values()),
-            seconds=time.perf_counter() - self._started,
+            seconds=spent.seconds,
+            energy=spent.energy,
         )
         assert self.w is not None
         return wire.arrays({"w": self.w}), None
@@ -167,6 +184,7 @@ class CohortStrategy(Strategy):
         failed = [reply for reply in replies if reply.has_error()]
         if failed and not self.plan.allow_failures:
             raise RunError(self._where(self._client(failed[0]), server_round, f"failed: {failed[0].error.reason}"))
+        self.client_measures = {}
         records = [r for reply in replies if not reply.has_error() for r in reply.content.values() if isinstance(r, MetricRecord)]
         if not records:
             return None
