@@ -31,7 +31,10 @@ class Flops(NamedTuple):
     gradient: int
 
     def total(self, *, gradient_evaluations: int, forward_evaluations: int) -> int:
-        """Of so many examples passed forward and backward, and so many passed forward only."""
+        """Of so many examples passed forward and backward, and so many passed forward only.
+
+        A method that skips tensors in its backward passes, or makes several of them for one forward pass, costs somewhat less.
+        """
         return self.gradient * gradient_evaluations + self.forward * forward_evaluations
 
 
