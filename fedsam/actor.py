@@ -11,8 +11,6 @@ from typing import Any
 from flwr.app import Context, Error, Message, Metadata, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedsam.meter import peak_memory
-
 CLIENT_APP_RAISED = 2  # flwr's ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 
 
@@ -105,3 +103,13 @@ class ClientActor:
             yield state if len(state) else None
             del state  # or it stays while the next client's is made
         yield replies, stateful
+
+
+def peak_memory() -> tuple[int, int | None]:
+    """Peak resident bytes of this process, and peak bytes allocated on its GPU (None without one)."""
+    import resource
+
+    import torch
+
+    device = int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, device

@@ -25,9 +25,8 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedsam.actor import ClientActor, Work, serve
+from fedsam.actor import ClientActor, Work, peak_memory, serve
 from fedsam.config import ConfigError
-from fedsam.meter import peak_memory
 
 REPLY_UNAVAILABLE = 4  # flwr's ErrorCode.REPLY_MESSAGE_UNAVAILABLE
 RESTARTS = 3

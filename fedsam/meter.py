@@ -1,4 +1,4 @@
-"""What computing costs: floating-point operations, seconds, joules, memory."""
+"""What computing costs: floating-point operations, seconds, joules."""
 
 from __future__ import annotations
 
@@ -92,11 +92,3 @@ def gpu_energy() -> Energy | None:
     except pynvml.NVMLError:
         return None
     return (lambda: sum(pynvml.nvmlDeviceGetTotalEnergyConsumption(gpu) for gpu in gpus) / 1000) if gpus else None  # in millijoules
-
-
-def peak_memory() -> tuple[int, int | None]:
-    """Peak resident bytes of this process, and peak bytes allocated on its GPU (None without one)."""
-    import resource  # POSIX alone has it
-
-    device = int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() and torch.cuda.is_initialized() else None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, device
