@@ -1,0 +1,59 @@
+"""Arguments and options that several commands take, and the experiments that they give."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fedsam import config
+from fedsam.config import Experiment
+
+RUNS_DIR = Path("runs")
+
+
+def _complete_run(incomplete: str) -> list[str]:
+    from fedsam.results import Results
+
+    if not RUNS_DIR.is_dir():
+        return []
+    with Results.open(RUNS_DIR, create=False) as results:
+        return [run.id for run in results.runs() if run.id.startswith(incomplete)]
+
+
+# Arguments are explained in the text of their command: click 8.5 loses the help that typer gives them.
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", show_default=False)]
+RunIds = Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", autocompletion=_complete_run, show_default=False)]
+Overrides = Annotated[list[str] | None, typer.Option("--override", "-o", metavar="KEY=VALUE", help="Change a setting; repeat for more.")]
+DataRoot = Annotated[
+    Path | None, typer.Option("--data-root", metavar="DIR", help="Folder of dataset files; default: $FEDSAM_DATA, else ~/.cache/fedsam.")
+]
+RunsDir = Annotated[Path, typer.Option("--runs-dir", metavar="DIR", help="Folder of the results database.")]
+NewRunsDir = Annotated[Path | None, typer.Option("--runs-dir", metavar="DIR", help="Folder of the results; default: runs.")]
+RayAddress = Annotated[
+    str | None, typer.Option("--ray-address", metavar="ADDR", help="Join a running Ray: auto or HOST:PORT; default: a private one.")
+]
+TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard events, to RUN/tensorboard in the runs folder.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; only the final table and the report's path.")]
+
+
+def read(path: Path, overrides: Sequence[str] | None, options: Mapping[str, object]) -> list[Experiment]:
+    """The experiments of a file, with the `KEY=VALUE` overrides and the given ones of `options` (dotted keys) applied.
+
+    Raises:
+        ConfigError: The file, an override or an experiment is not valid.
+    """
+    from experiments.sweep import expand
+
+    given = {key: str(value) for key, value in options.items() if value is not None}
+    settings = config.override(config.read(path, overrides or ()), given)
+    fixed = {text.partition("=")[0].strip() for text in overrides or ()} | set(given)
+    return expand(settings | {"sweep": _unfixed(settings.get("sweep", {}), fixed)})
+
+
+def _unfixed(sweep: Mapping[str, Any], fixed: Collection[str], prefix: str = "") -> dict[str, Any]:
+    """A copy of the table [sweep] without what the command line fixes: a swept key that is typed there is swept no more."""
+    tables = {key: _unfixed(value, fixed, f"{prefix}{key}.") if isinstance(value, dict) else value for key, value in sweep.items()}
+    return {key: value for key, value in tables.items() if not any(f"{prefix}{key}.".startswith(f"{name}.") for name in fixed)}

@@ -1,0 +1,64 @@
+"""`fedsam run`: run the experiments of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from experiments.commands.options import ConfigFile, DataRoot, NewRunsDir, Overrides, Quiet, RayAddress, TensorBoard, read
+from experiments.commands.output import FAILED, complain, kept, show, watch
+from experiments.toml import toml
+from fedsam.config import Experiment
+
+EXAMPLES = (
+    "fedsam run experiments/configs/quickstart.toml",
+    "fedsam run quickstart.toml -o client.optimizer.name=sam -o client.optimizer.rho=0.1 -o data.clients=50",
+    "fedsam run quickstart.toml -o 'sweep.seeds=[0, 1, 2]'",
+    "fedsam run quickstart.toml --print-config > resolved.toml",
+    "fedsam run quickstart.toml --tensorboard",
+    "fedsam run quickstart.toml --ray-address auto",
+)
+
+
+def command(
+    path: ConfigFile,
+    overrides: Overrides = None,
+    print_config: Annotated[bool, typer.Option("--print-config", help="Print the full settings, defaults included, and stop.")] = False,
+    data_root: DataRoot = None,
+    runs_dir: NewRunsDir = None,
+    ray_address: RayAddress = None,
+    tensorboard: TensorBoard = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run the experiments of CONFIG, then print their table and write a report.
+
+    CONFIG is a TOML file of settings; what it leaves out has a default, and its table `sweep` makes it several experiments.
+    Every setting is checked before anything starts. Each finished round is kept at once: Ctrl-C loses only the current one.
+    """
+    experiments = read(path, overrides, {"data.root": data_root, "runs_dir": runs_dir, "compute.ray_address": ray_address})
+    if print_config:
+        _print_settings(experiments)
+        return
+    from experiments.app import run_all
+
+    folder = experiments[0].runs_dir
+    with watch(quiet, tensorboard) as seen, kept(folder):
+        outcomes = run_all(experiments, seen)
+    failures = [outcome for outcome in outcomes if outcome.status != "finished"]
+    show([outcome.run_id for outcome in outcomes if outcome.run_id], folder, None)
+    for outcome in failures:
+        complain(f"run {outcome.run_id or 'not started'} {outcome.status}: {outcome.error}")
+    if failures:
+        raise typer.Exit(FAILED)
+
+
+def _print_settings(experiments: Sequence[Experiment]) -> None:
+    from experiments.catalogue import resolved
+
+    texts = [toml(resolved(experiment)) for experiment in experiments]
+    for number, text in enumerate(texts, 1):
+        if len(texts) > 1:
+            typer.echo(f"# run {number} of {len(texts)}")
+        typer.echo(text)
