@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import strategies
-from clients import app as client_app
-from clients import corrections, optimizers
+from clients import corrections, optimizers, workplace
 from experiments.catalogue import resolved, sampler
 from experiments.grids import grids
 from experiments.progress import Quiet, Watch
@@ -180,16 +179,17 @@ class Session:
 
     def _network(self) -> Network:
         gpu = self.experiment.compute.gpus_per_actor > 0 and torch.cuda.is_available()
-        dtype = client_app.DTYPES[self.experiment.compute.precision]
-        return client_app.network(self.experiment, self.dataset, torch.device("cuda" if gpu else "cpu"), dtype)
+        dtype = workplace.DTYPES[self.experiment.compute.precision]
+        return workplace.network(self.experiment, self.dataset, torch.device("cuda" if gpu else "cpu"), dtype)
 
     def _evaluate(self, round: int, _: ArrayRecord) -> MetricRecord | None:
-        exchange, due = self.strategy.last, round % self.experiment.measure.every == 0 or round == self.experiment.rounds
-        if exchange is None:
+        if self.strategy.last is None:
             return None
-        start = time.perf_counter()
-        measures = self._measures() if due else {}
-        row = self._row(exchange, measures, time.perf_counter() - start if due else 0.0)
+        row = self._row(self.strategy.last)
+        if round % self.experiment.measure.every == 0 or self._is_last(row):
+            start = time.perf_counter()
+            measures = {**row.measures, **self._measures()}
+            row = replace(row, measures=measures, evaluate_seconds=time.perf_counter() - start)
         self.results.append(row)
         self.rows.append(row)
         self.watch.round(row)
@@ -197,13 +197,17 @@ class Session:
             self._save(f"round-{round:05d}")
         return None
 
+    def _is_last(self, row: Row) -> bool:
+        """Whether the run ends with this round, whose training `row` tells; it is not among `rows` yet."""
+        return row.round == self.experiment.rounds
+
     def _measures(self) -> dict[str, float]:
         device = self.network.parameters[0].device
         w, buffers = self.strategy.evaluated.to(device), self.strategy.buffers.to(device)
         test = evaluate(self.network, w, buffers, self.dataset.test, self.dataset, self.experiment.measure.batch_size)
         return {"test_accuracy": test.accuracy, "test_loss": test.loss}
 
-    def _row(self, exchange: Exchange, measures: dict[str, float], evaluate_seconds: float) -> Row:
+    def _row(self, exchange: Exchange) -> Row:
         clients = tuple(_client_row(client, m) for client, m in exchange.metrics.items())
         failed = tuple(_failed_row(client, what) for client, what in exchange.failures.items())
         total = {name: sum(int(m[name]) for m in exchange.metrics.values()) for name in ("gradient-evaluations", "forward-evaluations")}
@@ -222,11 +226,11 @@ class Session:
             bytes_up=exchange.bytes_up,
             client_seconds=sum(row.seconds for row in clients),
             wall_seconds=exchange.seconds,
-            evaluate_seconds=evaluate_seconds,
+            evaluate_seconds=0.0,
             peak_rss=rss,
             peak_device_memory=device,
             train_loss=float(np.average([row.train_loss for row in clients], weights=examples)),
-            measures=measures | dict(self.strategy.client_measures),
+            measures=self.strategy.client_measures,
             clients=tuple(sorted((*clients, *failed), key=lambda row: row.client)),
         )
 
@@ -249,7 +253,7 @@ def cohort_strategy(experiment: Experiment) -> CohortStrategy:
         sample=sampler(experiment),
         rounds=experiment.rounds,
         seed=experiment.seed,
-        lr=lambda round: optimizer.lr * client_app.lr_factor(experiment, round),
+        lr=lambda round: optimizer.lr * workplace.lr_factor(experiment, round),
         weights=experiment.server.weights,
         allow_failures=experiment.server.allow_failures,
         acknowledge=experiment.server.allow_failures and bool(corrections.build(experiment.client.correction).keeps),

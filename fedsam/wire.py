@@ -103,6 +103,23 @@ def decode_broadcast(content: RecordDict, device: str | torch.device = "cpu") ->
     return Broadcast(tensors(sent, device), int(str(config["server-round"])), str(config.get("reply", "model")), accepted)
 
 
+def encode_query(record: ArrayRecord, round: int, asked: Mapping[str, int | str]) -> RecordDict:
+    """As `encode_broadcast`, with what is asked about the vectors in a ConfigRecord `query`."""
+    return RecordDict({**encode_broadcast(record, round), "query": ConfigRecord(dict(asked))})
+
+
+def decode_query(content: RecordDict, device: str | torch.device = "cpu") -> tuple[Broadcast, dict[str, Any]]:
+    """The vectors in a message's content, and what is asked about them.
+
+    Raises:
+        WireError: As `decode_broadcast`, or nothing is asked.
+    """
+    asked = record(content, "query", ConfigRecord)
+    if asked is None:
+        raise WireError("a query holds a ConfigRecord 'query'")
+    return decode_broadcast(content, device), dict(asked)
+
+
 def encode_update(update: Update) -> RecordDict:
     """The message content of an update."""
     return RecordDict({"arrays": arrays(update.vectors), "metrics": MetricRecord(dict(update.metrics))})

@@ -13,7 +13,7 @@ from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
-from clients import app as client_app
+from clients import workplace
 from experiments.app import serve
 from experiments.catalogue import resolved
 from experiments.costs import Cost, cost
@@ -185,7 +185,7 @@ def test_flowers_own_strategies_run_on_actors_and_ours_give_their_numbers(tmp_pa
         expected = serve(ours, *here(ours), Quiet()).w
     ray = small(tmp_path, "ray", everyone)
     grid, dataset = on_ray(ray)
-    start = client_app.network(ray, dataset, torch.device("cpu"), torch.float32).initial
+    start = workplace.network(ray, dataset, torch.device("cpu"), torch.float32).initial
     result = theirs.start(grid, wire.arrays({"w": start}), num_rounds=3, timeout=math.inf)
     got = wire.tensors(result.arrays)["w"]
     assert not torch.equal(got, start)
