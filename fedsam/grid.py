@@ -150,15 +150,40 @@ class ActorPool:
 
         self._load, self._cpus = load, cpus
         self._supplies: dict[str, Any] = {}
+        self._gpus, self._stopped = gpus, False
         self._kind = ray.remote(num_cpus=cpus, num_gpus=gpus)(ClientActor)
+        self._actors: set[Any] = set()
         self.idle: deque[Any] = deque(self._start() for _ in range(actors))
         self.size = actors
 
-    def supply(self, **supplies: Any) -> None:
-        """Put what `load` needs into the object store, once for all actors of a node, and have them load the app with it."""
+    def split(self, number: int) -> list[ActorPool]:
+        """As many pools, among which the actors of this one are dealt; none is left here."""
+        parts = [ActorPool(self._load, actors=0, cpus=self._cpus, gpus=self._gpus) for _ in range(number)]
+        for turn in range(self.size):
+            part = parts[turn % number]
+            part._actors.add(self.idle[0])
+            part.idle.append(self.idle.popleft())
+            part.size += 1
+        self._actors, self.size = set(), 0
+        return parts
+
+    def stop(self) -> None:
+        """End the actors, from any thread: whoever waits for them, or asks them from now on, is interrupted."""
         import ray
 
-        self._supplies = {name: ray.put(thing) for name, thing in supplies.items()}
+        self._stopped = True
+        for actor in tuple(self._actors):
+            ray.kill(actor)
+
+    def supply(self, **supplies: Any) -> None:
+        """Give the actors what `load` needs, and have them load the app with it.
+
+        Args:
+            supplies: Things, each put into the object store once for all actors of a node, or references to what is there already.
+        """
+        import ray
+
+        self._supplies = {name: thing if isinstance(thing, ray.ObjectRef) else ray.put(thing) for name, thing in supplies.items()}
         for actor in self.idle:
             actor.supply.remote(self._supplies)
 
@@ -169,10 +194,17 @@ class ActorPool:
         return list(ray.get([actor.process.remote() for actor in self.idle]))
 
     def replace(self, actor: Any) -> None:
-        """Put a new actor in the place of one that died or hangs."""
+        """Put a new actor in the place of one that died or hangs.
+
+        Raises:
+            KeyboardInterrupt: The pool was stopped.
+        """
         import ray
 
+        if self._stopped:
+            raise KeyboardInterrupt
         ray.kill(actor)
+        self._actors.discard(actor)
         self.idle.append(self._start())
 
     def peak_memory(self) -> tuple[int, int | None]:
@@ -184,7 +216,9 @@ class ActorPool:
         return max(rss for rss, _ in peaks), max(devices, default=None)
 
     def _start(self) -> Any:
-        return self._kind.remote(self._load, self._cpus, self._supplies)
+        actor = self._kind.remote(self._load, self._cpus, self._supplies)
+        self._actors.add(actor)
+        return actor
 
 
 class RayGrid(LocalGrid):

@@ -129,7 +129,7 @@ class Notes(Quiet):
     def __init__(self) -> None:
         self.notes: list[str] = []
 
-    def note(self, text: str) -> None:
+    def note(self, run_id: str, text: str) -> None:
         """Kept."""
         self.notes.append(text)
 

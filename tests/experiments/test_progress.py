@@ -48,7 +48,7 @@ def play(watch: Watch, clock: Clock) -> None:
     plan = experiments()
     watch.plan(plan)
     watch.started("r1", plan[0])
-    watch.note("uses [digits] instead")
+    watch.note("r1", "uses [digits] instead")
     for round in (1, 2, 3):
         clock.now += 2.0
         watch.round(row(round, test_accuracy=0.412, test_loss=1.634) if round > 1 else row(round))
