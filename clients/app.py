@@ -47,6 +47,14 @@ def make(dataset: Dataset | None = None) -> ClientApp:
     def speed(message: Message, context: Context) -> Message:
         return queries.speed(places.at(context), message, context)
 
+    @made.query("union")
+    def union(message: Message, context: Context) -> Message:
+        return queries.union(places.at(context), message)
+
+    @made.query("flatness")
+    def flatness(message: Message, context: Context) -> Message:
+        return queries.flatness(places.at(context), message)
+
     return made
 
 

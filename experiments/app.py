@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -21,11 +22,11 @@ import strategies
 from clients import corrections, optimizers, workplace
 from experiments.catalogue import resolved, sampler
 from experiments.grids import grids
+from experiments.measures import Survey
 from experiments.progress import Quiet, Watch
 from fedsam import datasets, partition, wire
-from fedsam.config import ConfigError, Experiment
+from fedsam.config import Experiment
 from fedsam.datasets import Dataset
-from fedsam.evaluate import evaluate
 from fedsam.federation import deal
 from fedsam.grid import LocalGrid
 from fedsam.network import Network
@@ -100,7 +101,7 @@ def serve(experiment: Experiment, grid: Grid, dataset: Dataset, watch: Watch, *,
             watch.note(run_id, f"dataset {experiment.data.dataset} cannot be had: this run uses {dataset.name} instead")
         _warn(experiment, holdings.sum(axis=1), run_id, watch)
         try:
-            session = Session(experiment, dataset, grid, results, run_id, watch, started)
+            session = Session(experiment, dataset, holdings, grid, results, run_id, watch, started)
             result = session.run()
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
@@ -136,7 +137,15 @@ class Session:
     """
 
     def __init__(
-        self, experiment: Experiment, dataset: Dataset, grid: Grid, results: Results, run_id: str, watch: Watch, started: float
+        self,
+        experiment: Experiment,
+        dataset: Dataset,
+        holdings: NDArray[Any],
+        grid: Grid,
+        results: Results,
+        run_id: str,
+        watch: Watch,
+        started: float,
     ) -> None:
         self.experiment, self.dataset, self.grid = experiment, dataset, grid
         self.results, self.run_id, self.watch = results, run_id, watch
@@ -146,6 +155,7 @@ class Session:
         self.network = self._network()
         optimizers.build(experiment.client.optimizer).check(self.network.layout)
         self.strategy = cohort_strategy(experiment)
+        self.survey = Survey(experiment, grid, self.network, dataset, holdings)
 
     def run(self) -> Result:
         """All rounds; rows are kept as they come."""
@@ -175,11 +185,10 @@ class Session:
             return None
         row = self._row(self.strategy.last)
         last = self._is_last(row)
-        if last or round % self.experiment.measure.every == 0:
-            start = time.perf_counter()
-            measures = {**row.measures, **self._measures()}
-            row = replace(row, measures=measures, evaluate_seconds=time.perf_counter() - start)
+        row, slices = self.survey.take(row, self.strategy.evaluated, self.strategy.buffers, last=last)
         self.results.append(row)
+        for found in slices:
+            self.results.keep_slice(found)
         self.rows.append(row)
         self.spent += row.gradient_evaluations
         self.watch.round(row)
@@ -193,12 +202,6 @@ class Session:
         """Whether the run ends with this round, whose training `row` tells; it is not among `rows` yet."""
         budget = self.experiment.budget
         return row.round == self.experiment.rounds or (budget is not None and self.spent + row.gradient_evaluations >= budget)
-
-    def _measures(self) -> dict[str, float]:
-        device = self.network.parameters[0].device
-        w, buffers = self.strategy.evaluated.to(device), self.strategy.buffers.to(device)
-        test = evaluate(self.network, w, buffers, self.dataset.test, self.dataset, self.experiment.measure.batch_size)
-        return {"test_accuracy": test.accuracy, "test_loss": test.loss}
 
     def _row(self, exchange: Exchange) -> Row:
         clients = tuple(_client_row(client, m) for client, m in exchange.metrics.items())

@@ -92,4 +92,7 @@ def _run(experiment: Experiment, crew: Crew, watch: Watch, once: bool) -> Outcom
         watch.skipped(experiment, str(taken))
         return Outcome(taken.run.id, "skipped", str(taken))
     except Exception as error:  # recorded with the run; the other runs go on and the exit code tells
-        return Outcome(getattr(error, "run_id", None), "failed", str(error))
+        run_id = getattr(error, "run_id", None)
+        if run_id is None:
+            watch.skipped(experiment, str(error))
+        return Outcome(run_id, "failed", str(error))

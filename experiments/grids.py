@@ -20,6 +20,7 @@ from fedsam.config import ConfigError, Experiment
 from fedsam.datasets import Dataset, Images
 from fedsam.grid import ActorPool, InlineGrid, RayGrid, cores, ray_session
 
+
 @contextmanager
 def grids(experiments: Sequence[Experiment]) -> Iterator[Crew]:
     """As `crews`, for one run at a time."""

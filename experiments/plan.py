@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import math
-import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import mean
 from typing import Any
 
-import numpy as np
-import torch
-from flwr.app import Message
+from rich import box
+from rich.markup import escape
+from rich.table import Table
 
-import strategies
-from clients import workplace
 from experiments import labels
-from experiments.catalogue import resolved, sampler
-from experiments.costs import cost
-from experiments.grids import Crew, Shelf
-from fedsam import wire
+from experiments.catalogue import resolved
+from experiments.forecast import Forecast
+from experiments.grids import Shelf
+from experiments.readable import count, duration, size
 from fedsam.config import Experiment
-from fedsam.datasets import Dataset, normalize
-from fedsam.federation import deal
-from fedsam.network import Network
 from fedsam.provenance import provenance
 from fedsam.results import Results, config_hash
 from fedsam.rows import Run
 
-LOOKED_AT = 100  # rounds whose cohorts stand for all
-PROBE_SECONDS = 0.5  # of local training, after as much to warm up
+Line = tuple[str, int]  # method and clients
 
 
 @dataclass(frozen=True)
@@ -47,41 +39,10 @@ class Planned:
     label: str
     found: Run | None
 
-
-@dataclass(frozen=True)
-class Load:
-    """What one run will take.
-
-    Attributes:
-        steps: Local steps of all clients.
-        size: Bytes down and up.
-        client: A client of median size, from 0.
-        batch: Examples of its batches.
-        evaluations: Examples that are evaluated.
-    """
-
-    rounds: int
-    cohort: float
-    steps: float
-    gradient_evaluations: float
-    size: float
-    client: int
-    batch: int
-    evaluations: int
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """What one run will take, in time too.
-
-    Attributes:
-        client_seconds: Of local training, sum over clients.
-        seconds: From its start to its end.
-    """
-
-    load: Load
-    client_seconds: float
-    seconds: float
+    @property
+    def line(self) -> Line:
+        """The line of the plan that it belongs to, with its other seeds."""
+        return self.label, self.experiment.data.clients
 
 
 def plan(experiments: Sequence[Experiment], shelf: Shelf, results: Results | None) -> list[Planned]:
@@ -106,7 +67,10 @@ def _labels(plains: Sequence[Mapping[str, Any]]) -> list[str]:
     """What each method is called among the others, as in reports."""
     flat = [dict(labels.leaves(plain)) for plain in plains]
     names = [settings["name"] or settings.get("method", "") for settings in flat]
-    return [labels.label(s, [f for f, other in zip(flat, names, strict=True) if other == name], name) for s, name in zip(flat, names, strict=True)]
+    return [
+        labels.label(s, [f for f, other in zip(flat, names, strict=True) if other == name], name)
+        for s, name in zip(flat, names, strict=True)
+    ]
 
 
 def made_elsewhere(planned: Sequence[Planned]) -> list[str]:
@@ -119,76 +83,27 @@ def made_elsewhere(planned: Sequence[Planned]) -> list[str]:
     return notes + ([f"some were made with other versions of {', '.join(changed)}"] if changed else [])
 
 
-def load(experiment: Experiment, dataset: Dataset, network: Network) -> Load:
-    """What a run of the experiment will take, but for time. Raises `ConfigError` if the partition cannot be drawn."""
-    client, sample, passes = experiment.client, sampler(experiment), cost(experiment)
-    sizes = np.array([len(part) for part in deal(experiment, dataset)])
-    full = -(-sizes // client.batch_size)  # batches of an epoch
-    steps = np.full_like(sizes, client.steps) if client.steps else client.epochs * full
-    trained = steps * sizes / np.maximum(full, 1)  # the last batch of an epoch may be smaller
-    cohorts = [list(sample(round)) for round in range(1, min(experiment.rounds, LOOKED_AT) + 1)]
-    cohort, evaluations = mean(map(len, cohorts)), passes.gradients * mean(float(trained[members].sum()) for members in cohorts)
-    rounds = min(experiment.rounds, math.ceil(experiment.budget / evaluations)) if experiment.budget else experiment.rounds
-    median = int(np.argsort(sizes, kind="stable")[len(sizes) // 2])
-    vectors, item = passes.down + passes.up, network.initial.element_size()
-    evaluated = math.ceil(rounds / experiment.measure.every) * len(dataset.test.y)
-    return Load(
-        rounds=rounds,
-        cohort=cohort,
-        steps=rounds * mean(float(steps[members].sum()) for members in cohorts),
-        gradient_evaluations=rounds * evaluations,
-        size=rounds * cohort * item * (vectors * network.layout.size + 2 * network.buffers.numel()),
-        client=median,
-        batch=min(client.batch_size, int(sizes[median])),
-        evaluations=evaluated + int(sizes.sum()) * experiment.measure.union,
-    )
+def table(planned: Sequence[Planned], forecasts: Mapping[Line, Forecast]) -> Table:
+    """The plan for a terminal: a line for each method and client count, with what one of its runs takes.
+
+    Args:
+        forecasts: Of the lines that have runs to be made.
+    """
+    lines: defaultdict[Line, list[Planned]] = defaultdict(list)
+    for one in planned:
+        lines[one.line].append(one)
+    result = Table(box=box.SIMPLE_HEAD, padding=(0, 0), header_style="bold", title="a run of each", title_justify="right")
+    result.add_column("method", overflow="fold")
+    for column in ("clients", "runs", "of them\nfinished", "rounds", "gradient\nevals", "bytes", "client\ntime", "time"):
+        result.add_column(column, justify="right", no_wrap=True)
+    for (label, clients), members in lines.items():
+        done, ahead = sum(one.found is not None for one in members), forecasts.get((label, clients))
+        cells = _cells(ahead) if ahead else ("–",) * 5
+        result.add_row(escape(label), str(clients), str(len(members)), str(done or ""), *cells)
+    return result
 
 
-class Probe:
-    """Forecasts of runs, from short trainings on the actors: one for each kind of local step."""
-
-    def __init__(self, crew: Crew) -> None:
-        self._crew = crew
-        self._steps: dict[object, float] = {}
-        self._evaluations: dict[object, float] = {}
-
-    def forecast(self, experiment: Experiment) -> Forecast:
-        """What a run of the experiment will take. Raises `ConfigError` or `DataError` where it cannot run."""
-        grid, dataset = self._crew(experiment)
-        network = workplace.network(experiment, dataset, torch.device("cpu"), workplace.DTYPES[experiment.compute.precision])
-        ahead = load(experiment, dataset, network)
-        client, place = experiment.client, (experiment.model.model_dump_json(), experiment.compute.precision, dataset.name)
-        kind = (*place, client.optimizer.model_dump_json(), client.correction.model_dump_json(), ahead.batch)
-        if kind not in self._steps:
-            self._steps[kind] = _step_seconds(experiment, network, grid, ahead)
-        if place not in self._evaluations:
-            self._evaluations[place] = _evaluation_seconds(experiment, network, dataset)
-        seconds = ahead.steps * self._steps[kind]
-        at_once = min(self._crew.size, max(1.0, ahead.cohort))
-        return Forecast(ahead, seconds, seconds / at_once + ahead.evaluations * self._evaluations[place])
-
-
-def _step_seconds(experiment: Experiment, network: Network, grid: Any, ahead: Load) -> float:
-    """Seconds of a local step of a median client: two steps show how many there is time for."""
-    rule, w = strategies.build(experiment.server.strategy), network.initial
-    vectors = {**rule.broadcast(w, rule.init_state(w)), **({"buffers": network.buffers} if network.buffers.numel() else {})}
-    record, steps, seconds = wire.arrays(vectors), 2, 0.0
-    for _ in range(2):
-        content = wire.encode_query(record, 1, {"steps": steps})
-        (reply,) = grid.send_and_receive([Message(content, dst_node_id=ahead.client + 1, message_type="query.speed")])
-        if reply.has_error():
-            raise RuntimeError(f"client {ahead.client} failed to train before the first round: {reply.error.reason}")
-        seconds = float(reply.content["metrics"]["seconds"])
-        steps = max(2, min(round(ahead.steps / (ahead.rounds * ahead.cohort)), int(PROBE_SECONDS / seconds)))
-    return seconds
-
-
-def _evaluation_seconds(experiment: Experiment, network: Network, dataset: Dataset) -> float:
-    """Seconds of evaluating one example, from the second of two batches."""
-    x = dataset.test.x[: experiment.measure.batch_size]
-    start = 0.0
-    with torch.no_grad(), network.evaluating():
-        for _ in range(2):
-            start = time.perf_counter()
-            network(network.initial, normalize(x, dataset.mean, dataset.std, network.initial.dtype))
-    return (time.perf_counter() - start) / len(x)
+def _cells(ahead: Forecast) -> tuple[str, ...]:
+    load = ahead.load
+    figures = (count(load.gradient_evaluations), size(load.size), duration(ahead.client_seconds), duration(ahead.seconds))
+    return str(load.rounds), *(figure.replace(" ", "") for figure in figures)

@@ -39,6 +39,9 @@ class Watch(Protocol):
     def finished(self, run_id: str, status: str, error: str | None) -> None:
         """A run is over; `error` says why when `status` is not `finished`."""
 
+    def skipped(self, experiment: Experiment, why: str) -> None:
+        """A run of the plan is not made."""
+
 
 class Quiet:
     """A `Watch` that says nothing."""
@@ -56,6 +59,9 @@ class Quiet:
         """Nothing."""
 
     def finished(self, run_id: str, status: str, error: str | None) -> None:
+        """Nothing."""
+
+    def skipped(self, experiment: Experiment, why: str) -> None:
         """Nothing."""
 
 
@@ -93,8 +99,8 @@ class Console:
         self._console = console
         self._clock = clock
         self._lock = threading.RLock()
-        self._work: list[float] = []  # of each run, in estimated seconds or in rounds
-        self._begun, self._over, self._spent = 0, 0, 0.0  # runs begun and over; work of the latter
+        self._plan: list[tuple[Experiment, float]] = []  # with the work of each, in estimated seconds or in rounds
+        self._over, self._spent = 0, 0.0  # runs that are over, and their work
         self._running: dict[str, _Running] = {}
         self._warm: tuple[float, float] | None = None  # work done after the first round of all, and when that was
         self._live = Progress(
@@ -119,18 +125,16 @@ class Console:
         """Remember what there is to come, and say so."""
         with self._lock:
             rounds = [experiment.rounds for experiment in experiments]
-            self._work = [float(work) for work in seconds or rounds]
-            self._begun, self._over, self._spent, self._warm = 0, 0, 0.0, None
+            self._plan = list(zip(experiments, seconds or map(float, rounds), strict=True))
+            self._over, self._spent, self._warm = 0, 0.0, None
             most = "at most " * any(experiment.budget for experiment in experiments)
             self._say(f"{_counted(len(rounds), 'run')}, {most}{_counted(sum(rounds), 'round')}")
-            self._live.reset(self._whole, total=sum(self._work), description="starting", run="", visible=True)
+            self._live.reset(self._whole, total=self._total(), description="starting", run="", visible=True)
 
     def started(self, run_id: str, experiment: Experiment) -> None:
         """Begin the line of this run."""
         with self._lock:
-            work, several = self._work[self._begun], len(self._work) > 1
-            self._begun += 1
-            head = f"run {self._begun}/{len(self._work)} {_method(experiment)}, {experiment.data.clients} clients"
+            several, (head, work) = len(self._plan) > 1, self._place(experiment)
             if not self._console.is_terminal:
                 self._say(f"{head}, seed {experiment.seed} ({run_id})")
             task = self._live.add_task("starting", total=1.0, run=f"{head}, seed {experiment.seed}" if several else head)
@@ -153,19 +157,38 @@ class Console:
             text = f"round {row.round}/{run.experiment.rounds}{share} cohort {row.cohort} {run.last} {rate:.2g} rounds/s"
             if not self._console.is_terminal:
                 self._say(f"{self._which(row.run)}{text} {eta}")
-            several = len(self._work) > 1
+            several = len(self._plan) > 1
             self._live.update(run.task, completed=run.done, description=text if several else f"{text} {eta}")
-            self._live.update(self._whole, completed=self._done(), run=f"{self._over}/{len(self._work)} runs", description=eta)
+            self._live.update(self._whole, completed=self._done(), run=f"{self._over}/{len(self._plan)} runs", description=eta)
 
     def finished(self, run_id: str, status: str, error: str | None) -> None:
         """Leave one line about the run."""
         with self._lock:
             run = self._running.pop(run_id)
-            self._over, self._spent = self._over + 1, self._spent + run.work
             self._live.remove_task(run.task)
-            self._live.update(self._whole, completed=self._done(), run=f"{self._over}/{len(self._work)} runs")
+            self._pass(run.work)
             text = f"{run.head} {status} after {duration(self._clock() - run.begun)}: {error or run.last}"
             self._say(text, style="" if status == "finished" else "bold red")
+
+    def skipped(self, experiment: Experiment, why: str) -> None:
+        """Leave one line about the run."""
+        with self._lock:
+            head, work = self._place(experiment)
+            self._pass(work)
+            self._say(f"{head} skipped: {why}", style="bold yellow")
+
+    def _place(self, experiment: Experiment) -> tuple[str, float]:
+        """What a run of the plan is called, and its work."""
+        number, work = next((i, work) for i, (other, work) in enumerate(self._plan, 1) if other == experiment)
+        return f"run {number}/{len(self._plan)} {_method(experiment)}, {experiment.data.clients} clients", work
+
+    def _pass(self, work: float) -> None:
+        """Count a run as over."""
+        self._over, self._spent = self._over + 1, self._spent + work
+        self._live.update(self._whole, completed=self._done(), run=f"{self._over}/{len(self._plan)} runs")
+
+    def _total(self) -> float:
+        return sum(work for _, work in self._plan)
 
     def _which(self, run_id: str) -> str:
         """Which run is meant, where several go on."""
@@ -194,7 +217,7 @@ class Console:
         else:
             first, since = self._warm
             each = (now - since) / max(done - first, 1e-9)
-        return f"ETA {duration((sum(self._work) - done) * each)}"
+        return f"ETA {duration((self._total() - done) * each)}"
 
     def _say(self, text: str, style: str = "") -> None:
         # soft_wrap: a line stays a line in a log, whatever its width.

@@ -134,7 +134,12 @@ def decode_update(content: RecordDict) -> Update:
     sent, metrics = record(content, "arrays", ArrayRecord), record(content, "metrics", MetricRecord)
     if sent is None or metrics is None:
         raise WireError("an update holds an ArrayRecord 'arrays' and a MetricRecord 'metrics'")
-    return Update(tensors(sent), {name: float(value) for name, value in metrics.items() if not isinstance(value, list)})
+    return Update(tensors(sent), numbers(metrics))
+
+
+def numbers(record: MetricRecord) -> dict[str, float]:
+    """The single numbers in a record."""
+    return {name: float(value) for name, value in record.items() if not isinstance(value, list)}
 
 
 def encode_state(state: Mapping[str, Any]) -> tuple[ArrayRecord, ConfigRecord]:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from clients.optimizers import OPTIMIZERS
 from experiments import Experiment, run
-from experiments.app import run_all
+from experiments.compare import run_all
 from experiments.methods import METHODS, expand
 from experiments.progress import Quiet
 from fedsam.config import ConfigError, override, parse

@@ -46,7 +46,7 @@ def fedsam(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
 
 @dataclass
 class Runner:
-    """Stands in for `experiments.app`: keeps what it was asked to run, and writes one round of each."""
+    """Stands in for `experiments.compare`: keeps what it was asked to run, and writes one round of each."""
 
     status: str = "finished"
     stop: bool = False
@@ -64,9 +64,9 @@ class Runner:
 
 @pytest.fixture
 def runner(monkeypatch: pytest.MonkeyPatch) -> Runner:
-    """A `Runner` in the place of `experiments.app`."""
+    """A `Runner` in the place of `experiments.compare`."""
     runner = Runner()
-    monkeypatch.setitem(sys.modules, "experiments.app", runner)
+    monkeypatch.setitem(sys.modules, "experiments.compare", runner)
     return runner
 
 
