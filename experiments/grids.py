@@ -46,6 +46,8 @@ def crews(experiments: Sequence[Experiment], parallel: int, shelf: Shelf | None 
         _check_share(parallel, 1)
         yield [Crew(shelf)]
         return
+    if compute.actors:
+        _check_share(parallel, compute.actors)
     gpus = compute.gpus_per_actor
     with ray_session(compute.ray_address, cpus=None if compute.ray_address else max(cores(), compute.actors or 1)) as resources:
         fit = int(resources.get("GPU", 0) / gpus) if gpus else int(resources["CPU"] // compute.cpus_per_actor)
