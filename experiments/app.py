@@ -7,6 +7,7 @@ import math
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,9 @@ from fedsam.network import Network
 from fedsam.provenance import provenance
 from fedsam.results import Results
 from fedsam.rows import ClientRow, Row
-from strategies.cohort import CohortStrategy, Exchange, FlowerCohort, Plan
+from strategies.cohort import CohortStrategy, FlowerCohort
 from strategies.flower import FlowerRule
+from strategies.plan import Exchange, Plan
 
 app = ServerApp()
 
@@ -97,6 +99,8 @@ def serve(experiment: Experiment, grid: Grid, dataset: Dataset, watch: Watch, *,
         where = provenance(gpu=experiment.compute.gpus_per_actor > 0)
         run_id = results.start(experiment, plain, dataset=dataset.name, holdings=holdings, provenance=where, once=once)
         watch.started(run_id, experiment)
+        if isinstance(grid, LocalGrid):
+            grid.note = partial(watch.note, run_id)
         if dataset.name != experiment.data.dataset:
             watch.note(run_id, f"dataset {experiment.data.dataset} cannot be had: this run uses {dataset.name} instead")
         _warn(experiment, holdings.sum(axis=1), run_id, watch)
@@ -164,13 +168,13 @@ class Session:
         w, buffers = self.network.initial.cpu(), self.network.buffers.cpu()
         self.strategy.begin(w.clone(), buffers)
         initial = {"w": w} | ({"buffers": buffers} if buffers.numel() else {})
+        deadline = self.experiment.server.deadline or math.inf
         with suppress(_BudgetSpentError):
-            self.strategy.start(self.grid, wire.arrays(initial), self.experiment.rounds, timeout=math.inf, evaluate_fn=self._evaluate)
+            self.strategy.start(self.grid, wire.arrays(initial), self.experiment.rounds, timeout=deadline, evaluate_fn=self._evaluate)
         budget = self.experiment.budget
         if budget is not None and self.spent < budget:
-            self.watch.note(
-                self.run_id, f"rounds: all {len(self.rows)} are over after {self.spent} gradient evaluations of a budget of {budget}"
-            )
+            note = f"rounds: all {len(self.rows)} are over after {self.spent} gradient evaluations of a budget of {budget}"
+            self.watch.note(self.run_id, note)
         self._save("model")
         return Result(self.run_id, tuple(self.rows), self.strategy.evaluated, self.network.module)
 
@@ -184,6 +188,8 @@ class Session:
             self.results.begun(self.run_id, time.perf_counter() - self._started)
             return None
         row = self._row(self.strategy.last)
+        for client, what in self.strategy.last.retried.items():
+            self.watch.note(self.run_id, f"client {client} in round {round} was asked again: it {what.splitlines()[0]}")
         last = self._is_last(row)
         row, slices = self.survey.take(row, self.strategy.evaluated, self.strategy.buffers, last=last)
         self.results.append(row)
@@ -251,8 +257,11 @@ def cohort_strategy(experiment: Experiment) -> CohortStrategy:
         seed=experiment.seed,
         lr=lambda round: optimizer.lr * workplace.lr_factor(experiment, round),
         weights=experiment.server.weights,
-        allow_failures=experiment.server.allow_failures,
-        acknowledge=experiment.server.allow_failures and bool(corrections.build(experiment.client.correction).keeps),
+        on_client_error=experiment.server.on_client_error,
+        deadline=experiment.server.deadline,
+        quorum=experiment.server.quorum,
+        shard_size=experiment.compute.shard_size,
+        acknowledge=experiment.server.on_client_error != "fail" and bool(corrections.build(experiment.client.correction).keeps),
         evaluate_clients=experiment.measure.clients,
     )
     return FlowerCohort(rule, plan) if isinstance(rule, FlowerRule) else CohortStrategy(rule, plan)

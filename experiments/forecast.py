@@ -23,7 +23,7 @@ from fedsam.config import Experiment
 from fedsam.datasets import Dataset, normalize
 from fedsam.federation import deal
 from fedsam.network import Network
-from strategies.cohort import RunError
+from strategies.plan import RunError
 
 LOOKED_AT = 100  # rounds whose cohorts stand for all
 PROBE_SECONDS = 0.5  # of local training, after as much to warm up

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ from clients import app as client_app
 from fedsam import datasets
 from fedsam.config import ConfigError, Experiment
 from fedsam.datasets import Dataset, Images
-from fedsam.grid import ActorPool, InlineGrid, RayGrid, cores, ray_session
+from fedsam.grid import InlineGrid
+from fedsam.pool import ActorPool
+from fedsam.ray_grid import RayGrid
+from fedsam.ray_session import cores, ray_session
 
 
 @contextmanager
@@ -80,7 +84,8 @@ class Crew:
         """The experiment's grid and its data. Raises `DataError` if the data cannot be had."""
         dataset, clients, settings = self._shelf.get(experiment), experiment.data.clients, {"experiment": experiment.dumps()}
         if self._pool is None:
-            return InlineGrid(lambda: client_app.make(dataset), clients, settings, experiment.compute.cpus_per_actor), dataset
+            compute = experiment.compute
+            return InlineGrid(partial(client_app.make, dataset), clients, settings, compute.cpus_per_actor, compute.shard_size), dataset
         if self._loaded != source(experiment):
             self._pool.supply(dataset=self._shelf.stored(experiment))
             self._loaded = source(experiment)

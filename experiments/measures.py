@@ -24,7 +24,7 @@ from fedsam.datasets import Dataset
 from fedsam.evaluate import client_accuracies, evaluate, spread
 from fedsam.network import Network
 from fedsam.rows import Row, Slice
-from strategies.cohort import RunError
+from strategies.plan import RunError
 
 CHUNKS = 16  # of clients, whose examples one query of the union covers
 

@@ -101,7 +101,14 @@ class Server(Frozen):
         "fixed",
         description="Cohort: so many clients, each client with that probability, or the listed clients of each round.",
     )
-    allow_failures: bool = Field(False, description="Go on without a client that fails or sends what cannot be used; it is counted.")
+    on_client_error: Literal["fail", "drop", "retry"] = Field(
+        "fail",
+        description="When a client fails, is late or sends what cannot be used: stop, go on without it, or ask once more and then stop.",
+    )
+    deadline: Positive | None = Field(None, description="Seconds after which a client of a round is late; default: none.")
+    quorum: Count | Annotated[float, Field(gt=0, le=1)] = Field(
+        1, description="Least clients of a cohort whose updates must be usable; a number with a point is a fraction of the cohort."
+    )
 
 
 class Flatness(Frozen):
@@ -137,7 +144,7 @@ class Measure(Frozen):
 
 
 class Compute(Frozen):
-    """Where it runs. Nothing here changes a result, `precision` aside."""
+    """Where it runs. Nothing here changes a result, `precision` and `shard_size` aside."""
 
     grid: Literal["ray", "inline"] = Field(
         "ray", description="ray: actors on this machine or a cluster; inline: this process, for debugging."
@@ -146,7 +153,10 @@ class Compute(Frozen):
     cpus_per_actor: Count = Field(1, description="CPUs, and so torch threads, of an actor.")
     gpus_per_actor: NonNegative = Field(0.0, description="GPU share of an actor, fractions allowed; 0 runs on the CPU.")
     ray_address: str | None = Field(None, description="`auto` or HOST:PORT of a running Ray; default: a private one.")
-    shard_size: Count | None = Field(None, description="Clients an actor is dealt at once; default: a sixteenth of the cohort.")
+    shard_size: Count | None = Field(
+        None,
+        description="Clients an actor is dealt at once and adds up; default: a sixteenth of the cohort, at most 32.",
+    )
     engine: Literal["loop"] = Field("loop", description="How an actor trains its clients: one after another.")
     precision: Literal["float32", "float64"] = Field("float32", description="Floating-point type of weights and activations.")
 

@@ -1,4 +1,4 @@
-"""What crosses the network: the only reader and writer of Flower records.
+"""What crosses the network: the only reader and writer of Flower records, those of merged updates aside (`merge`).
 
 A broadcast is `{"arrays": ArrayRecord, "config": ConfigRecord}` and an update `{"arrays": ArrayRecord, "metrics": MetricRecord}`, the
 names of Flower's own strategies, so that those can train our clients too. A vector travels as one array.
@@ -80,9 +80,14 @@ def count_bytes(vectors: Vectors) -> int:
     return sum(vector.numel() * vector.element_size() for vector in vectors.values())
 
 
-def encode_broadcast(record: ArrayRecord, round: int, *, reply: str = "delta", accepted: int | None = None) -> RecordDict:
-    """The message content for one client; `record` comes from `arrays` and is shared by all messages of a round."""
-    config = ConfigRecord({"server-round": round, "reply": reply})
+def encode_broadcast(
+    record: ArrayRecord, round: int, *, reply: str = "delta", accepted: int | None = None, terms: Mapping[str, Any] | None = None
+) -> RecordDict:
+    """The message content for one client; `record` comes from `arrays` and is shared by all messages of a round.
+
+    With `terms`, from `Terms.config`, a grid may merge the replies.
+    """
+    config = ConfigRecord({"server-round": round, "reply": reply, **(terms or {})})
     if accepted is not None:
         config["accepted"] = accepted
     return RecordDict({"arrays": record, "config": config})

@@ -14,7 +14,10 @@ import pytest
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedsam.grid import ActorPool, InlineGrid, LocalGrid, RayGrid, ray_session
+from fedsam.grid import InlineGrid, LocalGrid
+from fedsam.pool import ActorPool
+from fedsam.ray_grid import RayGrid
+from fedsam.ray_session import ray_session
 
 CLIENTS = 9
 
@@ -75,7 +78,7 @@ def test_an_actor_that_dies_costs_its_shard_only(pool: ActorPool) -> None:
     os.kill(victim, signal.SIGKILL)
     assert [[outcome(r) for r in grid.send_and_receive(messages())]] == undisturbed[1:2]
     assert victim not in pool.ready()
-    assert len(pool.idle) == 2
+    assert len(pool.busy) == 2
 
 
 def test_both_actors_take_part(pool: ActorPool) -> None:
@@ -114,7 +117,7 @@ def test_an_app_that_cannot_be_loaded_is_an_error_and_the_actors_stay(pool: Acto
     for _ in range(2):
         with pytest.raises(ImportError, match="no such app"):
             RayGrid(useless, CLIENTS, {}).send_and_receive(messages())
-    assert len(useless.idle) == 1
+    assert len(useless.busy) == 1
 
 
 def test_messages_can_be_pushed_and_pulled() -> None:

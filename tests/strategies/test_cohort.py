@@ -13,31 +13,19 @@ import pytest
 import torch
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
 
 from clients.app import answer
 from fedsam import wire
-from fedsam.grid import ActorPool, RayGrid, ray_session
-from strategies.cohort import RunError, _mean
+from fedsam.pool import ActorPool
+from fedsam.ray_grid import RayGrid
+from fedsam.ray_session import ray_session
+from strategies.plan import RunError
 from strategies.sampling import fixed, independent, listed
 from tests.replay_strategies import Stage, flat
 from tests.strategies.test_identities import federation, stage
 
 Spoil = Callable[[wire.Update], wire.Update]
-VECTORS = st.lists(st.tuples(st.floats(-10, 10), st.floats(-10, 10), st.floats(0.1, 10)), min_size=1, max_size=8)
-
-
-@given(VECTORS)
-def test_the_mean_is_that_of_numpy_in_any_order(entries: list[tuple[float, float, float]]) -> None:
-    vectors = [torch.tensor(entry[:2], dtype=torch.float64) for entry in entries]
-    weights = [entry[2] for entry in entries]
-    mean = _mean(vectors, weights)
-    assert np.allclose(mean, np.average(np.stack(vectors), axis=0, weights=weights), atol=1e-9)
-    assert np.allclose(_mean(vectors[::-1], weights[::-1]), mean, atol=1e-9)
-    assert np.allclose(_mean([v + 1 for v in vectors], weights), mean + 1, atol=1e-9)
-    assert np.allclose(_mean(vectors, [2 * w for w in weights]), mean, atol=1e-9)
 
 
 def spoiled(played: Stage, client: int, round: int, spoil: Spoil) -> Stage:
@@ -90,7 +78,7 @@ def test_an_update_that_cannot_be_used_stops_the_run_and_names_client_and_round(
 def test_with_failures_allowed_a_refused_update_counts_nowhere(what: str, method: str, name: str) -> None:
     spoil, _ = BAD[what]
     scene = federation("full")
-    played = spoiled(stage(method, scene, server__allow_failures=True), 1, 2, spoil)
+    played = spoiled(stage(method, scene, server__on_client_error="drop"), 1, 2, spoil)
     for round in range(1, 6):
         played.play(round)
         assert played.strategy.last is not None
@@ -109,7 +97,7 @@ def test_with_failures_allowed_a_refused_update_counts_nowhere(what: str, method
 def test_a_run_in_which_all_fail_stops() -> None:
     scene = federation()
     scene = {**scene, "schedule": [{**scene["schedule"][0], "clients": [2]}]}
-    played = spoiled(stage("fedavg", scene, server__allow_failures=True), 2, 1, BAD["not finite"][0])
+    played = spoiled(stage("fedavg", scene, server__on_client_error="drop"), 2, 1, BAD["not finite"][0])
     with pytest.raises(RunError, match="client 2 in round 1"):
         played.play(1)
 
@@ -178,5 +166,6 @@ def test_metrics_of_clients_weigh_as_their_updates_do() -> None:
     sizes = np.array([place.federation.examples(client) for client in seen])
     tau = np.average([r.sent.metrics["tau"] for r in seen.values()], weights=sizes)
     start = torch.tensor(federation()["init"], dtype=torch.float64)
-    expected = start + tau * _mean([r.delta for r in seen.values()], sizes.tolist())
+    shares = torch.from_numpy(sizes / sizes.sum())
+    expected = start + tau * (shares @ torch.stack([r.delta for r in seen.values()]))
     assert torch.allclose(played.strategy.w, expected, rtol=0, atol=1e-12)  # type: ignore[arg-type]
