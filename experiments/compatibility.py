@@ -41,6 +41,7 @@ def _check_length(experiment: Experiment, optimizer: LocalOptimizer, correction:
     """Refuse parts that ask how many rounds there will be, which a run with a budget does not know."""
     w, unknown = torch.zeros(1), cast(int, object())  # whatever is computed with it is a TypeError
     schedule = config.build(SCHEDULES, experiment.client.schedule, "client.schedule")
+    task = Task(rounds=unknown, steps=1, terms=terms(correction))
     sent = Aggregate(
         delta=w,
         mean={name.removeprefix("mean."): w for name in rule.expects},
@@ -50,10 +51,7 @@ def _check_length(experiment: Experiment, optimizer: LocalOptimizer, correction:
     )
     askers: dict[str, tuple[Part, Callable[[], object]]] = {
         "client.schedule": (experiment.client.schedule, lambda: schedule(1, unknown)),
-        "client.optimizer": (
-            experiment.client.optimizer,
-            lambda: optimizer.init(w, Task(rounds=unknown, steps=1, terms=terms(correction))),
-        ),
+        "client.optimizer": (experiment.client.optimizer, lambda: optimizer.init(w, task)),
         "server.strategy": (
             experiment.server.strategy,
             lambda: isinstance(rule, FlowerRule) or rule.server_step(w, rule.init_state(w), sent),
@@ -63,9 +61,8 @@ def _check_length(experiment: Experiment, optimizer: LocalOptimizer, correction:
         try:
             ask()
         except TypeError:
-            raise ConfigError(
-                f"{key}: {part.name!r} is not allowed with a budget: as set, it depends on the number of rounds, which is not known then"
-            ) from None
+            why = "as set it depends on the number of rounds, which is not known then"
+            raise ConfigError(f"{key}: {part.name!r} is not allowed with a budget: {why}") from None
 
 
 def _problems(
