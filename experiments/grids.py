@@ -65,7 +65,7 @@ def crews(experiments: Sequence[Experiment], parallel: int, shelf: Shelf | None 
 
 def _check_share(parallel: int, actors: int) -> None:
     if parallel > actors:
-        raise ConfigError(f"parallel: {parallel} is not allowed: {actors} actor{'s' * (actors != 1)} (compute.actors) serve one run each")
+        raise ConfigError(f"parallel: {parallel} is not allowed: compute.actors is {actors}, and each run needs one")
 
 
 class Crew:

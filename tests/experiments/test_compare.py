@@ -13,6 +13,7 @@ import torch
 from clients.workplace import Workplace
 from experiments.catalogue import sampler
 from experiments.compare import Outcome, perform
+from experiments.forecast import Probe
 from experiments.grids import Shelf, crews
 from experiments.plan import made_elsewhere, plan
 from experiments.progress import Quiet
@@ -21,7 +22,7 @@ from fedsam.config import ConfigError, Experiment, override
 from fedsam.database import connect
 from fedsam.federation import FederatedDataset
 from fedsam.results import Results
-from fedsam.rows import Row
+from fedsam.rows import Row, cumulative
 from tests.content import content
 
 SMALL: Mapping[str, Any] = {
@@ -168,5 +169,25 @@ def test_the_plan_knows_what_has_finished_and_who_made_it(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(("compute", "actors"), [({"grid": "inline"}, 1), ({"actors": 2}, 2)])
 def test_more_at_once_than_actors_is_refused(tmp_path: Path, compute: Mapping[str, Any], actors: int) -> None:
-    with pytest.raises(ConfigError, match=f"parallel: 3 is not allowed: {actors} actor"), crews(sweep(tmp_path, compute=compute), 3):
+    experiments = sweep(tmp_path, compute=compute)
+    with pytest.raises(ConfigError, match=f"parallel: 3 is not allowed: compute.actors is {actors}"), crews(experiments, 3):
         pass
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"client__epochs": 2}, {"client__steps": 2, "data__partition": "iid"}, {"budget": 500, "rounds": 100}, {"method": "fedgamma"}],
+)
+def test_a_forecast_is_what_the_run_takes(tmp_path: Path, changes: Mapping[str, Any]) -> None:
+    for experiment in sweep(tmp_path, **{"sweep": {"client.optimizer.name": ["sgd", "sam"]}, "server__participation": 4} | changes):
+        with crews([experiment], 1) as (crew,):
+            ahead = Probe(crew).forecast(experiment)
+            (outcome,) = perform([experiment], [crew], Quiet())
+        with Results.open(tmp_path) as results:
+            rows = results.rounds(str(outcome.run_id))
+        load, total = ahead.load, cumulative(rows)[-1]
+        assert load.rounds == len(rows)
+        assert load.gradient_evaluations == pytest.approx(total.gradient_evaluations)
+        assert (load.steps, load.size) == pytest.approx((total.steps, total.bytes_down + total.bytes_up))
+        assert load.cohort == pytest.approx(total.cohort / len(rows))
+        assert 0 < ahead.client_seconds < ahead.seconds < 100
