@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+import time
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from experiments.grids import grids
 from experiments.measures import Survey
 from experiments.progress import Quiet, Watch
 from fedsam import datasets, partition, wire
-from fedsam.config import ConfigError, Experiment
+from fedsam.config import Experiment
 from fedsam.datasets import Dataset
 from fedsam.federation import deal
 from fedsam.grid import LocalGrid
@@ -65,15 +67,6 @@ class Result:
         return self.rows[-1].measures["test_accuracy"]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a run of several ended: `finished`, `failed` or `interrupted`."""
-
-    run_id: str | None
-    status: str
-    error: str | None = None
-
-
 def run(experiment: Experiment, watch: Watch | None = None) -> Result:
     """Run one experiment on the grid that it names, and keep its results.
 
@@ -93,28 +86,6 @@ def run(experiment: Experiment, watch: Watch | None = None) -> Result:
         return serve(experiment, *grid_of(experiment), watch)
 
 
-def run_all(experiments: Sequence[Experiment], watch: Watch) -> list[Outcome]:
-    """Run experiments one after another on the same actors; a failed one does not stop the others.
-
-    Raises:
-        ConfigError: A setting of any of them is wrong; nothing has started.
-        KeyboardInterrupt: The user stopped it; the rounds finished so far are kept.
-    """
-    for experiment in experiments:
-        resolved(experiment)
-    watch.plan(experiments)
-    outcomes = []
-    with grids(experiments) as grid_of:
-        for experiment in experiments:
-            try:
-                outcomes.append(Outcome(serve(experiment, *grid_of(experiment), watch).run_id, "finished"))
-            except ConfigError:
-                raise
-            except Exception as error:  # recorded with the run; the other runs go on and the exit code tells
-                outcomes.append(Outcome(getattr(error, "run_id", None), "failed", str(error)))
-    return outcomes
-
-
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """The ServerApp: runs the experiment in the run config on whatever grid it is given."""
@@ -122,23 +93,23 @@ def main(grid: Grid, context: Context) -> None:
     serve(experiment, grid, datasets.load(experiment.data.dataset, experiment.data.root, experiment.data.fallback), Quiet())
 
 
-def serve(experiment: Experiment, grid: Grid, dataset: Dataset, watch: Watch) -> Result:
-    """Run one experiment on a grid: rounds, evaluation, results. Raises as `run`."""
-    plain = resolved(experiment)
+def serve(experiment: Experiment, grid: Grid, dataset: Dataset, watch: Watch, *, once: bool = False) -> Result:
+    """Run one experiment on a grid: rounds, evaluation, results. Raises as `run`, and as `Results.start` for `once`."""
+    started, plain = time.perf_counter(), resolved(experiment)
     holdings = partition.class_counts(dataset.train.y.numpy(), deal(experiment, dataset), dataset.classes)
     if isinstance(grid, LocalGrid):
         grid.weigh(holdings.sum(axis=1).tolist())
-        grid.note = watch.note
     with Results.open(experiment.runs_dir) as results:
-        run_id = results.start(
-            experiment, plain, dataset=dataset.name, holdings=holdings, provenance=provenance(gpu=experiment.compute.gpus_per_actor > 0)
-        )
+        where = provenance(gpu=experiment.compute.gpus_per_actor > 0)
+        run_id = results.start(experiment, plain, dataset=dataset.name, holdings=holdings, provenance=where, once=once)
         watch.started(run_id, experiment)
+        if isinstance(grid, LocalGrid):
+            grid.note = partial(watch.note, run_id)
         if dataset.name != experiment.data.dataset:
-            watch.note(f"dataset {experiment.data.dataset} cannot be had: this run uses {dataset.name} instead")
-        _warn(experiment, holdings.sum(axis=1), watch)
+            watch.note(run_id, f"dataset {experiment.data.dataset} cannot be had: this run uses {dataset.name} instead")
+        _warn(experiment, holdings.sum(axis=1), run_id, watch)
         try:
-            session = Session(experiment, dataset, holdings, grid, results, run_id, watch)
+            session = Session(experiment, dataset, holdings, grid, results, run_id, watch, started)
             result = session.run()
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
@@ -152,24 +123,43 @@ def serve(experiment: Experiment, grid: Grid, dataset: Dataset, watch: Watch) ->
     return result
 
 
-def _warn(experiment: Experiment, examples: Any, watch: Watch) -> None:
+def _warn(experiment: Experiment, examples: Any, run_id: str, watch: Watch) -> None:
     """Say where the optimizer, afresh in every round, has too few local steps to be what it is."""
     client = experiment.client
     steps = client.steps or client.epochs * -(-int(np.median(examples)) // client.batch_size)
     reason = optimizers.build(client.optimizer).degenerate(steps)
     if reason and client.optimizer_state == "fresh":
-        watch.note(f"client.optimizer: {reason} (a median client has {steps} local steps a round; client.optimizer_state is fresh)")
+        watch.note(run_id, f"client.optimizer: {reason} (a median client has {steps} local steps a round; client.optimizer_state is fresh)")
+
+
+class _BudgetSpentError(Exception):
+    """The budget is reached: what ends Flower's loop, which knows of rounds alone."""
 
 
 class Session:
-    """One run in progress: the strategy, the network that evaluates, and where rows go."""
+    """One run in progress: the strategy, the network that evaluates, and where rows go.
+
+    Attributes:
+        rows: The rounds so far.
+        spent: Their gradient evaluations.
+    """
 
     def __init__(
-        self, experiment: Experiment, dataset: Dataset, holdings: NDArray[Any], grid: Grid, results: Results, run_id: str, watch: Watch
+        self,
+        experiment: Experiment,
+        dataset: Dataset,
+        holdings: NDArray[Any],
+        grid: Grid,
+        results: Results,
+        run_id: str,
+        watch: Watch,
+        started: float,
     ) -> None:
         self.experiment, self.dataset, self.grid = experiment, dataset, grid
         self.results, self.run_id, self.watch = results, run_id, watch
         self.rows: list[Row] = []
+        self.spent = 0
+        self._started = started  # time.perf_counter() when the run began
         self.network = self._network()
         optimizers.build(experiment.client.optimizer).check(self.network.layout)
         self.flops = flops(self.network, dataset.image)
@@ -185,7 +175,12 @@ class Session:
         self.strategy.begin(w.clone(), buffers)
         initial = {"w": w} | ({"buffers": buffers} if buffers.numel() else {})
         deadline = self.experiment.server.deadline or math.inf
-        self.strategy.start(self.grid, wire.arrays(initial), self.experiment.rounds, timeout=deadline, evaluate_fn=self._evaluate)
+        with suppress(_BudgetSpentError):
+            self.strategy.start(self.grid, wire.arrays(initial), self.experiment.rounds, timeout=deadline, evaluate_fn=self._evaluate)
+        budget = self.experiment.budget
+        if budget is not None and self.spent < budget:
+            note = f"rounds: all {len(self.rows)} are over after {self.spent} gradient evaluations of a budget of {budget}"
+            self.watch.note(self.run_id, note)
         self._save("model")
         return Result(self.run_id, tuple(self.rows), self.strategy.evaluated, self.network.module)
 
@@ -195,25 +190,30 @@ class Session:
         return workplace.network(self.experiment, self.dataset, torch.device("cuda" if gpu else "cpu"), dtype)
 
     def _evaluate(self, round: int, _: ArrayRecord) -> MetricRecord | None:
-        exchange = self.strategy.last
-        if exchange is None:
+        if self.strategy.last is None:
+            self.results.begun(self.run_id, time.perf_counter() - self._started)
             return None
-        row = self._row(exchange)
-        row, slices = self.survey.take(row, self.strategy.evaluated, self.strategy.buffers, last=self._is_last(row))
-        for client, what in exchange.retried.items():
-            self.watch.note(f"client {client} in round {round} was asked again: it {what.splitlines()[0]}")
+        row = self._row(self.strategy.last)
+        for client, what in self.strategy.last.retried.items():
+            self.watch.note(self.run_id, f"client {client} in round {round} was asked again: it {what.splitlines()[0]}")
+        last = self._is_last(row)
+        row, slices = self.survey.take(row, self.strategy.evaluated, self.strategy.buffers, last=last)
         self.results.append(row)
         for found in slices:
             self.results.keep_slice(found)
         self.rows.append(row)
+        self.spent += row.gradient_evaluations
         self.watch.round(row)
         if self.experiment.checkpoint.every and round % self.experiment.checkpoint.every == 0:
             self._save(f"round-{round:05d}")
+        if last and round < self.experiment.rounds:
+            raise _BudgetSpentError
         return None
 
     def _is_last(self, row: Row) -> bool:
         """Whether the run ends with this round, whose training `row` tells; it is not among `rows` yet."""
-        return row.round == self.experiment.rounds
+        budget = self.experiment.budget
+        return row.round == self.experiment.rounds or (budget is not None and self.spent + row.gradient_evaluations >= budget)
 
     def _row(self, exchange: Exchange) -> Row:
         clients = tuple(_client_row(client, m) for client, m in exchange.metrics.items())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import cast
 
 import torch
 
@@ -11,9 +12,11 @@ from clients import corrections, optimizers
 from clients.corrections import CORRECTIONS
 from clients.corrections.base import Correction
 from clients.optimizers.base import LocalOptimizer, Task
+from fedsam import config
 from fedsam.config import ConfigError, Experiment, Part
+from fedsam.schedules import SCHEDULES
 from strategies import STRATEGIES
-from strategies.base import ServerRule
+from strategies.base import Aggregate, ServerRule
 from strategies.flower import FlowerRule
 
 FREE = "population.delta"  # needs nothing more than the deltas that every client sends
@@ -30,6 +33,36 @@ def check(experiment: Experiment) -> None:
     rule = strategies.build(experiment.server.strategy)
     for key, part, problem in _problems(experiment, optimizer, correction, rule):
         raise ConfigError(f"{key}: {part.name!r} is not allowed here: {problem}")
+    if experiment.budget is not None:
+        _check_length(experiment, optimizer, correction, rule)
+
+
+def _check_length(experiment: Experiment, optimizer: LocalOptimizer, correction: Correction, rule: ServerRule) -> None:
+    """Refuse parts that ask how many rounds there will be, which a run with a budget does not know."""
+    w, unknown = torch.zeros(1), cast(int, object())  # whatever is computed with it is a TypeError
+    schedule = config.build(SCHEDULES, experiment.client.schedule, "client.schedule")
+    task = Task(rounds=unknown, steps=1, terms=terms(correction))
+    sent = Aggregate(
+        delta=w,
+        mean={name.removeprefix("mean."): w for name in rule.expects},
+        population={name.removeprefix("population."): w for name in rule.expects},
+        metrics={"steps": 1.0} | {name.removeprefix("metrics."): 1.0 for name in rule.expects},
+        rounds=unknown,
+    )
+    askers: dict[str, tuple[Part, Callable[[], object]]] = {
+        "client.schedule": (experiment.client.schedule, lambda: schedule(1, unknown)),
+        "client.optimizer": (experiment.client.optimizer, lambda: optimizer.init(w, task)),
+        "server.strategy": (
+            experiment.server.strategy,
+            lambda: isinstance(rule, FlowerRule) or rule.server_step(w, rule.init_state(w), sent),
+        ),
+    }
+    for key, (part, ask) in askers.items():
+        try:
+            ask()
+        except TypeError:
+            why = "as set it depends on the number of rounds, which is not known then"
+            raise ConfigError(f"{key}: {part.name!r} is not allowed with a budget: {why}") from None
 
 
 def _problems(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,43 +24,77 @@ from fedsam.pool import ActorPool
 from fedsam.ray_grid import RayGrid
 from fedsam.ray_session import cores, ray_session
 
-GridOf = Callable[[Experiment], tuple[Grid, Dataset]]
+
+@contextmanager
+def grids(experiments: Sequence[Experiment]) -> Iterator[Crew]:
+    """As `crews`, for one run at a time."""
+    with crews(experiments, 1) as (crew,):
+        yield crew
 
 
 @contextmanager
-def grids(experiments: Sequence[Experiment]) -> Iterator[GridOf]:
-    """A function that gives each of the experiments its grid and its data; what it started is stopped at the end of the block.
+def crews(experiments: Sequence[Experiment], parallel: int, shelf: Shelf | None = None) -> Iterator[list[Crew]]:
+    """So many crews, each for one run at a time, that give experiments their grids; what was started is stopped at the end of the block.
+
+    Args:
+        shelf: Datasets that are loaded already.
 
     Raises:
-        ConfigError: The experiments ask for different Ray clusters or actors, or for more than there is.
+        ConfigError: The experiments ask for different Ray clusters or actors, or for more than there is, or crews would have no actor.
     """
     computes = {e.compute.model_copy(update={"precision": "float32", "shard_size": None}) for e in experiments}
     if len(computes) > 1:
         raise ConfigError("compute: the experiments of a sweep run on the same actors; only precision and shard_size may differ")
-    compute, data = computes.pop(), Shelf()
+    compute, shelf = computes.pop(), shelf or Shelf()
     if compute.grid == "inline":
-
-        def inline(experiment: Experiment) -> tuple[Grid, Dataset]:
-            dataset, settings = data.get(experiment), experiment.compute
-            made = partial(client_app.make, dataset)
-            return InlineGrid(made, experiment.data.clients, _config(experiment), settings.cpus_per_actor, settings.shard_size), dataset
-
-        yield inline
+        _check_share(parallel, 1)
+        yield [Crew(shelf)]
         return
+    if compute.actors:
+        _check_share(parallel, compute.actors)
     gpus = compute.gpus_per_actor
     with ray_session(compute.ray_address, cpus=None if compute.ray_address else max(cores(), compute.actors or 1)) as resources:
         fit = int(resources.get("GPU", 0) / gpus) if gpus else int(resources["CPU"] // compute.cpus_per_actor)
         if fit < 1:
             raise ConfigError(f"compute.{'gpus' if gpus else 'cpus'}_per_actor: more than there is; Ray has {dict(resources)}")
+        _check_share(parallel, compute.actors or fit)
         # The actors import what they need while this process loads the data.
         pool = ActorPool(load_clients, actors=compute.actors or fit, cpus=compute.cpus_per_actor, gpus=gpus, memory=compute.memory_fraction)
+        yield [Crew(shelf, part) for part in pool.split(parallel)]
 
-        def grid_of(experiment: Experiment) -> tuple[Grid, Dataset]:
-            if not data.holds(experiment):
-                pool.supply(dataset=_numpy(data.get(experiment)))
-            return RayGrid(pool, experiment.data.clients, _config(experiment), experiment.compute.shard_size), data.get(experiment)
 
-        yield grid_of
+def _check_share(parallel: int, actors: int) -> None:
+    if parallel > actors:
+        raise ConfigError(f"parallel: {parallel} is not allowed: compute.actors is {actors}, and each run needs one")
+
+
+class Crew:
+    """Those who serve the clients of one run at a time: some of the actors, or this process.
+
+    Attributes:
+        size: How many clients train at once.
+    """
+
+    def __init__(self, shelf: Shelf, pool: ActorPool | None = None) -> None:
+        self._shelf, self._pool = shelf, pool
+        self._loaded: object = None
+        self.size = pool.size if pool else 1
+
+    def __call__(self, experiment: Experiment) -> tuple[Grid, Dataset]:
+        """The experiment's grid and its data. Raises `DataError` if the data cannot be had."""
+        dataset, clients, settings = self._shelf.get(experiment), experiment.data.clients, {"experiment": experiment.dumps()}
+        if self._pool is None:
+            compute = experiment.compute
+            return InlineGrid(partial(client_app.make, dataset), clients, settings, compute.cpus_per_actor, compute.shard_size), dataset
+        if self._loaded != source(experiment):
+            self._pool.supply(dataset=self._shelf.stored(experiment))
+            self._loaded = source(experiment)
+        return RayGrid(self._pool, clients, settings, experiment.compute.shard_size), dataset
+
+    def stop(self) -> None:
+        """End the actors, from another thread than the run's, which is interrupted when it needs them."""
+        if self._pool is not None:
+            self._pool.stop()
 
 
 def load_clients(dataset: Any) -> ClientApp:
@@ -70,29 +106,34 @@ def load_clients(dataset: Any) -> ClientApp:
 
 
 class Shelf:
-    """The dataset of the latest experiment; the runs of a sweep mostly share it."""
+    """The datasets of a sweep, each loaded once, and put into Ray's object store once."""
 
     def __init__(self) -> None:
-        self._key: object = None
-        self._dataset: Dataset | None = None
-
-    def holds(self, experiment: Experiment) -> bool:
-        """Whether the experiment's dataset is at hand."""
-        return self._key == _source(experiment)
+        self._lock = threading.Lock()
+        self._datasets: dict[object, Dataset] = {}
+        self._stored: dict[object, Any] = {}
 
     def get(self, experiment: Experiment) -> Dataset:
         """The experiment's dataset. Raises `DataError` if it cannot be had."""
-        if self._dataset is None or not self.holds(experiment):
-            self._dataset, self._key = datasets.load(*_source(experiment)), _source(experiment)
-        return self._dataset
+        with self._lock:
+            if source(experiment) not in self._datasets:
+                self._datasets[source(experiment)] = datasets.load(*source(experiment))
+            return self._datasets[source(experiment)]
+
+    def stored(self, experiment: Experiment) -> Any:
+        """A reference to the experiment's dataset in the object store, with arrays in place of tensors."""
+        import ray
+
+        dataset = self.get(experiment)
+        with self._lock:
+            if source(experiment) not in self._stored:
+                self._stored[source(experiment)] = ray.put(_numpy(dataset))
+            return self._stored[source(experiment)]
 
 
-def _source(experiment: Experiment) -> tuple[Any, ...]:
+def source(experiment: Experiment) -> tuple[str, Path | None, str | None]:
+    """What decides which dataset an experiment uses."""
     return experiment.data.dataset, experiment.data.root, experiment.data.fallback
-
-
-def _config(experiment: Experiment) -> dict[str, str]:
-    return {"experiment": experiment.dumps()}
 
 
 def _numpy(dataset: Dataset) -> Any:

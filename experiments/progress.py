@@ -1,15 +1,17 @@
-"""What a person sees while runs go on: a live line on a terminal, plain lines elsewhere, or nothing."""
+"""What a person sees while runs go on: live lines on a terminal, plain lines elsewhere, or nothing."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 import rich.console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 if TYPE_CHECKING:
     from fedsam.config import Experiment
@@ -17,34 +19,40 @@ if TYPE_CHECKING:
 
 
 class Watch(Protocol):
-    """What runs report to, in this order: the plan, then for each run its start, its rounds and its end; notes at any time."""
+    """What runs report to: the plan, then for each run its start, its rounds and its end; notes at any time.
 
-    def plan(self, experiments: Sequence[Experiment]) -> None:
-        """All runs that will be made, in order."""
+    Runs that go on at once report from threads of their own.
+    """
+
+    def plan(self, experiments: Sequence[Experiment], seconds: Sequence[float] | None = None) -> None:
+        """All runs that will be made, in order, and how long each will take, where that was estimated."""
 
     def started(self, run_id: str, experiment: Experiment) -> None:
         """A run begins."""
 
-    def note(self, text: str) -> None:
-        """Something a person should know."""
+    def note(self, run_id: str, text: str) -> None:
+        """Something a person should know about a run."""
 
     def round(self, row: Row) -> None:
-        """A round of the current run is finished and kept."""
+        """A round is finished and kept."""
 
     def finished(self, run_id: str, status: str, error: str | None) -> None:
-        """The current run is over; `error` says why when `status` is not `finished`."""
+        """A run is over; `error` says why when `status` is not `finished`."""
+
+    def skipped(self, experiment: Experiment, why: str) -> None:
+        """A run of the plan is not made."""
 
 
 class Quiet:
     """A `Watch` that says nothing."""
 
-    def plan(self, experiments: Sequence[Experiment]) -> None:
+    def plan(self, experiments: Sequence[Experiment], seconds: Sequence[float] | None = None) -> None:
         """Nothing."""
 
     def started(self, run_id: str, experiment: Experiment) -> None:
         """Nothing."""
 
-    def note(self, text: str) -> None:
+    def note(self, run_id: str, text: str) -> None:
         """Nothing."""
 
     def round(self, row: Row) -> None:
@@ -52,6 +60,31 @@ class Quiet:
 
     def finished(self, run_id: str, status: str, error: str | None) -> None:
         """Nothing."""
+
+    def skipped(self, experiment: Experiment, why: str) -> None:
+        """Nothing."""
+
+
+@dataclass
+class _Running:
+    """A run that goes on.
+
+    Attributes:
+        head: What it is called: its place in the plan, method and clients.
+        work: Its share of the plan, in the plan's unit.
+        last: What its last evaluation gave.
+        warm: Its first round, and when that was over.
+    """
+
+    experiment: Experiment
+    head: str
+    work: float
+    begun: float
+    task: TaskID
+    last: str = "no round"
+    spent: int = 0
+    done: float = 0.0
+    warm: tuple[int, float] | None = None
 
 
 class Tee:
@@ -60,20 +93,20 @@ class Tee:
     def __init__(self, *watches: Watch) -> None:
         self._watches = watches
 
-    def plan(self, experiments: Sequence[Experiment]) -> None:
+    def plan(self, experiments: Sequence[Experiment], seconds: Sequence[float] | None = None) -> None:
         """As each of them."""
         for watch in self._watches:
-            watch.plan(experiments)
+            watch.plan(experiments, seconds)
 
     def started(self, run_id: str, experiment: Experiment) -> None:
         """As each of them."""
         for watch in self._watches:
             watch.started(run_id, experiment)
 
-    def note(self, text: str) -> None:
+    def note(self, run_id: str, text: str) -> None:
         """As each of them."""
         for watch in self._watches:
-            watch.note(text)
+            watch.note(run_id, text)
 
     def round(self, row: Row) -> None:
         """As each of them."""
@@ -85,23 +118,28 @@ class Tee:
         for watch in self._watches:
             watch.finished(run_id, status, error)
 
+    def skipped(self, experiment: Experiment, why: str) -> None:
+        """As each of them."""
+        for watch in self._watches:
+            watch.skipped(experiment, why)
+
 
 class Console:
     """A `Watch` that prints to a terminal; a context manager, so that the terminal is itself again after an error.
 
-    On a terminal the current run is one live line with a bar; elsewhere every round is a plain line. The estimated time of arrival
-    (ETA) is that of the whole plan, at the rate of the current run's rounds; the first round of a run does not count, it warms up.
+    On a terminal each run that goes on is one live line with a bar, and of several runs one more is the whole; elsewhere every round is a
+    plain line. The estimated time of arrival (ETA) is that of the whole plan, at the rate so far; the first round does not count, it
+    warms up.
     """
 
     def __init__(self, console: rich.console.Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console
         self._clock = clock
-        self._rounds: list[int] = []
-        self._run = 0
-        self._name = ""
-        self._begun = 0.0
-        self._warm: tuple[int, float] | None = None  # first round seen of the current run, and when it was over
-        self._last = "no round"
+        self._lock = threading.RLock()
+        self._plan: list[tuple[Experiment, float]] = []  # with the work of each, in estimated seconds or in rounds
+        self._over, self._spent = 0, 0.0  # runs that are over, and their work
+        self._running: dict[str, _Running] = {}
+        self._warm: tuple[float, float] | None = None  # work done after the first round of all, and when that was
         self._live = Progress(
             SpinnerColumn(finished_text=" "),
             TextColumn("{task.fields[run]}", markup=False),
@@ -111,7 +149,7 @@ class Console:
             transient=True,
             disable=not console.is_terminal,
         )
-        self._task = self._live.add_task("starting", total=None, run="", visible=False)
+        self._whole = self._live.add_task("starting", total=None, run="", visible=False)
 
     def __enter__(self) -> Self:
         self._live.start()
@@ -120,52 +158,103 @@ class Console:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._live.stop()
 
-    def plan(self, experiments: Sequence[Experiment]) -> None:
-        """Remember how many rounds there are to come, and say so."""
-        self._rounds = [experiment.rounds for experiment in experiments]
-        self._run = 0
-        self._say(f"{_counted(len(self._rounds), 'run')}, {_counted(sum(self._rounds), 'round')}")
-        self._live.update(self._task, description="starting", run="", total=None, visible=True)
+    def plan(self, experiments: Sequence[Experiment], seconds: Sequence[float] | None = None) -> None:
+        """Remember what there is to come, and say so."""
+        with self._lock:
+            rounds = [experiment.rounds for experiment in experiments]
+            self._plan = list(zip(experiments, seconds or map(float, rounds), strict=True))
+            self._over, self._spent, self._warm = 0, 0.0, None
+            most = "at most " * any(experiment.budget for experiment in experiments)
+            self._say(f"{_counted(len(rounds), 'run')}, {most}{_counted(sum(rounds), 'round')}")
+            self._live.reset(self._whole, total=self._total(), description="starting", run="", visible=True)
 
     def started(self, run_id: str, experiment: Experiment) -> None:
         """Begin the line of this run."""
-        self._run += 1
-        self._begun, self._warm, self._last = self._clock(), None, "no round"
-        self._name = f"{_method(experiment)}, {experiment.data.clients} clients"
-        head = f"run {self._run}/{len(self._rounds)} {self._name}"
-        if not self._console.is_terminal:
-            self._say(f"{head}, seed {experiment.seed} ({run_id})")
-        self._live.reset(self._task, total=experiment.rounds, description="starting", run=head)
+        with self._lock:
+            several, (head, work) = len(self._plan) > 1, self._place(experiment)
+            if not self._console.is_terminal:
+                self._say(f"{head}, seed {experiment.seed} ({run_id})")
+            task = self._live.add_task("starting", total=1.0, run=f"{head}, seed {experiment.seed}" if several else head)
+            self._live.update(self._whole, visible=several)
+            self._running[run_id] = _Running(experiment, head, work, self._clock(), task)
 
-    def note(self, text: str) -> None:
+    def note(self, run_id: str, text: str) -> None:
         """Print `text` in a line of its own."""
-        self._say(text, style="bold yellow")
+        with self._lock:
+            self._say(f"{self._which(run_id)}{text}", style="bold yellow")
 
     def round(self, row: Row) -> None:
         """Show the round: cohort, accuracy and loss where they were measured, speed and what is left."""
-        rate = self._rate(row)
-        total = self._rounds[self._run - 1]
-        left = total - row.round + sum(self._rounds[self._run :])
-        self._last = _measures(row)
-        text = f"round {row.round}/{total} cohort {row.cohort} {self._last} {rate:.2g} rounds/s ETA {duration(left / rate)}"
-        if not self._console.is_terminal:
-            self._say(text)
-        self._live.update(self._task, completed=row.round, description=text)
+        with self._lock:
+            run = self._running[row.run]
+            rate, eta = self._rate(run, row), self._eta(run, row)
+            run.last = _measures(row)
+            budget = run.experiment.budget
+            share = f" budget {100 * run.spent / budget:.0f} %" if budget else ""
+            text = f"round {row.round}/{run.experiment.rounds}{share} cohort {row.cohort} {run.last} {rate:.2g} rounds/s"
+            if not self._console.is_terminal:
+                self._say(f"{self._which(row.run)}{text} {eta}")
+            several = len(self._plan) > 1
+            self._live.update(run.task, completed=run.done, description=text if several else f"{text} {eta}")
+            self._live.update(self._whole, completed=self._done(), run=f"{self._over}/{len(self._plan)} runs", description=eta)
 
     def finished(self, run_id: str, status: str, error: str | None) -> None:
         """Leave one line about the run."""
-        seconds = duration(self._clock() - self._begun)
-        text = f"run {self._run}/{len(self._rounds)} {self._name} {status} after {seconds}: {error or self._last}"
-        self._say(text, style="" if status == "finished" else "bold red")
+        with self._lock:
+            run = self._running.pop(run_id)
+            self._live.remove_task(run.task)
+            self._pass(run.work)
+            text = f"{run.head} {status} after {duration(self._clock() - run.begun)}: {error or run.last}"
+            self._say(text, style="" if status == "finished" else "bold red")
 
-    def _rate(self, row: Row) -> float:
-        """Rounds per second of the current run, evaluation included; of the first round alone, its training."""
-        now = self._clock()
-        if self._warm is None:
-            self._warm = (row.round, now)
+    def skipped(self, experiment: Experiment, why: str) -> None:
+        """Leave one line about the run."""
+        with self._lock:
+            head, work = self._place(experiment)
+            self._pass(work)
+            self._say(f"{head} skipped: {why}", style="bold yellow")
+
+    def _place(self, experiment: Experiment) -> tuple[str, float]:
+        """What a run of the plan is called, and its work."""
+        number, work = next((i, work) for i, (other, work) in enumerate(self._plan, 1) if other == experiment)
+        return f"run {number}/{len(self._plan)} {_method(experiment)}, {experiment.data.clients} clients", work
+
+    def _pass(self, work: float) -> None:
+        """Count a run as over."""
+        self._over, self._spent = self._over + 1, self._spent + work
+        self._live.update(self._whole, completed=self._done(), run=f"{self._over}/{len(self._plan)} runs")
+
+    def _total(self) -> float:
+        return sum(work for _, work in self._plan)
+
+    def _which(self, run_id: str) -> str:
+        """Which run is meant, where several go on."""
+        return f"{self._running[run_id].head}: " if len(self._running) > 1 and run_id in self._running else ""
+
+    def _done(self) -> float:
+        return self._spent + sum(run.work * run.done for run in self._running.values())
+
+    def _rate(self, run: _Running, row: Row) -> float:
+        """Rounds per second of a run, evaluation included; of the first round alone, its training."""
+        now, budget = self._clock(), run.experiment.budget
+        run.spent += row.gradient_evaluations
+        run.done = min(1.0, max(row.round / run.experiment.rounds, run.spent / budget if budget else 0.0))
+        if run.warm is None:
+            run.warm = (row.round, now)
             return 1 / max(row.wall_seconds, 1e-9)
-        first, since = self._warm
+        first, since = run.warm
         return (row.round - first) / max(now - since, 1e-9)
+
+    def _eta(self, run: _Running, row: Row) -> str:
+        """When all is done, at the rate since the first round of all; after that one alone, at that of its training."""
+        now, done = self._clock(), self._done()
+        if self._warm is None:
+            self._warm = (done, now)
+            each = row.wall_seconds / max(run.work * run.done, 1e-9)
+        else:
+            first, since = self._warm
+            each = (now - since) / max(done - first, 1e-9)
+        return f"ETA {duration((self._total() - done) * each)}"
 
     def _say(self, text: str, style: str = "") -> None:
         # soft_wrap: a line stays a line in a log, whatever its width.

@@ -3,33 +3,116 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
 from experiments.methods import expand as expand_method
 from fedsam.config import ConfigError, Experiment, hyperparameters, override
 
+SPECIAL = ("seeds", "zip", "overrides")
+Point = dict[str, Any]
 
-def expand(settings: Mapping[str, Any]) -> list[Experiment]:
+
+@dataclass(frozen=True)
+class Override:
+    """Settings of the points of a sweep that have certain others.
+
+    Attributes:
+        where: Its key in the file, for messages.
+        when: Dotted keys and the values that a point must have, all of them.
+        set: Dotted keys and their values in such a point.
+        may_miss: Whether it is no mistake that no point is such, because the command line fixes a key of `when`.
+    """
+
+    where: str
+    when: Point
+    set: Point
+    may_miss: bool
+
+    def applies(self, experiment: Experiment) -> bool:
+        """Whether the point has all the values; those that it has by default or from its preset count."""
+        settings = experiment.dump()
+        return all(_at(settings, key) == value for key, value in self.when.items())
+
+
+def expand(settings: Mapping[str, Any], fixed: Collection[str] = ()) -> list[Experiment]:
     """Every combination of the values in `[sweep]`, each for every seed; without a sweep the one experiment.
 
     A key of `[sweep]` is a dotted key of the experiment (`"client.optimizer.name"`), its value the list to try; `seeds` is short for
-    `seed`. The first key varies slowest, seeds vary fastest. Where the names of a part are swept, a hyperparameter beside the name
-    goes to those that have it (`rho` to `sam` and not to `sgd`); points that are the same experiment are run once.
+    `seed`. The keys of one `[[sweep.zip]]` vary together. The first key varies slowest, groups vary faster, seeds fastest. Where the
+    names of a part are swept, a hyperparameter beside the name goes to those that have it (`rho` to `sam` and not to `sgd`); points that
+    are the same experiment are run once. `[[sweep.overrides]]` then changes the points that its `when` fits by what its `set` says, which
+    wins over presets.
+
+    Args:
+        fixed: Dotted keys that the command line sets: they are swept and overridden no more.
 
     Raises:
-        ConfigError: A value is not a list, a key is not a setting, or an experiment is not valid.
+        ConfigError: A value is not a list, lists of a group differ in length, a key is swept twice or is not a setting, a `when` fits no
+            point, or an experiment is not valid.
     """
-    sweep = dict(settings.get("sweep", {}))
+    sweep = settings.get("sweep", {})
+    if not isinstance(sweep, dict):
+        raise ConfigError(f"sweep: {sweep!r} is not allowed: must be a table of lists")
     base = {key: value for key, value in settings.items() if key != "sweep"}
-    seeds = sweep.pop("seeds", None)
-    axes = {key: _values(f"sweep.{key}", values) for key, values in _flatten(sweep).items()}
-    if seeds is not None:
-        axes["seed"] = _values("sweep.seeds", seeds)
-    points = [override(base, dict(zip(axes, point, strict=True))) for point in itertools.product(*axes.values())]
-    experiments = [expand_method(_fitted(settings, axes)) for settings in points]
+    groups, overrides = _groups(sweep, fixed), _overrides(sweep, fixed)
+    axes = {key: [point[key] for point in group] for group in groups for key in group[0]}
+    # Tables before what is inside them, whatever their order in the file.
+    points = [dict(sorted(_merged(point).items(), key=lambda item: item[0].count("."))) for point in itertools.product(*groups)]
+    swept = [_fitted(override(base, point), axes) for point in points]
+    typed = {key: reduce(dict.__getitem__, key.split("."), base) for key in fixed if not key.startswith("sweep.")}
+    experiments = [expand_method(override(point, change | typed)) for point, change in zip(swept, _changes(swept, overrides), strict=True)]
     return list({experiment.dumps(): experiment for experiment in experiments}.values())
+
+
+def _groups(sweep: Mapping[str, Any], fixed: Collection[str]) -> list[list[Point]]:
+    """What is multiplied: for each key of the grid, each zipped group and the seeds, the settings to try."""
+    grid = {key: value for key, value in sweep.items() if key not in SPECIAL}
+    zipped = sweep.get("zip", [])
+    if not isinstance(zipped, list) or not all(isinstance(group, dict) and group for group in zipped):
+        raise ConfigError(f"sweep.zip: {zipped!r} is not allowed: must be tables [[sweep.zip]] of lists")
+    tables = [("sweep", {key: values}) for key, values in _flatten(grid).items()]
+    tables += [(f"sweep.zip[{number}]", _flatten(group)) for number, group in enumerate(zipped, 1)]
+    tables += [("sweep", {"seeds": sweep["seeds"]})] if "seeds" in sweep else []
+    groups, seen = [], set[str]()
+    for where, table in tables:
+        lists = {"seed" if key == "seeds" else key: _values(f"{where}.{key}", values) for key, values in table.items()}
+        for key in lists:
+            if key in seen:
+                raise ConfigError(f"{where}.{key}: is swept twice; a key may stand in one place of [sweep]")
+            seen.add(key)
+        lengths = {key: len(values) for key, values in lists.items()}
+        if len(set(lengths.values())) > 1:
+            raise ConfigError(f"{where}: lists of {lengths} values are not allowed: what varies together must be equally long")
+        free = {key: values for key, values in lists.items() if not _within(key, fixed)}
+        groups += [[dict(zip(free, point, strict=True)) for point in zip(*free.values(), strict=True)]] if free else []
+    return groups
+
+
+def _overrides(sweep: Mapping[str, Any], fixed: Collection[str]) -> list[Override]:
+    given, found = sweep.get("overrides", []), []
+    if not isinstance(given, list):
+        raise ConfigError(f"sweep.overrides: {given!r} is not allowed: must be tables [[sweep.overrides]] with `when` and `set`")
+    for number, table in enumerate(given, 1):
+        where = f"sweep.overrides[{number}]"
+        filled = isinstance(table, dict) and all(isinstance(value, dict) and value for value in table.values())
+        if not filled or set(table) != {"when", "set"}:
+            raise ConfigError(f"{where}: {table!r} is not allowed: must be two tables of settings, `when` and `set`")
+        when = _flatten(table["when"])
+        may_miss = any(_within(key, fixed) or _within(f"{key}.name", fixed) for key in when)
+        found.append(Override(where, when, _flatten(table["set"]), may_miss))
+    return found
+
+
+def _changes(points: Sequence[Mapping[str, Any]], overrides: Sequence[Override]) -> list[Point]:
+    """For each point what the overrides set whose `when` fits it as it was swept; of two, the later one wins."""
+    plain = [expand_method(point) for point in points] if overrides else []
+    for one in overrides:
+        if not one.may_miss and not any(one.applies(experiment) for experiment in plain):
+            raise ConfigError(f"{one.where}.when: {one.when} fits no point of the sweep")
+    return [_merged([one.set for one in overrides if one.applies(experiment)]) for experiment in plain] or [{}] * len(points)
 
 
 def _fitted(settings: dict[str, Any], axes: Mapping[str, list[Any]]) -> dict[str, Any]:
@@ -46,6 +129,22 @@ def _fitted(settings: dict[str, Any], axes: Mapping[str, list[Any]]) -> dict[str
         for setting in others & set(table):
             del table[setting]
     return settings
+
+
+def _at(settings: Any, key: str) -> Any:
+    """The value at a dotted key; of a part, its name. None where there is none."""
+    for step in key.split("."):
+        settings = settings.get(step) if isinstance(settings, dict) else None
+    return settings.get("name", settings) if isinstance(settings, dict) else settings
+
+
+def _within(key: str, fixed: Collection[str]) -> bool:
+    """Whether the command line fixes the key, or a table that it is in."""
+    return any(f"{key}.".startswith(f"{name}.") for name in fixed)
+
+
+def _merged(points: Sequence[Point]) -> Point:
+    return {key: value for point in points for key, value in point.items()}
 
 
 def _flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

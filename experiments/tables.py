@@ -151,7 +151,7 @@ def runs(entries: Sequence[tuple[Run, int]]) -> Table:
         result.add_column(column, overflow="fold", justify="right" if column in ("rounds", "clients", "seed") else "left")
     for run, rounds in entries:
         dataset = run.dataset if run.dataset == run.dataset_wanted else f"{run.dataset} (not {run.dataset_wanted})"
-        done = f"{rounds}/{run.config['rounds']}"
+        done = f"{rounds}" if run.config.get("budget") else f"{rounds}/{run.config['rounds']}"
         cells = (run.id, run.name, run.status, done, dataset, str(run.clients), str(run.seed), run.started[:19].replace("T", " "))
         result.add_row(*(escape(cell) for cell in cells))
     return result

@@ -178,9 +178,8 @@ class Gathered:
     """
 
     def __init__(self, first: Message) -> None:
-        config = wire.record(first.content, "config", ConfigRecord)
-        self._first, self._terms = first, Terms.of(first.content)
-        self._by = None if config is None else config.get("merge-by")
+        config = wire.record(first.content, "config", ConfigRecord) or ConfigRecord()
+        self._first, self._terms, self._by = first, Terms.of(first.content), config.get("merge-by")
         self._single: list[Message] = []
         self._total = Part()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
@@ -105,6 +106,8 @@ def resnet20(image: Image, classes: int, *, norm: Norm = "group", groups: Groups
     return network
 
 
+_GLOBAL_GENERATOR = threading.Lock()  # torch's layers draw from it; runs side by side would take each other's numbers
+
 MODELS: dict[str, Callable[..., nn.Module]] = {"cnn": cnn, "lenet5": lenet5, "resnet18": resnet18, "resnet20": resnet20}
 
 
@@ -119,7 +122,7 @@ def create(part: Part, image: Image, classes: int, generator: torch.Generator) -
     """
     factory = _imported(part, image, classes) if ":" in part.name else config.build(MODELS, part, "model")
     seed = int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+    with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the accelerators, too
         network = factory(image, classes)
     if not isinstance(network, nn.Module):

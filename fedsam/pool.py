@@ -39,6 +39,7 @@ class ActorPool:
         self.memory = (memory or min(gpus, 1.0)) if gpus else None
         self._supplies: dict[str, Any] = {}
         self._kind = ray.remote(num_cpus=cpus, num_gpus=gpus)(ClientActor)
+        self._gpus, self._stopped = gpus, False
         self._peaks: dict[Any, tuple[int, int | None]] = {}
         self._deaths = 0
         self.busy: dict[Any, int] = {}
@@ -46,11 +47,38 @@ class ActorPool:
         for _ in range(actors):
             self._start()
 
-    def supply(self, **supplies: Any) -> None:
-        """Put what `load` needs into the object store, once for all actors of a node, and have them load the app with it."""
+    @property
+    def size(self) -> int:
+        """How many actors there are."""
+        return len(self.busy) + len(self.starting)
+
+    def split(self, number: int) -> list[ActorPool]:
+        """As many pools, among which the actors of this one are dealt; it keeps none, and they must not be at work."""
+        parts = [ActorPool(self._load, actors=0, cpus=self._cpus, gpus=self._gpus, memory=self.memory) for _ in range(number)]
+        for turn, (reference, actor) in enumerate(self.starting.items()):
+            parts[turn % number].starting[reference] = actor
+        for turn, actor in enumerate(self.busy, len(self.starting)):
+            parts[turn % number].busy[actor] = 0
+        self.starting, self.busy = {}, {}
+        return parts
+
+    def stop(self) -> None:
+        """End the actors, from any thread: who waits for them, or asks them from now on, is interrupted."""
         import ray
 
-        self._supplies = {name: ray.put(thing) for name, thing in supplies.items()}
+        self._stopped = True
+        for actor in (*self.busy, *self.starting.values()):
+            ray.kill(actor)
+
+    def supply(self, **supplies: Any) -> None:
+        """Give the actors what `load` needs, and have them load the app with it.
+
+        Args:
+            supplies: Things, each put into the object store once for all actors of a node, or references to what is there already.
+        """
+        import ray
+
+        self._supplies = {name: thing if isinstance(thing, ray.ObjectRef) else ray.put(thing) for name, thing in supplies.items()}
         for actor in (*self.busy, *self.starting.values()):
             actor.supply.remote(self._supplies)
 
@@ -109,5 +137,8 @@ class ActorPool:
         return max(rss for rss, _ in peaks), max((device for _, device in peaks if device is not None), default=None)
 
     def _start(self) -> None:
+        """Start an actor. Raises `KeyboardInterrupt` once the pool was stopped."""
+        if self._stopped:
+            raise KeyboardInterrupt
         actor: Any = self._kind.remote(self._load, self._cpus, self._supplies, self.memory)
         self.starting[actor.process.remote()] = actor

@@ -15,6 +15,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import sqlite3
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,18 @@ from fedsam.config import ConfigError, Experiment
 from fedsam.database import FILE, begin, connect, insert, transaction
 from fedsam.provenance import Provenance, born, gone
 from fedsam.rows import CLIENT_COLUMNS, ROUND_COLUMNS, ClientRow, Row, Run, Slice, Status
+
+
+class TakenError(RuntimeError):
+    """An experiment needs no run: one has finished, or is at work.
+
+    Attributes:
+        run: That run.
+    """
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(f"run {run.id} is the same experiment: it {'has finished' if run.status == 'finished' else 'is at work'}")
+        self.run = run
 
 
 class Results:
@@ -77,6 +90,7 @@ class Results:
         dataset: str,
         holdings: NDArray[np.integer[Any]],
         provenance: Provenance,
+        once: bool = False,
     ) -> str:
         """Begin a run of this process and give its id.
 
@@ -84,6 +98,10 @@ class Results:
             resolved: Every setting with the defaults of its parts, as plain values.
             dataset: The one really used, which may be the fallback.
             holdings: Examples of each class that each client holds, (clients, classes).
+            once: Take the place of the runs of this experiment that did not finish.
+
+        Raises:
+            TakenError: `once`, and a run of this experiment has finished or is at work.
         """
         config, now = json.dumps(resolved, default=str, sort_keys=True), datetime.now(UTC)
         pid = os.getpid()
@@ -109,8 +127,15 @@ class Results:
         }
         held = [(columns["id"], int(client), int(kind), int(holdings[client, kind])) for client, kind in np.argwhere(holdings)]
         with transaction(self._connection) as connection:
+            others = self.same(str(columns["config_hash"]), experiment.seed, dataset) if once else []
+            for other in others:
+                if other.status in ("finished", "running"):
+                    raise TakenError(other)
+                self._delete(other.id)
             connection.execute(insert("runs", columns), columns)
             connection.executemany("INSERT INTO holdings VALUES (?, ?, ?, ?)", held)
+        for other in others:
+            self._remove_files(other.id)
         return str(columns["id"])
 
     def append(self, row: Row) -> None:
@@ -170,19 +195,18 @@ class Results:
             for (round, name), rows in cells.items()
         ]
 
-    def discard(self, run: str) -> None:
-        """Take out a run that did not finish, with all that belongs to it, to make room for its repetition.
+    def _delete(self, run: str) -> None:
+        for table in ("slices", "clients", "measures", "rounds", "holdings"):
+            self._connection.execute(f"DELETE FROM {table} WHERE run = ?", (run,))
+        self._connection.execute("DELETE FROM runs WHERE id = ?", (run,))
 
-        Raises:
-            ValueError: It finished, was never started, or is still at work.
-        """
-        with transaction(self._connection) as connection:
-            found = connection.execute("SELECT * FROM runs WHERE id = ?", (run,)).fetchone()
-            if found is None or _run(found).status in ("finished", "running"):
-                raise ValueError(f"run {run!r} cannot be discarded: it is {_run(found).status if found else 'not known'}")
-            for table in ("slices", "clients", "measures", "rounds", "holdings"):
-                connection.execute(f"DELETE FROM {table} WHERE run = ?", (run,))
-            connection.execute("DELETE FROM runs WHERE id = ?", (run,))
+    def _remove_files(self, run: str) -> None:
+        shutil.rmtree(self.path.parent / run, ignore_errors=True)
+
+    def same(self, config_hash: str, seed: int, dataset: str) -> list[Run]:
+        """The runs of one experiment with one seed on one dataset, oldest first; one that finished first of all."""
+        query = "SELECT * FROM runs WHERE config_hash = ? AND seed = ? AND dataset = ? ORDER BY status != 'finished', rowid"
+        return [_run(row) for row in self._connection.execute(query, (config_hash, seed, dataset))]
 
     def runs(self) -> list[Run]:
         """Every run, oldest first."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -50,10 +50,4 @@ def read(path: Path, overrides: Sequence[str] | None, options: Mapping[str, obje
     given = {key: str(value) for key, value in options.items() if value is not None}
     settings = config.override(config.read(path, overrides or ()), given)
     fixed = {text.partition("=")[0].strip() for text in overrides or ()} | set(given)
-    return expand(settings | {"sweep": _unfixed(settings.get("sweep", {}), fixed)})
-
-
-def _unfixed(sweep: Mapping[str, Any], fixed: Collection[str], prefix: str = "") -> dict[str, Any]:
-    """A copy of the table [sweep] without what the command line fixes: a swept key that is typed there is swept no more."""
-    tables = {key: _unfixed(value, fixed, f"{prefix}{key}.") if isinstance(value, dict) else value for key, value in sweep.items()}
-    return {key: value for key, value in tables.items() if not any(f"{prefix}{key}.".startswith(f"{name}.") for name in fixed)}
+    return expand(settings, fixed)

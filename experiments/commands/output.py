@@ -16,6 +16,8 @@ from experiments import progress
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from experiments.compare import Outcome
+
 FAILED, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
 
@@ -73,3 +75,12 @@ def show(ids: Sequence[str], folder: Path, target: Path | None) -> None:
         runs = results.find(ids)
         print_table(leaderboard(results, runs))
         typer.echo(f"report: {write_report(results, runs, target or folder / 'reports' / ids[0])}")
+
+
+def end(outcomes: Sequence[Outcome]) -> None:
+    """Say which runs failed, and exit with 1 if any did."""
+    failures = [outcome for outcome in outcomes if outcome.status == "failed"]
+    for outcome in failures:
+        complain(f"run {outcome.run_id or 'not started'} {outcome.status}: {outcome.error}")
+    if failures:
+        raise typer.Exit(FAILED)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from experiments.commands.options import ConfigFile, DataRoot, NewRunsDir, Overrides, Quiet, RayAddress, TensorBoard, read
-from experiments.commands.output import FAILED, complain, kept, show, watch
+from experiments.commands.output import end, kept, show, watch
 from experiments.toml import toml
 from fedsam.config import Experiment
 
@@ -41,17 +41,13 @@ def command(
     if print_config:
         _print_settings(experiments)
         return
-    from experiments.app import run_all
+    from experiments.compare import run_all
 
     folder = experiments[0].runs_dir
     with watch(quiet, tensorboard) as seen, kept(folder):
         outcomes = run_all(experiments, seen)
-    failures = [outcome for outcome in outcomes if outcome.status != "finished"]
     show([outcome.run_id for outcome in outcomes if outcome.run_id], folder, None)
-    for outcome in failures:
-        complain(f"run {outcome.run_id or 'not started'} {outcome.status}: {outcome.error}")
-    if failures:
-        raise typer.Exit(FAILED)
+    end(outcomes)
 
 
 def _print_settings(experiments: Sequence[Experiment]) -> None:

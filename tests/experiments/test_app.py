@@ -1,6 +1,7 @@
 """Whole runs on small data: every grid gives the same numbers, everything is kept, failures are named."""
 
 import sqlite3
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from safetensors.torch import load_file
 
 from clients.optimizers import OPTIMIZERS
 from experiments import Experiment, run
-from experiments.app import run_all
+from experiments.catalogue import resolved
+from experiments.compare import run_all
 from experiments.methods import METHODS, expand
 from experiments.progress import Quiet
 from fedsam.config import ConfigError, override, parse
@@ -129,7 +131,7 @@ class Notes(Quiet):
     def __init__(self) -> None:
         self.notes: list[str] = []
 
-    def note(self, text: str) -> None:
+    def note(self, run_id: str, text: str) -> None:
         """Kept."""
         self.notes.append(text)
 
@@ -154,3 +156,55 @@ def test_a_method_that_cannot_be_itself_is_noted(tmp_path: Path) -> None:
     quiet = Notes()
     run(experiment(tmp_path), quiet)
     assert quiet.notes == []
+
+
+def test_a_budget_ends_the_run_after_the_round_that_reaches_it(tmp_path: Path) -> None:
+    whole = run(experiment(tmp_path / "whole", rounds=5))
+    budget = whole.rows[0].gradient_evaluations + whole.rows[1].gradient_evaluations + 1
+    watch = Notes()
+    cut = run(experiment(tmp_path / "cut", rounds=5, budget=budget, measure__every=5), watch)
+    assert len(cut.rows) == 3
+    assert cut.rows[-1].measures == whole.rows[2].measures | {
+        name: cut.rows[-1].measures[name] for name in ("union_loss", "union_accuracy")
+    }
+    assert not cut.rows[0].measures
+    assert watch.notes == []
+    assert (tmp_path / "cut" / cut.run_id / "model.safetensors").is_file()
+    with Results.open(tmp_path / "cut") as results:
+        (kept,) = results.runs()
+    assert kept.status == "finished"
+    assert kept.startup is not None and 0 < kept.startup < 100
+
+
+def test_a_budget_that_is_not_reached_is_noted(tmp_path: Path) -> None:
+    watch = Notes()
+    result = run(experiment(tmp_path, budget=10**9), watch)
+    spent = sum(row.gradient_evaluations for row in result.rows)
+    assert watch.notes == [f"rounds: all 2 are over after {spent} gradient evaluations of a budget of 1000000000"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"client__schedule": "cosine"}, "client.schedule: 'cosine'"),
+        ({"client__schedule": "cyclic"}, "client.schedule: 'cyclic'"),
+        ({"client__schedule": {"name": "cyclic", "start": 3}}, None),
+        ({"client__schedule": "exponential"}, None),
+        ({"client__optimizer": {"name": "aesam"}}, "client.optimizer: 'aesam'"),
+        ({"client__optimizer": {"name": "aesam", "total_steps": 100}}, None),
+        ({"server__strategy": "swa"}, "server.strategy: 'swa'"),
+        ({"server__strategy": {"name": "swa", "start": 3}}, None),
+    ],
+)
+def test_a_budget_and_what_counts_on_the_number_of_rounds_exclude_each_other(tmp_path: Path, changes: dict[str, Any], key: str) -> None:
+    resolved(experiment(tmp_path, **changes))
+    with pytest.raises(ConfigError, match=f"{key} is not allowed with a budget") if key else nullcontext():
+        resolved(experiment(tmp_path, budget=1000, **changes))
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_preset_may_have_a_budget(tmp_path: Path, method: str) -> None:
+    settings = experiment(tmp_path, budget=1000, method=method).model_dump(mode="json", exclude_unset=True)
+    settings["client"].pop("optimizer")
+    with pytest.raises(ConfigError, match="with a budget") if method == "fedasam_swa" else nullcontext():
+        resolved(expand(settings))

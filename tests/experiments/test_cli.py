@@ -46,7 +46,7 @@ def fedsam(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
 
 @dataclass
 class Runner:
-    """Stands in for `experiments.app`: keeps what it was asked to run, and writes one round of each."""
+    """Stands in for `experiments.compare`: keeps what it was asked to run, and writes one round of each."""
 
     status: str = "finished"
     stop: bool = False
@@ -64,9 +64,9 @@ class Runner:
 
 @pytest.fixture
 def runner(monkeypatch: pytest.MonkeyPatch) -> Runner:
-    """A `Runner` in the place of `experiments.app`."""
+    """A `Runner` in the place of `experiments.compare`."""
     runner = Runner()
-    monkeypatch.setitem(sys.modules, "experiments.app", runner)
+    monkeypatch.setitem(sys.modules, "experiments.compare", runner)
     return runner
 
 
@@ -322,3 +322,51 @@ def test_a_real_run(fedsam: Fedsam, config_file: Path, runs_dir: Path) -> None:
     with Results.open(runs_dir) as results:
         (run,) = results.runs()
         assert (run.status, len(results.rounds(run.id))) == ("finished", 2)
+
+
+TWO = ["-o", 'sweep.client.optimizer=["sgd", "sam"]', "-o", "measure.flatness.measures=['average']", "-o", "measure.flatness.examples=40"]
+
+
+def test_a_dry_run_shows_the_plan_and_keeps_nothing(fedsam: Fedsam, config_file: Path, runs_dir: Path) -> None:
+    code, out, err = fedsam("compare", config_file, "--dry-run", "-o", "sweep.data.clients=[4, 5]", "-o", "sweep.seeds=[0, 1]", *TWO)
+    assert (code, err.strip()) == (0, "")
+    rows = [line.split() for line in out.splitlines() if line.startswith((" sgd", " sam"))]
+    assert [row[:4] for row in rows] == [[name, clients, "2", "2"] for clients in ("4", "5") for name in ("sgd", "sam")]
+    evaluations = [int(row[4]) for row in rows]
+    assert evaluations[1::2] == [2 * number for number in evaluations[::2]]
+    assert "8 runs, 0 of them finished before" in out
+    assert "about " in out.splitlines()[-1]
+    assert not runs_dir.exists()
+
+
+def test_compare_repeats_no_finished_run(fedsam: Fedsam, config_file: Path, runs_dir: Path) -> None:
+    code, out, err = fedsam("compare", config_file, *TWO)
+    assert code == 0, err
+    assert err.count("finished after") == 2
+    with Results.open(runs_dir) as results:
+        ids = [run.id for run in results.runs()]
+    again, out_again, err_again = fedsam("compare", config_file, *TWO, "-o", "sweep.seeds=[0, 1]")
+    assert again == 0
+    assert "4 runs, 2 of them finished before" in out_again
+    assert err_again.count("finished after") == 2
+    with Results.open(runs_dir) as results:
+        assert [run.id for run in results.runs()][:2] == ids
+    assert "4 runs, 4 of them finished before" in fedsam("compare", config_file, *TWO, "-o", "sweep.seeds=[0, 1]")[1]
+    last = fedsam("compare", config_file, *TWO, "--quiet")
+    assert (last[0], last[2]) == (0, "")
+    assert last[1].splitlines()[-1] == out.splitlines()[-1]
+    assert "finished before" not in last[1]
+
+
+def test_compare_goes_on_after_a_failure_and_exits_1(fedsam: Fedsam, config_file: Path) -> None:
+    lrs = '[{name = "sgd", lr = 1e30}, {name = "sgd", lr = 0.1}]'
+    code, out, err = fedsam("compare", config_file, "-o", f"sweep.client.optimizer={lrs}")
+    assert code == 1
+    assert "diverged" in err
+    assert err.count("failed after") == err.count("finished after") == 1
+    assert "report: " in out
+
+
+def test_more_at_once_than_there_are_actors_exits_2(fedsam: Fedsam, config_file: Path) -> None:
+    code, _, err = fedsam("compare", config_file, "--parallel", 2)
+    assert (code, err) == (2, "fedsam: parallel: 2 is not allowed: compute.actors is 1, and each run needs one\n")

@@ -1,0 +1,119 @@
+"""`fedsam compare`: plan, run and resume the comparison of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from experiments.commands.options import ConfigFile, DataRoot, NewRunsDir, Overrides, Quiet, RayAddress, TensorBoard, read
+from experiments.commands.output import FAILED, complain, end, kept, print_table, show, watch
+from experiments.progress import duration
+from fedsam.config import Experiment
+
+if TYPE_CHECKING:
+    from experiments.compare import Outcome
+    from experiments.forecast import Forecast
+    from experiments.grids import Crew, Shelf
+    from experiments.plan import Line, Planned
+
+EXAMPLES = (
+    "fedsam compare experiments/configs/compare.toml --dry-run",
+    "fedsam compare experiments/configs/compare.toml --parallel 2",
+    "fedsam compare quickstart.toml -o 'sweep.seeds=[0, 1, 2]' -o budget=300000",
+)
+
+
+def command(
+    path: ConfigFile,
+    overrides: Overrides = None,
+    parallel: Annotated[int, typer.Option("--parallel", metavar="N", min=1, help="Runs at once, each with its share of the actors.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, with times from short trials, and stop.")] = False,
+    data_root: DataRoot = None,
+    runs_dir: NewRunsDir = None,
+    ray_address: RayAddress = None,
+    quiet: Quiet = False,
+    tensorboard: TensorBoard = False,
+) -> None:
+    """Run the experiments of CONFIG that have not finished yet; then print the table of all and write their report.
+
+    CONFIG is a file as `fedsam run` takes it. The plan comes first: runs, work, bytes and time, estimated from short trials.
+    What was stopped or killed goes on when it is started again: a run with the same settings and seed that has finished is not repeated.
+    A run that fails is recorded with its error and does not stop the others; the exit code is then 1.
+    """
+    experiments = read(path, overrides, {"data.root": data_root, "runs_dir": runs_dir, "compute.ray_address": ray_address})
+    from experiments.grids import Shelf
+    from fedsam.datasets import DataError
+
+    folder, shelf = experiments[0].runs_dir, Shelf()
+    try:
+        planned = _planned(experiments, shelf)
+    except DataError as error:
+        complain(str(error))
+        raise typer.Exit(FAILED) from None
+    with kept(folder):
+        outcomes = _carried_out(planned, shelf, parallel, dry_run, quiet, tensorboard)
+    if not dry_run:
+        made = iter(outcomes)
+        ids = [one.found.id if one.found else next(made).run_id for one in planned]
+        show([run_id for run_id in ids if run_id], folder, None)
+        end(outcomes)
+
+
+def _planned(experiments: Sequence[Experiment], shelf: Shelf) -> list[Planned]:
+    from experiments.plan import plan
+    from fedsam.database import FILE
+    from fedsam.results import Results
+
+    folder = experiments[0].runs_dir
+    if not (folder / FILE).exists():
+        return plan(experiments, shelf, None)
+    with Results.open(folder, create=False) as results:
+        return plan(experiments, shelf, results)
+
+
+def _carried_out(planned: Sequence[Planned], shelf: Shelf, parallel: int, dry_run: bool, quiet: bool, tensorboard: bool) -> list[Outcome]:
+    """Show the plan, and make the runs that are not found, unless it is a dry run; their outcomes, in order."""
+    from experiments.compare import perform
+    from experiments.grids import crews
+
+    todo = [one for one in planned if one.found is None]
+    said = dry_run or not quiet
+    if not todo:
+        if said:
+            _say(planned, {}, [], parallel)
+        return []
+    with crews([one.experiment for one in todo], parallel, shelf) as staff:
+        forecasts = _forecasts(todo, staff[0]) if said else {}
+        seconds = [forecasts[one.line].seconds for one in todo] if said else None
+        if said:
+            _say(planned, forecasts, seconds or [], parallel)
+        if dry_run:
+            return []
+        with watch(quiet, tensorboard) as seen:
+            seen.plan([one.experiment for one in todo], seconds)
+            return perform([one.experiment for one in todo], staff, seen, once=True)
+
+
+def _forecasts(todo: Sequence[Planned], crew: Crew) -> dict[Line, Forecast]:
+    """What a run of each line takes; its seeds differ little."""
+    from experiments.forecast import Probe
+
+    probe, found = Probe(crew), dict[tuple[str, int], "Forecast"]()
+    with Console(stderr=True).status("short trials, to estimate times"):
+        for one in todo:
+            if one.line not in found:
+                found[one.line] = probe.forecast(one.experiment)
+    return found
+
+
+def _say(planned: Sequence[Planned], forecasts: Mapping[Line, Forecast], seconds: Sequence[float], parallel: int) -> None:
+    from experiments.plan import made_elsewhere, table
+
+    print_table(table(planned, forecasts))
+    found = sum(one.found is not None for one in planned)
+    typer.echo(f"{len(planned)} runs, {found} of them finished before{'; ' * bool(found)}{'; '.join(made_elsewhere(planned))}")
+    if seconds:
+        typer.echo(f"about {duration(sum(seconds) / parallel)} for the others{f', {parallel} at once' if parallel > 1 else ''}")

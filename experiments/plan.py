@@ -1,0 +1,109 @@
+"""What a comparison will take, before it starts: its runs, which of them are there already, and estimates of work, bytes and time."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from experiments import labels
+from experiments.catalogue import resolved
+from experiments.forecast import Forecast
+from experiments.grids import Shelf
+from experiments.readable import count, duration, size
+from fedsam.config import Experiment
+from fedsam.provenance import provenance
+from fedsam.results import Results, config_hash
+from fedsam.rows import Run
+
+Line = tuple[str, int]  # method and clients
+
+
+@dataclass(frozen=True)
+class Planned:
+    """An experiment of a comparison.
+
+    Attributes:
+        plain: Its settings, the defaults of its parts included.
+        label: What its method is called.
+        found: Its run, where one has finished.
+    """
+
+    experiment: Experiment
+    plain: Mapping[str, Any]
+    label: str
+    found: Run | None
+
+    @property
+    def line(self) -> Line:
+        """The line of the plan that it belongs to, with its other seeds."""
+        return self.label, self.experiment.data.clients
+
+
+def plan(experiments: Sequence[Experiment], shelf: Shelf, results: Results | None) -> list[Planned]:
+    """The experiments, each once, with their runs in `results` that have finished.
+
+    Raises:
+        ConfigError: A setting of any of them is wrong.
+        DataError: A dataset cannot be had.
+    """
+    plains = [resolved(experiment) for experiment in experiments]
+    once = {(config_hash(plain), e.seed): (e, plain) for e, plain in zip(experiments, plains, strict=True)}
+    found = {key: _finished(results, *key, shelf.get(e).name) for key, (e, _) in once.items()} if results else {}
+    names = _labels([plain for _, plain in once.values()])
+    return [Planned(e, plain, name, found.get(key)) for (key, (e, plain)), name in zip(once.items(), names, strict=True)]
+
+
+def _finished(results: Results, config_hash: str, seed: int, dataset: str) -> Run | None:
+    return next((run for run in results.same(config_hash, seed, dataset) if run.status == "finished"), None)
+
+
+def _labels(plains: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What each method is called among the others, as in reports."""
+    flat = [dict(labels.leaves(plain)) for plain in plains]
+    names = [settings["name"] or settings.get("method", "") for settings in flat]
+    return [
+        labels.label(s, [f for f, other in zip(flat, names, strict=True) if other == name], name)
+        for s, name in zip(flat, names, strict=True)
+    ]
+
+
+def made_elsewhere(planned: Sequence[Planned]) -> list[str]:
+    """Notes on finished runs that other code or other versions made than what runs here."""
+    here = provenance()
+    runs = [one.found for one in planned if one.found]
+    commits = sorted({run.git_commit for run in runs} - {here.git_commit})
+    changed = sorted({name for run in runs for name, version in run.versions.items() if here.versions.get(name) != version})
+    notes = [f"some were made by commit {', '.join(commits)}, and this is {here.git_commit}"] if commits else []
+    return notes + ([f"some were made with other versions of {', '.join(changed)}"] if changed else [])
+
+
+def table(planned: Sequence[Planned], forecasts: Mapping[Line, Forecast]) -> Table:
+    """The plan for a terminal: a line for each method and client count, with what one of its runs takes.
+
+    Args:
+        forecasts: Of the lines that have runs to be made.
+    """
+    lines: defaultdict[Line, list[Planned]] = defaultdict(list)
+    for one in planned:
+        lines[one.line].append(one)
+    result = Table(box=box.SIMPLE_HEAD, padding=(0, 0), header_style="bold", title="a run of each", title_justify="right")
+    result.add_column("method", overflow="fold")
+    for column in ("clients", "runs", "of them\nfinished", "rounds", "gradient\nevals", "bytes", "client\ntime", "time"):
+        result.add_column(column, justify="right", no_wrap=True)
+    for (label, clients), members in lines.items():
+        done, ahead = sum(one.found is not None for one in members), forecasts.get((label, clients))
+        cells = _cells(ahead) if ahead else ("–",) * 5
+        result.add_row(escape(label), str(clients), str(len(members)), str(done or ""), *cells)
+    return result
+
+
+def _cells(ahead: Forecast) -> tuple[str, ...]:
+    load = ahead.load
+    figures = (count(load.gradient_evaluations), size(load.size), duration(ahead.client_seconds), duration(ahead.seconds))
+    return str(load.rounds), *(figure.replace(" ", "") for figure in figures)
