@@ -12,6 +12,7 @@ from experiments.spending import COSTS, TARGET, spent
 from experiments.statistics import Estimate
 from experiments.study import Study
 from experiments.summary import Line
+from experiments.trajectories import Equal
 from fedsam.rows import cumulative
 
 METHOD, CLIENTS = Column("method", "method"), Column("clients", "clients")
@@ -45,7 +46,7 @@ SPREAD: Mapping[str, tuple[str, Callable[[Estimate], str]]] = {
     "client_accuracy": ("on the cohort's\nown examples", percent),
     "client_loss": ("loss on the cohort's\nown examples", number),
 }
-LEADING = ("gradient_evaluations", "flops", "bytes", "client_seconds", "wall_seconds")  # costs in the leaderboard
+LEADING = ("gradient_evaluations", "bytes", "client_seconds", "wall_seconds")  # costs in the leaderboard
 WHOLE: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "startup": ("start-up", duration),
     "rounds_per_second": ("rounds\nper s", lambda value: f"{value:.3g}"),
@@ -74,7 +75,7 @@ def best(lines: Sequence[Line]) -> list[int]:
 
 def leaderboard(study: Study) -> Sheet:
     """Who is first with each client count: accuracy, difference to the baseline, flatness, gap and cost."""
-    differ = len({line.last for line in study.lines if line.last}) > 1
+    differ = {name: len({getattr(line, name) for line in study.lines}) > 1 for name in ("seeds", "last", "rounds")}
     flat = ("sharpness_worst", "hessian_top_1", "hessian_trace")
     columns = [
         Column("rank", "rank"),
@@ -106,9 +107,9 @@ def leaderboard(study: Study) -> Sheet:
                 versus.difference if versus else None,
                 versus.adjusted if versus else None,
                 line.middle if line.ranked else None,
-                len(line.seeds),
-                line.last if differ else None,
-                line.rounds,
+                len(line.seeds) if differ["seeds"] else None,
+                line.last if differ["last"] else None,
+                line.rounds if differ["rounds"] else None,
                 *(line.measures.get(name) for name in ("gap", *flat)),
                 reached.spent.get("gradient_evaluations") if reached and study.wanted is not None else None,
                 *(line.costs.get(name) for name in LEADING),
@@ -145,7 +146,7 @@ def _flatness(study: Study) -> dict[str, str]:
     places = {name.removeprefix(EIGENVALUE) for line in study.lines for name in line.measures if name.startswith(EIGENVALUE)}
     others = sorted(int(place) for place in places if place.isdecimal() and place != "1")
     lower = {f"{EIGENVALUE}{place}": f"eigen-\nvalue {place}" for place in others} | {"hessian_smallest": "smallest\neigenvalue"}
-    return dict(list(FLATNESS.items())[:1]) | lower | FLATNESS
+    return {f"{EIGENVALUE}1": FLATNESS[f"{EIGENVALUE}1"], **lower, **FLATNESS}
 
 
 def flatness(study: Study) -> Sheet:
@@ -168,7 +169,8 @@ def correlations(study: Study) -> Sheet:
             found = study.correlation(name, clients)
             if found:
                 rows.append([title.replace("\n", " "), clients, found.methods, found.rho, found.p])
-    return Sheet.of("flatness-correlations", [Column("measure", "measure"), CLIENTS, Column("methods", "methods"), rho, Column("p", "p", chance)], rows, by="measure")
+    columns = [Column("measure", "measure"), CLIENTS, Column("methods", "methods"), rho, Column("p", "p", chance)]
+    return Sheet.of("flatness-correlations", columns, rows, by="measure")
 
 
 def to_target(study: Study) -> Sheet:
@@ -180,31 +182,40 @@ def to_target(study: Study) -> Sheet:
     return Sheet.of("time-to-target", columns, rows, by="clients")
 
 
+def at(one: Equal) -> str:
+    """What all have spent where they are compared."""
+    cost = COSTS[one.cost]
+    return f"at {cost.show(one.value)}\n{'exchanged' if cost.unit == 'B' else cost.title}"
+
+
 def equal(study: Study) -> Sheet:
     """Test accuracy where all methods and client counts have spent the same."""
-    columns = [Column(f"at_equal_{one.cost}", f"at {COSTS[one.cost].show(one.value)}\n{COSTS[one.cost].title}", percent) for one in study.equal]
+    columns = [Column(f"at_equal_{one.cost}", at(one), percent) for one in study.equal]
     rows = [[line.label, line.clients, *(one.accuracy[line.label, line.clients] for one in study.equal)] for line in study.ranked]
     return Sheet.of("equal-cost", [METHOD, CLIENTS, *columns], rows, by="clients")
 
 
+def _spending() -> list[Column]:
+    adding = [Column(name, _title(name), cost.show) for name, cost in COSTS.items() if name != "bytes"]
+    return adding + [Column(name, title, show) for name, (title, show) in WHOLE.items()]
+
+
 def costs(study: Study) -> Sheet:
     """What a run cost, mean over seeds."""
-    columns = [Column(name, _title(name), cost.show) for name, cost in COSTS.items() if name != "bytes"]
-    columns += [Column(name, title, show) for name, (title, show) in WHOLE.items()]
+    columns = _spending()
     rows = [[line.label, line.clients, *(line.costs.get(column.key) for column in columns)] for line in study.lines]
     return Sheet.of("costs", [METHOD, CLIENTS, *columns], rows, by="clients")
 
 
 def runs(study: Study) -> Sheet:
     """What each single run came to and cost; a run without a round has none of that."""
-    columns = [Column("run", "run"), METHOD, CLIENTS, Column("seed", "seed"), Column("status", "status"), Column("cohorts", "clients\ntrained", count)]
-    columns += [Column("failures", "failures"), Column("steps", "local\nsteps", count)]
-    columns += [Column(name, _title(name), cost.show) for name, cost in COSTS.items() if name != "bytes"]
-    columns += [Column(name, title, show) for name, (title, show) in WHOLE.items()]
+    who = [Column("run", "run"), METHOD, CLIENTS, Column("seed", "seed"), Column("status", "status")]
+    did = [Column("cohorts", "clients\ntrained", count), Column("failures", "failures"), Column("steps", "local\nsteps", count)]
     names, rows = labels(study.runs), []
     for run in study.runs:
         held = cumulative(study.results.rounds(run.id))
-        spending = spent(run, held[-1]) if held else {}
         trained = (held[-1].cohort, held[-1].failures, held[-1].steps) if held else (None, None, None)
-        rows.append([run.id, names[run.id], run.clients, run.seed, run.status, *trained, *(spending.get(column.key) for column in columns[8:])])
-    return Sheet.of("runs", columns, rows)
+        spending = spent(run, held[-1]) if held else {}
+        costs = [spending.get(column.key) for column in _spending()]
+        rows.append([run.id, names[run.id], run.clients, run.seed, run.status, *trained, *costs])
+    return Sheet.of("runs", [*who, *did, *_spending()], rows)

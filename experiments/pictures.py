@@ -26,7 +26,6 @@ CURVES = {
     "bytes": "bytes that the server and its clients exchanged",
     "simulated_seconds": "simulated time: a round lasts as long as its slowest client",
 }
-FRONTS = ("gradient_evaluations", "flops", "client_seconds", "bytes", "simulated_seconds")
 TOTALS = ("gradient_evaluations", "client_seconds", "bytes", "wall_seconds")
 
 
@@ -68,12 +67,7 @@ def _clients(study: Study, looks: figures.Looks, title: str) -> Iterator[Picture
     finals = {(line.label, line.clients): line.measures["test_accuracy"] for line in study.ranked}
     caption = f"Final test accuracy against the number of clients that share the same training examples.{bars}"
     yield Picture("clients", "accuracy-clients", figures.accuracy_against_clients({"": finals}, looks, title), caption)
-    held = {
-        f"at {COSTS[one.cost].show(one.value)}{'' if COSTS[one.cost].unit == 'B' else ' ' + COSTS[one.cost].title}": {
-            key: accuracy for key, accuracy in one.accuracy.items() if accuracy
-        }
-        for one in study.equal
-    }
+    held = {boards.at(one): {key: accuracy for key, accuracy in one.accuracy.items() if accuracy} for one in study.equal}
     caption = f"Test accuracy against the number of clients where all have spent the same, the most that every run has spent.{bars}"
     yield Picture("clients", "accuracy-clients-equal-cost", figures.accuracy_against_clients(held, looks, title), caption)
     totals = {name: {(line.label, line.clients): line.costs[name] for line in study.ranked if name in line.costs} for name in TOTALS}
@@ -82,16 +76,15 @@ def _clients(study: Study, looks: figures.Looks, title: str) -> Iterator[Picture
 
 
 def _fronts(study: Study, looks: figures.Looks, title: str) -> Iterator[Picture]:
-    if len(study.ranked) < 2:
-        return
-    for name in FRONTS:
-        held = [line for line in study.ranked if name in line.costs]
-        points = [Point(line.label, line.clients, line.measures["test_accuracy"], line.costs[name]) for line in held]
-        if points:
-            fronts = [f"{listed([p.label for p in _front(points, n)])} with {plural(n, 'client')}" for n in study.counts if _front(points, n)]
-            words = f"Final test accuracy against {COSTS[name].title} of a whole run. On the front, where nothing is both better and cheaper"
-            caption = f"{words}: {'; '.join(fronts)}. By means: a neighbour whose interval crosses the front may belong to it."
-            yield Picture("fronts", f"front-{_file(name)}", figures.pareto(points, name, looks, title), caption)
+    for name, differ in study.prices.items():
+        if not differ:
+            continue
+        points = [Point(line.label, line.clients, line.measures["test_accuracy"], line.costs[name]) for line in study.ranked]
+        fronts = {n: [point.label for point in _front(points, n)] for n in study.counts}
+        named = "; ".join(f"{listed(labels)} with {plural(n, 'client')}" for n, labels in fronts.items() if labels)
+        words = f"Final test accuracy against {COSTS[name].title} of a whole run. On the front, where nothing cheaper is as good:"
+        caption = f"{words} {named}. By means: a neighbour whose interval crosses the front may belong to it."
+        yield Picture("fronts", f"front-{_file(name)}", figures.pareto(points, name, looks, title), caption)
 
 
 def _front(points: Sequence[Point], clients: int) -> list[Point]:
@@ -112,7 +105,7 @@ def _spreads(study: Study, looks: figures.Looks, title: str) -> Iterator[Picture
 
 def _flatness(study: Study, looks: figures.Looks, title: str) -> Iterator[Picture]:
     for clients in study.counts:
-        held = {}
+        held: dict[str, list[Flat]] = {}
         for name, words in boards.FLATNESS.items():
             lines = [line for line in study.ranked if line.clients == clients and name in line.measures]
             flats = [Flat(line.label, line.measures["test_accuracy"], line.measures[name]) for line in lines]
@@ -120,7 +113,7 @@ def _flatness(study: Study, looks: figures.Looks, title: str) -> Iterator[Pictur
             words = words.replace("\n", " ") + (f" (ρ = {found.rho:+.2f})".replace("-", "−") if found else "")
             held |= {words: flats} if len(flats) > 1 else {}
         if held:
-            caption = f"Flatness of the final model against its test accuracy, {plural(clients, 'client')}; ρ is Spearman's rank correlation."
+            caption = f"Flatness of the final model against test accuracy, {plural(clients, 'client')}; ρ: Spearman's rank correlation."
             yield Picture("flatness", f"flatness-{clients}-clients", figures.flatness_against_accuracy(held, looks, title), caption)
 
 
@@ -138,7 +131,7 @@ def _slices(study: Study, looks: figures.Looks, title: str) -> Iterator[Picture]
             first = last["plane"][0]
             planes[group.clients].append(Cut(group.label, group.clients, np.array(first.alphas), np.array(first.losses)))
     if lines:
-        caption = "Training loss along a random direction through the final model, filter by filter as long as the weights; mean over seeds."
+        caption = "Training loss along a random direction through the final model, each filter as long as its weights; mean over seeds."
         yield Picture("slices", "loss-line", figures.loss_lines(lines, looks, title), caption)
     for clients, cuts in planes.items():
         caption = f"Training loss over a plane through the final model of one seed, {plural(clients, 'client')}; the cross is the model."

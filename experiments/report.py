@@ -20,7 +20,7 @@ from rich.table import Table
 from experiments import boards, figures, wording
 from experiments.labels import labels, leaves
 from experiments.pictures import pictures
-from experiments.readable import chance, count, listed, number, percent, points
+from experiments.readable import chance, count, number, percent, points
 from experiments.sheets import Sheet, as_csv, as_latex
 from experiments.spending import COSTS
 from experiments.statistics import Estimate
@@ -57,8 +57,7 @@ def leaderboard(results: Results, runs: Sequence[Run], baseline: str | None = No
     for place, row in enumerate(cells):
         table.add_row(*(escape(row[column] or "–") for column in columns), style="bold" if place in best else "")
     unfinished = [f"{line.label}, {line.clients} clients: {line.status}." for line in lines if line.status != "finished"]
-    rounds = f"Rounds: {listed(sorted({line.rounds for line in lines}))}."
-    words = [rounds, *wording.notes(found), wording.on_differences(found), *unfinished]
+    words = [*wording.notes(found), wording.on_differences(found), *unfinished]
     table.caption = escape("\n".join(filter(None, words)))
     table.caption_justify = "left"
     return table
@@ -70,14 +69,14 @@ def _cells(found: Study, line: Line) -> dict[str, str]:
     versus, reached = found.versus.get(key), found.reached.get(key)
     loss = line.measures.get("test_loss")
     shown = {name: COSTS[name].show(line.costs[name]).replace(" ", "") for name in line.costs if name in COSTS}
-    alone = not found.versus
+    base = found.baseline if len(found.baseline) <= 6 else "base"
     to_target = reached.spent.get("gradient_evaluations") if reached and found.wanted is not None else None
     return {
         "method": line.label,
         "clients": str(line.clients),
         "accuracy\n(%)": percent(line.accuracy).removesuffix(" %"),
-        "loss": number(Estimate(loss.mean, None)) if loss and alone else "",
-        f"above {found.baseline}\n(points)" if len(found.baseline) <= 6 else "above base\n(points)": points(versus.difference) if versus else "",
+        "loss": number(Estimate(loss.mean, None)) if loss and not found.versus else "",
+        f"above {base}\n(points)": points(versus.difference) if versus else "",
         "p": chance(versus.adjusted) if versus and versus.adjusted is not None else "",
         "gradient\nevals": shown.get("gradient_evaluations", ""),
         f"evals to\n{boards.target(found)}": count(to_target.mean).replace(" ", "") if to_target else "",
@@ -132,6 +131,7 @@ def _page(found: Study, sheets: Mapping[str, Sheet], sections: Mapping[str, Sequ
         findings=wording.findings(found),
         notes=wording.notes(found),
         on_differences=wording.on_differences(found),
+        on_prices=wording.on_prices(found),
         on_target=wording.on_target(found),
         setup=wording.setup(found),
         origin=wording.origin(found.runs),

@@ -15,6 +15,7 @@ from fedsam.config import ConfigError
 from fedsam.results import Results
 from fedsam.rows import Run
 
+FRONTS = ("gradient_evaluations", "flops", "client_seconds", "bytes", "simulated_seconds")
 BASELINES = ("sgd", "fedavg")  # the method that others are compared with by default, if there is one
 Key = tuple[str, int]  # label and client count
 
@@ -70,7 +71,7 @@ class Study:
     @cached_property
     def ranks(self) -> Mapping[Key, int]:
         """Place of each ranked line among those of its client count."""
-        places = {}
+        places: dict[Key, int] = {}
         for clients in self.counts:
             lines = [line for line in self.ranked if line.clients == clients]
             order = ranks([line.measures["test_accuracy"].mean for line in lines])
@@ -110,7 +111,15 @@ class Study:
     @cached_property
     def reached(self) -> Mapping[Key, Reached]:
         """What each group spent until its target."""
-        return {(group.label, group.clients): reached(group, self.targets[group.clients]) for group in self.held if group.clients in self.targets}
+        held = [group for group in self.held if group.clients in self.targets]
+        return {(group.label, group.clients): reached(group, self.targets[group.clients]) for group in held}
+
+    @cached_property
+    def prices(self) -> Mapping[str, bool]:
+        """The costs that fronts are drawn for, and whether any two methods of a client count differ in them by a hundredth."""
+        names = [name for name in FRONTS if self.ranked and all(name in line.costs for line in self.ranked)]
+        paid = {name: [[line.costs[name] for line in self.ranked if line.clients == n] for n in self.counts] for name in names}
+        return {name: any(max(values) > 1.01 * min(values) for values in paid[name] if values) for name in names}
 
     @cached_property
     def equal(self) -> list[Equal]:

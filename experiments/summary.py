@@ -21,8 +21,10 @@ from fedsam.rows import Row, Run, cumulative
 
 LAST = 5  # evaluations that the final accuracy averages
 # Taken at every evaluation, and averaged as the accuracy is; of any other measure the last value counts.
-AVERAGED = ("test_accuracy", "test_loss", "calibration_error", "client_accuracy", "client_loss")
-AVERAGED += tuple(f"client_accuracy_{name}" for name in ("mean", "std", "worst10"))
+AVERAGED = (
+    *("test_accuracy", "test_loss", "calibration_error", "client_accuracy", "client_loss"),
+    *(f"client_accuracy_{name}" for name in ("mean", "std", "worst10")),
+)
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def _end(rows: Sequence[Row], last: int) -> dict[str, float]:
     """What a run measured, at its end."""
     end: dict[str, float] = {}
     for row in rows:
-        end |= row.measures | _gaps(row.measures)
+        end |= {**row.measures, **_gaps(row.measures)}
     tail = [row.measures for row in rows if "test_accuracy" in row.measures][-last:] if last else []
     for name in AVERAGED:
         values = [measures[name] for measures in tail if name in measures]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from experiments.labels import METHOD, Settings, flatten, part_text
 from experiments.readable import chance, listed, percent, points
+from experiments.spending import COSTS
 from experiments.statistics import LEVEL, Estimate, paired, smallest_p
 from experiments.study import Key, Study
 from experiments.summary import Line
@@ -74,7 +75,8 @@ def _verdict(study: Study) -> list[str]:
         return []
     seeds = max(versus.seeds for versus in tested.values())
     if smallest_p(seeds) > LEVEL:
-        able = f"{plural(seeds, 'seed')} cannot prove a difference from {study.baseline}: the sign-flip test gives p = {smallest_p(seeds):.2g} at best."
+        able = f"No difference from {study.baseline} can be shown at the {100 * LEVEL:g} % level: "
+        able += f"sign flips of {plural(seeds, 'seed')} give p = {smallest_p(seeds):.2g} at best."
         clear = {key: versus.difference.mean for key, versus in tested.items() if versus.difference.clear}
         return [f"{able} Intervals that exclude zero, not corrected for {plural(len(tested), 'comparison')}: {_sides(study, clear)}."]
     sure = {key: versus.difference.mean for key, versus in tested.items() if versus.adjusted is not None and versus.adjusted <= LEVEL}
@@ -114,8 +116,10 @@ def notes(study: Study) -> list[str]:
     lines = study.lines
     lasts = sorted({line.last for line in lines if line.last})
     many = {len(line.seeds) > 1 for line in lines}
-    words = [f"Accuracy and loss: mean of the last {listed(lasts)} evaluation{'s' * (lasts != [1])} on the test set."] if lasts else []
-    if lasts and len({line.rounds for line in lines}) > 1:
+    seeds, rounds = sorted({len(line.seeds) for line in lines}), sorted({line.rounds for line in lines})
+    words = [f"Seeds: {listed(seeds)}; rounds: {listed(rounds)}."]
+    words += [f"Accuracy and loss: mean of the last {listed(lasts)} evaluation{'s' * (lasts != [1])} on the test set."] if lasts else []
+    if lasts and len(rounds) > 1:
         words.append("Numbers of rounds differ, so these are not the same rounds for all.")
     if many == {True}:
         words.append("± is the 95 % t-interval over seeds; costs are the mean of a run.")
@@ -146,8 +150,14 @@ def on_target(study: Study) -> str:
     if study.wanted is not None:
         chosen = f"Target: {100 * study.wanted:g} % test accuracy."
     else:
-        chosen = "Target: for each client count the final accuracy of its weakest method, since none was set (`--target`, `measure.target`)."
+        chosen = "Target: for each client count the final accuracy of its weakest method, since none was set."
     return f"{chosen} What a run had spent at its first evaluation at or above it, mean over the runs that reached it; a dash: none did."
+
+
+def on_prices(study: Study) -> str:
+    """Which costs cannot tell the methods apart; empty when all can, or when there is one method."""
+    alike = [COSTS[name].title for name, differ in study.prices.items() if not differ]
+    return f"All methods of a client count spent the same {listed(alike)}: no front." if alike and len(study.methods) > 1 else ""
 
 
 def setup(study: Study) -> list[tuple[str, list[str]]]:
@@ -200,5 +210,10 @@ def _flatness(settings: Settings) -> str:
 def origin(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     """(what, its values) of what made the runs: commands, commits, devices and versions, each once."""
     versions = [", ".join(f"{name} {version}" for name, version in run.versions.items()) for run in runs]
-    rows = [("Command", [run.command for run in runs]), ("Commit", [run.git_commit for run in runs]), ("Device", [run.device for run in runs])]
-    return [(what, list(dict.fromkeys(values))) for what, values in [*rows, ("Versions", versions)]]
+    rows = {
+        "Command": [run.command for run in runs],
+        "Commit": [run.git_commit for run in runs],
+        "Device": [run.device for run in runs],
+        "Versions": versions,
+    }
+    return [(what, list(dict.fromkeys(values))) for what, values in rows.items()]

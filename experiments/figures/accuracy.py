@@ -8,36 +8,28 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
-from experiments.figures.style import Look, Looks, cost_axis, count_axis, dodged, finite, panels, styled
+from experiments.figures.style import Look, Looks, cost_axis, cost_panels, count_axis, dodged, panels, styled
 from experiments.spending import COSTS
 from experiments.statistics import Estimate, front
 from experiments.trajectories import Series
 
-Points = Mapping[tuple[str, int], Estimate]  # by label and client count
-
-
-def by_count(counts: Sequence[int]) -> list[str]:
-    """The titles of one panel for each client count; none where there is one count."""
-    return [f"{clients} clients" for clients in counts] if len(counts) > 1 else [""]
+Key = tuple[str, int]  # label and client count
 
 
 @styled
 def accuracy_curves(series: Sequence[Series], against: str, looks: Looks, title: str = "") -> Figure:
     """Test accuracy as it grows with a cost, a panel for each client count; a cross ends a curve that diverged."""
-    counts = sorted({one.clients for one in series})
-    shown = {label: look for label, look in looks.items() if any(one.label == label for one in series)}
-    figure, grid = panels(by_count(counts), shown, title=title, height=1.9 if len(counts) == 1 else 1.45, sharex=True)
-    length = cost_axis(grid[-1].xaxis, COSTS[against], max(one.spent[against][-1] for one in series))
-    for clients, axes in zip(counts, grid, strict=True):
-        for one in series:
-            if one.clients == clients:
-                _curve(axes, one.spent[against] / length, one, looks[one.label])
-        axes.set_ylabel("test accuracy (%)")
+    ends = {(one.label, one.clients): float(one.spent[against][-1]) for one in series}
+    figure, found = cost_panels(COSTS[against], _largest(ends), _shown(looks, ends), title=title)
+    for one in series:
+        axes, length = found[one.clients]
+        _curve(axes, one.spent[against] / length, one, looks[one.label])
     return figure
 
 
-def _curve(axes: Axes, x: np.ndarray, one: Series, look: Look) -> None:
+def _curve(axes: Axes, x: NDArray[np.float64], one: Series, look: Look) -> None:
     y = 100 * one.accuracy
     axes.plot(x, y, markevery=max(1, len(x) // 6), **look.line)
     axes.fill_between(x, y - 100 * one.half_width, y + 100 * one.half_width, color=look.color, alpha=0.15, linewidth=0)
@@ -47,50 +39,49 @@ def _curve(axes: Axes, x: np.ndarray, one: Series, look: Look) -> None:
 
 
 @styled
-def accuracy_against_clients(held: Mapping[str, Points], looks: Looks, title: str = "") -> Figure:
+def accuracy_against_clients(held: Mapping[str, Mapping[Key, Estimate]], looks: Looks, title: str = "") -> Figure:
     """Test accuracy of each method as the population grows; bars are 95 % intervals over seeds.
 
     Args:
         held: Accuracies (fractions) by the title of their panel.
     """
-    shown = _shown(looks, *held.values())
-    few = len(held) == 1
-    figure, grid = panels(
-        list(held) if not few else [""], shown, title=title, columns=1 if few else 2, height=1.9 if few else 1.5, sharex=True, sharey=True
-    )
-    counts = sorted({clients for points in held.values() for _, clients in points})
-    for place, (points, axes) in enumerate(zip(held.values(), grid, strict=True)):
+    shown, columns = _shown(looks, *held.values()), min(2, len(held))
+    figure, grid = panels(list(held), shown, title=title, columns=columns, height=1.9 if columns == 1 else 1.6)
+    counts = sorted({clients for accuracies in held.values() for _, clients in accuracies})
+    for place, (accuracies, axes) in enumerate(zip(held.values(), grid, strict=True)):
         for label, factor in dodged(list(shown)):
-            own = sorted((clients, estimate) for (name, clients), estimate in points.items() if name == label)
-            x = [clients * factor for clients, _ in own]
-            y = [100 * estimate.mean for _, estimate in own]
-            axes.errorbar(x, y, [100 * (estimate.half_width or 0.0) for _, estimate in own], elinewidth=0.8, **looks[label].line)
-        count_axis(axes, counts, "clients" if place >= len(grid) - (1 if few else 2) else "")
-        axes.tick_params(labelbottom=place >= len(grid) - (1 if few else 2))
-        if few or place % 2 == 0:
+            own = [(clients * factor, accuracies[label, clients]) for clients in counts if (label, clients) in accuracies]
+            x, y = [clients for clients, _ in own], [100 * accuracy.mean for _, accuracy in own]
+            axes.errorbar(x, y, [100 * (accuracy.half_width or 0.0) for _, accuracy in own], elinewidth=0.7, **looks[label].line)
+        count_axis(axes, counts)
+        if place % columns == 0:
             axes.set_ylabel("test accuracy (%)")
     return figure
 
 
 @styled
-def costs_against_clients(held: Mapping[str, Mapping[tuple[str, int], float]], looks: Looks, title: str = "") -> Figure:
+def costs_against_clients(held: Mapping[str, Mapping[Key, float]], looks: Looks, title: str = "") -> Figure:
     """What a run costs in total as the population grows, by the names of `COSTS`."""
-    figure, grid = panels([COSTS[name].title for name in held], _shown(looks, *held.values()), title=title, columns=2, height=1.4)
-    counts = sorted({clients for points in held.values() for _, clients in points})
-    for (name, points), axes in zip(held.items(), grid, strict=True):
-        length = cost_axis(axes.yaxis, COSTS[name], max(points.values()))
-        for label, look in looks.items():
-            own = sorted((clients, value / length) for (method, clients), value in points.items() if method == label)
-            axes.plot([clients for clients, _ in own], [value for _, value in own], **look.line)
+    shown = _shown(looks, *held.values())
+    figure, grid = panels([""] * len(held), shown, title=title, columns=min(2, len(held)), height=1.5)
+    counts = sorted({clients for costs in held.values() for _, clients in costs})
+    for (name, costs), axes in zip(held.items(), grid, strict=True):
+        length = cost_axis(axes.yaxis, COSTS[name], max(costs.values()))
+        for label, factor in dodged(list(shown)):
+            own = [(clients * factor, costs[label, clients] / length) for clients in counts if (label, clients) in costs]
+            axes.plot([clients for clients, _ in own], [cost for _, cost in own], **looks[label].line)
         count_axis(axes, counts)
-        axes.set_ylabel(axes.get_ylabel().removeprefix(COSTS[name].title).strip(" ()"))
         axes.set_ylim(bottom=0)
     return figure
 
 
-def _shown(looks: Looks, *tables: Mapping[tuple[str, int], object]) -> Looks:
+def _shown(looks: Looks, *tables: Mapping[Key, object]) -> Looks:
     used = {label for table in tables for label, _ in table}
     return {label: look for label, look in looks.items() if label in used}
+
+
+def _largest(costs: Mapping[Key, float]) -> dict[int, float]:
+    return {clients: max(cost for (_, n), cost in costs.items() if n == clients) for _, clients in costs}
 
 
 @dataclass(frozen=True)
@@ -104,34 +95,26 @@ class Point:
 
 
 def on_front(points: Sequence[Point]) -> list[Point]:
-    """The points with a client count's best accuracy for at most their cost, cheapest first."""
+    """The points whose accuracy nothing cheaper or as cheap has, cheapest first."""
     return [points[index] for index in front([point.cost for point in points], [point.accuracy.mean for point in points])]
 
 
 @styled
 def pareto(points: Sequence[Point], against: str, looks: Looks, title: str = "") -> Figure:
     """Accuracy against a cost, a panel for each client count: the front is named and filled, what it dominates is hollow."""
-    counts = sorted({point.clients for point in points})
-    shown = _shown(looks, {(point.label, point.clients): None for point in points})
-    figure, grid = panels(by_count(counts), shown, title=title, height=1.9 if len(counts) == 1 else 1.45, kind="point", sharex=True)
-    costs = finite([point.cost for point in points])
-    log = min(costs) > 0 and max(costs) > 20 * min(costs)
-    if log:
-        grid[-1].set_xscale("log")
-    length = cost_axis(grid[-1].xaxis, COSTS[against], max(costs), log=log)
-    for clients, axes in zip(counts, grid, strict=True):
+    costs = {(point.label, point.clients): point.cost for point in points}
+    figure, found = cost_panels(COSTS[against], _largest(costs), _shown(looks, costs), title=title, kind="point")
+    for clients, (axes, length) in found.items():
         own = [point for point in points if point.clients == clients]
         best = on_front(own)
-        axes.step(
-            [point.cost / length for point in best], [100 * point.accuracy.mean for point in best], where="post", color="#aaaaaa", zorder=1
-        )
+        x, y = [point.cost / length for point in best], [100 * point.accuracy.mean for point in best]
+        axes.step(x, y, where="post", color="#aaaaaa", zorder=1)
         for point in own:
-            look, width = looks[point.label], point.accuracy.half_width
-            x, y = point.cost / length, 100 * point.accuracy.mean
-            face = look.color if point in best else "white"
-            axes.errorbar(x, y, 100 * (width or 0.0), elinewidth=0.6, markersize=4.2, markerfacecolor=face, **look.point)
-            if point in best:
-                axes.annotate(point.label, (x, y), (-3, 3), textcoords="offset points", ha="right", fontsize=6)
-        axes.margins(0.15)
-        axes.set_ylabel("test accuracy (%)")
+            look = looks[point.label].point | {"fillstyle": "full" if point in best else "none"}
+            error = 100 * (point.accuracy.half_width or 0.0)
+            axes.errorbar(point.cost / length, 100 * point.accuracy.mean, error, elinewidth=0.6, markersize=4.2, **look)
+        for point, right, up in zip(best, x, y, strict=True):
+            # The names lie where nothing can be: a point there would dominate.
+            axes.annotate(point.label, (right, up), (-2, 2), textcoords="offset points", ha="right", va="bottom", rotation=-35, fontsize=6)
+        axes.margins(0.18, 0.25)
     return figure

@@ -10,8 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
-from experiments.figures.accuracy import by_count
-from experiments.figures.style import Looks, finite, panels, styled
+from experiments.figures.style import Looks, by_count, finite, panels, styled
 from experiments.statistics import Estimate
 
 WIDE = 30.0  # a positive range this wide is drawn on a logarithmic axis
@@ -39,8 +38,8 @@ def flatness_against_accuracy(held: Mapping[str, Sequence[Flat]], looks: Looks, 
     figure, grid = panels(list(held), shown, title=title, columns=columns, height=1.35, kind="point", sharey=True)
     for place, (flats, axes) in enumerate(zip(held.values(), grid, strict=True)):
         for flat in flats:
-            bars = {"xerr": flat.measure.half_width or 0.0, "yerr": 100 * (flat.accuracy.half_width or 0.0)}
-            axes.errorbar(flat.measure.mean, 100 * flat.accuracy.mean, **bars, elinewidth=0.5, **looks[flat.label].point)
+            across, up = flat.measure.half_width or 0.0, 100 * (flat.accuracy.half_width or 0.0)
+            axes.errorbar(flat.measure.mean, 100 * flat.accuracy.mean, up, across, elinewidth=0.5, **looks[flat.label].point)
         values = finite([flat.measure.mean for flat in flats])
         if values and min(values) > 0 and max(values) > WIDE * min(values):
             axes.set_xscale("log")
@@ -67,7 +66,7 @@ def loss_lines(cuts: Sequence[Cut], looks: Looks, title: str = "") -> Figure:
     """Loss along a line through the final models, a panel for each client count."""
     counts = sorted({cut.clients for cut in cuts})
     shown = {label: look for label, look in looks.items() if any(cut.label == label for cut in cuts)}
-    figure, grid = panels(by_count(counts), shown, title=title, height=1.9 if len(counts) == 1 else 1.45, sharex=True)
+    figure, grid = panels(by_count(counts), shown, title=title, height=1.9 if len(counts) == 1 else 1.45, shared=True)
     for clients, axes in zip(counts, grid, strict=True):
         for cut in cuts:
             if cut.clients == clients:
@@ -84,15 +83,15 @@ def loss_lines(cuts: Sequence[Cut], looks: Looks, title: str = "") -> Figure:
 def loss_planes(cuts: Sequence[Cut], title: str = "") -> Figure:
     """Contours of the loss over a plane through each method's final model, with the same levels for all."""
     columns = min(3, len(cuts))
-    figure, grid = panels([cut.label for cut in cuts], {}, title=title, columns=columns, height=1.2, sharex=True, sharey=True)
+    figure, grid = panels([cut.label for cut in cuts], {}, title=title, columns=columns, height=1.2, shared=True, sharey=True)
     values = np.array(finite([float(loss) for cut in cuts for loss in cut.losses.flat if loss > 0]))
     lowest, highest = (float(values.min()), float(values.max())) if len(values) else (0.1, 1.0)
     levels = np.geomspace(lowest, max(highest, lowest * 1.01), 12)
     drawn = None
     for cut, axes in zip(cuts, grid, strict=True):
-        with np.errstate(invalid="ignore"):
-            drawn = axes.contourf(cut.alphas, cut.alphas, np.ma.masked_invalid(cut.losses.T), levels=levels, cmap="cividis_r", extend="both")
-        axes.contour(cut.alphas, cut.alphas, np.ma.masked_invalid(cut.losses.T), levels=levels[::2], colors="white", linewidths=0.3)
+        losses = np.ma.masked_invalid(cut.losses.T)  # the first direction is drawn across
+        drawn = axes.contourf(cut.alphas, cut.alphas, losses, levels=levels, cmap="cividis_r", extend="both")
+        axes.contour(cut.alphas, cut.alphas, losses, levels=levels[::2], colors="white", linewidths=0.3)
         axes.plot(0, 0, "+", color="white", markersize=5)
         axes.set_aspect("equal")
         axes.grid(False)

@@ -1,7 +1,7 @@
 """How figures look: one journal column wide (3.3 inches), a colour, marker and dash for each method, the legend below the axes.
 
-Colours are those of Okabe and Ito, which people with colour-blindness can tell apart; yellow is left out, because it is hard to see on
-white. Markers repeat after eight and colours after seven, so that fifty-six methods differ.
+Colours are those of Okabe and Ito, which people with colour-blindness can tell apart, without yellow, which is hard to see on white, and
+with a violet that lies far from all of them in normal and in colour-blind sight. Methods after the eighth have other dashes and fills.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ Drawn = ParamSpec("Drawn")
 
 WIDTH = 3.3  # inches
 DPI = 300
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F1FE0")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)))  # for the methods after the last colour
+DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)))
 INK, SOFT, FAINT, ALARM = "#222222", "#777777", "#dddddd", "#b00020"
 STYLE: Any = {  # the keys are matplotlib's own type, hundreds of literals
     "font.family": "DejaVu Sans",
@@ -69,11 +69,12 @@ class Look:
     color: str
     marker: str
     linestyle: Any
+    fillstyle: Literal["full", "none"]
 
     @property
     def point(self) -> dict[str, Any]:
         """As a point without a line."""
-        return {"color": self.color, "marker": self.marker, "linestyle": ""}
+        return {"color": self.color, "marker": self.marker, "linestyle": "", "fillstyle": self.fillstyle}
 
     @property
     def line(self) -> dict[str, Any]:
@@ -86,10 +87,11 @@ Looks = Mapping[str, Look]  # by method
 
 def looks(methods: Sequence[str]) -> Looks:
     """A look for each method, by its place among all methods of the report."""
-    return {
-        method: Look(COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)], DASHES[place // len(COLOURS) % len(DASHES)])
-        for place, method in enumerate(methods)
-    }
+    looks = {}
+    for place, method in enumerate(methods):
+        again, first = divmod(place, len(COLOURS))
+        looks[method] = Look(COLOURS[first], MARKERS[first], DASHES[again % len(DASHES)], "none" if again else "full")
+    return looks
 
 
 def styled(draw: Callable[Drawn, Figure]) -> Callable[Drawn, Figure]:
@@ -111,6 +113,7 @@ def panels(
     columns: int = 1,
     height: float = 1.6,
     kind: Literal["line", "point"] = "line",
+    shared: bool = False,
     **subplots: Any,
 ) -> tuple[Figure, list[Axes]]:
     """Empty axes, one for each of `titles`, above a legend of the methods `shown`, which covers no data.
@@ -118,6 +121,7 @@ def panels(
     Args:
         title: A warning above all, or nothing.
         height: Inches of a row of axes; the legend comes on top of that.
+        shared: Whether all have one x axis, labelled below the last.
     """
     rows = -(-len(titles) // columns)
     entries = [Line2D([], [], label=textwrap.fill(label, 52), **getattr(look, kind)) for label, look in shown.items()]
@@ -125,7 +129,7 @@ def panels(
     figure = Figure(figsize=(WIDTH, height * rows + 0.3 + 0.15 * lines + 0.15 * bool(title)), layout="constrained")
     if entries:
         figure.legend(handles=_by_row(entries, across), loc="outside lower center", ncols=across, frameon=False, handlelength=2.8)
-    grid = figure.subplots(rows, columns, squeeze=False, **subplots).flatten()
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=shared, **subplots).flatten()
     for axes in grid[len(titles) :]:
         axes.remove()
     for axes, name in zip(grid, titles, strict=False):
@@ -162,10 +166,39 @@ def cost_axis(axis: Axis, cost: Cost, largest: float, *, log: bool = False) -> f
         unit, length = ("h", 3600.0) if largest > 7200 else ("min", 60.0) if largest > 120 else ("s", 1.0)
     axis.set_label_text(f"{cost.title} ({unit})" if unit else cost.title)
     if not log:
-        axis.set_major_locator(MaxNLocator(nbins=5, integer=cost.title == "rounds"))
+        axis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10], integer=cost.title == "rounds"))
     if not unit and largest >= 1000:
         axis.set_major_formatter(EngFormatter(unit=cost.unit if cost.unit == "B" else "", sep=" "))
     return length
+
+
+def cost_panels(
+    cost: Cost, largest: Mapping[int, float], shown: Looks, *, title: str, kind: Literal["line", "point"] = "line"
+) -> tuple[Figure, dict[int, tuple[Axes, float]]]:
+    """A panel of accuracy against a cost for each client count, with what to divide its costs by.
+
+    They share one x axis unless their costs are too far apart for that.
+
+    Args:
+        largest: The largest cost of each client count.
+    """
+    counts = sorted(largest)
+    shared = max(largest.values()) < 4 * min(largest.values())
+    height = 1.9 if len(counts) == 1 else 1.45 if shared else 1.7
+    figure, grid = panels(by_count(counts), shown, title=title, height=height, kind=kind, shared=shared)
+    found = {}
+    for clients, axes in zip(counts, grid, strict=True):
+        length = cost_axis(axes.xaxis, cost, max(largest.values()) if shared else largest[clients])
+        axes.set_ylabel("test accuracy (%)")
+        if shared and axes is not grid[-1]:
+            axes.set_xlabel("")
+        found[clients] = (axes, length)
+    return figure, found
+
+
+def by_count(counts: Sequence[int]) -> list[str]:
+    """The titles of one panel for each client count; none where there is one count."""
+    return [f"{clients} clients" for clients in counts] if len(counts) > 1 else [""]
 
 
 def count_axis(axes: Axes, counts: Sequence[int], title: str = "clients") -> None:
@@ -189,7 +222,8 @@ def finite(values: Sequence[float]) -> list[float]:
 
 @rc_context(STYLE)
 def encode(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
-    """A figure as a file: PNG at 300 dots per inch, or SVG with its letters as outlines."""
+    """A figure as a file: PNG at 300 dots per inch, or SVG with its letters as outlines; the first call fixes its layout."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, dpi=DPI, facecolor="white", metadata={"Date": None} if kind == "svg" else {"Software": None})
+    figure.set_layout_engine("none")
     return buffer.getvalue()
