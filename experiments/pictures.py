@@ -81,9 +81,11 @@ def _fronts(study: Study, looks: figures.Looks, title: str) -> Iterator[Picture]
             continue
         points = [Point(line.label, line.clients, line.measures["test_accuracy"], line.costs[name]) for line in study.ranked]
         fronts = {n: [point.label for point in _front(points, n)] for n in study.counts}
-        named = "; ".join(f"{listed(labels)} with {plural(n, 'client')}" for n, labels in fronts.items() if labels)
-        words = f"Final test accuracy against {COSTS[name].title} of a whole run. On the front, where nothing cheaper is as good:"
-        caption = f"{words} {named}. By means: a neighbour whose interval crosses the front may belong to it."
+        of = {n: sum(line.clients == n for line in study.ranked) for n in study.counts}
+        words = {n: "all methods" if len(labels) == of[n] > 2 else listed(labels) for n, labels in fronts.items() if labels}
+        named = "; ".join(f"{text} with {plural(n, 'client')}" for n, text in words.items())
+        start = f"Final test accuracy against {COSTS[name].title} of a whole run. On the front, where nothing cheaper is as good:"
+        caption = f"{start} {named}. By means: a neighbour whose interval crosses the front may belong to it."
         yield Picture("fronts", f"front-{_file(name)}", figures.pareto(points, name, looks, title), caption)
 
 
@@ -110,7 +112,7 @@ def _flatness(study: Study, looks: figures.Looks, title: str) -> Iterator[Pictur
             lines = [line for line in study.ranked if line.clients == clients and name in line.measures]
             flats = [Flat(line.label, line.measures["test_accuracy"], line.measures[name]) for line in lines]
             found = study.correlation(name, clients)
-            words = words.replace("\n", " ") + (f" (ρ = {found.rho:+.2f})".replace("-", "−") if found else "")
+            words = words.replace("\n", " ") + (f"\nρ = {found.rho:+.2f}".replace("-", "−") if found else "")
             held |= {words: flats} if len(flats) > 1 else {}
         if held:
             caption = f"Flatness of the final model against test accuracy, {plural(clients, 'client')}; ρ: Spearman's rank correlation."

@@ -116,5 +116,5 @@ def pareto(points: Sequence[Point], against: str, looks: Looks, title: str = "")
         for point, right, up in zip(best, x, y, strict=True):
             # The names lie where nothing can be: a point there would dominate.
             axes.annotate(point.label, (right, up), (-2, 2), textcoords="offset points", ha="right", va="bottom", rotation=-35, fontsize=6)
-        axes.margins(0.18, 0.25)
+        axes.margins(0.18, 0.3)
     return figure

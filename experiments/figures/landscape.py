@@ -35,7 +35,7 @@ def flatness_against_accuracy(held: Mapping[str, Sequence[Flat]], looks: Looks, 
     labels = {flat.label for flats in held.values() for flat in flats}
     shown = {label: look for label, look in looks.items() if label in labels}
     columns = min(2, len(held))
-    figure, grid = panels(list(held), shown, title=title, columns=columns, height=1.35, kind="point", sharey=True)
+    figure, grid = panels(list(held), shown, title=title, columns=columns, height=1.45, kind="point", sharey=True)
     for place, (flats, axes) in enumerate(zip(held.values(), grid, strict=True)):
         for flat in flats:
             across, up = flat.measure.half_width or 0.0, 100 * (flat.accuracy.half_width or 0.0)
@@ -75,7 +75,7 @@ def loss_lines(cuts: Sequence[Cut], looks: Looks, title: str = "") -> Figure:
         if values and min(values) > 0 and max(values) > WIDE * min(values):
             axes.set_yscale("log")
         axes.set_ylabel("training loss")
-    grid[-1].set_xlabel("distance along the direction (in weights' own lengths)")
+    grid[-1].set_xlabel("step along the direction, in lengths of the weights")
     return figure
 
 
