@@ -19,6 +19,7 @@ from experiments.study import Study
 from experiments.wording import alarm, plural
 from fedsam.rows import Run, Slice
 
+SECTIONS = ("accuracy", "clients", "fronts", "spread", "flatness", "slices", "planes", "holdings")
 CURVES = {
     "rounds": "rounds",
     "gradient_evaluations": "compute: one gradient evaluation is one example forward and backward, on any client",
@@ -31,7 +32,7 @@ TOTALS = ("gradient_evaluations", "client_seconds", "bytes", "wall_seconds")
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure with the section of the page it belongs to, the name of its files, and its caption."""
+    """A figure with its place in the page, one of `SECTIONS`, the name of its files, and its caption."""
 
     section: str
     name: str

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from experiments import boards, figures, wording
 from experiments.labels import labels, leaves
-from experiments.pictures import pictures
+from experiments.pictures import SECTIONS, pictures
 from experiments.readable import chance, count, number, percent, points
 from experiments.sheets import Sheet, as_csv, as_latex
 from experiments.spending import COSTS
@@ -105,13 +105,13 @@ def write_report(
     found = study(results, runs, baseline, target_accuracy)
     for folder in ("figures", "tables"):
         (target / folder).mkdir(parents=True, exist_ok=True)
-    sections: dict[str, list[Shown]] = {}
+    sections: dict[str, list[Shown]] = {section: [] for section in SECTIONS}
     for picture in pictures(found):
         (target / "figures" / f"{picture.name}.png").write_bytes(figures.encode(picture.figure, "png"))
         drawn = figures.encode(picture.figure, "svg")
         (target / "figures" / f"{picture.name}.svg").write_bytes(drawn)
         source = f"data:image/svg+xml;base64,{base64.b64encode(drawn).decode()}"
-        sections.setdefault(picture.section, []).append(Shown(picture.name, picture.caption, source))
+        sections[picture.section].append(Shown(picture.name, picture.caption, source))
     sheets = {sheet.name: sheet for sheet in (board(found) for board in BOARDS)}
     for name, sheet in sheets.items():
         if len(sheet.columns) > 2:

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -17,6 +17,7 @@ VALUES = st.lists(st.floats(-1, 1), min_size=2, max_size=8)
 PS = st.dictionaries(st.integers(), st.floats(0, 1), min_size=1, max_size=9)
 
 
+@settings(deadline=None)
 @given(VALUES)
 def test_p_is_the_share_of_signs_that_are_as_extreme(values: list[float]) -> None:
     differences = [round(value, 3) for value in values]
@@ -35,6 +36,7 @@ def test_p_of_many_seeds_is_drawn_and_the_same_every_time() -> None:
     assert sign_flip(values) == sign_flip(values) == pytest.approx(stats.ttest_1samp(values, 0).pvalue, abs=0.02)
 
 
+@settings(deadline=None)
 @given(PS)
 def test_holm_rejects_what_stepping_down_rejects(ps: dict[int, float]) -> None:
     rejected, level = set(), 0.05
@@ -82,6 +84,7 @@ def test_no_rank_correlation_of_too_few_or_equal_values(y: list[float]) -> None:
     assert spearman(range(len(y)), y) is None
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1))
 def test_front_dominates_all_else_and_nothing_of_itself(points: list[tuple[int, int]]) -> None:
     kept = [points[index] for index in front(*zip(*points, strict=True))]
