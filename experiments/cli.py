@@ -12,12 +12,12 @@ from typing import NoReturn
 
 import typer
 
+from experiments.commands import flower, partition, report, run, run_config, runs
 from experiments.commands import list as list_
-from experiments.commands import partition, report, run, runs
 from experiments.commands.output import USAGE, complain
 from fedsam.config import ConfigError
 
-COMMANDS = {"run": run, "list": list_, "runs": runs, "report": report, "partition": partition}
+COMMANDS = {"run": run, "list": list_, "runs": runs, "report": report, "partition": partition, "flower": flower, "run-config": run_config}
 
 app = typer.Typer(
     name="fedsam",

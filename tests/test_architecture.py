@@ -35,6 +35,8 @@ LAYERS = {
     "fedsam.results": 2,
     "fedsam.wire": 2,
     "fedsam.actor": 3,
+    "fedsam.flower_app": 1,
+    "fedsam.turns": 1,
     "fedsam.grid": 4,
     "clients": 5,
     "strategies": 5,

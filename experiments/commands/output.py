@@ -38,9 +38,14 @@ def watch(quiet: bool) -> AbstractContextManager[progress.Watch]:
     return nullcontext(progress.Quiet()) if quiet else progress.Console(Console(stderr=True))
 
 
+def kept(folder: Path) -> AbstractContextManager[None]:
+    """As `orderly`; what runs is recorded as interrupted."""
+    return orderly(f"interrupted; the finished rounds are kept in {folder / 'fedsam.db'}: see `fedsam runs` and `fedsam report`")
+
+
 @contextmanager
-def kept(folder: Path) -> Iterator[None]:
-    """Turn Ctrl-C and SIGTERM into an orderly end: what runs is recorded as interrupted, Ray is stopped, then the process exits."""
+def orderly(said: str) -> Iterator[None]:
+    """Turn Ctrl-C and SIGTERM into an orderly end: what the block has opened is closed, Ray too, then the process exits."""
 
     def stop(number: int, frame: object) -> NoReturn:
         raise KeyboardInterrupt(number)
@@ -49,7 +54,7 @@ def kept(folder: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stopped:
-        complain(f"interrupted; the finished rounds are kept in {folder / 'fedsam.db'}: see `fedsam runs` and `fedsam report`")
+        complain(said)
         raise typer.Exit(TERMINATED if signal.SIGTERM in stopped.args else INTERRUPTED) from None
     finally:
         signal.signal(signal.SIGTERM, before)
