@@ -12,12 +12,21 @@ from typing import NoReturn
 
 import typer
 
-from experiments.commands import flower, partition, report, run, run_config, runs
+from experiments.commands import doctor, flower, partition, report, run, run_config, runs
 from experiments.commands import list as list_
 from experiments.commands.output import USAGE, complain
 from fedsam.config import ConfigError
 
-COMMANDS = {"run": run, "list": list_, "runs": runs, "report": report, "partition": partition, "flower": flower, "run-config": run_config}
+COMMANDS = {
+    "run": run,
+    "list": list_,
+    "runs": runs,
+    "report": report,
+    "partition": partition,
+    "flower": flower,
+    "run-config": run_config,
+    "doctor": doctor,
+}
 
 app = typer.Typer(
     name="fedsam",

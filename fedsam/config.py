@@ -146,6 +146,7 @@ class Compute(Frozen):
     cpus_per_actor: Count = Field(1, description="CPUs, and so torch threads, of an actor.")
     gpus_per_actor: NonNegative = Field(0.0, description="GPU share of an actor, fractions allowed; 0 runs on the CPU.")
     ray_address: str | None = Field(None, description="`auto` or HOST:PORT of a running Ray; default: a private one.")
+    allow_unauthenticated_cluster: bool = Field(False, description="Join a running Ray even if it asks for no token.")
     shard_size: Count | None = Field(None, description="Clients an actor is dealt at once; default: a sixteenth of the cohort.")
     engine: Literal["loop"] = Field("loop", description="How an actor trains its clients: one after another.")
     precision: Literal["float32", "float64"] = Field("float32", description="Floating-point type of weights and activations.")

@@ -35,6 +35,7 @@ LAYERS = {
     "fedsam.results": 2,
     "fedsam.wire": 2,
     "fedsam.actor": 3,
+    "fedsam.cluster": 1,
     "fedsam.flower_app": 1,
     "fedsam.turns": 1,
     "fedsam.grid": 4,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from experiments.commands.options import RayAddress
+from experiments.commands.options import AllowOpen, RayAddress
 from experiments.commands.output import orderly
 from fedsam.config import Compute, validated
 
@@ -33,6 +33,7 @@ def command(
     gpus_per_actor: Annotated[float, typer.Option("--gpus-per-actor", help="GPU share of an actor, fractions allowed.")] = 0.0,
     grid: Annotated[str, typer.Option("--grid", help="ray: actors; inline: this process, for debugging.")] = "ray",
     ray_address: RayAddress = None,
+    allow_unauthenticated_cluster: AllowOpen = False,
 ) -> None:
     """Run the unmodified Flower app in APP_DIR: its ServerApp in this process, its clients on Ray actors.
 
@@ -45,6 +46,7 @@ def command(
         "cpus_per_actor": cpus_per_actor,
         "gpus_per_actor": gpus_per_actor,
         "ray_address": ray_address,
+        "allow_unauthenticated_cluster": allow_unauthenticated_cluster,
     }
     compute = validated(Compute, settings, "compute")
     from experiments.flower import run

@@ -58,10 +58,12 @@ def flwr_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlwrRun]:
 
             def run_app(app: Path, config: Path, nodes: int) -> None:
                 federation = f"num-supernodes={nodes} client-resources-num-cpus=1"
-                command = ["flwr", "run", app, "--run-config", config, "--federation-config", federation, "--stream"]
+                command = ["flwr", "run", app, "own", "--run-config", config, "--federation-config", federation, "--stream"]
                 done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
                 started.update(descendants(superlink.pid))
-                listed = subprocess.run(["flwr", "list", "--format", "json"], env=environment, capture_output=True, text=True, check=True)
+                listed = subprocess.run(
+                    ["flwr", "list", "own", "--format", "json"], env=environment, capture_output=True, text=True, check=True
+                )
                 assert "finished:completed" in listed.stdout, done.stdout + done.stderr
 
             yield run_app
