@@ -4,7 +4,7 @@ import platform
 import subprocess
 import sys
 
-from fedsam.cluster import _by_value, differences
+from fedsam.cluster import differences
 
 HERE = {"Python": "3.11.9", "ray": "2.55.1", "fedsam": "0.1.0"}
 
@@ -23,10 +23,14 @@ def test_each_difference_is_named() -> None:
 
 
 def test_the_question_can_be_answered_where_fedsam_is_not_installed() -> None:
-    from ray import cloudpickle
-
-    blob = cloudpickle.dumps(_by_value(("ray", "no-such-package")))
-    code = f"import sys; sys.modules['fedsam'] = None; import pickle; print(pickle.loads({blob!r})())"
+    code = """
+import pickle, sys
+from ray import cloudpickle
+from fedsam.cluster import _by_value
+blob = cloudpickle.dumps(_by_value(("ray", "no-such-package")))
+sys.modules |= dict.fromkeys([name for name in sys.modules if name.partition(".")[0] == "fedsam"])
+print(pickle.loads(blob)())
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert f"'Python': '{platform.python_version()}'" in done.stdout
     assert "'no-such-package': 'not installed'" in done.stdout

@@ -35,9 +35,9 @@ OPEN = "import ray; ray.init(num_cpus=1, include_dashboard=False); print(ray.get
 @pytest.fixture(scope="module")
 def head() -> Iterator[str]:
     """Address of the head of a private Ray with an actor."""
-    import ray
-
     with ray_session(cpus=1):
+        import ray
+
         pool = ActorPool(ClientApp, actors=1)
         pool.ready()
         yield str(ray.get_runtime_context().gcs_address)
