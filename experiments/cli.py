@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import typer
 
-from experiments.commands import doctor, flower, partition, report, run, run_config, runs
+from experiments.commands import cluster, doctor, flower, partition, report, run, run_config, runs
 from experiments.commands import list as list_
 from experiments.commands.output import USAGE, complain
 from fedsam.config import ConfigError
@@ -26,6 +26,7 @@ COMMANDS = {
     "flower": flower,
     "run-config": run_config,
     "doctor": doctor,
+    "cluster": cluster,
 }
 
 app = typer.Typer(

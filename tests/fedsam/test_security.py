@@ -7,6 +7,7 @@ import re
 import stat
 import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -29,7 +30,12 @@ METHODS = (
     "ObjectManagerService/Pull",
     "CoreWorkerService/PushTask",
 )
-OPEN = "import ray; ray.init(num_cpus=1, include_dashboard=False); print(ray.get_runtime_context().gcs_address, flush=True); input()"
+OPEN = """
+import ray, sys
+ray.init(num_cpus=1, include_dashboard=False, _temp_dir=sys.argv[1])
+print(ray.get_runtime_context().gcs_address, flush=True)
+input()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -115,9 +121,12 @@ def test_the_token_and_the_folder_are_this_users_alone(head: str) -> None:
 def open_ray() -> Iterator[str]:
     """Address of a Ray that asks for no token."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    with subprocess.Popen(
-        [sys.executable, "-c", OPEN], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
+    with (
+        tempfile.TemporaryDirectory(prefix="t", dir="/tmp", ignore_cleanup_errors=True) as folder,
+        subprocess.Popen(
+            [sys.executable, "-c", OPEN, folder], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as process,
+    ):
         assert process.stdout is not None
         yield next(line for line in process.stdout if ":" in line).strip()
         process.communicate("\n", timeout=60)
