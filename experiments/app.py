@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,28 +15,33 @@ import numpy as np
 import torch
 from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import strategies
-from clients import app as client_app
-from clients import corrections, optimizers
+from clients import corrections, optimizers, workplace
 from experiments.catalogue import resolved, sampler
 from experiments.grids import grids
+from experiments.measures import Survey
 from experiments.methods import expand
 from experiments.progress import Quiet, Watch
 from fedsam import datasets, partition, wire
 from fedsam.config import ConfigError, Experiment, parse
 from fedsam.datasets import Dataset
-from fedsam.evaluate import evaluate
 from fedsam.federation import deal
 from fedsam.grid import LocalGrid
+from fedsam.heterogeneity import Heterogeneity, Load
+from fedsam.meter import flops, gpu_energy
 from fedsam.network import Network
 from fedsam.provenance import provenance
 from fedsam.results import Results
 from fedsam.rows import ClientRow, Row
-from strategies.cohort import CohortStrategy, Exchange, FlowerCohort, Plan
+from strategies.cohort import CohortStrategy, FlowerCohort
 from strategies.flower import FlowerRule
+from strategies.plan import Exchange, Plan
+
+DROPPED = "dropped out (simulated)"  # status of a client
 
 app = ServerApp()
 
@@ -144,6 +148,7 @@ def serve(experiment: Experiment, grid: Grid, dataset: Dataset, watch: Watch) ->
     holdings = partition.class_counts(dataset.train.y.numpy(), deal(experiment, dataset), dataset.classes)
     if isinstance(grid, LocalGrid):
         grid.weigh(holdings.sum(axis=1).tolist())
+        grid.note = watch.note
     with Results.open(experiment.runs_dir) as results:
         run_id = results.start(
             experiment, plain, dataset=dataset.name, holdings=holdings, provenance=provenance(gpu=experiment.compute.gpus_per_actor > 0)
@@ -153,7 +158,7 @@ def serve(experiment: Experiment, grid: Grid, dataset: Dataset, watch: Watch) ->
             watch.note(f"dataset {experiment.data.dataset} cannot be had: this run uses {dataset.name} instead")
         _warn(experiment, holdings.sum(axis=1), watch)
         try:
-            session = Session(experiment, dataset, grid, results, run_id, watch)
+            session = Session(experiment, dataset, holdings, grid, results, run_id, watch)
             result = session.run()
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
@@ -179,13 +184,18 @@ def _warn(experiment: Experiment, examples: Any, watch: Watch) -> None:
 class Session:
     """One run in progress: the strategy, the network that evaluates, and where rows go."""
 
-    def __init__(self, experiment: Experiment, dataset: Dataset, grid: Grid, results: Results, run_id: str, watch: Watch) -> None:
+    def __init__(
+        self, experiment: Experiment, dataset: Dataset, holdings: NDArray[Any], grid: Grid, results: Results, run_id: str, watch: Watch
+    ) -> None:
         self.experiment, self.dataset, self.grid = experiment, dataset, grid
         self.results, self.run_id, self.watch = results, run_id, watch
         self.rows: list[Row] = []
         self.network = self._network()
         optimizers.build(experiment.client.optimizer).check(self.network.layout)
+        self.flops = flops(self.network, dataset.image)
+        self.heterogeneity = Heterogeneity.of(experiment)
         self.strategy = cohort_strategy(experiment)
+        self.survey = Survey(experiment, grid, self.network, dataset, holdings)
 
     def run(self) -> Result:
         """All rounds; rows are kept as they come."""
@@ -194,38 +204,42 @@ class Session:
         w, buffers = self.network.initial.cpu(), self.network.buffers.cpu()
         self.strategy.begin(w.clone(), buffers)
         initial = {"w": w} | ({"buffers": buffers} if buffers.numel() else {})
-        self.strategy.start(self.grid, wire.arrays(initial), self.experiment.rounds, timeout=math.inf, evaluate_fn=self._evaluate)
+        deadline = self.experiment.server.deadline or math.inf
+        self.strategy.start(self.grid, wire.arrays(initial), self.experiment.rounds, timeout=deadline, evaluate_fn=self._evaluate)
         self._save("model")
         return Result(self.run_id, tuple(self.rows), self.strategy.evaluated, self.network.module)
 
     def _network(self) -> Network:
         gpu = self.experiment.compute.gpus_per_actor > 0 and torch.cuda.is_available()
-        dtype = client_app.DTYPES[self.experiment.compute.precision]
-        return client_app.network(self.experiment, self.dataset, torch.device("cuda" if gpu else "cpu"), dtype)
+        dtype = workplace.DTYPES[self.experiment.compute.precision]
+        return workplace.network(self.experiment, self.dataset, torch.device("cuda" if gpu else "cpu"), dtype)
 
     def _evaluate(self, round: int, _: ArrayRecord) -> MetricRecord | None:
-        exchange, due = self.strategy.last, round % self.experiment.measure.every == 0 or round == self.experiment.rounds
+        exchange = self.strategy.last
         if exchange is None:
             return None
-        start = time.perf_counter()
-        measures = self._measures() if due else {}
-        row = self._row(exchange, measures, time.perf_counter() - start if due else 0.0)
+        row = self._row(exchange)
+        row, slices = self.survey.take(row, self.strategy.evaluated, self.strategy.buffers, last=self._is_last(row))
+        for client, what in exchange.retried.items():
+            self.watch.note(f"client {client} in round {round} was asked again: it {what.splitlines()[0]}")
         self.results.append(row)
+        for found in slices:
+            self.results.keep_slice(found)
         self.rows.append(row)
         self.watch.round(row)
         if self.experiment.checkpoint.every and round % self.experiment.checkpoint.every == 0:
             self._save(f"round-{round:05d}")
         return None
 
-    def _measures(self) -> dict[str, float]:
-        device = self.network.parameters[0].device
-        w, buffers = self.strategy.evaluated.to(device), self.strategy.buffers.to(device)
-        test = evaluate(self.network, w, buffers, self.dataset.test, self.dataset, self.experiment.measure.batch_size)
-        return {"test_accuracy": test.accuracy, "test_loss": test.loss}
+    def _is_last(self, row: Row) -> bool:
+        """Whether the run ends with this round, whose training `row` tells; it is not among `rows` yet."""
+        return row.round == self.experiment.rounds
 
-    def _row(self, exchange: Exchange, measures: dict[str, float], evaluate_seconds: float) -> Row:
+    def _row(self, exchange: Exchange) -> Row:
         clients = tuple(_client_row(client, m) for client, m in exchange.metrics.items())
-        failed = tuple(_failed_row(client, what) for client, what in exchange.failures.items())
+        reasons = dict(exchange.failures) | dict.fromkeys(exchange.dropped, DROPPED)
+        failed = tuple(_failed_row(client, what) for client, what in reasons.items())
+        loads = self._loads(exchange)
         total = {name: sum(int(m[name]) for m in exchange.metrics.values()) for name in ("gradient-evaluations", "forward-evaluations")}
         rss, device = self.grid.peak_memory() if isinstance(self.grid, LocalGrid) else (0, None)
         examples = [row.examples for row in clients]
@@ -240,15 +254,32 @@ class Session:
             forward_evaluations=total["forward-evaluations"],
             bytes_down=exchange.bytes_down,
             bytes_up=exchange.bytes_up,
+            flops=sum(load.flops for load in loads.values()),
             client_seconds=sum(row.seconds for row in clients),
             wall_seconds=exchange.seconds,
-            evaluate_seconds=evaluate_seconds,
+            evaluate_seconds=0.0,
+            simulated_seconds=self.heterogeneity.round_seconds(loads),
+            energy=exchange.energy,
             peak_rss=rss,
             peak_device_memory=device,
-            train_loss=float(np.average([row.train_loss for row in clients], weights=examples)),
-            measures=measures | dict(self.strategy.client_measures),
+            train_loss=float(np.average([row.train_loss for row in clients], weights=examples)) if clients else math.nan,
+            measures=self.strategy.client_measures,
             clients=tuple(sorted((*clients, *failed), key=lambda row: row.client)),
         )
+
+    def _loads(self, exchange: Exchange) -> dict[int, Load]:
+        """What each client that trained computed and exchanged; all of a cohort receive the same vectors and send as many."""
+        trained, asked = len(exchange.metrics), len(exchange.metrics) + len(exchange.failures)
+        return {
+            client: Load(
+                self.flops.total(
+                    gradient_evaluations=int(metrics["gradient-evaluations"]), forward_evaluations=int(metrics["forward-evaluations"])
+                ),
+                exchange.bytes_down / asked,
+                exchange.bytes_up / trained,
+            )
+            for client, metrics in exchange.metrics.items()
+        }
 
     def _save(self, name: str) -> None:
         folder = Path(self.experiment.runs_dir) / self.run_id
@@ -267,13 +298,18 @@ def cohort_strategy(experiment: Experiment) -> CohortStrategy:
     plan = Plan(
         clients=experiment.data.clients,
         sample=sampler(experiment),
+        leaves=Heterogeneity.of(experiment).leaves,
         rounds=experiment.rounds,
         seed=experiment.seed,
-        lr=lambda round: optimizer.lr * client_app.lr_factor(experiment, round),
+        lr=lambda round: optimizer.lr * workplace.lr_factor(experiment, round),
         weights=experiment.server.weights,
-        allow_failures=experiment.server.allow_failures,
-        acknowledge=experiment.server.allow_failures and bool(corrections.build(experiment.client.correction).keeps),
+        on_client_error=experiment.server.on_client_error,
+        deadline=experiment.server.deadline,
+        quorum=experiment.server.quorum,
+        shard_size=experiment.compute.shard_size,
+        acknowledge=experiment.server.on_client_error != "fail" and bool(corrections.build(experiment.client.correction).keeps),
         evaluate_clients=experiment.measure.clients,
+        energy=gpu_energy() if experiment.compute.gpus_per_actor > 0 else None,
     )
     return FlowerCohort(rule, plan) if isinstance(rule, FlowerRule) else CohortStrategy(rule, plan)
 

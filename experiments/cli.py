@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import typer
 
-from experiments.commands import cluster, doctor, flower, partition, report, run, run_config, runs
+from experiments.commands import cluster, doctor, export, flower, partition, report, run, run_config, runs
 from experiments.commands import list as list_
 from experiments.commands.output import USAGE, complain
 from fedsam.config import ConfigError
@@ -23,6 +23,7 @@ COMMANDS = {
     "runs": runs,
     "report": report,
     "partition": partition,
+    "export": export,
     "flower": flower,
     "run-config": run_config,
     "doctor": doctor,

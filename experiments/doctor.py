@@ -123,7 +123,7 @@ def disk(name: str, folder: Path, free: int) -> Check:
 
 def temporary_folder(folder: str) -> Check:
     """Whether Ray's sockets fit below the folder for temporary files."""
-    longest = SOCKET_PATH - RAY_SOCKET - len("/fedsam-ray-xxxxxxxx")
+    longest = SOCKET_PATH - RAY_SOCKET - len("/fedsam-ray-xxxxxxxx/r")
     if len(folder) <= longest:
         return Check("temporary folder", folder)
     return Check(
@@ -218,13 +218,13 @@ def _cifar10() -> dict[str, str]:
 
 
 def _cores() -> int:
-    from fedsam.grid import cores
+    from fedsam.ray_session import cores
 
     return cores()
 
 
 def _start_ray() -> str:
-    from fedsam.grid import ray_session
+    from fedsam.ray_session import ray_session
 
     with ray_session(cpus=1):
         import ray

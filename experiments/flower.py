@@ -10,7 +10,8 @@ from flwr.app import Context, RecordDict
 from experiments.pools import actor_pool
 from fedsam.config import Compute, ConfigError
 from fedsam.flower_app import FlowerApp
-from fedsam.grid import InlineGrid, LocalGrid, RayGrid
+from fedsam.grid import InlineGrid, LocalGrid
+from fedsam.ray_grid import RayGrid
 from fedsam.turns import Turns
 
 

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,10 +14,12 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 from clients import app as client_app
+from experiments.pools import actor_pool
 from fedsam import datasets
 from fedsam.config import ConfigError, Experiment
 from fedsam.datasets import Dataset, Images
-from fedsam.grid import ActorPool, InlineGrid, RayGrid, cores, ray_session
+from fedsam.grid import InlineGrid
+from fedsam.ray_grid import RayGrid
 
 GridOf = Callable[[Experiment], tuple[Grid, Dataset]]
 
@@ -33,15 +36,16 @@ def grids(experiments: Sequence[Experiment]) -> Iterator[GridOf]:
         raise ConfigError("compute: the experiments of a sweep run on the same actors; only precision and shard_size may differ")
     compute, data = computes.pop(), Shelf()
     if compute.grid == "inline":
-        yield lambda e: (InlineGrid(lambda: client_app.make(data.get(e)), e.data.clients, _config(e), compute.cpus_per_actor), data.get(e))
+
+        def inline(experiment: Experiment) -> tuple[Grid, Dataset]:
+            dataset, settings = data.get(experiment), experiment.compute
+            made = partial(client_app.make, dataset)
+            return InlineGrid(made, experiment.data.clients, _config(experiment), settings.cpus_per_actor, settings.shard_size), dataset
+
+        yield inline
         return
-    gpus = compute.gpus_per_actor
-    with ray_session(compute.ray_address, cpus=None if compute.ray_address else max(cores(), compute.actors or 1)) as resources:
-        fit = int(resources.get("GPU", 0) / gpus) if gpus else int(resources["CPU"] // compute.cpus_per_actor)
-        if fit < 1:
-            raise ConfigError(f"compute.{'gpus' if gpus else 'cpus'}_per_actor: more than there is; Ray has {dict(resources)}")
-        # The actors import what they need while this process loads the data.
-        pool = ActorPool(load_clients, actors=compute.actors or fit, cpus=compute.cpus_per_actor, gpus=gpus)
+    # The actors import what they need while this process loads the data.
+    with actor_pool(compute, load_clients) as pool:
 
         def grid_of(experiment: Experiment) -> tuple[Grid, Dataset]:
             if not data.holds(experiment):

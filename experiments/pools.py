@@ -9,7 +9,8 @@ from flwr.clientapp import ClientApp
 
 from fedsam.cluster import check_guarded, check_nodes
 from fedsam.config import Compute, ConfigError
-from fedsam.grid import ActorPool, cores, ray_session
+from fedsam.pool import ActorPool
+from fedsam.ray_session import cores, ray_session
 
 
 @contextmanager
@@ -27,7 +28,7 @@ def actor_pool(compute: Compute, load: Callable[..., ClientApp]) -> Iterator[Act
         fit = int(resources.get("GPU", 0) / gpus) if gpus else int(resources["CPU"] // compute.cpus_per_actor)
         if fit < 1:
             raise ConfigError(f"compute.{'gpus' if gpus else 'cpus'}_per_actor: more than there is; Ray has {dict(resources)}")
-        yield ActorPool(load, actors=compute.actors or fit, cpus=compute.cpus_per_actor, gpus=gpus)
+        yield ActorPool(load, actors=compute.actors or fit, cpus=compute.cpus_per_actor, gpus=gpus, memory=compute.memory_fraction)
 
 
 def _check(compute: Compute) -> None:

@@ -54,6 +54,38 @@ class Quiet:
         """Nothing."""
 
 
+class Tee:
+    """A `Watch` that tells several others, in order."""
+
+    def __init__(self, *watches: Watch) -> None:
+        self._watches = watches
+
+    def plan(self, experiments: Sequence[Experiment]) -> None:
+        """As each of them."""
+        for watch in self._watches:
+            watch.plan(experiments)
+
+    def started(self, run_id: str, experiment: Experiment) -> None:
+        """As each of them."""
+        for watch in self._watches:
+            watch.started(run_id, experiment)
+
+    def note(self, text: str) -> None:
+        """As each of them."""
+        for watch in self._watches:
+            watch.note(text)
+
+    def round(self, row: Row) -> None:
+        """As each of them."""
+        for watch in self._watches:
+            watch.round(row)
+
+    def finished(self, run_id: str, status: str, error: str | None) -> None:
+        """As each of them."""
+        for watch in self._watches:
+            watch.finished(run_id, status, error)
+
+
 class Console:
     """A `Watch` that prints to a terminal; a context manager, so that the terminal is itself again after an error.
 

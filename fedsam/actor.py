@@ -11,7 +11,8 @@ from typing import Any
 from flwr.app import Context, Error, Message, Metadata, RecordDict
 from flwr.clientapp import ClientApp
 
-CLIENT_APP_RAISED = 2  # flwr's ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+from fedsam.flower import CLIENT_APP_RAISED, received
+from fedsam.merge import Gathered
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Work:
 
 def serve(app: ClientApp, work: Work, content: RecordDict, state: RecordDict) -> tuple[Message, RecordDict]:
     """Run one message through the app; an exception becomes an error reply and leaves the client's state as it was."""
-    message = Message(metadata=work.metadata, content=private(content))  # type: ignore[call-overload]
+    message = received(work.metadata, private(content))
     context = Context(
         run_id=work.metadata.run_id,
         node_id=work.metadata.dst_node_id,
@@ -60,12 +61,15 @@ class ClientActor:
         load: Gives the ClientApp, called in the actor's process with the supplies as keywords.
         threads: Torch threads.
         supplies: References to what `load` needs.
+        memory: Fraction of the GPU's memory that it may use; None without a GPU.
     """
 
-    def __init__(self, load: Callable[..., ClientApp], threads: int, supplies: Mapping[str, Any]) -> None:
+    def __init__(self, load: Callable[..., ClientApp], threads: int, supplies: Mapping[str, Any], memory: float | None = None) -> None:
         import torch
 
         torch.set_num_threads(threads)
+        if memory is not None:
+            torch.cuda.set_per_process_memory_fraction(memory)
         self._load = load
         self._records: dict[Any, Any] = {}
         self._app: ClientApp | None = None
@@ -79,12 +83,8 @@ class ClientActor:
         """Process id; answers once the actor is ready."""
         return os.getpid()
 
-    def peak_memory(self) -> tuple[int, int | None]:
-        """As the function of this name, of this actor's process."""
-        return peak_memory()
-
     def run(self, shard: Sequence[Work]) -> Iterator[Any]:
-        """Each client's state, None where it has none; then the replies and whether each client has a state, as one pair.
+        """Each client's new state, None where it keeps the one it has; then the replies, whether each state is new, and `peak_memory`.
 
         Called with `num_returns`, so that Ray stores a state before the next client runs: one client's state is in memory, not a shard's.
         """
@@ -94,15 +94,15 @@ class ClientActor:
             self._app = self._load(**{name: ray.get(reference) for name, reference in self._supplies.items()})
         needed = {record for work in shard for record in work.records.values() if isinstance(record, ray.ObjectRef)}
         self._records = {ref: self._records[ref] if ref in self._records else ray.get(ref) for ref in needed}
-        replies, stateful = [], []
+        gathered, stateful = None, []
         for work in shard:
             content = RecordDict({key: self._records[r] if isinstance(r, ray.ObjectRef) else r for key, r in work.records.items()})
+            gathered = gathered or Gathered(received(work.metadata, content))
             reply, state = serve(self._app, work, content, RecordDict() if work.state is None else ray.get(work.state))
-            replies.append(reply)
-            stateful.append(len(state) > 0)
-            yield state if len(state) else None
-            del state  # or it stays while the next client's is made
-        yield replies, stateful
+            stateful.append(gathered.add(reply) and len(state) > 0)
+            yield state if stateful[-1] else None
+            del reply, state  # or they stay while the next client's are made
+        yield gathered.replies() if gathered else [], stateful, peak_memory()
 
 
 def peak_memory() -> tuple[int, int | None]:

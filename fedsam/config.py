@@ -101,7 +101,14 @@ class Server(Frozen):
         "fixed",
         description="Cohort: so many clients, each client with that probability, or the listed clients of each round.",
     )
-    allow_failures: bool = Field(False, description="Go on without a client that fails or sends what cannot be used; it is counted.")
+    on_client_error: Literal["fail", "drop", "retry"] = Field(
+        "fail",
+        description="When a client fails, is late or sends what cannot be used: stop, go on without it, or ask once more and then stop.",
+    )
+    deadline: Positive | None = Field(None, description="Seconds after which a client of a round is late; default: none.")
+    quorum: Count | Annotated[float, Field(gt=0, le=1)] = Field(
+        1, description="Least clients of a cohort whose updates must be usable; a number with a point is a fraction of the cohort."
+    )
 
 
 class Flatness(Frozen):
@@ -112,14 +119,14 @@ class Flatness(Frozen):
         description="Top Hessian eigenvalues, its trace, worst-case and average sharpness in a ball (plain, adaptive), loss slices.",
     )
     every: int = Field(0, ge=0, description="Measure every so many rounds, and after the last; 0: only after the last.")
-    examples: Count = Field(1000, description="Training examples, drawn by seed, that the loss is taken over.")
+    examples: Count = Field(1000, description="Training examples, drawn by seed, that the loss is taken over; all if there are fewer.")
     batch_size: Count = Field(100, description="Examples in memory at once, and m of the worst-case m-sharpness.")
-    eigenvalues: Count = Field(5, description="Top eigenvalues.")
+    eigenvalues: Annotated[int, Field(ge=1, le=45)] = Field(5, description="Top eigenvalues.")
     probes: Annotated[int, Field(ge=2)] = Field(100, description="Most probes of the trace; it stops at a standard error of 1 %.")
     rho: Positive = Field(0.1, description="Radius of the ball of `worst`.")
-    rho_adaptive: Positive = Field(0.5, description="Radius of the ball of `worst_adaptive`, in units of each weight.")
-    rho_average: Positive = Field(0.01, description="Standard deviation per weight of `average`.")
-    rho_average_adaptive: Positive = Field(0.1, description="Standard deviation of `average_adaptive`, in units of each weight.")
+    rho_adaptive: Positive = Field(1.0, description="Radius of the ball of `worst_adaptive`, in units of each weight.")
+    rho_average: Positive = Field(0.02, description="Standard deviation per weight of `average`.")
+    rho_average_adaptive: Positive = Field(0.4, description="Standard deviation of `average_adaptive`, in units of each weight.")
     iterations: Count = Field(20, description="Ascent steps of the worst case.")
     draws: Count = Field(20, description="Draws of the average case.")
     points: Annotated[int, Field(ge=3)] = Field(21, description="Points of a slice along each direction, from -1 to 1.")
@@ -137,7 +144,7 @@ class Measure(Frozen):
 
 
 class Compute(Frozen):
-    """Where it runs. Nothing here changes a result, `precision` aside."""
+    """Where it runs. Nothing here changes a result, `precision` and `shard_size` aside."""
 
     grid: Literal["ray", "inline"] = Field(
         "ray", description="ray: actors on this machine or a cluster; inline: this process, for debugging."
@@ -145,9 +152,15 @@ class Compute(Frozen):
     actors: Count | None = Field(None, description="Ray actors; default: one per physical core, or one per GPU share.")
     cpus_per_actor: Count = Field(1, description="CPUs, and so torch threads, of an actor.")
     gpus_per_actor: NonNegative = Field(0.0, description="GPU share of an actor, fractions allowed; 0 runs on the CPU.")
+    memory_fraction: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="Most of a GPU's memory that an actor may use; default: its share of the GPU, at most all."
+    )
     ray_address: str | None = Field(None, description="`auto` or HOST:PORT of a running Ray; default: a private one.")
     allow_unauthenticated_cluster: bool = Field(False, description="Join a running Ray even if it asks for no token.")
-    shard_size: Count | None = Field(None, description="Clients an actor is dealt at once; default: a sixteenth of the cohort.")
+    shard_size: Count | None = Field(
+        None,
+        description="Clients an actor is dealt at once and adds up; default: a sixteenth of the cohort, at most 32.",
+    )
     engine: Literal["loop"] = Field("loop", description="How an actor trains its clients: one after another.")
     precision: Literal["float32", "float64"] = Field("float32", description="Floating-point type of weights and activations.")
 

@@ -92,9 +92,20 @@ class FederatedDataset:
         order = stream(self.seed, "peek", client).permutation(self.parts[client])[:count]
         return self._load(self.dataset.train, torch.from_numpy(order), None)
 
-    def held(self, client: int) -> Images:
-        """The client's training examples as they are."""
-        index = torch.from_numpy(self.parts[client]).to(self.device)
+    def held(self, *clients: int) -> Images:
+        """The clients' training examples as they are, one client after another."""
+        return self._images(np.concatenate([self.parts[client] for client in clients]))
+
+    def sample(self, count: int) -> Images:
+        """So many of all clients' training examples as they are, drawn by seed; all of them if there are fewer.
+
+        The same ones, in the same random order, however they are dealt to clients.
+        """
+        held = np.sort(np.concatenate(self.parts))
+        return self._images(stream(self.seed, "sample").choice(held, size=min(count, len(held)), replace=False))
+
+    def _images(self, indices: np.ndarray) -> Images:
+        index = torch.from_numpy(indices).to(self.device)
         return Images(self.dataset.train.x[index], self.dataset.train.y[index])
 
     def _load(self, images: Images, index: Tensor, rng: torch.Generator | None) -> tuple[Tensor, Tensor]:

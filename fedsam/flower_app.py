@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from click import ClickException
 from flwr.clientapp import ClientApp
@@ -73,7 +73,10 @@ class FlowerApp:
         return _loaded(load_app(self.client, LoadClientAppError, self.folder), ClientApp, "clientapp", self.client)
 
 
-def _loaded(found: object, kind: type[Any], key: str, reference: str) -> Any:
+App = TypeVar("App", ClientApp, ServerApp)
+
+
+def _loaded(found: object, kind: type[App], key: str, reference: str) -> App:
     if not isinstance(found, kind):
         raise ConfigError(f"tool.flwr.app.components.{key}: {reference!r} is not allowed: it is a {type(found).__name__}")
     return found

@@ -241,7 +241,8 @@ class Results:
 def config_hash(config: Mapping[str, Any]) -> str:
     """Twelve hexadecimal digits, equal for settings that differ only in the seed, in where files lie, and in what changes no number."""
     kept = {key: value for key, value in config.items() if key not in ("seed", "runs_dir", "checkpoint")}
-    kept["compute"] = config["compute"]["precision"]
+    compute = config["compute"]
+    kept["compute"] = [compute["precision"], compute["shard_size"]] if "shard_size" in compute else compute["precision"]
     kept["data"] = {key: value for key, value in config["data"].items() if key != "root"}
     return _digest(json.dumps(kept, default=str, sort_keys=True))[:12]
 

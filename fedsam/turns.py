@@ -8,7 +8,8 @@ from threading import Lock
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
+
+from fedsam.flower import Run
 
 
 class Turns(Grid):

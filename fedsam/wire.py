@@ -1,4 +1,4 @@
-"""What crosses the network: the only reader and writer of Flower records.
+"""What crosses the network: the only reader and writer of Flower records, those of merged updates aside (`merge`).
 
 A broadcast is `{"arrays": ArrayRecord, "config": ConfigRecord}` and an update `{"arrays": ArrayRecord, "metrics": MetricRecord}`, the
 names of Flower's own strategies, so that those can train our clients too. A vector travels as one array.
@@ -80,9 +80,14 @@ def count_bytes(vectors: Vectors) -> int:
     return sum(vector.numel() * vector.element_size() for vector in vectors.values())
 
 
-def encode_broadcast(record: ArrayRecord, round: int, *, reply: str = "delta", accepted: int | None = None) -> RecordDict:
-    """The message content for one client; `record` comes from `arrays` and is shared by all messages of a round."""
-    config = ConfigRecord({"server-round": round, "reply": reply})
+def encode_broadcast(
+    record: ArrayRecord, round: int, *, reply: str = "delta", accepted: int | None = None, terms: Mapping[str, Any] | None = None
+) -> RecordDict:
+    """The message content for one client; `record` comes from `arrays` and is shared by all messages of a round.
+
+    With `terms`, from `Terms.config`, a grid may merge the replies.
+    """
+    config = ConfigRecord({"server-round": round, "reply": reply, **(terms or {})})
     if accepted is not None:
         config["accepted"] = accepted
     return RecordDict({"arrays": record, "config": config})
@@ -103,6 +108,23 @@ def decode_broadcast(content: RecordDict, device: str | torch.device = "cpu") ->
     return Broadcast(tensors(sent, device), int(str(config["server-round"])), str(config.get("reply", "model")), accepted)
 
 
+def encode_query(record: ArrayRecord, round: int, asked: Mapping[str, int | str]) -> RecordDict:
+    """As `encode_broadcast`, with what is asked about the vectors in a ConfigRecord `query`."""
+    return RecordDict({**encode_broadcast(record, round), "query": ConfigRecord(dict(asked))})
+
+
+def decode_query(content: RecordDict, device: str | torch.device = "cpu") -> tuple[Broadcast, dict[str, Any]]:
+    """The vectors in a message's content, and what is asked about them.
+
+    Raises:
+        WireError: As `decode_broadcast`, or nothing is asked.
+    """
+    asked = record(content, "query", ConfigRecord)
+    if asked is None:
+        raise WireError("a query holds a ConfigRecord 'query'")
+    return decode_broadcast(content, device), dict(asked)
+
+
 def encode_update(update: Update) -> RecordDict:
     """The message content of an update."""
     return RecordDict({"arrays": arrays(update.vectors), "metrics": MetricRecord(dict(update.metrics))})
@@ -117,7 +139,12 @@ def decode_update(content: RecordDict) -> Update:
     sent, metrics = record(content, "arrays", ArrayRecord), record(content, "metrics", MetricRecord)
     if sent is None or metrics is None:
         raise WireError("an update holds an ArrayRecord 'arrays' and a MetricRecord 'metrics'")
-    return Update(tensors(sent), {name: float(value) for name, value in metrics.items() if not isinstance(value, list)})
+    return Update(tensors(sent), numbers(metrics))
+
+
+def numbers(record: MetricRecord) -> dict[str, float]:
+    """The single numbers in a record."""
+    return {name: float(value) for name, value in record.items() if not isinstance(value, list)}
 
 
 def encode_state(state: Mapping[str, Any]) -> tuple[ArrayRecord, ConfigRecord]:

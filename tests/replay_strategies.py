@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from clients import app as client_app
 from clients import corrections, optimizers
-from clients.app import Workplace
 from clients.local import LocalResult
 from clients.optimizers.base import State
 from clients.optimizers.warm_sam import WarmSAM
+from clients.workplace import Workplace
 from experiments import compatibility
 from experiments.app import cohort_strategy
 from experiments.methods import METHODS, expand

@@ -35,7 +35,9 @@ from rich.table import Table
 from fedsam import models, wire
 from fedsam.config import ConfigError, Part
 from fedsam.flat import Layout
-from fedsam.grid import ActorPool, RayGrid, ray_session
+from fedsam.pool import ActorPool
+from fedsam.ray_grid import RayGrid
+from fedsam.ray_session import ray_session
 from fedsam.seeds import stream
 
 GIB = 2**30

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from clients import app as client_app
+from clients import workplace
 from experiments.app import run
 from experiments.catalogue import cohort
 from fedsam import datasets
@@ -65,7 +65,7 @@ class Plain:
         dataset = datasets.load(settings.data.dataset, settings.data.root)
         self.settings = settings
         self.federation = FederatedDataset.of(settings, dataset, torch.device("cpu"), torch.float32)
-        self.module = copy.deepcopy(client_app.network(settings, dataset, torch.device("cpu"), torch.float32).module)
+        self.module = copy.deepcopy(workplace.network(settings, dataset, torch.device("cpu"), torch.float32).module)
 
     def train(self, start: State, client: int, round: int) -> tuple[State, int]:
         """One client's local epoch from the state dict `start`."""

@@ -38,6 +38,7 @@ RayAddress = Annotated[
 AllowOpen = Annotated[
     bool, typer.Option("--allow-unauthenticated-cluster", help="Join the Ray at --ray-address even if it asks for no token.")
 ]
+TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard events, to RUN/tensorboard in the runs folder.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; only the final table and the report's path.")]
 
 

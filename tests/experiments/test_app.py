@@ -15,7 +15,7 @@ from experiments.methods import METHODS, expand
 from experiments.progress import Quiet
 from fedsam.config import ConfigError, override, parse
 from fedsam.results import Results
-from strategies.cohort import RunError
+from strategies.plan import RunError
 
 SMALL: dict[str, dict[str, Any]] = {"vsam": {"warmup_steps": 4, "window": 4, "blocks": 2}}
 

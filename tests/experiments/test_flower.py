@@ -16,7 +16,9 @@ from experiments import cli, flower, pools
 from experiments.commands.run_config import run_config
 from fedsam.config import Compute, ConfigError
 from fedsam.flower_app import FlowerApp
-from fedsam.grid import ActorPool, RayGrid, ray_session
+from fedsam.pool import ActorPool
+from fedsam.ray_grid import RayGrid
+from fedsam.ray_session import ray_session
 from tests.experiments.test_app import experiment
 
 ROOT = Path(__file__).resolve().parents[2]

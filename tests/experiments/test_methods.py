@@ -13,7 +13,7 @@ from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
-from clients import app as client_app
+from clients import workplace
 from experiments.app import serve
 from experiments.catalogue import resolved
 from experiments.costs import Cost, cost
@@ -102,6 +102,10 @@ def test_the_settings_win_over_the_preset() -> None:
         ({"server.sampling": [[0, 1]], "rounds": 2}, "server.sampling: 1 cohorts are not allowed: there are 2 rounds"),
         ({"server.sampling": [[0, 100]], "rounds": 1}, "cohort 1 is not allowed: must be different clients from 0 to 99"),
         ({"server.sampling": "warp"}, "server.sampling"),
+        ({"server.quorum": 11}, "server.quorum: 11 is not allowed: a cohort has 10 clients"),
+        ({"server.quorum": 0}, "server.quorum"),
+        ({"server.on_client_error": "ignore"}, "server.on_client_error: 'ignore' is not allowed"),
+        ({"server.deadline": 0}, "server.deadline: 0 is not allowed"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused_before_the_start(settings: dict[str, Any], message: str) -> None:
@@ -185,7 +189,7 @@ def test_flowers_own_strategies_run_on_actors_and_ours_give_their_numbers(tmp_pa
         expected = serve(ours, *here(ours), Quiet()).w
     ray = small(tmp_path, "ray", everyone)
     grid, dataset = on_ray(ray)
-    start = client_app.network(ray, dataset, torch.device("cpu"), torch.float32).initial
+    start = workplace.network(ray, dataset, torch.device("cpu"), torch.float32).initial
     result = theirs.start(grid, wire.arrays({"w": start}), num_rounds=3, timeout=math.inf)
     got = wire.tensors(result.arrays)["w"]
     assert not torch.equal(got, start)
@@ -193,7 +197,7 @@ def test_flowers_own_strategies_run_on_actors_and_ours_give_their_numbers(tmp_pa
 
 
 def test_failures_are_counted_in_the_rows(tmp_path: Path) -> None:
-    experiment = small(tmp_path, "inline", {"server.allow_failures": True, "method": "feddyn"})
+    experiment = small(tmp_path, "inline", {"server.on_client_error": "drop", "method": "feddyn"})
     with grids([experiment]) as here:
         grid, dataset = here(experiment)
         send = grid.send_and_receive

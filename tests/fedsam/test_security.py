@@ -20,7 +20,8 @@ from flwr.clientapp import ClientApp
 from experiments import pools
 from fedsam import cluster
 from fedsam.config import Compute, ConfigError
-from fedsam.grid import ActorPool, ray_session
+from fedsam.pool import ActorPool
+from fedsam.ray_session import ray_session
 from tests.processes import descendants
 
 METHODS = (
@@ -100,12 +101,15 @@ def test_a_driver_without_the_token_cannot_join(head: str, tmp_path: Path) -> No
     assert cluster.guarded(head)
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | {"HOME": str(tmp_path)}
     code = f"import ray; ray.init(address={head!r}); print('in')"
-    for mode in ("disabled", "token"):
-        stranger = environment | {"RAY_AUTH_MODE": mode}
-        done = subprocess.run([sys.executable, "-c", code], env=stranger, capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode, done.stdout
-        assert "in" not in done.stdout.split()
-        assert "token" in done.stderr.lower()
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode and "in" not in done.stdout.split()
+    assert "token" in done.stderr.lower()
+    ours = f"from fedsam.ray_session import ray_session; ray_session({head!r}).__enter__()"
+    for without in ({}, {"RAY_AUTH_MODE": "token"}):
+        done = subprocess.run(
+            [sys.executable, "-c", ours], env=environment | without, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert f"ConfigError: compute.ray_address: {head!r} is not allowed: no Ray answers there, or it wants its token" in done.stderr
 
 
 def test_the_token_and_the_folder_are_this_users_alone(head: str) -> None:
@@ -113,7 +117,7 @@ def test_the_token_and_the_folder_are_this_users_alone(head: str) -> None:
     import ray
 
     session = Path(ray._private.worker._global_node.get_session_dir_path())
-    assert stat.S_IMODE(session.parent.stat().st_mode) == 0o700
+    assert stat.S_IMODE(session.parent.parent.stat().st_mode) == 0o700  # Ray opens the folder that it is given to everybody
     assert not ray._private.worker._global_node.webui_url  # no dashboard
 
 

@@ -1,0 +1,68 @@
+"""What clients answer when asked about a global vector: the replies to `query` messages. No formula, and no client's state changes.
+
+Each asks by the content that `wire.encode_query` makes.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from flwr.app import Context, Message, MetricRecord, RecordDict
+from torch import Tensor
+
+from clients.workplace import Workplace
+from fedsam import flatness as measures
+from fedsam import wire
+from fedsam.evaluate import evaluate
+
+
+def speed(place: Workplace, message: Message, context: Context) -> Message:
+    """The reply to `query.speed`: `seconds` per local step of the client, from the second of two trainings of `steps` local steps."""
+    broadcast, asked = wire.decode_query(message.content, place.federation.device)
+    client, settings = int(context.node_config["partition-id"]), place.experiment.client.model_copy(update={"steps": int(asked["steps"])})
+    probe = replace(place, experiment=place.experiment.model_copy(update={"client": settings}))
+    for _ in range(2):  # the first warms up
+        if "buffers" in broadcast.vectors:
+            place.network.buffers = broadcast.vectors["buffers"]
+        start = time.perf_counter()
+        trained = probe.train(broadcast, client, {}, None)
+        seconds = (time.perf_counter() - start) / trained.steps
+    return Message(RecordDict({"metrics": MetricRecord({"seconds": seconds})}), reply_to=message)
+
+
+def union(place: Workplace, message: Message) -> Message:
+    """The reply to `query.union`: sums of loss and right answers over the training examples of the clients `from` to `to` - 1."""
+    broadcast, asked = wire.decode_query(message.content, place.federation.device)
+    images, dataset = place.federation.held(*range(int(asked["from"]), int(asked["to"]))), place.federation.dataset
+    found = evaluate(
+        place.network, broadcast.vectors["w"], _buffers(place, broadcast), images, dataset, place.experiment.measure.batch_size
+    )
+    sums = MetricRecord({"num-examples": found.examples, "total-loss": found.total_loss, "correct": sum(found.correct)})
+    return Message(RecordDict({"metrics": sums}), reply_to=message)
+
+
+def flatness(place: Workplace, message: Message) -> Message:
+    """The reply to `query.flatness`: the values of `measure`, what they took, and the losses of a slice row by row."""
+    broadcast, asked = wire.decode_query(message.content, place.federation.device)
+    settings, federation = place.experiment.measure.flatness, place.federation
+    found = measures.measure(
+        str(asked["measure"]),
+        place.network,
+        broadcast.vectors["w"],
+        _buffers(place, broadcast),
+        federation.sample(settings.examples),
+        federation.dataset,
+        settings,
+        place.experiment.seed,
+    )
+    gradients, forwards = found.cost
+    cost = MetricRecord({"gradient-evaluations": gradients, "forward-evaluations": forwards, "seconds": found.seconds})
+    content = RecordDict({"metrics": MetricRecord(dict(found.values)), "cost": cost})
+    if found.slice is not None:
+        content["slice"] = MetricRecord({"alphas": list(found.slice.alphas), "losses": found.slice.losses.flatten().tolist()})
+    return Message(content, reply_to=message)
+
+
+def _buffers(place: Workplace, broadcast: wire.Broadcast) -> Tensor:
+    return broadcast.vectors.get("buffers", place.network.buffers)

@@ -1,0 +1,81 @@
+"""Flower's private parts: all that is used of flwr beyond its public interface, so that a new version breaks one module only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, Metadata, MetricRecord, RecordDict
+from flwr.serverapp.exception import InconsistentMessageReplies
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+if TYPE_CHECKING:
+    from flwr.serverapp.strategy import Strategy
+
+__all__ = ["CLIENT_APP_RAISED", "REPLY_UNAVAILABLE", "Run", "enter", "mean", "merging", "new_run", "number", "received"]
+
+CLIENT_APP_RAISED = 2  # as `flwr.common.constant.ErrorCode`
+REPLY_UNAVAILABLE = 4
+
+
+def new_run() -> Run:
+    """A run that nothing is known of."""
+    return Run.create_empty(1)
+
+
+def enter(run: Run) -> None:
+    """Make messages from now on in the name of the run's server: its node id is 0, which no client has."""
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run.run_id, 0, 0
+
+
+def number(message: Message, id: str) -> None:
+    """Give a message its id, in place."""
+    message.metadata.__dict__["_message_id"] = id
+
+
+def received(metadata: Metadata, content: RecordDict) -> Message:
+    """A message as it arrives."""
+    return Message(metadata=metadata, content=content)  # type: ignore[call-overload,no-any-return]
+
+
+def merging(strategy: Strategy) -> ConfigRecord:
+    """The `train_config` for `strategy.start` with which a grid merges replies, as Flower's weighted means allow.
+
+    The strategy then sees fewer replies, of larger weight; its result differs by rounding.
+
+    Raises:
+        ValueError: The strategy is not known to be a weighted mean of arrays and metrics, and to be nothing else.
+    """
+    from flwr.serverapp.strategy import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedYogi
+    from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
+
+    means = (FedAvg, FedProx, FedAvgM, FedAdagrad, FedAdam, FedYogi)
+    if type(strategy) not in means or strategy.train_metrics_aggr_fn is not aggregate_metricrecords:  # type: ignore[attr-defined]
+        names = ", ".join(kind.__name__ for kind in means)
+        raise ValueError(f"{type(strategy).__name__}: replies can be merged for {names} with default metrics alone")
+    return ConfigRecord({"merge-by": strategy.weighted_by_key})  # type: ignore[attr-defined]
+
+
+def mean(replies: Sequence[Message], by: str) -> list[Message]:
+    """One reply in place of those without error, its weight the sum of theirs; all of them where Flower would not average them.
+
+    Args:
+        by: Name of the metric that is a reply's weight.
+    """
+    from flwr.serverapp.strategy import strategy_utils
+
+    usable = [reply for reply in replies if not reply.has_error()]
+    contents = [reply.content for reply in usable]
+    try:
+        strategy_utils.validate_message_reply_consistency(contents, by, check_arrayrecord=True)
+    except InconsistentMessageReplies:
+        return list(replies)
+    if len(usable) < 2:
+        return list(replies)
+    (arrays,), (metrics,) = ([key for key, r in contents[0].items() if isinstance(r, kind)] for kind in (ArrayRecord, MetricRecord))
+    weights: list[Any] = [content[metrics][by] for content in contents]
+    averaged = strategy_utils.aggregate_metricrecords(contents, by)
+    averaged[by] = sum(weights)
+    merged = RecordDict({arrays: strategy_utils.aggregate_arrayrecords(contents, by), metrics: averaged})
+    return [received(usable[0].metadata, merged), *(reply for reply in replies if reply.has_error())]
