@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
+import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,9 +26,10 @@ from clients import corrections, optimizers, workplace
 from experiments.catalogue import resolved, sampler
 from experiments.grids import grids
 from experiments.measures import Survey
+from experiments.methods import expand
 from experiments.progress import Quiet, Watch
 from fedsam import datasets, partition, wire
-from fedsam.config import Experiment
+from fedsam.config import ConfigError, Experiment, parse
 from fedsam.datasets import Dataset
 from fedsam.federation import deal
 from fedsam.grid import LocalGrid
@@ -88,9 +91,26 @@ def run(experiment: Experiment, watch: Watch | None = None) -> Result:
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """The ServerApp: runs the experiment in the run config on whatever grid it is given."""
-    experiment = Experiment.model_validate_json(str(context.run_config["experiment"]))
-    serve(experiment, grid, datasets.load(experiment.data.dataset, experiment.data.root, experiment.data.fallback), Quiet())
+    """The ServerApp: runs the experiment in the run config on whatever grid it is given.
+
+    Raises:
+        ConfigError: The experiment is not valid, or leaves settings to its preset, which clients do not know.
+    """
+    settings = json.loads(str(context.run_config["experiment"]))
+    experiment = parse(settings)
+    if expand(settings) != experiment:
+        raise ConfigError(f"experiment: the settings of method {experiment.method!r} must be written out; `fedsam run-config` does that")
+    dataset = datasets.load(experiment.data.dataset, experiment.data.root, experiment.data.fallback)
+    _await_nodes(grid, experiment.data.clients)
+    serve(experiment, grid, dataset, Quiet())
+
+
+def _await_nodes(grid: Grid, clients: int) -> None:
+    """Give the nodes a minute to register: Flower's runtime starts the ServerApp before them, and tells nobody when they are there."""
+    for _ in range(600):
+        if len(list(grid.get_node_ids())) >= clients:
+            return
+        threading.Event().wait(0.1)
 
 
 def serve(experiment: Experiment, grid: Grid, dataset: Dataset, watch: Watch, *, once: bool = False) -> Result:

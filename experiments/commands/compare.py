@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from experiments.commands.options import ConfigFile, DataRoot, NewRunsDir, Overrides, Quiet, RayAddress, TensorBoard, read
+from experiments.commands.options import AllowOpen, ConfigFile, DataRoot, NewRunsDir, Overrides, Quiet, RayAddress, TensorBoard, read
 from experiments.commands.output import FAILED, complain, end, kept, print_table, show, watch
 from experiments.progress import duration
 from fedsam.config import Experiment
@@ -34,6 +34,7 @@ def command(
     data_root: DataRoot = None,
     runs_dir: NewRunsDir = None,
     ray_address: RayAddress = None,
+    allow_unauthenticated_cluster: AllowOpen = False,
     quiet: Quiet = False,
     tensorboard: TensorBoard = False,
 ) -> None:
@@ -43,7 +44,13 @@ def command(
     What was stopped or killed goes on when it is started again: a run with the same settings and seed that has finished is not repeated.
     A run that fails is recorded with its error and does not stop the others; the exit code is then 1.
     """
-    experiments = read(path, overrides, {"data.root": data_root, "runs_dir": runs_dir, "compute.ray_address": ray_address})
+    options = {
+        "data.root": data_root,
+        "runs_dir": runs_dir,
+        "compute.ray_address": ray_address,
+        "compute.allow_unauthenticated_cluster": allow_unauthenticated_cluster or None,
+    }
+    experiments = read(path, overrides, options)
     from experiments.grids import Shelf
     from fedsam.datasets import DataError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -47,9 +47,14 @@ def watch(quiet: bool, tensorboard: bool = False) -> Iterator[progress.Watch]:
         yield seen
 
 
+def kept(folder: Path) -> AbstractContextManager[None]:
+    """As `orderly`; what runs is recorded as interrupted."""
+    return orderly(f"interrupted; the finished rounds are kept in {folder / 'fedsam.db'}: see `fedsam runs` and `fedsam report`")
+
+
 @contextmanager
-def kept(folder: Path) -> Iterator[None]:
-    """Turn Ctrl-C and SIGTERM into an orderly end: what runs is recorded as interrupted, Ray is stopped, then the process exits."""
+def orderly(said: str) -> Iterator[None]:
+    """Turn Ctrl-C and SIGTERM into an orderly end: what the block has opened is closed, Ray too, then the process exits."""
 
     def stop(number: int, frame: object) -> NoReturn:
         raise KeyboardInterrupt(number)
@@ -58,7 +63,7 @@ def kept(folder: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stopped:
-        complain(f"interrupted; the finished rounds are kept in {folder / 'fedsam.db'}: see `fedsam runs` and `fedsam report`")
+        complain(said)
         raise typer.Exit(TERMINATED if signal.SIGTERM in stopped.args else INTERRUPTED) from None
     finally:
         signal.signal(signal.SIGTERM, before)
