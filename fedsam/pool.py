@@ -26,6 +26,7 @@ class ActorPool:
 
     Attributes:
         busy: The actors that are up, and how many shards each has been dealt.
+        away: Those of them that are on other machines.
         starting: The others, by the reference that is there once they are up.
         memory: Fraction of its GPU's memory that each may use; None without a GPU.
     """
@@ -42,6 +43,7 @@ class ActorPool:
         self._peaks: dict[Any, tuple[int, int | None]] = {}
         self._deaths = 0
         self.busy: dict[Any, int] = {}
+        self.away: set[Any] = set()
         self.starting: dict[Any, Any] = {}
         for _ in range(actors):
             self._start()
@@ -60,7 +62,7 @@ class ActorPool:
 
         while self.starting:
             self.admit(ray.wait(list(self.starting))[0][0])
-        return list(ray.get([actor.process.remote() for actor in self.busy]))
+        return [pid for pid, _ in ray.get([actor.process.remote() for actor in self.busy])]
 
     def admit(self, reference: Any) -> None:
         """Give work from now on to the starting actor that `reference` belongs to.
@@ -72,7 +74,7 @@ class ActorPool:
 
         actor = self.starting.pop(reference)
         try:
-            ray.get(reference)
+            _, machine = ray.get(reference)
         except ray.exceptions.RayActorError as error:
             self._deaths += 1
             if self._deaths > RESTARTS:
@@ -81,6 +83,8 @@ class ActorPool:
             return
         self._deaths = 0
         self.busy[actor] = 0
+        if machine != ray.get_runtime_context().get_node_id():
+            self.away.add(actor)
 
     def free(self, *, most: int | None = None) -> Any:
         """The actor with the least work, None where all have `most` shards or more."""
@@ -94,6 +98,7 @@ class ActorPool:
         if actor not in self.busy:
             return False
         del self.busy[actor]
+        self.away.discard(actor)
         self._peaks.pop(actor, None)
         ray.kill(actor)
         self._start()
