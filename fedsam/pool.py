@@ -76,10 +76,10 @@ class ActorPool:
         try:
             _, machine = ray.get(reference)
         except ray.exceptions.RayActorError as error:
+            self._start()
             self._deaths += 1
             if self._deaths > RESTARTS:
                 raise RuntimeError(f"actors die at their start, {self._deaths} in a row: {error}") from error
-            self._start()
             return
         self._deaths = 0
         self.busy[actor] = 0
@@ -104,9 +104,12 @@ class ActorPool:
         self._start()
         return True
 
-    def report(self, actor: Any, peak: tuple[int, int | None]) -> None:
-        """Remember an actor's `fedsam.actor.peak_memory`."""
-        self._peaks[actor] = peak
+    def release(self, actor: Any, peak: tuple[int, int | None] | None) -> None:
+        """Note that an actor, if it was not replaced, is done with a shard, and its `fedsam.actor.peak_memory` where that is known."""
+        if actor in self.busy:
+            self.busy[actor] -= 1
+            if peak is not None:
+                self._peaks[actor] = peak
 
     def peak_memory(self) -> tuple[int, int | None]:
         """Over this process and all actors, as last reported: largest peak resident bytes, largest peak GPU bytes."""

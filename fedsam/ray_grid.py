@@ -71,9 +71,12 @@ class RayGrid(LocalGrid):
             self._deal(ahead=True)
         return self._kept(message_ids)
 
-    def _exchange(self, dealt: Sequence[Sequence[Message]], deadline: float | None) -> list[Message]:
+    def _exchange(self, dealt: Sequence[Sequence[Message]], timeout: float | None) -> list[Message]:
         shards = self._queue(dealt)
         try:
+            while not self.pool.busy:
+                self._collect(None)
+            deadline = None if timeout is None else time.monotonic() + timeout
             while any(shard.replies is None for shard in shards):
                 self._deal()
                 if not self._collect(None if deadline is None else max(0.0, deadline - time.monotonic())):
@@ -131,14 +134,14 @@ class RayGrid(LocalGrid):
             }
         except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError, ray.exceptions.OutOfMemoryError) as error:
             if self.pool.replace(run.actor):
-                self.note(f"an actor died and is replaced, {len(self.pool.busy)} others go on: {str(error).splitlines()[0]}")
+                left, size = len(self.pool.busy), len(self.pool.busy) + len(self.pool.starting)
+                self.note(f"an actor died; {left} of {size} go on while it is replaced: {str(error).splitlines()[0]}")
             self._again(shard, error)
             return
         except BaseException:
-            self.pool.busy[run.actor] -= 1
+            self.pool.release(run.actor, None)
             raise
-        self.pool.busy[run.actor] -= 1
-        self.pool.report(run.actor, peak)
+        self.pool.release(run.actor, peak)
         self._states |= states
         self._done(shard, replies)
 

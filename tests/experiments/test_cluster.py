@@ -83,4 +83,4 @@ def test_three_nodes_compute_what_one_does_and_may_lose_one(tmp_path: Path, clus
     assert all(torch.equal(result.w, alone.w) for result in results)
     assert [(row.round, row.failures) for row in results[1].rows] == [(round, 0) for round in range(1, 5)]
     assert calm.notes == []
-    assert any(note.startswith("an actor died and is replaced, 2 others go on") for note in shaken.notes)
+    assert any(note.startswith("an actor died; 2 of 3 go on while it is replaced") for note in shaken.notes)
