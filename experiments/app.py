@@ -263,7 +263,7 @@ class Session:
             peak_rss=rss,
             peak_device_memory=device,
             train_loss=float(np.average([row.train_loss for row in clients], weights=examples)) if clients else math.nan,
-            measures=self.strategy.client_measures,
+            measures={**self.strategy.client_measures, **({"retries": len(exchange.retried)} if exchange.retried else {})},
             clients=tuple(sorted((*clients, *failed), key=lambda row: row.client)),
         )
 

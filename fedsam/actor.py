@@ -79,9 +79,11 @@ class ClientActor:
         """Serve with an app loaded with other supplies from now on."""
         self._app, self._supplies = None, supplies
 
-    def process(self) -> int:
-        """Process id; answers once the actor is ready."""
-        return os.getpid()
+    def process(self) -> tuple[int, str]:
+        """Process id and Ray's id of the machine; answers once the actor is ready."""
+        import ray
+
+        return os.getpid(), ray.get_runtime_context().get_node_id()
 
     def run(self, shard: Sequence[Work]) -> Iterator[Any]:
         """Each client's new state, None where it keeps the one it has; then the replies, whether each state is new, and `peak_memory`.

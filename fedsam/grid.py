@@ -79,13 +79,16 @@ class LocalGrid(Grid):
         """The replies that are there for these ids, each handed out once."""
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """The replies, in the order of the messages; those of shards that are not done after `timeout` seconds are missing."""
+        """The replies, in the order of the messages; those of shards that are not done after `timeout` seconds are missing.
+
+        The clock starts when there is somebody to do the work.
+        """
         dealt = self._numbered(messages)
-        return self._exchange(dealt, None if timeout is None or math.isinf(timeout) else time.monotonic() + timeout) if dealt else []
+        return self._exchange(dealt, None if timeout == math.inf else timeout) if dealt else []
 
     @abstractmethod
-    def _exchange(self, dealt: Sequence[Sequence[Message]], deadline: float | None) -> list[Message]:
-        """The replies to shards of messages that carry their ids, in order; `deadline` is a reading of the monotonic clock."""
+    def _exchange(self, dealt: Sequence[Sequence[Message]], timeout: float | None) -> list[Message]:
+        """The replies to shards of messages that carry their ids, in order."""
 
     @abstractmethod
     def peak_memory(self) -> tuple[int, int | None]:
@@ -148,10 +151,11 @@ class InlineGrid(LocalGrid):
             self._keep(self._exchange([due], None))
         return self._kept(wanted)
 
-    def _exchange(self, dealt: Sequence[Sequence[Message]], deadline: float | None) -> list[Message]:
+    def _exchange(self, dealt: Sequence[Sequence[Message]], timeout: float | None) -> list[Message]:
         import torch
 
         replies: list[Message] = []
+        deadline = None if timeout is None else time.monotonic() + timeout
         before = torch.get_num_threads()
         torch.set_num_threads(self._threads)
         try:

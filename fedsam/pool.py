@@ -26,6 +26,7 @@ class ActorPool:
 
     Attributes:
         busy: The actors that are up, and how many shards each has been dealt.
+        away: Those of them that are on other machines.
         starting: The others, by the reference that is there once they are up.
         memory: Fraction of its GPU's memory that each may use; None without a GPU.
     """
@@ -43,6 +44,7 @@ class ActorPool:
         self._peaks: dict[Any, tuple[int, int | None]] = {}
         self._deaths = 0
         self.busy: dict[Any, int] = {}
+        self.away: set[Any] = set()
         self.starting: dict[Any, Any] = {}
         for _ in range(actors):
             self._start()
@@ -88,7 +90,7 @@ class ActorPool:
 
         while self.starting:
             self.admit(ray.wait(list(self.starting))[0][0])
-        return list(ray.get([actor.process.remote() for actor in self.busy]))
+        return [pid for pid, _ in ray.get([actor.process.remote() for actor in self.busy])]
 
     def admit(self, reference: Any) -> None:
         """Give work from now on to the starting actor that `reference` belongs to.
@@ -100,15 +102,17 @@ class ActorPool:
 
         actor = self.starting.pop(reference)
         try:
-            ray.get(reference)
+            _, machine = ray.get(reference)
         except ray.exceptions.RayActorError as error:
+            self._start()
             self._deaths += 1
             if self._deaths > RESTARTS:
                 raise RuntimeError(f"actors die at their start, {self._deaths} in a row: {error}") from error
-            self._start()
             return
         self._deaths = 0
         self.busy[actor] = 0
+        if machine != ray.get_runtime_context().get_node_id():
+            self.away.add(actor)
 
     def free(self, *, most: int | None = None) -> Any:
         """The actor with the least work, None where all have `most` shards or more."""
@@ -122,14 +126,18 @@ class ActorPool:
         if actor not in self.busy:
             return False
         del self.busy[actor]
+        self.away.discard(actor)
         self._peaks.pop(actor, None)
         ray.kill(actor)
         self._start()
         return True
 
-    def report(self, actor: Any, peak: tuple[int, int | None]) -> None:
-        """Remember an actor's `fedsam.actor.peak_memory`."""
-        self._peaks[actor] = peak
+    def release(self, actor: Any, peak: tuple[int, int | None] | None) -> None:
+        """Note that an actor, if it was not replaced, is done with a shard, and its `fedsam.actor.peak_memory` where that is known."""
+        if actor in self.busy:
+            self.busy[actor] -= 1
+            if peak is not None:
+                self._peaks[actor] = peak
 
     def peak_memory(self) -> tuple[int, int | None]:
         """Over this process and all actors, as last reported: largest peak resident bytes, largest peak GPU bytes."""

@@ -45,16 +45,13 @@ class RayGrid(LocalGrid):
     """Deals messages to Ray actors in shards of fixed size, in order; a free actor takes the next shard.
 
     Results depend neither on the number of actors nor on which was fast. An array record shared by several messages is stored once.
-    Client states stay in the object store, owned by this process, and reach an actor only when their client runs. On several machines
-    this one holds a copy of them, so that no machine's loss loses any.
+    Client states stay in the object store, owned by this process, and reach an actor only when their client runs. Those from other
+    machines are copied to this one, so that no machine's loss loses any.
     """
 
     def __init__(self, pool: ActorPool, clients: int, run_config: Mapping[str, Any], shard_size: int | None = None) -> None:
-        import ray
-
         super().__init__(clients, run_config, shard_size)
-        self._pool = pool
-        self._spread = len(ray.nodes()) > 1  # type: ignore[no-untyped-call]  # ray leaves it untyped
+        self.pool = pool
         self._states: dict[int, Any] = {}
         self._waiting: deque[Shard] = deque()
         self._running: dict[Any, Running] = {}
@@ -62,8 +59,8 @@ class RayGrid(LocalGrid):
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """As `LocalGrid.push_messages`: all shards are dealt at once, each to the actor with the fewest, once there are actors."""
         dealt = self._numbered(messages)
-        if not self._pool.busy:
-            self._pool.ready()
+        if not self.pool.busy:
+            self.pool.ready()
         self._queue(dealt)
         self._deal(ahead=True)
         return [message.metadata.message_id for shard in dealt for message in shard]
@@ -74,9 +71,12 @@ class RayGrid(LocalGrid):
             self._deal(ahead=True)
         return self._kept(message_ids)
 
-    def _exchange(self, dealt: Sequence[Sequence[Message]], deadline: float | None) -> list[Message]:
+    def _exchange(self, dealt: Sequence[Sequence[Message]], timeout: float | None) -> list[Message]:
         shards = self._queue(dealt)
         try:
+            while not self.pool.busy:
+                self._collect(None)
+            deadline = None if timeout is None else time.monotonic() + timeout
             while any(shard.replies is None for shard in shards):
                 self._deal()
                 if not self._collect(None if deadline is None else max(0.0, deadline - time.monotonic())):
@@ -101,22 +101,22 @@ class RayGrid(LocalGrid):
 
     def _deal(self, *, ahead: bool = False) -> None:
         """Deal waiting shards to actors: those without one, or with `ahead` all shards to whoever has the fewest."""
-        while self._waiting and (actor := self._pool.free(most=None if ahead else 1)) is not None:
+        while self._waiting and (actor := self.pool.free(most=None if ahead else 1)) is not None:
             shard = self._waiting.popleft()
             work = [self._work(message, shard.records) for message in shard.messages]
             references = actor.run.options(num_returns=1 + len(work)).remote(work)
             self._running[references[-1]] = Running(shard, actor, references)
-            self._pool.busy[actor] += 1
+            self.pool.busy[actor] += 1
 
     def _collect(self, timeout: float | None) -> bool:
         """Wait for one shard, or one new actor; whether any came in time."""
         import ray
 
-        awaited = [*self._running, *self._pool.starting]
+        awaited = [*self._running, *self.pool.starting]
         ready = ray.wait(awaited, num_returns=1, timeout=timeout)[0] if awaited else []
         for reference in ready:
-            if reference in self._pool.starting:
-                self._pool.admit(reference)
+            if reference in self.pool.starting:
+                self.pool.admit(reference)
             else:
                 self._finish(self._running.pop(reference))
         return bool(ready)
@@ -128,20 +128,20 @@ class RayGrid(LocalGrid):
         try:
             replies, stateful, peak = ray.get(run.references[-1])
             states = {
-                message.metadata.dst_node_id: ray.put(ray.get(reference)) if self._spread else reference
+                message.metadata.dst_node_id: ray.put(ray.get(reference)) if run.actor in self.pool.away else reference
                 for message, reference, new in zip(shard.messages, run.references[:-1], stateful, strict=True)
                 if new
             }
         except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError, ray.exceptions.OutOfMemoryError) as error:
-            if self._pool.replace(run.actor):
-                self.note(f"an actor died and is replaced, {len(self._pool.busy)} others go on: {str(error).splitlines()[0]}")
+            if self.pool.replace(run.actor):
+                left, size = len(self.pool.busy), len(self.pool.busy) + len(self.pool.starting)
+                self.note(f"an actor died; {left} of {size} go on while it is replaced: {str(error).splitlines()[0]}")
             self._again(shard, error)
             return
         except BaseException:
-            self._pool.busy[run.actor] -= 1
+            self.pool.release(run.actor, None)
             raise
-        self._pool.busy[run.actor] -= 1
-        self._pool.report(run.actor, peak)
+        self.pool.release(run.actor, peak)
         self._states |= states
         self._done(shard, replies)
 
@@ -151,7 +151,7 @@ class RayGrid(LocalGrid):
         if shard.losses <= RESTARTS:
             self._waiting.appendleft(shard)
             return
-        reason = f"its actor died {shard.losses} times: {error}"
+        reason = f"it was lost with its actor, {shard.losses} times: {error}"
         self._done(shard, [Message(Error(REPLY_UNAVAILABLE, reason), reply_to=message) for message in shard.messages])
 
     def _done(self, shard: Shard, replies: list[Message]) -> None:
@@ -170,7 +170,7 @@ class RayGrid(LocalGrid):
                 del self._running[reference]
                 if run.shard not in shards:
                     self._waiting.append(run.shard)
-        return sum(self._pool.replace(actor) for actor in late)
+        return sum(self.pool.replace(actor) for actor in late)
 
     def _store(self, messages: Sequence[Message]) -> dict[int, Any]:
         """Each distinct array record once in the object store, by the record's identity."""
@@ -186,4 +186,4 @@ class RayGrid(LocalGrid):
 
     def peak_memory(self) -> tuple[int, int | None]:
         """As `LocalGrid.peak_memory`."""
-        return self._pool.peak_memory()
+        return self.pool.peak_memory()

@@ -14,6 +14,7 @@ from experiments.grids import grids
 from experiments.methods import expand
 from experiments.progress import Quiet
 from fedsam.config import Experiment, override
+from fedsam.ray_grid import RayGrid
 from fedsam.ray_session import import_ray
 from fedsam.rows import Row
 
@@ -72,9 +73,14 @@ def test_three_nodes_compute_what_one_does_and_may_lose_one(tmp_path: Path, clus
     spread = scaffold(tmp_path, grid="ray", ray_address=cluster.address, actors=3)
     lost = next(iter(cluster.worker_nodes))
     calm, shaken = Listening({}), Listening({1: lambda: cluster.remove_node(lost, allow_graceful=False)})
+    results = []
     with grids([spread]) as grid_of:
-        results = [serve(spread, *grid_of(spread), watch) for watch in (calm, shaken)]
+        for watch in (calm, shaken):
+            grid, dataset = grid_of(spread)
+            assert isinstance(grid, RayGrid)
+            assert len(grid.pool.ready()) == 3
+            results.append(serve(spread, grid, dataset, watch))
     assert all(torch.equal(result.w, alone.w) for result in results)
     assert [(row.round, row.failures) for row in results[1].rows] == [(round, 0) for round in range(1, 5)]
     assert calm.notes == []
-    assert any(note.startswith("an actor died and is replaced, 2 others go on") for note in shaken.notes)
+    assert any(note.startswith("an actor died; 2 of 3 go on while it is replaced") for note in shaken.notes)

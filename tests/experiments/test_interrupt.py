@@ -70,6 +70,7 @@ def test_a_stopped_run_keeps_its_rounds_and_leaves_nothing(tmp_path: Path, numbe
         assert len(results.rounds(run.id)) >= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rate", "code", "status"), [(0.01, 0, "finished"), (1e30, 1, "failed")])
 def test_a_run_that_ends_by_itself_leaves_nothing(tmp_path: Path, rate: float, code: int, status: str) -> None:
     short = SETTINGS.replace("10000", "2") + f'[client]\nsteps = 2\noptimizer = {{ name = "sgd", lr = {rate} }}\n'

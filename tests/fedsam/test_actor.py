@@ -1,4 +1,4 @@
-"""The actor's share of a GPU; the rest of it is tested through the grids."""
+"""Actors that die at their start, and an actor's share of a GPU; the rest is tested through the grids."""
 
 from __future__ import annotations
 
@@ -23,3 +23,24 @@ def test_an_actor_may_use_its_share_of_the_memory(
     pool = ActorPool(ClientApp, actors=0, gpus=gpus, memory=memory)
     ClientActor(ClientApp, 1, {}, pool.memory)
     assert limits == ([] if expected is None else [expected])
+
+
+def test_a_pool_whose_actors_die_at_their_start_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = import_ray(private=True)
+    pool, starts = ActorPool(ClientApp, actors=0), []
+
+    def start() -> None:
+        starts.append(len(starts))
+        pool.starting[len(starts)] = f"actor {len(starts)}"
+
+    def die(reference: object) -> None:
+        raise ray.exceptions.RayActorError
+
+    monkeypatch.setattr(pool, "_start", start)
+    monkeypatch.setattr(ray, "get", die)
+    start()
+    with pytest.raises(RuntimeError, match="actors die at their start, 4 in a row"):
+        for _ in range(9):
+            pool.admit(len(starts))
+    assert len(starts) == 5
+    assert pool.free() is None

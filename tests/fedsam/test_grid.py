@@ -81,7 +81,7 @@ def test_an_actor_that_dies_costs_its_shard_only(pool: ActorPool) -> None:
     assert victim not in pool.ready()
     assert len(pool.busy) == 2
     assert len(notes) == 1
-    assert notes[0].startswith("an actor died and is replaced, 1 others go on")
+    assert notes[0].startswith("an actor died; 1 of 2 go on while it is replaced")
 
 
 def test_both_actors_take_part(pool: ActorPool) -> None:

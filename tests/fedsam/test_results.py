@@ -249,6 +249,8 @@ def test_hash_ignores_seed_and_places_only() -> None:
     plain = parse({"seed": 1, "runs_dir": "a", "data": {"root": "/x"}}).dump()
     assert config_hash(plain) == config_hash(parse({"seed": 2, "runs_dir": "b"}).dump())
     assert config_hash(plain) != config_hash(parse({"rounds": 31}).dump())
+    assert config_hash(plain) == config_hash(parse({"compute": {"actors": 3}}).dump())
+    assert len({config_hash(parse({"compute": compute}).dump()) for compute in ({}, {"shard_size": 2}, {"shard_size": 3})}) == 3
     assert len(config_hash(plain)) == 12
 
 

@@ -219,7 +219,7 @@ def test_actors_killed_after_training_leave_no_trace(tmp_path: Path, ray: None, 
     vectors = [played.play(round) for round in range(1, 6)]
     assert {path.name for path in tmp_path.iterdir()} == {"killed-2", "killed-4"}
     assert len(notes) == 2
-    assert all(note.startswith("an actor died and is replaced") for note in notes)
+    assert all(note.startswith("an actor died; ") for note in notes)
     assert all(torch.equal(a, b) for a, b in zip(vectors, undisturbed, strict=True))
     if mirror:
         kept = [wire.tensors(_state(grid, client).array_records["correction"])[mirror] for client in range(4)]
