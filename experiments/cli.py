@@ -181,7 +181,7 @@ def _watch(quiet: bool) -> AbstractContextManager[progress.Watch]:
     return nullcontext(progress.Quiet()) if quiet else progress.Console(Console(stderr=True))
 
 
-def _show(ids: Sequence[str], folder: Path, target: Path | None) -> None:
+def _show(ids: Sequence[str], folder: Path, target: Path | None, baseline: str | None = None, accuracy: float | None = None) -> None:
     """Print the leaderboard of runs and write their report, by default below `folder`."""
     from experiments.report import leaderboard, write_report
     from fedsam.results import Results
@@ -190,8 +190,8 @@ def _show(ids: Sequence[str], folder: Path, target: Path | None) -> None:
         return
     with Results.open(folder, create=False) as results:
         runs = results.find(ids)
-        _print_table(leaderboard(results, runs))
-        typer.echo(f"report: {write_report(results, runs, target or folder / 'reports' / ids[0])}")
+        _print_table(leaderboard(results, runs, baseline, accuracy))
+        typer.echo(f"report: {write_report(results, runs, target or folder / 'reports' / ids[0], baseline, accuracy)}")
 
 
 @app.command("list", epilog=_examples("fedsam list", "fedsam list optimizers", "fedsam list partitions | less"))
@@ -220,7 +220,11 @@ def runs(runs_dir: RunsDir = RUNS_DIR) -> None:
 
 
 @app.command(
-    epilog=_examples("fedsam report", "fedsam report 20260102-1530 20260103 --out compare", "fedsam report --runs-dir /scratch/runs")
+    epilog=_examples(
+        "fedsam report",
+        "fedsam report 20260102-1530 20260103 --out compare",
+        "fedsam report --runs-dir /scratch/runs --baseline sgd --target 0.6",
+    )
 )
 def report(
     ids: RunIds = None,
@@ -228,8 +232,15 @@ def report(
         Path | None, typer.Option("--out", metavar="DIR", help="Folder to write to; default: reports/<first run> in the runs folder.")
     ] = None,
     runs_dir: RunsDir = RUNS_DIR,
+    baseline: Annotated[
+        str | None,
+        typer.Option("--baseline", metavar="LABEL", help="Compare all methods with this one; default: sgd, fedavg or the first."),
+    ] = None,
+    target: Annotated[
+        float | None, typer.Option("--target", metavar="ACCURACY", help="Show what it took to reach this test accuracy, such as 0.6.")
+    ] = None,
 ) -> None:
-    """Print the table of runs and write report.html, one file that opens offline, and its figures as PNG.
+    """Print the table of runs and write report.html, one file that opens offline, with its figures (PNG, SVG) and tables (CSV, LaTeX).
 
     RUN is the id of a run, or how it begins; default: all runs.
     """
@@ -239,7 +250,7 @@ def report(
         found = [run.id for run in (results.find(ids) if ids else results.runs())]
     if not found:
         raise config.ConfigError(f"runs_dir: '{runs_dir}' holds no run yet; `fedsam run` makes one")
-    _show(found, runs_dir, out)
+    _show(found, runs_dir, out, baseline, target)
 
 
 @app.command(
