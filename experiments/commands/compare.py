@@ -8,10 +8,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from experiments.commands.options import AllowOpen, ConfigFile, DataRoot, NewRunsDir, Overrides, Quiet, RayAddress, TensorBoard, read
+from experiments.commands.options import (
+    AllowOpen,
+    Baseline,
+    ConfigFile,
+    DataRoot,
+    NewRunsDir,
+    Overrides,
+    Quiet,
+    RayAddress,
+    Target,
+    TensorBoard,
+    read,
+)
 from experiments.commands.output import FAILED, complain, end, kept, print_table, show, watch
 from experiments.progress import duration
-from fedsam.config import Experiment
+from fedsam.config import ConfigError, Experiment
 
 if TYPE_CHECKING:
     from experiments.compare import Outcome
@@ -31,6 +43,8 @@ def command(
     overrides: Overrides = None,
     parallel: Annotated[int, typer.Option("--parallel", metavar="N", min=1, help="Runs at once, each with its share of the actors.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, with times from short trials, and stop.")] = False,
+    baseline: Baseline = None,
+    target: Target = None,
     data_root: DataRoot = None,
     runs_dir: NewRunsDir = None,
     ray_address: RayAddress = None,
@@ -60,12 +74,15 @@ def command(
     except DataError as error:
         complain(str(error))
         raise typer.Exit(FAILED) from None
+    labels = {one.label for one in planned}
+    if baseline is not None and baseline not in labels:
+        raise ConfigError(f"baseline: {baseline!r} is not known; allowed: {', '.join(sorted(labels))}")
     with kept(folder):
         outcomes = _carried_out(planned, shelf, parallel, dry_run, quiet, tensorboard)
     if not dry_run:
         made = iter(outcomes)
         ids = [one.found.id if one.found else next(made).run_id for one in planned]
-        show([run_id for run_id in ids if run_id], folder, None)
+        show([run_id for run_id in ids if run_id], folder, None, baseline, target)
         end(outcomes)
 
 

@@ -39,6 +39,12 @@ AllowOpen = Annotated[
     bool, typer.Option("--allow-unauthenticated-cluster", help="Join the Ray at --ray-address even if it asks for no token.")
 ]
 TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard events, to RUN/tensorboard in the runs folder.")]
+Baseline = Annotated[
+    str | None, typer.Option("--baseline", metavar="LABEL", help="Compare all methods with this one; default: sgd, fedavg or the first.")
+]
+Target = Annotated[
+    float | None, typer.Option("--target", metavar="ACCURACY", help="Show what it took to reach this test accuracy, such as 0.6.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; only the final table and the report's path.")]
 
 

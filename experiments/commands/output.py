@@ -69,7 +69,7 @@ def orderly(said: str) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def show(ids: Sequence[str], folder: Path, target: Path | None) -> None:
+def show(ids: Sequence[str], folder: Path, target: Path | None, baseline: str | None = None, accuracy: float | None = None) -> None:
     """Print the leaderboard of runs and write their report, by default below `folder`."""
     from experiments.report import leaderboard, write_report
     from fedsam.results import Results
@@ -78,8 +78,8 @@ def show(ids: Sequence[str], folder: Path, target: Path | None) -> None:
         return
     with Results.open(folder, create=False) as results:
         runs = results.find(ids)
-        print_table(leaderboard(results, runs))
-        typer.echo(f"report: {write_report(results, runs, target or folder / 'reports' / ids[0])}")
+        print_table(leaderboard(results, runs, baseline, accuracy))
+        typer.echo(f"report: {write_report(results, runs, target or folder / 'reports' / ids[0], baseline, accuracy)}")
 
 
 def end(outcomes: Sequence[Outcome]) -> None:
