@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -79,33 +80,29 @@ def _carried_out(planned: Sequence[Planned], shelf: Shelf, parallel: int, dry_ru
     from experiments.grids import crews
 
     todo = [one for one in planned if one.found is None]
-    said = dry_run or not quiet
-    if not todo:
-        if said:
-            _say(planned, {}, [], parallel)
-        return []
-    with crews([one.experiment for one in todo], parallel, shelf) as staff:
-        forecasts = _forecasts(todo, staff[0]) if said else {}
+    experiments, said = [one.experiment for one in todo], dry_run or not quiet
+    forecasts: dict[Line, Forecast] = {}
+    with ExitStack() as stack:
+        if todo:
+            with Console(stderr=True, quiet=not said).status("short trials on the actors, to estimate times"):
+                staff = stack.enter_context(crews(experiments, parallel, shelf))
+                forecasts = _forecasts(todo, staff[0]) if said else {}
         seconds = [forecasts[one.line].seconds for one in todo] if said else None
         if said:
             _say(planned, forecasts, seconds or [], parallel)
-        if dry_run:
+        if dry_run or not todo:
             return []
         with watch(quiet) as seen:
-            seen.plan([one.experiment for one in todo], seconds)
-            return perform([one.experiment for one in todo], staff, seen, once=True)
+            seen.plan(experiments, seconds)
+            return perform(experiments, staff, seen, once=True)
 
 
 def _forecasts(todo: Sequence[Planned], crew: Crew) -> dict[Line, Forecast]:
     """What a run of each line takes; its seeds differ little."""
     from experiments.forecast import Probe
 
-    probe, found = Probe(crew), dict[tuple[str, int], "Forecast"]()
-    with Console(stderr=True).status("short trials, to estimate times"):
-        for one in todo:
-            if one.line not in found:
-                found[one.line] = probe.forecast(one.experiment)
-    return found
+    probe, first = Probe(crew), {one.line: one.experiment for one in reversed(todo)}
+    return {line: probe.forecast(experiment) for line, experiment in first.items()}
 
 
 def _say(planned: Sequence[Planned], forecasts: Mapping[Line, Forecast], seconds: Sequence[float], parallel: int) -> None:
