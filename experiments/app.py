@@ -30,6 +30,8 @@ from fedsam.config import Experiment
 from fedsam.datasets import Dataset
 from fedsam.federation import deal
 from fedsam.grid import LocalGrid
+from fedsam.heterogeneity import Heterogeneity, Load
+from fedsam.meter import flops, gpu_energy
 from fedsam.network import Network
 from fedsam.provenance import provenance
 from fedsam.results import Results
@@ -37,6 +39,8 @@ from fedsam.rows import ClientRow, Row
 from strategies.cohort import CohortStrategy, FlowerCohort
 from strategies.flower import FlowerRule
 from strategies.plan import Exchange, Plan
+
+DROPPED = "dropped out (simulated)"  # status of a client
 
 app = ServerApp()
 
@@ -158,6 +162,8 @@ class Session:
         self._started = started  # time.perf_counter() when the run began
         self.network = self._network()
         optimizers.build(experiment.client.optimizer).check(self.network.layout)
+        self.flops = flops(self.network, dataset.image)
+        self.heterogeneity = Heterogeneity.of(experiment)
         self.strategy = cohort_strategy(experiment)
         self.survey = Survey(experiment, grid, self.network, dataset, holdings)
 
@@ -211,7 +217,9 @@ class Session:
 
     def _row(self, exchange: Exchange) -> Row:
         clients = tuple(_client_row(client, m) for client, m in exchange.metrics.items())
-        failed = tuple(_failed_row(client, what) for client, what in exchange.failures.items())
+        reasons = dict(exchange.failures) | dict.fromkeys(exchange.dropped, DROPPED)
+        failed = tuple(_failed_row(client, what) for client, what in reasons.items())
+        loads = self._loads(exchange)
         total = {name: sum(int(m[name]) for m in exchange.metrics.values()) for name in ("gradient-evaluations", "forward-evaluations")}
         rss, device = self.grid.peak_memory() if isinstance(self.grid, LocalGrid) else (0, None)
         examples = [row.examples for row in clients]
@@ -226,15 +234,32 @@ class Session:
             forward_evaluations=total["forward-evaluations"],
             bytes_down=exchange.bytes_down,
             bytes_up=exchange.bytes_up,
+            flops=sum(load.flops for load in loads.values()),
             client_seconds=sum(row.seconds for row in clients),
             wall_seconds=exchange.seconds,
             evaluate_seconds=0.0,
+            simulated_seconds=self.heterogeneity.round_seconds(loads),
+            energy=exchange.energy,
             peak_rss=rss,
             peak_device_memory=device,
-            train_loss=float(np.average([row.train_loss for row in clients], weights=examples)),
+            train_loss=float(np.average([row.train_loss for row in clients], weights=examples)) if clients else math.nan,
             measures=self.strategy.client_measures,
             clients=tuple(sorted((*clients, *failed), key=lambda row: row.client)),
         )
+
+    def _loads(self, exchange: Exchange) -> dict[int, Load]:
+        """What each client that trained computed and exchanged; all of a cohort receive the same vectors and send as many."""
+        trained, asked = len(exchange.metrics), len(exchange.metrics) + len(exchange.failures)
+        return {
+            client: Load(
+                self.flops.total(
+                    gradient_evaluations=int(metrics["gradient-evaluations"]), forward_evaluations=int(metrics["forward-evaluations"])
+                ),
+                exchange.bytes_down / asked,
+                exchange.bytes_up / trained,
+            )
+            for client, metrics in exchange.metrics.items()
+        }
 
     def _save(self, name: str) -> None:
         folder = Path(self.experiment.runs_dir) / self.run_id
@@ -253,6 +278,7 @@ def cohort_strategy(experiment: Experiment) -> CohortStrategy:
     plan = Plan(
         clients=experiment.data.clients,
         sample=sampler(experiment),
+        leaves=Heterogeneity.of(experiment).leaves,
         rounds=experiment.rounds,
         seed=experiment.seed,
         lr=lambda round: optimizer.lr * workplace.lr_factor(experiment, round),
@@ -263,6 +289,7 @@ def cohort_strategy(experiment: Experiment) -> CohortStrategy:
         shard_size=experiment.compute.shard_size,
         acknowledge=experiment.server.on_client_error != "fail" and bool(corrections.build(experiment.client.correction).keeps),
         evaluate_clients=experiment.measure.clients,
+        energy=gpu_energy() if experiment.compute.gpus_per_actor > 0 else None,
     )
     return FlowerCohort(rule, plan) if isinstance(rule, FlowerRule) else CohortStrategy(rule, plan)
 

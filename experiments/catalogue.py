@@ -14,6 +14,7 @@ from experiments.methods import METHODS
 from fedsam import config
 from fedsam.config import ConfigError, Experiment, Part
 from fedsam.datasets import DATASETS
+from fedsam.heterogeneity import DISTRIBUTIONS, Heterogeneity
 from fedsam.models import MODELS
 from fedsam.partition import PARTITIONS
 from fedsam.schedules import SCHEDULES
@@ -30,6 +31,7 @@ TABLES: dict[str, Mapping[str, Any]] = {
     "models": MODELS,
     "datasets": DATASETS,
     "schedules": SCHEDULES,
+    "distributions": DISTRIBUTIONS,
 }
 
 
@@ -41,6 +43,8 @@ PARTS: dict[str, Mapping[str, Any]] = {
     "server.strategy": STRATEGIES,
     "data.partition": PARTITIONS,
     "model": MODELS,
+    "simulate.speed": DISTRIBUTIONS,
+    "simulate.bandwidth": DISTRIBUTIONS,
 }
 
 
@@ -53,23 +57,26 @@ def resolved(experiment: Experiment) -> dict[str, Any]:
     plain = experiment.dump()
     for key, table in PARTS.items():
         part = _named(experiment, key)
-        if ":" not in part.name:  # a model from anywhere: its factory checks its own settings
+        if part is not None and ":" not in part.name:  # a model from anywhere: its factory checks its own settings
             plain = config.override(plain, {key: _filled(table, part, key)})
     for key, name in (("data.dataset", experiment.data.dataset), ("data.fallback", experiment.data.fallback)):
         if name is not None and name not in DATASETS:
             raise ConfigError(f"{key}: {name!r} is not known; allowed: {', '.join(sorted(DATASETS))}")
     sampler(experiment)
+    Heterogeneity.of(experiment)
     compatibility.check(experiment)
-    rule, size = strategies.build(experiment.server.strategy), cohort(experiment)
+    rule, size, quorum = strategies.build(experiment.server.strategy), cohort(experiment), experiment.server.quorum
+    if isinstance(quorum, int) and isinstance(experiment.server.sampling, str) and quorum > size:
+        raise ConfigError(f"server.quorum: {quorum} is not allowed: a cohort has {size} clients (server.participation)")
     if isinstance(rule, FlowerRule) and size < rule.least():
         needs = f"{experiment.server.strategy.name} needs {rule.least()} clients"
         raise ConfigError(f"server.participation: {size} is not allowed: {needs} in a cohort")
     return plain
 
 
-def _named(experiment: Experiment, key: str) -> Part:
+def _named(experiment: Experiment, key: str) -> Part | None:
     value: Any = reduce(getattr, key.split("."), experiment)
-    assert isinstance(value, Part)
+    assert value is None or isinstance(value, Part)
     return value
 
 

@@ -12,12 +12,20 @@ from typing import NoReturn
 
 import typer
 
-from experiments.commands import compare, partition, report, run, runs
+from experiments.commands import compare, export, partition, report, run, runs
 from experiments.commands import list as list_
 from experiments.commands.output import USAGE, complain
 from fedsam.config import ConfigError
 
-COMMANDS = {"run": run, "compare": compare, "list": list_, "runs": runs, "report": report, "partition": partition}
+COMMANDS = {
+    "run": run,
+    "compare": compare,
+    "list": list_,
+    "runs": runs,
+    "report": report,
+    "export": export,
+    "partition": partition,
+}
 
 app = typer.Typer(
     name="fedsam",

@@ -59,7 +59,7 @@ def crews(experiments: Sequence[Experiment], parallel: int, shelf: Shelf | None 
             raise ConfigError(f"compute.{'gpus' if gpus else 'cpus'}_per_actor: more than there is; Ray has {dict(resources)}")
         _check_share(parallel, compute.actors or fit)
         # The actors import what they need while this process loads the data.
-        pool = ActorPool(load_clients, actors=compute.actors or fit, cpus=compute.cpus_per_actor, gpus=gpus)
+        pool = ActorPool(load_clients, actors=compute.actors or fit, cpus=compute.cpus_per_actor, gpus=gpus, memory=compute.memory_fraction)
         yield [Crew(shelf, part) for part in pool.split(parallel)]
 
 

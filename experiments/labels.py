@@ -11,7 +11,9 @@ from fedsam.rows import Run
 METHOD = ("client.optimizer", "client.correction", "server.strategy")
 PARTS = (*METHOD, "client.schedule", "data.partition", "model")
 # They change no method, or have a column of their own.
-UNLABELLED = {"name", "method", "seed", "runs_dir", "data.root", "data.fallback", "data.clients"}
+UNLABELLED = {"name", "method", "seed", "runs_dir", "data.root", "data.fallback", "data.clients", "measure.target", "checkpoint.every"}
+UNLABELLED |= {f"compute.{key}" for key in ("grid", "actors", "cpus_per_actor", "gpus_per_actor", "ray_address", "shard_size", "engine")}
+SCALED = {"rounds", "budget", "server.participation"}  # may go with the number of clients, for all methods alike
 Settings = Mapping[str, Any]
 
 
@@ -35,7 +37,7 @@ def label(settings: Settings, shown: Sequence[Settings], name: str = "") -> str:
     if not name and "client.optimizer" not in varied:
         method.insert(0, settings["client.optimizer.name"])
     keys = [key for key in settings if key not in UNLABELLED and not any(key.startswith(f"{part}.") for part in PARTS)]
-    rest = [f"{key.rpartition('.')[2]}={_plain(settings[key])}" for key in keys if len({_plain(other.get(key)) for other in shown}) > 1]
+    rest = [f"{key.rpartition('.')[2]}={_plain(settings[key])}" for key in keys if _varies(key, shown, by_count=key in SCALED)]
     return ", ".join(
         filter(None, [name, " × ".join(method), *(varied[part] for part in PARTS if part in varied and part not in METHOD), *rest])
     )
@@ -45,8 +47,14 @@ def _varied(settings: Settings, shown: Sequence[Settings], part: str) -> str:
     """The part with the hyperparameters in which it varies among `shown`; empty when all have it alike."""
     name = settings.get(f"{part}.name")
     same = [other for other in shown if other.get(f"{part}.name") == name]
-    keys = [key for key in settings if key.startswith(f"{part}.") and len({_plain(other.get(key)) for other in same}) > 1]
+    keys = [key for key in settings if key.startswith(f"{part}.") and _varies(key, same)]
     return _call(settings, part, keys) if keys or len(same) < len(shown) else ""
+
+
+def _varies(key: str, shown: Sequence[Settings], *, by_count: bool = False) -> bool:
+    """Whether a setting differs, with `by_count` among runs with the same number of clients."""
+    values = {(other.get("data.clients") if by_count else None, _plain(other.get(key))) for other in shown}
+    return len(values) > len({count for count, _ in values})
 
 
 def part_text(settings: Settings, part: str) -> str:

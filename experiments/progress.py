@@ -87,6 +87,43 @@ class _Running:
     warm: tuple[int, float] | None = None
 
 
+class Tee:
+    """A `Watch` that tells several others, in order."""
+
+    def __init__(self, *watches: Watch) -> None:
+        self._watches = watches
+
+    def plan(self, experiments: Sequence[Experiment], seconds: Sequence[float] | None = None) -> None:
+        """As each of them."""
+        for watch in self._watches:
+            watch.plan(experiments, seconds)
+
+    def started(self, run_id: str, experiment: Experiment) -> None:
+        """As each of them."""
+        for watch in self._watches:
+            watch.started(run_id, experiment)
+
+    def note(self, run_id: str, text: str) -> None:
+        """As each of them."""
+        for watch in self._watches:
+            watch.note(run_id, text)
+
+    def round(self, row: Row) -> None:
+        """As each of them."""
+        for watch in self._watches:
+            watch.round(row)
+
+    def finished(self, run_id: str, status: str, error: str | None) -> None:
+        """As each of them."""
+        for watch in self._watches:
+            watch.finished(run_id, status, error)
+
+    def skipped(self, experiment: Experiment, why: str) -> None:
+        """As each of them."""
+        for watch in self._watches:
+            watch.skipped(experiment, why)
+
+
 class Console:
     """A `Watch` that prints to a terminal; a context manager, so that the terminal is itself again after an error.
 

@@ -1,11 +1,11 @@
-"""Numbers as a person reads them: percents with intervals, counts, bytes and seconds to three digits, lists of values."""
+"""Numbers as a person reads them: percents with intervals, measures, counts, bytes and seconds to three digits, lists of values."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from experiments.summary import Estimate
+from experiments.statistics import Estimate
 
 
 def percent(estimate: Estimate | None) -> str:
@@ -18,6 +18,38 @@ def number(estimate: Estimate | None) -> str:
     if estimate is None:
         return "–"
     return _with_interval(estimate, 1, 3) if math.isfinite(estimate.mean) else "diverged"
+
+
+def points(estimate: Estimate) -> str:
+    """A difference of fractions in percentage points, with its sign.
+
+    >>> points(Estimate(0.0123, 0.002)), points(Estimate(-0.01, None))
+    ('+1.23 ± 0.20', '−1.00')
+    """
+    return ("−" if estimate.mean < 0 else "+") + _with_interval(Estimate(abs(estimate.mean), estimate.half_width), 100, 2)
+
+
+def measured(estimate: Estimate) -> str:
+    """A measure of any size, its mean to three digits.
+
+    >>> measured(Estimate(123.4, 5.67)), measured(Estimate(0.01234, 0.001)), measured(Estimate(1234567.0, None))
+    ('123 ± 6', '0.0123 ± 0.0010', '1.23e+06')
+    """
+    if not math.isfinite(estimate.mean):
+        return number(estimate)
+    power = math.floor(math.log10(abs(estimate.mean))) if estimate.mean else 0
+    if not -5 <= power <= 5:
+        return f"{estimate.mean:.2e}" + ("" if estimate.half_width is None else f" ± {estimate.half_width:.0e}")
+    return _with_interval(estimate, 1, max(0, 2 - power))
+
+
+def chance(p: float) -> str:
+    """A p-value.
+
+    >>> chance(0.25), chance(0.00012)
+    ('0.25', '<0.001')
+    """
+    return "<0.001" if p < 0.001 else f"{p:.2g}"
 
 
 def _with_interval(estimate: Estimate, scale: float, digits: int) -> str:

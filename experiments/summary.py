@@ -1,4 +1,4 @@
-"""The numbers behind a report: final accuracies, their intervals over seeds, and costs, from rows alone.
+"""The numbers behind a report: final accuracies and measures, their intervals over seeds, and costs, from rows alone.
 
 Runs that differ only in their seed are one line. Its accuracy is the mean over seeds of the mean of each run's last evaluations, with
 the 95 % interval of Student's t; one seed gives no interval. A line counts finished runs if it has any, and each seed once.
@@ -12,33 +12,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtrit
 
 from experiments.labels import labels
+from experiments.spending import spent
+from experiments.statistics import Estimate, interquartile_mean
 from fedsam.results import Results
 from fedsam.rows import Row, Run, cumulative
 
 LAST = 5  # evaluations that the final accuracy averages
-COSTS = ("gradient_evaluations", "forward_evaluations", "bytes_down", "bytes_up", "client_seconds", "wall_seconds")
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over seeds and the half-width of its 95 % interval, which is None for one seed; NaN when a run diverged."""
-
-    mean: float
-    half_width: float | None
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Estimate:
-        """The estimate from one value per seed.
-
-        >>> Estimate.of([1.0, 2.0, 3.0]).half_width.__format__(".4f")  # 4.3027 standard errors
-        '2.4841'
-        """
-        if len(values) == 1:
-            return cls(float(values[0]), None)
-        return cls(float(np.mean(values)), float(stdtrit(len(values) - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(len(values))))
+# Taken at every evaluation, and averaged as the accuracy is; of any other measure the last value counts.
+AVERAGED = (
+    *("test_accuracy", "test_loss", "calibration_error", "client_accuracy", "client_loss"),
+    *(f"client_accuracy_{name}" for name in ("mean", "std", "worst10")),
+)
 
 
 @dataclass(frozen=True)
@@ -48,10 +34,11 @@ class Line:
     Attributes:
         status: `finished`, or how far the best of its runs came.
         last: How many evaluations the final figures average; 0 when there was none.
-        accuracy: Final test accuracy, a fraction.
         finals: Final test accuracy of each seed.
+        measures: What each of its runs measured, at the end, with `gap` (accuracy on the clients' examples less test accuracy, after
+            the same round) and `loss_gap` (test loss less loss on the clients' examples).
         rounds: The fewest of its runs.
-        costs: Totals of a run, mean over seeds, by the names in `COSTS`.
+        costs: Totals of a run, mean over seeds, by the names of `spent`.
         left_out: Runs not counted: unfinished, or a seed again.
     """
 
@@ -60,17 +47,26 @@ class Line:
     seeds: tuple[int, ...]
     status: str
     last: int
-    accuracy: Estimate | None
-    loss: Estimate | None
     finals: Mapping[int, float]
+    measures: Mapping[str, Estimate]
     rounds: int
     costs: Mapping[str, float]
     left_out: int
 
     @property
+    def accuracy(self) -> Estimate | None:
+        """Final test accuracy, a fraction."""
+        return self.measures.get("test_accuracy")
+
+    @property
     def ranked(self) -> bool:
         """Whether its accuracy may be compared with that of others."""
         return self.status == "finished" and self.accuracy is not None and math.isfinite(self.accuracy.mean)
+
+    @property
+    def middle(self) -> float | None:
+        """Interquartile mean of the final accuracies; None for few seeds."""
+        return interquartile_mean(list(self.finals.values()))
 
 
 @dataclass(frozen=True)
@@ -123,23 +119,46 @@ def _line(group: Group) -> Line:
     furthest = max(zip(done, counted, strict=True), key=lambda item: item[0])
     statuses = " or ".join(dict.fromkeys(run.status for run in counted))
     status = "finished" if statuses == "finished" else f"{statuses} after round {furthest[0]} of {furthest[1].config['rounds']}"
-    finals = [_final(rows, "test_accuracy", last) for rows in evaluated] if last else []
-    losses = [_final(rows, "test_loss", last) for rows in evaluated] if last else []
-    ends = [rows[-1] for rows in group.rows.values() if rows]
+    ends = [_end(group.rows[run.id], last) for run in counted]
+    costs = [spent(run, group.rows[run.id][-1]) for run in counted if group.rows[run.id]]
     return Line(
         label=group.label,
         clients=group.clients,
         seeds=tuple(run.seed for run in counted),
         status=status,
         last=last,
-        accuracy=Estimate.of(finals) if finals else None,
-        loss=Estimate.of(losses) if losses else None,
-        finals=dict(zip((run.seed for run in counted), finals, strict=False)),
+        finals={run.seed: end["test_accuracy"] for run, end in zip(counted, ends, strict=True) if last},
+        measures={name: Estimate.of([end[name] for end in ends]) for name in _shared(ends)},
         rounds=min(done),
-        costs={name: float(np.mean([getattr(row, name) for row in ends])) if ends else 0.0 for name in COSTS},
+        costs={name: float(np.mean([cost[name] for cost in costs])) for name in _shared(costs)},
         left_out=len(group.runs) - len(counted),
     )
 
 
-def _final(rows: Sequence[Row], measure: str, last: int) -> float:
-    return float(np.mean([row.measures.get(measure, math.nan) for row in rows[-last:]]))
+def _shared(tables: Sequence[Mapping[str, float]]) -> list[str]:
+    """The names that all tables have."""
+    return [name for name in tables[0] if all(name in table for table in tables)] if tables else []
+
+
+def _end(rows: Sequence[Row], last: int) -> dict[str, float]:
+    """What a run measured, at its end."""
+    end: dict[str, float] = {}
+    for row in rows:
+        end |= {**row.measures, **_gaps(row.measures)}
+    tail = [row.measures for row in rows if "test_accuracy" in row.measures][-last:] if last else []
+    for name in AVERAGED:
+        values = [measures[name] for measures in tail if name in measures]
+        if values:
+            end[name] = float(np.mean(values))
+        else:
+            end.pop(name, None)
+    return end
+
+
+def _gaps(measures: Mapping[str, float]) -> dict[str, float]:
+    if not measures.keys() >= {"union_accuracy", "union_loss", "test_accuracy", "test_loss"}:
+        return {}
+    return {
+        "gap": measures["union_accuracy"] - measures["test_accuracy"],
+        "loss_gap": measures["test_loss"] - measures["union_loss"],
+    }

@@ -65,7 +65,8 @@ def parts(kind: str, entries: Mapping[str, Entry | Method]) -> Table:
         result.add_section()
         result.add_row(name, "", "", "", escape(piece.summary))
         _add(result, [setting for setting in piece.settings if setting not in shared])
-        result.add_row("", "", "", "", f"[dim]{escape(piece.source)}[/dim]")
+        if piece.source:
+            result.add_row("", "", "", "", f"[dim]{escape(piece.source)}[/dim]")
     if shared:
         result.add_section()
         result.add_row("all", "", "", "", f"Settings of all {kind}.")

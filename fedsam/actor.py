@@ -61,12 +61,15 @@ class ClientActor:
         load: Gives the ClientApp, called in the actor's process with the supplies as keywords.
         threads: Torch threads.
         supplies: References to what `load` needs.
+        memory: Fraction of the GPU's memory that it may use; None without a GPU.
     """
 
-    def __init__(self, load: Callable[..., ClientApp], threads: int, supplies: Mapping[str, Any]) -> None:
+    def __init__(self, load: Callable[..., ClientApp], threads: int, supplies: Mapping[str, Any], memory: float | None = None) -> None:
         import torch
 
         torch.set_num_threads(threads)
+        if memory is not None:
+            torch.cuda.set_per_process_memory_fraction(memory)
         self._load = load
         self._records: dict[Any, Any] = {}
         self._app: ClientApp | None = None

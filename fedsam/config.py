@@ -119,14 +119,14 @@ class Flatness(Frozen):
         description="Top Hessian eigenvalues, its trace, worst-case and average sharpness in a ball (plain, adaptive), loss slices.",
     )
     every: int = Field(0, ge=0, description="Measure every so many rounds, and after the last; 0: only after the last.")
-    examples: Count = Field(1000, description="Training examples, drawn by seed, that the loss is taken over.")
+    examples: Count = Field(1000, description="Training examples, drawn by seed, that the loss is taken over; all if there are fewer.")
     batch_size: Count = Field(100, description="Examples in memory at once, and m of the worst-case m-sharpness.")
-    eigenvalues: Count = Field(5, description="Top eigenvalues.")
+    eigenvalues: Annotated[int, Field(ge=1, le=45)] = Field(5, description="Top eigenvalues.")
     probes: Annotated[int, Field(ge=2)] = Field(100, description="Most probes of the trace; it stops at a standard error of 1 %.")
     rho: Positive = Field(0.1, description="Radius of the ball of `worst`.")
-    rho_adaptive: Positive = Field(0.5, description="Radius of the ball of `worst_adaptive`, in units of each weight.")
-    rho_average: Positive = Field(0.01, description="Standard deviation per weight of `average`.")
-    rho_average_adaptive: Positive = Field(0.1, description="Standard deviation of `average_adaptive`, in units of each weight.")
+    rho_adaptive: Positive = Field(1.0, description="Radius of the ball of `worst_adaptive`, in units of each weight.")
+    rho_average: Positive = Field(0.02, description="Standard deviation per weight of `average`.")
+    rho_average_adaptive: Positive = Field(0.4, description="Standard deviation of `average_adaptive`, in units of each weight.")
     iterations: Count = Field(20, description="Ascent steps of the worst case.")
     draws: Count = Field(20, description="Draws of the average case.")
     points: Annotated[int, Field(ge=3)] = Field(21, description="Points of a slice along each direction, from -1 to 1.")
@@ -152,6 +152,9 @@ class Compute(Frozen):
     actors: Count | None = Field(None, description="Ray actors; default: one per physical core, or one per GPU share.")
     cpus_per_actor: Count = Field(1, description="CPUs, and so torch threads, of an actor.")
     gpus_per_actor: NonNegative = Field(0.0, description="GPU share of an actor, fractions allowed; 0 runs on the CPU.")
+    memory_fraction: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="Most of a GPU's memory that an actor may use; default: its share of the GPU, at most all."
+    )
     ray_address: str | None = Field(None, description="`auto` or HOST:PORT of a running Ray; default: a private one.")
     shard_size: Count | None = Field(
         None,

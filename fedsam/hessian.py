@@ -75,7 +75,7 @@ def lanczos(product: Product, start: Tensor, refill: Callable[[], Tensor] | None
                 return
             r, beta = _orthogonal(refill(), basis), 0.0
         betas.append(beta)
-        basis.append(r / torch.linalg.vector_norm(r))
+        basis.append(r.div_(torch.linalg.vector_norm(r)))  # in place: the basis is most of the memory
 
 
 def _orthogonal(r: Tensor, basis: list[Tensor]) -> Tensor:

@@ -22,16 +22,21 @@ class ActorPool:
         actors: How many.
         cpus: Of each, also its torch threads.
         gpus: Share of a GPU of each; fractions allowed.
+        memory: Fraction of its GPU's memory that each may use; default: its share of the GPU.
 
     Attributes:
         busy: The actors that are up, and how many shards each has been dealt.
         starting: The others, by the reference that is there once they are up.
+        memory: Fraction of its GPU's memory that each may use; None without a GPU.
     """
 
-    def __init__(self, load: Callable[..., ClientApp], *, actors: int, cpus: int = 1, gpus: float = 0.0) -> None:
+    def __init__(
+        self, load: Callable[..., ClientApp], *, actors: int, cpus: int = 1, gpus: float = 0.0, memory: float | None = None
+    ) -> None:
         import ray
 
         self._load, self._cpus = load, cpus
+        self.memory = (memory or min(gpus, 1.0)) if gpus else None
         self._supplies: dict[str, Any] = {}
         self._kind = ray.remote(num_cpus=cpus, num_gpus=gpus)(ClientActor)
         self._gpus, self._stopped = gpus, False
@@ -49,7 +54,7 @@ class ActorPool:
 
     def split(self, number: int) -> list[ActorPool]:
         """As many pools, among which the actors of this one are dealt; it keeps none, and they must not be at work."""
-        parts = [ActorPool(self._load, actors=0, cpus=self._cpus, gpus=self._gpus) for _ in range(number)]
+        parts = [ActorPool(self._load, actors=0, cpus=self._cpus, gpus=self._gpus, memory=self.memory) for _ in range(number)]
         for turn, (reference, actor) in enumerate(self.starting.items()):
             parts[turn % number].starting[reference] = actor
         for turn, actor in enumerate(self.busy, len(self.starting)):
@@ -135,5 +140,5 @@ class ActorPool:
         """Start an actor. Raises `KeyboardInterrupt` once the pool was stopped."""
         if self._stopped:
             raise KeyboardInterrupt
-        actor: Any = self._kind.remote(self._load, self._cpus, self._supplies)
+        actor: Any = self._kind.remote(self._load, self._cpus, self._supplies, self.memory)
         self.starting[actor.process.remote()] = actor

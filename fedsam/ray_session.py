@@ -32,7 +32,7 @@ def ray_session(
     Raises:
         ConfigError: There is no Ray at `address`.
     """
-    ray = _import_ray(private=address is None)
+    ray = import_ray(private=address is None)
     quiet = {"namespace": "fedsam", "logging_level": "error"}
     if address is not None:
         try:
@@ -72,7 +72,7 @@ def _own_signals() -> Iterator[None]:
         signal.signal(signal.SIGTERM, handler)
 
 
-def _import_ray(*, private: bool) -> Any:
+def import_ray(*, private: bool) -> Any:
     """The module ray, for a private Ray in token mode; it reads these variables once, when it is imported.
 
     Raises:

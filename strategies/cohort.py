@@ -5,7 +5,6 @@ Legend: `w, delta: (P,)`.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import ceil
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from fedsam import merge, wire
 from fedsam.merge import Part, Terms
+from fedsam.meter import Meter
 from strategies.base import Aggregate, ServerRule, State
 from strategies.flower import FlowerRule
 from strategies.plan import Exchange, Plan, RunError
@@ -50,11 +50,12 @@ class CohortStrategy(Strategy):
         self._nodes: dict[int, int] = {}
         self._clients: dict[int, int] = {}
         self._accepted: dict[int, int] = {}
-        self._started = 0.0
+        self._meter = Meter()
         self._bytes_down = 0
         self._cohort: tuple[int, ...] = ()
         self._sent: Sequence[Message] = ()
         self._grid: Grid | None = None
+        self._dropped: tuple[int, ...] = ()
 
     @property
     def evaluated(self) -> Tensor:
@@ -68,18 +69,22 @@ class CohortStrategy(Strategy):
         self.w, self.buffers, self.state = w, buffers, self.rule.init_state(w)
 
     def configure_train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
-        """One message per client of the cohort, all sharing one ArrayRecord."""
-        self._started = time.perf_counter()
+        """One message per client of the cohort that stays, all sharing one ArrayRecord."""
+        self._meter = Meter(self.plan.energy)
         if self.w is None:
             received = wire.tensors(arrays)
             self.begin(received["w"], received.get("buffers", torch.empty(0)))
         assert self.w is not None
-        self._cohort, self._grid = self.plan.sample(server_round), grid
+        sampled = self.plan.sample(server_round)
+        self._dropped = tuple(client for client in sampled if self.plan.leaves(server_round, client))
+        self._cohort, self._grid = tuple(client for client in sampled if client not in self._dropped), grid
         self._sent = self._messages("train", server_round, self.rule.broadcast(self.w, self.state), grid)
         return self._sent
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The next global vector from the updates that can be used; nothing changes if others are not allowed to fail.
+
+        A round whose whole cohort has dropped out has no update: the vector, the rule's state and the statistics stay.
 
         Raises:
             RunError: A client failed and that is not allowed, or too few updates can be used.
@@ -94,17 +99,21 @@ class CohortStrategy(Strategy):
         failures = self._failures(parts)
         sent = merge.total_(parts)
         self._judge(server_round, len(sent.nodes), failures)
-        self.advance(server_round, sent, arrived)
+        if sent.nodes:
+            self.advance(server_round, sent, arrived)
         clients = [self._clients[node] for node in sent.nodes]
         self._accepted |= dict.fromkeys(clients, server_round)
+        spent = self._meter.read()
         self.last = Exchange(
             round=server_round,
             metrics={clients[i]: {name: values[i] for name, values in sent.metrics.items()} for i in np.argsort(clients)},
             failures=failures,
             retried=retried,
+            dropped=self._dropped,
             bytes_down=self._bytes_down * (len(self._cohort) + len(retried)),
             bytes_up=sent.bytes,
-            seconds=time.perf_counter() - self._started,
+            seconds=spent.seconds,
+            energy=spent.energy,
         )
         assert self.w is not None
         return wire.arrays({"w": self.w}), None
@@ -124,6 +133,7 @@ class CohortStrategy(Strategy):
         failed = [reply for reply in replies if reply.has_error()]
         if failed and self.plan.on_client_error != "drop":
             raise RunError(self._where(self._clients[failed[0].metadata.src_node_id], server_round, f"failed: {failed[0].error.reason}"))
+        self.client_measures = {}
         records = [r for reply in replies if not reply.has_error() for r in reply.content.values() if isinstance(r, MetricRecord)]
         if not records:
             return None
@@ -196,7 +206,9 @@ class CohortStrategy(Strategy):
         return list(self._grid.send_and_receive(messages, timeout=self.plan.deadline))
 
     def _judge(self, round: int, usable: int, failures: Mapping[int, str]) -> None:
-        """Raise `RunError` if clients failed that must not, or too many."""
+        """Raise `RunError` if clients failed that must not, or too many; where all dropped out there is nothing to judge."""
+        if not self._cohort:
+            return
         size, quorum = len(self._cohort), self.plan.quorum
         first = next((self._where(client, round, what) for client, what in failures.items()), "")
         if failures and self.plan.on_client_error != "drop":

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from fedsam.meter import Energy
 from strategies.sampling import Sampler
 
 
@@ -21,18 +22,22 @@ class Exchange:
         metrics: Measured cost and loss of each client whose update was used, in ascending order of clients.
         failures: What went wrong, of each other client that was asked.
         retried: What went wrong the first time, of each client that was asked twice.
+        dropped: Clients that were sampled and left before they were asked.
         bytes_down: To the whole cohort.
         bytes_up: From the clients whose update was used.
         seconds: From the first broadcast to the new global vector.
+        energy: Joules in that time; None where they are not measured.
     """
 
     round: int
     metrics: Mapping[int, Mapping[str, float]]
     failures: Mapping[int, str]
     retried: Mapping[int, str]
+    dropped: tuple[int, ...]
     bytes_down: int
     bytes_up: int
     seconds: float
+    energy: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +47,7 @@ class Plan:
     Attributes:
         clients: Population.
         sample: The cohort of a round: client numbers, ascending.
+        leaves: Whether a sampled client drops out of a round before it is asked.
         rounds: Rounds of the whole run.
         seed: Named in errors.
         lr: Local learning rate of a round, for rules that need it.
@@ -52,10 +58,12 @@ class Plan:
         shard_size: Updates that are added up first, as in the grid; None: the default.
         acknowledge: Tell each client which of its updates was accepted last, because it keeps state that must not run ahead.
         evaluate_clients: Also have each round's cohort evaluate the new vector on its own examples.
+        energy: Counts the joules that training takes; None: not measured.
     """
 
     clients: int
     sample: Sampler
+    leaves: Callable[[int, int], bool] = field(default=lambda round, client: False)
     rounds: int = 1
     seed: int = 0
     lr: Callable[[int], float] = field(default=lambda round: 1.0)
@@ -66,3 +74,4 @@ class Plan:
     shard_size: int | None = None
     acknowledge: bool = False
     evaluate_clients: bool = False
+    energy: Energy | None = None

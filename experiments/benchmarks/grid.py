@@ -16,6 +16,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from enum import StrEnum
+from functools import partial
 from itertools import pairwise
 from typing import Annotated, Any
 
@@ -34,7 +36,14 @@ from fedsam.ray_grid import RayGrid
 from fedsam.ray_session import ray_session
 
 COHORT, ACTORS, CROWD = 100, 2, 100_000
-WAYS = ("flower", "raygrid", "raygrid-merged")
+
+
+class Way(StrEnum):
+    """Where a round is held."""
+
+    FLOWER = "flower"
+    RAYGRID = "raygrid"
+    MERGED = "raygrid-merged"
 
 
 def load() -> ClientApp:
@@ -89,7 +98,7 @@ def raygrid(clients: int, floats: int, rounds: int, merged: bool) -> list[float]
         return [up - start + first, *others]
 
 
-def measured(way: str, clients: int, floats: int, rounds: int) -> list[float]:
+def measured(way: Way, clients: int, floats: int, rounds: int) -> list[float]:
     """Seconds of each round of a run in a process of its own."""
     command = [sys.executable, "-m", "experiments.benchmarks.grid", "--way", way, "--clients", str(clients)]
     command += ["--floats", str(floats), "--rounds", str(rounds)]
@@ -102,20 +111,20 @@ def measured(way: str, clients: int, floats: int, rounds: int) -> list[float]:
 
 def compare(clients: Sequence[int], floats: Sequence[int], rounds: int, repeats: int) -> dict[str, Any]:
     """Measure all ways, interleaved, and print tables; the seconds of all rounds but the first of each run."""
-    found: dict[tuple[int, int, str], list[float]] = {}
+    found: dict[tuple[int, int, Way], list[float]] = {}
     for repeat in range(repeats):
         for size in floats:
             for count in clients:
-                for way in WAYS:
+                for way in Way:
                     found.setdefault((size, count, way), []).extend(measured(way, count, size, rounds)[1:])
                     print(f"repeat {repeat + 1}: {size} floats, {count} clients, {way}", file=sys.stderr)
-    starts = {count: [measured("raygrid", count, floats[0], 1)[0] for _ in range(repeats)] for count in (COHORT, CROWD)}
-    table = Table("floats", "clients", *(f"{way}, ms" for way in WAYS), "flower / raygrid", title="a round of 100 clients, median")
+    starts = {count: [measured(Way.RAYGRID, count, floats[0], 1)[0] for _ in range(repeats)] for count in (COHORT, CROWD)}
+    table = Table("floats", "clients", *(f"{way}, ms" for way in Way), "flower / raygrid", title="a round of 100 clients, median")
     for size in floats:
         for count in clients:
-            middle = {way: statistics.median(found[size, count, way]) for way in WAYS}
-            cells = [f"{1000 * middle[way]:.1f}" for way in WAYS]
-            table.add_row(str(size), str(count), *cells, f"{middle['flower'] / middle['raygrid']:.0f}")
+            middle = {way: statistics.median(found[size, count, way]) for way in Way}
+            cells = [f"{1000 * middle[way]:.1f}" for way in Way]
+            table.add_row(str(size), str(count), *cells, f"{middle[Way.FLOWER] / middle[Way.RAYGRID]:.0f}")
     Console().print(table)
     for count, seconds in starts.items():
         print(f"{count} clients: Ray, actors and grid started, first round over, in {statistics.median(seconds):.1f} s (median)")
@@ -128,7 +137,7 @@ def main(
     repeats: Annotated[int, typer.Option(help="How often to run each way, interleaved.")] = 3,
     clients: Annotated[list[int] | None, typer.Option(help="Populations; default: 100, 1,000 and 10,000.")] = None,
     floats: Annotated[list[int] | None, typer.Option(help="Sizes of the arrays; default: 62,000 and 1,700,000.")] = None,
-    way: Annotated[str | None, typer.Option(help="Run this way alone, once, and print its seconds.")] = None,
+    way: Annotated[Way | None, typer.Option(help="Run this way alone, once, and print its seconds.")] = None,
 ) -> None:
     """Compare the ways, or run one."""
     populations, sizes = clients or [100, 1_000, 10_000], floats or [62_000, 1_700_000]
@@ -136,9 +145,8 @@ def main(
         print(json.dumps(compare(populations, sizes, rounds, repeats)))
         return
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    run = flower if way == "flower" else raygrid
-    options = {} if way == "flower" else {"merged": way == "raygrid-merged"}
-    print(json.dumps(run(populations[0], sizes[0], rounds, **options)))
+    run = flower if way is Way.FLOWER else partial(raygrid, merged=way is Way.MERGED)
+    print(json.dumps(run(populations[0], sizes[0], rounds)))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from experiments.commands.options import ConfigFile, DataRoot, NewRunsDir, Overrides, Quiet, RayAddress, read
+from experiments.commands.options import ConfigFile, DataRoot, NewRunsDir, Overrides, Quiet, RayAddress, TensorBoard, read
 from experiments.commands.output import FAILED, complain, end, kept, print_table, show, watch
 from experiments.progress import duration
 from fedsam.config import Experiment
@@ -36,6 +36,7 @@ def command(
     runs_dir: NewRunsDir = None,
     ray_address: RayAddress = None,
     quiet: Quiet = False,
+    tensorboard: TensorBoard = False,
 ) -> None:
     """Run the experiments of CONFIG that have not finished yet; then print the table of all and write their report.
 
@@ -54,7 +55,7 @@ def command(
         complain(str(error))
         raise typer.Exit(FAILED) from None
     with kept(folder):
-        outcomes = _carried_out(planned, shelf, parallel, dry_run, quiet)
+        outcomes = _carried_out(planned, shelf, parallel, dry_run, quiet, tensorboard)
     if not dry_run:
         made = iter(outcomes)
         ids = [one.found.id if one.found else next(made).run_id for one in planned]
@@ -74,7 +75,7 @@ def _planned(experiments: Sequence[Experiment], shelf: Shelf) -> list[Planned]:
         return plan(experiments, shelf, results)
 
 
-def _carried_out(planned: Sequence[Planned], shelf: Shelf, parallel: int, dry_run: bool, quiet: bool) -> list[Outcome]:
+def _carried_out(planned: Sequence[Planned], shelf: Shelf, parallel: int, dry_run: bool, quiet: bool, tensorboard: bool) -> list[Outcome]:
     """Show the plan, and make the runs that are not found, unless it is a dry run; their outcomes, in order."""
     from experiments.compare import perform
     from experiments.grids import crews
@@ -92,7 +93,7 @@ def _carried_out(planned: Sequence[Planned], shelf: Shelf, parallel: int, dry_ru
             _say(planned, forecasts, seconds or [], parallel)
         if dry_run or not todo:
             return []
-        with watch(quiet) as seen:
+        with watch(quiet, tensorboard) as seen:
             seen.plan(experiments, seconds)
             return perform(experiments, staff, seen, once=True)
 

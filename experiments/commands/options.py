@@ -35,6 +35,7 @@ NewRunsDir = Annotated[Path | None, typer.Option("--runs-dir", metavar="DIR", he
 RayAddress = Annotated[
     str | None, typer.Option("--ray-address", metavar="ADDR", help="Join a running Ray: auto or HOST:PORT; default: a private one.")
 ]
+TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard events, to RUN/tensorboard in the runs folder.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; only the final table and the report's path.")]
 
 

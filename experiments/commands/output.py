@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -35,9 +35,16 @@ def print_table(table: Table) -> None:
     console.print(table)
 
 
-def watch(quiet: bool) -> AbstractContextManager[progress.Watch]:
-    """What runs report to: the terminal, or nobody."""
-    return nullcontext(progress.Quiet()) if quiet else progress.Console(Console(stderr=True))
+@contextmanager
+def watch(quiet: bool, tensorboard: bool = False) -> Iterator[progress.Watch]:
+    """What runs report to: the terminal or nobody, and event files of TensorBoard."""
+    with ExitStack() as stack:
+        seen: progress.Watch = progress.Quiet() if quiet else stack.enter_context(progress.Console(Console(stderr=True)))
+        if tensorboard:
+            from experiments.tensorboard import Events
+
+            seen = progress.Tee(stack.enter_context(Events()), seen)
+        yield seen
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from experiments.commands.options import ConfigFile, DataRoot, NewRunsDir, Overrides, Quiet, RayAddress, read
+from experiments.commands.options import ConfigFile, DataRoot, NewRunsDir, Overrides, Quiet, RayAddress, TensorBoard, read
 from experiments.commands.output import end, kept, show, watch
 from experiments.toml import toml
 from fedsam.config import Experiment
@@ -17,6 +17,7 @@ EXAMPLES = (
     "fedsam run quickstart.toml -o client.optimizer.name=sam -o client.optimizer.rho=0.1 -o data.clients=50",
     "fedsam run quickstart.toml -o 'sweep.seeds=[0, 1, 2]'",
     "fedsam run quickstart.toml --print-config > resolved.toml",
+    "fedsam run quickstart.toml --tensorboard",
     "fedsam run quickstart.toml --ray-address auto",
 )
 
@@ -28,6 +29,7 @@ def command(
     data_root: DataRoot = None,
     runs_dir: NewRunsDir = None,
     ray_address: RayAddress = None,
+    tensorboard: TensorBoard = False,
     quiet: Quiet = False,
 ) -> None:
     """Run the experiments of CONFIG, then print their table and write a report.
@@ -42,7 +44,7 @@ def command(
     from experiments.compare import run_all
 
     folder = experiments[0].runs_dir
-    with watch(quiet) as seen, kept(folder):
+    with watch(quiet, tensorboard) as seen, kept(folder):
         outcomes = run_all(experiments, seen)
     show([outcome.run_id for outcome in outcomes if outcome.run_id], folder, None)
     end(outcomes)

@@ -262,7 +262,7 @@ def test_runs_lists_what_there_is(fedsam: Fedsam, config_file: Path, runs_dir: P
 
 
 def test_commands_on_a_folder_without_results_exit_2(fedsam: Fedsam, tmp_path: Path) -> None:
-    for command in ("runs", "report"):
+    for command in ("runs", "report", "export"):
         code, _, err = fedsam(command, "--runs-dir", tmp_path)
         assert (code, err.count("\n")) == (2, 1)
         assert str(tmp_path) in err
@@ -274,6 +274,15 @@ def test_report_takes_the_beginning_of_an_id(fedsam: Fedsam, config_file: Path, 
     assert code == 0
     assert out.splitlines()[-1] == f"report: {tmp_path / 'mine' / 'report.html'}"
     assert fedsam("report", "1999", "--runs-dir", runs_dir)[0] == 2
+
+
+def test_export_writes_the_tables_of_a_run(fedsam: Fedsam, config_file: Path, runs_dir: Path, tmp_path: Path) -> None:
+    run = record(parse(read(config_file)), "finished")
+    code, out, _ = fedsam("export", run[:10], "--runs-dir", runs_dir, "--format", "csv", "--out", tmp_path / "tables")
+    assert code == 0
+    assert f"{tmp_path / 'tables' / 'rounds.csv'}: 1 rows" in out.splitlines()
+    assert fedsam("export", "--runs-dir", runs_dir)[0] == 0
+    assert (runs_dir / "export" / "measures.parquet").is_file()
 
 
 def test_partition_shows_and_draws(fedsam: Fedsam, config_file: Path, tmp_path: Path) -> None:
@@ -297,6 +306,12 @@ def test_partition_without_data_exits_1(fedsam: Fedsam, config_file: Path, monke
     monkeypatch.setattr(datasets, "load", load)
     code, out, err = fedsam("partition", config_file)
     assert (code, out, err) == (1, "", "fedsam: test_batch is missing\n")
+
+
+def test_a_run_with_tensorboard_writes_its_events(fedsam: Fedsam, config_file: Path, runs_dir: Path) -> None:
+    code, _, err = fedsam("run", config_file, "--tensorboard", "--quiet", "-o", "compute.grid=inline")
+    assert (code, err) == (0, "")
+    assert len(list(runs_dir.glob("*/tensorboard/events.out.tfevents.*"))) == 1
 
 
 def test_a_real_run(fedsam: Fedsam, config_file: Path, runs_dir: Path) -> None:

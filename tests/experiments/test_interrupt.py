@@ -1,4 +1,4 @@
-"""Stopping `fedsam run` in mid-run: the exit code says so, finished rounds are kept, nothing is left behind."""
+"""However `fedsam run` ends: the exit code says how, finished rounds are kept, nothing is left behind."""
 
 import os
 import shutil
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -49,35 +50,55 @@ def alive(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stopped_run_keeps_its_rounds_and_leaves_nothing(tmp_path: Path, number: signal.Signals, code: int) -> None:
-    (tmp_path / "e.toml").write_text(SETTINGS)
-    command = [sys.executable, "-m", "experiments.cli", "run", "e.toml"]
+def command(folder: Path, settings: str, act: Callable[[subprocess.Popen[str], str], bool]) -> tuple[int, str]:
+    """The exit code of `fedsam run` and what it said, once everything that it started is gone; `act` sees each line until it is true."""
+    (folder / "e.toml").write_text(settings)
+    call = [sys.executable, "-m", "experiments.cli", "run", "e.toml"]
     # Ray's own folder goes to TMPDIR, so that what it leaves there can be told from that of others; Ray needs a short path.
-    folder = tempfile.mkdtemp(prefix="t", dir="/tmp")
-    environment = os.environ | {"TMPDIR": folder}
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True) as process:
+    temporary = tempfile.mkdtemp(prefix="t", dir="/tmp")
+    environment = os.environ | {"TMPDIR": temporary}
+    with subprocess.Popen(call, cwd=folder, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True) as process:
         watchdog = threading.Timer(120, process.kill)
         watchdog.start()
         assert process.stderr is not None
-        said = []
+        said, started = [], set[int]()
         for line in process.stderr:
             said.append(line)
-            if line.startswith("round 3/"):
+            started |= descendants(process.pid)
+            if act(process, line):
                 break
-        started = descendants(process.pid)
-        process.send_signal(number)
         said += process.stderr.readlines()
         got = process.wait()
         watchdog.cancel()
-    assert got == code, "".join(said)
     assert "Traceback" not in "".join(said)
-    assert "kept" in "".join(said)
     assert started
     assert not {pid for pid in started if alive(pid)}
-    assert not list(Path(folder).glob("fedsam-*"))
-    shutil.rmtree(folder)
+    assert not list(Path(temporary).glob("fedsam-*"))
+    shutil.rmtree(temporary)
+    return got, "".join(said)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_keeps_its_rounds_and_leaves_nothing(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    def stop(process: subprocess.Popen[str], line: str) -> bool:
+        if not line.startswith("round 3/"):
+            return False
+        process.send_signal(number)
+        return True
+
+    got, said = command(tmp_path, SETTINGS, stop)
+    assert got == code, said
+    assert "kept" in said
     with Results.open(tmp_path / "runs", create=False) as results:
         (run,) = results.runs()
         assert run.status == "interrupted"
         assert len(results.rounds(run.id)) >= 3
+
+
+@pytest.mark.parametrize(("rate", "code", "status"), [(0.01, 0, "finished"), (1e30, 1, "failed")])
+def test_a_run_that_ends_by_itself_leaves_nothing(tmp_path: Path, rate: float, code: int, status: str) -> None:
+    short = SETTINGS.replace("10000", "2") + f'[client]\nsteps = 2\noptimizer = {{ name = "sgd", lr = {rate} }}\n'
+    got, said = command(tmp_path, short, lambda process, line: False)
+    assert got == code, said
+    with Results.open(tmp_path / "runs", create=False) as results:
+        assert [run.status for run in results.runs()] == [status]

@@ -46,3 +46,11 @@ def test_a_fallback_dataset_is_another_method(results: Results) -> None:
 def test_label_of_a_single_run_is_its_optimizer() -> None:
     alone = {"client.optimizer.name": "sam", "client.optimizer.rho": 0.1}
     assert label(alone, [alone]) == "sam"
+
+
+def test_a_cohort_that_goes_with_the_number_of_clients_makes_no_other_method(results: Results) -> None:
+    for clients, cohort in ((10, 5), (50, 20)):
+        add(results, [0.1], data__clients=clients, server__participation=cohort, compute__actors=clients)
+    assert set(labels(results.runs()).values()) == {"sgd"}
+    add(results, [0.1], data__clients=50, server__participation=5)
+    assert list(labels(results.runs()).values()) == ["sgd, participation=5", "sgd, participation=20", "sgd, participation=5"]

@@ -102,6 +102,10 @@ def test_the_settings_win_over_the_preset() -> None:
         ({"server.sampling": [[0, 1]], "rounds": 2}, "server.sampling: 1 cohorts are not allowed: there are 2 rounds"),
         ({"server.sampling": [[0, 100]], "rounds": 1}, "cohort 1 is not allowed: must be different clients from 0 to 99"),
         ({"server.sampling": "warp"}, "server.sampling"),
+        ({"server.quorum": 11}, "server.quorum: 11 is not allowed: a cohort has 10 clients"),
+        ({"server.quorum": 0}, "server.quorum"),
+        ({"server.on_client_error": "ignore"}, "server.on_client_error: 'ignore' is not allowed"),
+        ({"server.deadline": 0}, "server.deadline: 0 is not allowed"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused_before_the_start(settings: dict[str, Any], message: str) -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
+import json
 import math
 import re
+import shutil
+import subprocess
 import tomllib
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,12 +22,13 @@ from matplotlib.image import imread
 from rich.console import Console
 from scipy import stats
 
-from experiments import report
-from experiments.report import findings, leaderboard, series, write_report
-from experiments.summary import groups, summarize
+from experiments.pictures import pictures
+from experiments.report import leaderboard, write_report
+from experiments.study import study
+from experiments.wording import findings
 from fedsam.config import parse
 from fedsam.results import Results
-from tests.recorded import SAM, add, lines_of
+from tests.recorded import SAM, add, compare, lines_of
 
 
 @pytest.fixture
@@ -31,9 +37,9 @@ def results(runs_dir: Path) -> Iterator[Results]:
         yield results
 
 
-def terminal(results: Results, width: int = 80) -> str:
+def terminal(results: Results, width: int = 80, **options: Any) -> str:
     console = Console(width=width, file=io.StringIO(), color_system=None)
-    console.print(leaderboard(results, results.runs()))
+    console.print(leaderboard(results, results.runs(), **options))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -88,30 +94,19 @@ def test_findings_compare_seed_by_seed(results: Results) -> None:
     for seed, luck in enumerate((0.0, 0.2, 0.1)):
         add(results, [0.3 + luck], seed=seed)
         add(results, [0.35 + luck + seed / 1000], seed=seed, client__optimizer=SAM, evaluations=200)
-    (sentence,) = findings(lines_of(results))
+    sentence, *_ = findings(study(results, results.runs()))
     width = 100 * stats.t.ppf(0.975, 2) * np.std([0.05, 0.051, 0.052], ddof=1) / math.sqrt(3)
-    assert f"5.10 ± {width:.2f} points above sgd, with 2.00 times as many gradient evaluations." in sentence
+    assert f"5.10 ± {width:.2f} points above sgd, the baseline, with 2.00 times as many gradient evaluations." in sentence
 
 
 def test_findings_admit_chance(results: Results) -> None:
     for seed, (first, second) in enumerate(((0.3, 0.5), (0.5, 0.3), (0.4, 0.41))):
         add(results, [first], seed=seed)
         add(results, [second], seed=seed, client__optimizer=SAM)
-    assert "the interval contains zero: may be chance), with as many gradient evaluations" in findings(lines_of(results))[0]
+    assert "the interval contains zero: may be chance), with as many gradient evaluations" in findings(study(results, results.runs()))[0]
     add(results, [0.3], data__clients=9)
     add(results, [0.2], data__clients=9, client__optimizer=SAM)
-    assert "10.00 points above sam (one seed: may be chance)" in findings(lines_of(results))[1]
-
-
-def test_series_have_the_rounds_that_all_seeds_have(results: Results) -> None:
-    add(results, [0.1, 0.2, 0.3], seed=0, evaluations=100)
-    add(results, [0.2, None, 0.5], seed=1, evaluations=300)
-    held = groups(results, results.runs())
-    (one,) = series(held, summarize(held))
-    np.testing.assert_array_equal(one.rounds, [1, 3])
-    np.testing.assert_array_equal(one.gradient_evaluations, [200, 600])
-    np.testing.assert_allclose(one.accuracy, [0.15, 0.4])
-    np.testing.assert_allclose(one.half_width[0], stats.t.ppf(0.975, 1) * 0.05)
+    assert "10.00 points above sam (one seed: may be chance)" in findings(study(results, results.runs()))[1]
 
 
 def test_report_is_one_page_that_needs_no_network(results: Results, tmp_path: Path) -> None:
@@ -127,8 +122,11 @@ def test_report_is_one_page_that_needs_no_network(results: Results, tmp_path: Pa
         for key in ("src", "href"):
             assert (attributes.get(key) or "#").startswith(("#", "data:image/svg+xml;base64,"))
     assert "url(" not in path.read_text() and "@import" not in path.read_text()
-    drawn = {"accuracy-rounds", "accuracy-gradient-evaluations", "accuracy-clients", "holdings-1-4-clients", "holdings-2-120-clients"}
-    assert {png.stem for png in (tmp_path / "out" / "figures").iterdir()} == drawn
+    drawn = {"accuracy-rounds", "accuracy-gradient-evaluations", "accuracy-wall-seconds", "accuracy-bytes", "accuracy-clients"}
+    drawn |= {"accuracy-clients-equal-cost", "costs-clients", "front-gradient-evaluations"}
+    drawn |= {"holdings-1-4-clients", "holdings-2-120-clients"}
+    for kind in ("png", "svg"):
+        assert {path.stem for path in (tmp_path / "out" / "figures").glob(f"*.{kind}")} == drawn
     assert {attributes["id"] for tag, attributes in page.tags if tag == "figure"} == drawn
     assert "Which of sgd and sam generalizes best when 4 and 120 clients share cifar10" in page.words
     assert "The first 100 of 120 clients are shown" in page.words
@@ -166,11 +164,8 @@ def test_another_dataset_than_wanted_is_said_loudly(results: Results, tmp_path: 
     alarm = "NOT cifar10: digits was used instead"
     assert alarm in page.words and ("p", {"class": "alarm", "role": "alert"}) in page.tags
     assert alarm in terminal(results)
-    held = groups(results, results.runs())
-    pictures = dict(report._pictures(results, results.runs(), series(held, summarize(held))))
-    for figure, _ in pictures.values():
-        titles = [axes.get_title() for axes in figure.axes] + [figure.get_suptitle()]
-        assert alarm in titles
+    for picture in pictures(study(results, results.runs())):
+        assert picture.figure.get_suptitle() == alarm
 
 
 def test_wanted_dataset_raises_no_alarm(results: Results, tmp_path: Path) -> None:
@@ -192,7 +187,7 @@ def test_diverged_failed_interrupted_and_empty_runs_are_all_listed(results: Resu
         "running after round 1 of 8",
         "client 3 diverged",
     )
-    for words in (*expected, "no round was finished", "no run has finished with a finite accuracy"):
+    for words in (*expected, "no run has finished with a finite accuracy"):
         assert words in page.words
     text = terminal(results)
     assert "diverged" in text and "failed after round 2 of 8" in text
@@ -217,7 +212,7 @@ def test_leaderboard_fits_a_terminal_of_80_columns(results: Results) -> None:
         add(results, [0.5 + seed / 10], seed=seed, evaluations=123_456, client__optimizer={"name": "sam", "rho": 0.05})
         add(results, [0.4], seed=seed, client__optimizer={"name": "sam", "rho": 0.1})
     text = terminal(results)
-    for piece in ("sam(rho=", "55.00 ± 63.53", "123k", "1.00kB", "500B", "2.00s", "1.00s"):
+    for piece in ("sam(rho=", "55.00 ± 63.53", "−15.00 ± 63.53", " 1 ", "123k", "1.50kB", "2.00s", "1.00s"):
         assert piece in text
     assert "…" not in text
 
@@ -225,8 +220,88 @@ def test_leaderboard_fits_a_terminal_of_80_columns(results: Results) -> None:
 def test_figures_are_one_column_wide_at_300_dots_per_inch(results: Results, tmp_path: Path) -> None:
     add(results, [0.2, 0.5])
     write_report(results, results.runs(), tmp_path)
-    for png in (tmp_path / "figures").iterdir():
+    for png in (tmp_path / "figures").glob("*.png"):
         assert imread(png).shape[1] == 990
     text = (tmp_path / "report.html").read_text()
     for image in re.findall(r"data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)", text):
         assert b"<svg" in base64.b64decode(image)
+
+
+def test_everything_measured_is_shown(results: Results, tmp_path: Path) -> None:
+    compare(results, ["sgd", "sam", "esam", "msam"], [4, 9], [0, 1], rounds=3)
+    page = Page(write_report(results, results.runs(), tmp_path, baseline="esam", target_accuracy=0.3))
+    tables = {"leaderboard", "equal-cost", "time-to-target", "generalization", "clients", "flatness", "flatness-errors"}
+    tables |= {"flatness-correlations", "costs", "runs"}
+    assert {attributes["id"] for tag, attributes in page.tags if tag == "table"} == {f"table-{name}" for name in tables}
+    for kind in ("csv", "tex"):
+        assert {path.stem for path in (tmp_path / "tables").glob(f"*.{kind}")} == tables
+    drawn = {attributes["id"] for tag, attributes in page.tags if tag == "figure"}
+    costs = {"gradient-evaluations", "flops", "client-seconds"}
+    assert {f"front-{cost}" for cost in costs} | {"loss-line", "loss-plane-4-clients", "flatness-9-clients", "client-accuracy"} <= drawn
+    assert "accuracy-simulated-seconds" in drawn and "front-bytes" not in drawn
+    expected = (
+        "above esam (points)",
+        "evaluations to 30 %",
+        "All methods of a client count spent the same bytes and simulated time: no front.",
+        "Sharpness goes with generalization within one recipe only",
+        "No difference from esam can be shown at the 5 % level: sign flips of 2 seeds give p = 0.5 at best.",
+        "Target: 30 % test accuracy.",
+        "eigen- value 5",
+        "train",
+    )
+    for words in expected:
+        assert words in page.words
+    assert "Not measured" not in page.words
+
+
+def test_what_was_not_measured_is_said_where_it_is_missed(results: Results, tmp_path: Path) -> None:
+    add(results, [0.5])
+    page = Page(write_report(results, results.runs(), tmp_path))
+    assert "Not measured: the gap between training and test" in page.words
+    assert "Not measured. measure.flatness.measures" in page.words
+    shown = {attributes["id"] for tag, attributes in page.tags if tag == "table"}
+    assert shown == {f"table-{name}" for name in ("leaderboard", "equal-cost", "time-to-target", "generalization", "costs", "runs")}
+    for words in ("p (Holm)", "worst-case", "energy", "FLOPs", "simulated", "Number of clients", "peak device"):
+        assert words not in page.words.partition("What each run came to")[0]
+
+
+def test_the_target_is_a_column_of_the_terminal(results: Results) -> None:
+    for seed in (0, 1):
+        add(results, [0.2, 0.5], seed=seed, evaluations=123_456)
+        add(results, [0.2, 0.3], seed=seed, client__optimizer=SAM)
+    lines = terminal(results, target_accuracy=0.45).splitlines()
+    assert any("50 %" not in line and "45 %" in line for line in lines)
+    assert [next(line for line in lines if line.startswith(f" {name} ")).split()[-3] for name in ("sgd", "sam")] == ["247k", "–"]
+    assert max(map(len, lines)) <= 80
+
+
+CHECKS = """
+<script>
+addEventListener("load", () => {
+  for (const folded of document.querySelectorAll("details")) folded.open = true;
+  const images = [...document.images], root = document.documentElement;
+  const asked = performance.getEntriesByType("resource").map(entry => entry.name).filter(name => !name.startsWith("data:"));
+  const missing = images.filter(image => !image.naturalWidth || !image.getBoundingClientRect().width).map(image => image.alt);
+  const overflow = root.scrollWidth - root.clientWidth;
+  document.title = JSON.stringify({images: images.length, missing, asked, width: innerWidth, overflow});
+});
+</script>
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1200, 500])  # Chromium's windows are not narrower than 500
+def test_page_in_a_browser(results: Results, tmp_path: Path, width: int) -> None:
+    """Every image is drawn, nothing is fetched, no message in the console, and the page is as wide as the window."""
+    compare(results, ["sgd", "sam", "esam", "multistep_sam"], [4, 9, 200], [0, 1], rounds=4)
+    path = write_report(results, results.runs(), tmp_path)
+    checked = tmp_path / "checked.html"
+    checked.write_text(path.read_text().replace("</body>", f"{CHECKS}</body>"))
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    assert browser, "this test needs chromium"
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr"]
+    options += [f"--window-size={width},900", "--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=20000", "--dump-dom"]
+    done = subprocess.run([browser, *options, checked.as_uri()], capture_output=True, text=True, timeout=240, check=True)
+    found = json.loads(html.unescape(re.findall(r"<title>(.*?)</title>", done.stdout)[0]))
+    assert found == {"images": len(list((tmp_path / "figures").glob("*.svg"))), "missing": [], "asked": [], "width": width, "overflow": 0}
+    assert "CONSOLE" not in done.stderr

@@ -71,7 +71,8 @@ def test_every_grid_gives_the_same_replies_in_order(pool: ActorPool, shard_size:
 
 
 def test_an_actor_that_dies_costs_its_shard_only(pool: ActorPool) -> None:
-    grid = RayGrid(pool, CLIENTS, {}, 1)
+    grid, notes = RayGrid(pool, CLIENTS, {}, 1), []
+    grid.note = notes.append
     undisturbed = rounds(InlineGrid(load, CLIENTS, {}))
     assert rounds(grid, 1) == undisturbed[:1]
     victim = pool.ready()[0]
@@ -79,6 +80,8 @@ def test_an_actor_that_dies_costs_its_shard_only(pool: ActorPool) -> None:
     assert [[outcome(r) for r in grid.send_and_receive(messages())]] == undisturbed[1:2]
     assert victim not in pool.ready()
     assert len(pool.busy) == 2
+    assert len(notes) == 1
+    assert notes[0].startswith("an actor died and is replaced, 1 others go on")
 
 
 def test_both_actors_take_part(pool: ActorPool) -> None:
@@ -120,12 +123,62 @@ def test_an_app_that_cannot_be_loaded_is_an_error_and_the_actors_stay(pool: Acto
     assert len(useless.busy) == 1
 
 
-def test_messages_can_be_pushed_and_pulled() -> None:
-    grid = InlineGrid(load, CLIENTS, {})
-    ids = list(grid.push_messages(messages(range(2))))
-    assert [outcome(r)[0] for r in grid.pull_messages(ids)] == [1, 2]  # type: ignore[index]
+@pytest.mark.parametrize("shard_size", [1, 2])
+def test_messages_can_be_pushed_and_pulled(shard_size: int) -> None:
+    grid = InlineGrid(load, CLIENTS, {}, shard_size=shard_size)
+    ids = list(grid.push_messages(messages(range(3))))
+    assert [outcome(r)[0] for r in grid.pull_messages(ids[1:2])] == [2]  # type: ignore[index]
+    assert [outcome(r)[0] for r in grid.pull_messages(ids)] == [1, 3]  # type: ignore[index]
     assert list(grid.pull_messages(ids)) == []
-    assert list(grid.get_node_ids()) == list(range(1, CLIENTS + 1))
+    assert list(grid.get_node_ids()) == [node.node_id for node in grid.get_nodes()] == list(range(1, CLIENTS + 1))
+
+
+def waiting() -> ClientApp:
+    """Client 1 answers once somebody writes into the pipe that the run config names."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        if context.node_config["partition-id"] == 1:
+            Path(str(context.run_config["pipe"])).read_text()
+        return Message(RecordDict(), reply_to=message)
+
+    return app
+
+
+def test_pushed_messages_run_while_others_are_waited_for(pool: ActorPool, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    patient = ActorPool(waiting, actors=1)
+    patient.ready()
+    grid = RayGrid(patient, CLIENTS, {"pipe": str(tmp_path / "pipe")}, 1)
+    ids = list(grid.push_messages(messages(range(3))))
+    assert [r.metadata.src_node_id for r in grid.pull_messages(ids)] in ([], [1])
+    (tmp_path / "pipe").write_text("go on")
+    # The actor serves in order, so what was pushed is done when this one is.
+    assert [r.metadata.src_node_id for r in grid.send_and_receive(messages(range(5, 6)))] == [6]
+    assert {2, 3} <= {r.metadata.src_node_id for r in grid.pull_messages(ids)}
+    assert grid.peak_memory()[0] > 10**7
+
+
+def slow() -> ClientApp:
+    """Client 1 takes longer than a moment, and every client counts its calls."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        calls = int(context.state["calls"]["n"]) + 1 if "calls" in context.state else 1
+        context.state["calls"] = MetricRecord({"n": calls})
+        if context.node_config["partition-id"] == 1 and calls == 1:
+            threading.Event().wait(0.2)
+        return Message(RecordDict({"metrics": MetricRecord({"calls": calls})}), reply_to=message)
+
+    return app
+
+
+def test_a_late_client_in_this_process_is_missing_as_if_it_had_not_run() -> None:
+    grid = InlineGrid(slow, CLIENTS, {})
+    replies = [list(grid.send_and_receive(messages(range(3)), timeout=0.15)), list(grid.send_and_receive(messages(range(1, 2))))]
+    assert [[(r.metadata.src_node_id, r.content["metrics"]["calls"]) for r in of] for of in replies] == [[(1, 1)], [(2, 1)]]
 
 
 def test_a_message_to_nobody_is_refused() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -17,12 +18,13 @@ from torch import Tensor
 
 from clients.app import answer
 from fedsam import wire
+from fedsam.grid import InlineGrid
 from fedsam.pool import ActorPool
 from fedsam.ray_grid import RayGrid
 from fedsam.ray_session import ray_session
 from strategies.plan import RunError
 from strategies.sampling import fixed, independent, listed
-from tests.replay_strategies import Stage, flat
+from tests.replay_strategies import Stage, app_of, flat
 from tests.strategies.test_identities import federation, stage
 
 Spoil = Callable[[wire.Update], wire.Update]
@@ -51,12 +53,20 @@ def drop(name: str) -> Spoil:
     return lambda update: wire.Update({key: v for key, v in update.vectors.items() if key != name}, update.metrics)
 
 
+def count(name: str, value: float) -> Spoil:
+    return lambda update: wire.Update(update.vectors, {**update.metrics, name: value})
+
+
 BAD: dict[str, tuple[Spoil, str]] = {
     "not finite": (swap("delta", torch.full((43,), torch.nan, dtype=torch.float64)), "sent a non-finite delta"),
     "wrong shape": (swap("delta", torch.zeros(42, dtype=torch.float64)), r"sent a delta of shape \(42,\)"),
     "wrong type": (swap("delta", torch.zeros(43)), "and type torch.float32; expected shape"),
     "nothing": (drop("delta"), "sent no delta"),
     "half": (drop("population.c"), "sent no population.c"),
+    "no examples": (count("num-examples", 0.0), "sent 0.0 as metric num-examples; expected a finite number above 0"),
+    "absurd examples": (count("num-examples", -7.0), "sent -7.0 as metric num-examples"),
+    "no number": (count("num-examples", math.nan), "sent nan as metric num-examples"),
+    "endless steps": (count("steps", math.inf), "sent inf as metric steps"),
     "second not finite": (swap("population.c", torch.full((43,), torch.inf, dtype=torch.float64)), "non-finite population.c"),
 }
 
@@ -73,7 +83,7 @@ def test_an_update_that_cannot_be_used_stops_the_run_and_names_client_and_round(
     assert (played.strategy.w, played.strategy.state) == before
 
 
-@pytest.mark.parametrize("what", ["not finite", "wrong shape", "nothing"])
+@pytest.mark.parametrize("what", ["not finite", "wrong shape", "nothing", "no examples"])
 @pytest.mark.parametrize(("method", "name"), [("scaffold", "c"), ("feddyn", "h"), ("fedsmoo", "h"), ("fedlesam_d", "h")])
 def test_with_failures_allowed_a_refused_update_counts_nowhere(what: str, method: str, name: str) -> None:
     spoil, _ = BAD[what]
@@ -102,6 +112,71 @@ def test_a_run_in_which_all_fail_stops() -> None:
         played.play(1)
 
 
+@pytest.mark.parametrize(("quorum", "enough"), [(3, True), (4, False), (9, False), (0.75, True), (0.76, False)])
+def test_too_few_usable_updates_stop_the_run(quorum: float, enough: bool) -> None:
+    changes = {"server__on_client_error": "drop", "server__quorum": quorum}
+    played = spoiled(stage("fedavg", federation("full"), **changes), 1, 2, BAD["not finite"][0])
+    played.play(1)
+    if enough:
+        played.play(2)
+        return
+    with pytest.raises(RunError, match=r"3 of 4 clients are left in round 2 \(seed 0\), server.quorum is .*client 1 .* non-finite"):
+        played.play(2)
+
+
+@pytest.mark.parametrize("method", ["fedavg", "feddyn", "fedsmoo"])
+def test_a_client_that_fails_once_is_asked_again_and_leaves_no_trace(method: str) -> None:
+    scene, times = federation("full"), []
+
+    def once(update: wire.Update) -> wire.Update:
+        times.append(len(times))
+        return BAD["not finite"][0](update) if len(times) == 1 else update
+
+    played, calm = spoiled(stage(method, scene, server__on_client_error="retry"), 1, 2, once), stage(method, scene)
+    for round in range(1, 4):
+        assert torch.allclose(played.play(round), calm.play(round), rtol=0, atol=1e-12)
+        last = played.strategy.last
+        assert last is not None
+        assert (list(last.failures), list(last.retried)) == ([], [1] if round == 2 else [])
+        assert list(last.metrics) == [0, 1, 2, 3]
+    assert len(times) == 2
+
+
+def test_a_client_that_fails_twice_stops_the_run() -> None:
+    played = spoiled(stage("fedavg", federation("full"), server__on_client_error="retry"), 1, 1, BAD["not finite"][0])
+    with pytest.raises(RunError, match=r"client 1 in round 1 .* non-finite"):
+        played.play(1)
+
+
+class Singly(InlineGrid):
+    """Hands out single replies in any order, as Flower's runtime does."""
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        sent = list(messages)
+        for message in sent:
+            message.content["config"].pop("merge", None)
+        return list(super().send_and_receive(sent, timeout=timeout))[::-1]
+
+
+@pytest.mark.parametrize("method", ["fedavg", "scaffold", "feddyn", "fednova", "fedexp", "fedsmoo"])
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+@pytest.mark.parametrize("weights", ["uniform", "examples"])
+def test_whoever_adds_the_updates_up_the_bits_are_the_same(method: str, size: int, weights: str) -> None:
+    changes = {"compute__shard_size": size, "server__weights": weights}
+    merged, single = (stage(method, federation("full"), **changes) for _ in range(2))
+    object.__setattr__(merged, "grid", InlineGrid(lambda: app_of(merged.place), 4, {}, shard_size=size))
+    object.__setattr__(single, "grid", Singly(lambda: app_of(single.place), 4, {}, shard_size=size))
+    for round in range(1, 6):
+        assert torch.equal(merged.play(round), single.play(round))
+        assert merged.strategy.last is not None and single.strategy.last is not None
+        assert merged.strategy.last.bytes_up == single.strategy.last.bytes_up
+        assert _unclocked(merged.strategy.last.metrics) == _unclocked(single.strategy.last.metrics)
+
+
+def _unclocked(metrics: Mapping[int, Mapping[str, float]]) -> dict[int, dict[str, float]]:
+    return {client: {name: value for name, value in of.items() if name != "seconds"} for client, of in metrics.items()}
+
+
 def test_without_failures_allowed_clients_keep_one_copy_of_their_state() -> None:
     played = stage("feddyn")
     for round in range(1, 6):
@@ -109,15 +184,16 @@ def test_without_failures_allowed_clients_keep_one_copy_of_their_state() -> None
     assert all("pending" not in state for state in played.grid._states.values())
 
 
-def load_deadly(method: str, flag: Path) -> ClientApp:
-    """The method's clients; the first one that trains in round 2 takes its process down after that, once."""
+def load_deadly(method: str, folder: Path) -> ClientApp:
+    """The method's clients; the first one that trains in round 2, and in round 4, takes its process down after that, once."""
     place = stage(method, federation("full")).place
     app = ClientApp()
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        reply = answer(place, message, context)
-        if message.content["config"]["server-round"] == 2 and not flag.exists():
+        reply, round = answer(place, message, context), message.content["config"]["server-round"]
+        flag = folder / f"killed-{round}"
+        if round in (2, 4) and not flag.exists():
             flag.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return reply
@@ -125,19 +201,29 @@ def load_deadly(method: str, flag: Path) -> ClientApp:
     return app
 
 
-def test_an_actor_killed_after_training_leaves_no_trace(tmp_path: Path) -> None:
-    scene, flag = federation("full"), tmp_path / "killed"
-    calm = stage("fedlesam_s", scene)
-    undisturbed = [calm.play(round) for round in range(1, 6)]
+@pytest.fixture(scope="module")
+def ray() -> Iterator[None]:
     with ray_session(cpus=2):
-        grid = RayGrid(ActorPool(partial(load_deadly, "fedlesam_s", flag), actors=2), 4, {}, 1)
-        played = stage("fedlesam_s", scene)
-        object.__setattr__(played, "grid", grid)
-        vectors = [played.play(round) for round in range(1, 6)]
-        kept = [wire.tensors(_state(grid, client).array_records["correction"])["c"] for client in range(4)]
-    assert flag.exists()
+        yield
+
+
+@pytest.mark.parametrize(("method", "mirror"), [("fedavg", None), ("scaffold", "c"), ("fedsmoo", "h")])
+def test_actors_killed_after_training_leave_no_trace(tmp_path: Path, ray: None, method: str, mirror: str | None) -> None:
+    scene = federation("full")
+    calm = stage(method, scene)
+    undisturbed = [calm.play(round) for round in range(1, 6)]
+    grid, notes = RayGrid(ActorPool(partial(load_deadly, method, tmp_path), actors=2), 4, {}, 1), []
+    grid.note = notes.append
+    played = stage(method, scene)
+    object.__setattr__(played, "grid", grid)
+    vectors = [played.play(round) for round in range(1, 6)]
+    assert {path.name for path in tmp_path.iterdir()} == {"killed-2", "killed-4"}
+    assert len(notes) == 2
+    assert all(note.startswith("an actor died and is replaced") for note in notes)
     assert all(torch.equal(a, b) for a, b in zip(vectors, undisturbed, strict=True))
-    assert torch.allclose(flat(played.strategy.state)["c"], torch.stack(kept).mean(dim=0), rtol=0, atol=1e-12)
+    if mirror:
+        kept = [wire.tensors(_state(grid, client).array_records["correction"])[mirror] for client in range(4)]
+        assert torch.allclose(flat(played.strategy.state)[mirror], torch.stack(kept).mean(dim=0), rtol=0, atol=1e-12)
 
 
 def _state(grid: RayGrid, client: int) -> RecordDict:
