@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import typer
 
-from experiments.commands import compare, export, partition, report, run, runs
+from experiments.commands import cluster, compare, doctor, export, flower, partition, report, run, run_config, runs
 from experiments.commands import list as list_
 from experiments.commands.output import USAGE, complain
 from fedsam.config import ConfigError
@@ -23,8 +23,12 @@ COMMANDS = {
     "list": list_,
     "runs": runs,
     "report": report,
-    "export": export,
     "partition": partition,
+    "export": export,
+    "flower": flower,
+    "run-config": run_config,
+    "doctor": doctor,
+    "cluster": cluster,
 }
 
 app = typer.Typer(

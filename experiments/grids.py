@@ -16,13 +16,13 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 from clients import app as client_app
+from experiments.pools import actor_pool
 from fedsam import datasets
 from fedsam.config import ConfigError, Experiment
 from fedsam.datasets import Dataset, Images
 from fedsam.grid import InlineGrid
 from fedsam.pool import ActorPool
 from fedsam.ray_grid import RayGrid
-from fedsam.ray_session import cores, ray_session
 
 
 @contextmanager
@@ -52,14 +52,9 @@ def crews(experiments: Sequence[Experiment], parallel: int, shelf: Shelf | None 
         return
     if compute.actors:
         _check_share(parallel, compute.actors)
-    gpus = compute.gpus_per_actor
-    with ray_session(compute.ray_address, cpus=None if compute.ray_address else max(cores(), compute.actors or 1)) as resources:
-        fit = int(resources.get("GPU", 0) / gpus) if gpus else int(resources["CPU"] // compute.cpus_per_actor)
-        if fit < 1:
-            raise ConfigError(f"compute.{'gpus' if gpus else 'cpus'}_per_actor: more than there is; Ray has {dict(resources)}")
-        _check_share(parallel, compute.actors or fit)
-        # The actors import what they need while this process loads the data.
-        pool = ActorPool(load_clients, actors=compute.actors or fit, cpus=compute.cpus_per_actor, gpus=gpus, memory=compute.memory_fraction)
+    # The actors import what they need while this process loads the data.
+    with actor_pool(compute, load_clients) as pool:
+        _check_share(parallel, pool.size)
         yield [Crew(shelf, part) for part in pool.split(parallel)]
 
 

@@ -156,6 +156,7 @@ class Compute(Frozen):
         None, description="Most of a GPU's memory that an actor may use; default: its share of the GPU, at most all."
     )
     ray_address: str | None = Field(None, description="`auto` or HOST:PORT of a running Ray; default: a private one.")
+    allow_unauthenticated_cluster: bool = Field(False, description="Join a running Ray even if it asks for no token.")
     shard_size: Count | None = Field(
         None,
         description="Clients an actor is dealt at once and adds up; default: a sixteenth of the cohort, at most 32.",

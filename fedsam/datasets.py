@@ -249,7 +249,7 @@ def _obtain(root: Path, name: str, files: Mapping[str, str], download: Callable[
     Raises:
         DataError: A file is corrupt or cannot be read, or is missing and cannot be downloaded.
     """
-    missing = [path for path, md5 in files.items() if not _official(root / path, md5, name)]
+    missing = [path for path, md5 in files.items() if not official(root / path, md5, name)]
     if not missing:
         return
     try:
@@ -264,7 +264,7 @@ def _obtain(root: Path, name: str, files: Mapping[str, str], download: Callable[
         ) from error
 
 
-def _official(path: Path, md5: str, name: str) -> bool:
+def official(path: Path, md5: str, name: str) -> bool:
     """Whether the file is there. Raises `DataError` if it is there but is not the official one, or cannot be read."""
     try:
         with path.open("rb") as file:

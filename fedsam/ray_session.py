@@ -30,7 +30,7 @@ def ray_session(
         store: Bytes of a private Ray's object store, beyond which objects go to disk; default: Ray's, 30 % of the memory.
 
     Raises:
-        ConfigError: There is no Ray at `address`.
+        ConfigError: There is no Ray at `address`, or it refuses this process.
     """
     ray = import_ray(private=address is None)
     quiet = {"namespace": "fedsam", "logging_level": "error"}
@@ -38,18 +38,20 @@ def ray_session(
         try:
             with _own_signals():
                 ray.init(address=address, **quiet)
-        except ConnectionError as error:
-            raise ConfigError(f"compute.ray_address: {address!r} is not allowed: no Ray answers there ({error})") from None
+        except (ConnectionError, ray.exceptions.AuthenticationError) as error:
+            reason = "no Ray answers there, or it wants its token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN_PATH)"
+            raise ConfigError(f"compute.ray_address: {address!r} is not allowed: {reason}: {str(error).splitlines()[0]}") from None
         try:
             yield ray.cluster_resources()
         finally:
             ray.shutdown()
         return
     # Ray's socket paths add about 64 characters, and a socket path may have 107.
-    folder = tempfile.mkdtemp(prefix="fedsam-ray-", dir=None if len(tempfile.gettempdir()) < 24 else "/tmp")
+    folder = tempfile.mkdtemp(prefix="fedsam-ray-", dir=None if len(tempfile.gettempdir()) < 22 else "/tmp")
     private: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus, "object_store_memory": store, "include_dashboard": False}
     # Ray deletes a spill file once all objects in it are gone: one object a file, or former client states stay on disk with present ones.
-    private |= {"_temp_dir": folder, "_system_config": {"max_fused_object_count": 1}}
+    # It opens the folder that it is given to everybody, so it gets one inside ours, which only this user can enter.
+    private |= {"_temp_dir": f"{folder}/r", "_system_config": {"max_fused_object_count": 1}}
     try:
         with _own_signals():
             ray.init(**private, **quiet)

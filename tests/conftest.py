@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+collect_ignore = ["apps"]  # Flower apps that tests run, whose modules import each other by names of their own
+
 CACHE = Path.home() / ".cache" / "fedsam"
 UNPACK = Path(__file__).resolve().parents[2] / "shared" / "data" / "unpack_cifar10.py"
 

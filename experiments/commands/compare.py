@@ -9,10 +9,23 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from experiments.commands.options import ConfigFile, DataRoot, NewRunsDir, Overrides, Quiet, RayAddress, TensorBoard, read
+from experiments.commands.options import (
+    AllowOpen,
+    Baseline,
+    ConfigFile,
+    DataRoot,
+    NewRunsDir,
+    Overrides,
+    Quiet,
+    RayAddress,
+    Target,
+    TensorBoard,
+    places,
+    read,
+)
 from experiments.commands.output import FAILED, complain, end, kept, print_table, show, watch
 from experiments.progress import duration
-from fedsam.config import Experiment
+from fedsam.config import ConfigError, Experiment
 
 if TYPE_CHECKING:
     from experiments.compare import Outcome
@@ -23,7 +36,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "fedsam compare experiments/configs/compare.toml --dry-run",
     "fedsam compare experiments/configs/compare.toml --parallel 2",
-    "fedsam compare quickstart.toml -o 'sweep.seeds=[0, 1, 2]' -o budget=300000",
+    "fedsam compare quickstart.toml -o 'sweep.seeds=[0, 1, 2]' -o budget=300000 --baseline sgd",
 )
 
 
@@ -35,6 +48,9 @@ def command(
     data_root: DataRoot = None,
     runs_dir: NewRunsDir = None,
     ray_address: RayAddress = None,
+    allow_unauthenticated_cluster: AllowOpen = False,
+    baseline: Baseline = None,
+    target: Target = None,
     quiet: Quiet = False,
     tensorboard: TensorBoard = False,
 ) -> None:
@@ -44,7 +60,7 @@ def command(
     What was stopped or killed goes on when it is started again: a run with the same settings and seed that has finished is not repeated.
     A run that fails is recorded with its error and does not stop the others; the exit code is then 1.
     """
-    experiments = read(path, overrides, {"data.root": data_root, "runs_dir": runs_dir, "compute.ray_address": ray_address})
+    experiments = read(path, overrides, places(data_root, runs_dir, ray_address, allow_unauthenticated_cluster))
     from experiments.grids import Shelf
     from fedsam.datasets import DataError
 
@@ -54,12 +70,15 @@ def command(
     except DataError as error:
         complain(str(error))
         raise typer.Exit(FAILED) from None
+    labels = dict.fromkeys(one.label for one in planned)
+    if baseline is not None and baseline not in labels:
+        raise ConfigError(f"baseline: {baseline!r} is not known; allowed: {', '.join(labels)}")
     with kept(folder):
         outcomes = _carried_out(planned, shelf, parallel, dry_run, quiet, tensorboard)
     if not dry_run:
         made = iter(outcomes)
         ids = [one.found.id if one.found else next(made).run_id for one in planned]
-        show([run_id for run_id in ids if run_id], folder, None)
+        show([run_id for run_id in ids if run_id], folder, baseline=baseline, target_accuracy=target)
         end(outcomes)
 
 

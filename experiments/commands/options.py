@@ -35,8 +35,28 @@ NewRunsDir = Annotated[Path | None, typer.Option("--runs-dir", metavar="DIR", he
 RayAddress = Annotated[
     str | None, typer.Option("--ray-address", metavar="ADDR", help="Join a running Ray: auto or HOST:PORT; default: a private one.")
 ]
+AllowOpen = Annotated[
+    bool, typer.Option("--allow-unauthenticated-cluster", help="Join the Ray at --ray-address even if it asks for no token.")
+]
 TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard events, to RUN/tensorboard in the runs folder.")]
+Baseline = Annotated[
+    str | None, typer.Option("--baseline", metavar="LABEL", help="Method that the others are compared with, as tables call it.")
+]
+Target = Annotated[
+    float | None,
+    typer.Option("--target", metavar="A", min=0, max=1, help="Test accuracy (a fraction) to reach: tables show what it took."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; only the final table and the report's path.")]
+
+
+def places(data_root: Path | None, runs_dir: Path | None, ray_address: str | None, allow_open: bool) -> dict[str, object]:
+    """What these options set, by dotted key."""
+    return {
+        "data.root": data_root,
+        "runs_dir": runs_dir,
+        "compute.ray_address": ray_address,
+        "compute.allow_unauthenticated_cluster": allow_open or None,
+    }
 
 
 def read(path: Path, overrides: Sequence[str] | None, options: Mapping[str, object]) -> list[Experiment]:

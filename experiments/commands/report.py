@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from experiments.commands.options import RUNS_DIR, RunIds, RunsDir
+from experiments.commands.options import RUNS_DIR, Baseline, RunIds, RunsDir, Target
 from experiments.commands.output import show
 from fedsam.config import ConfigError
 
@@ -20,6 +20,8 @@ def command(
         Path | None, typer.Option("--out", metavar="DIR", help="Folder to write to; default: reports/<first run> in the runs folder.")
     ] = None,
     runs_dir: RunsDir = RUNS_DIR,
+    baseline: Baseline = None,
+    target: Target = None,
 ) -> None:
     """Print the table of runs and write report.html, one file that opens offline, and its figures as PNG.
 
@@ -31,4 +33,4 @@ def command(
         found = [run.id for run in (results.find(ids) if ids else results.runs())]
     if not found:
         raise ConfigError(f"runs_dir: '{runs_dir}' holds no run yet; `fedsam run` makes one")
-    show(found, runs_dir, out)
+    show(found, runs_dir, out, baseline=baseline, target_accuracy=target)
