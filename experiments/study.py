@@ -123,9 +123,9 @@ class Study:
 
     @cached_property
     def equal(self) -> list[Equal]:
-        """Accuracies of the ranked lines where all have spent the same."""
+        """Accuracies of the ranked lines where all have spent the same; nothing for one line alone."""
         kept = {(line.label, line.clients) for line in self.ranked}
-        return equal([group for group in self.held if (group.label, group.clients) in kept])
+        return equal([group for group in self.held if (group.label, group.clients) in kept]) if len(kept) > 1 else []
 
     def correlation(self, measure: str, clients: int) -> Correlation | None:
         """Rank correlation of final accuracy with a measure, over the ranked methods of one client count; None for too few of them."""

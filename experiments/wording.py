@@ -141,7 +141,7 @@ def on_differences(study: Study) -> str:
     seeds = {versus.seeds for versus in study.versus.values()}
     if seeds == {1}:
         return f"{words}; with one seed in common there is no test."
-    least = f"with {plural(max(seeds), 'seed')} it cannot be below {chance(smallest_p(max(seeds)))} before the correction"
+    least = f"with {plural(max(seeds), 'seed')} p cannot be below {chance(smallest_p(max(seeds)))} before the correction"
     return f"{words}; p is that of an exact two-sided sign-flip test, Holm-corrected over the methods of a client count; {least}."
 
 

@@ -72,7 +72,7 @@ def command(
         raise typer.Exit(FAILED) from None
     labels = dict.fromkeys(one.label for one in planned)
     if baseline is not None and baseline not in labels:
-        raise ConfigError(f"baseline: {baseline!r} is not known; allowed: {', '.join(labels)}")
+        raise ConfigError(f"baseline: {baseline!r} is not known; allowed: {'; '.join(labels)}")
     with kept(folder):
         outcomes = _carried_out(planned, shelf, parallel, dry_run, quiet, tensorboard)
     if not dry_run:

@@ -40,11 +40,11 @@ AllowOpen = Annotated[
 ]
 TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard events, to RUN/tensorboard in the runs folder.")]
 Baseline = Annotated[
-    str | None, typer.Option("--baseline", metavar="LABEL", help="Method that the others are compared with, as tables call it.")
+    str | None, typer.Option("--baseline", metavar="LABEL", help="Compare all methods with this one; default: sgd, fedavg or the first.")
 ]
 Target = Annotated[
     float | None,
-    typer.Option("--target", metavar="A", min=0, max=1, help="Test accuracy (a fraction) to reach: tables show what it took."),
+    typer.Option("--target", metavar="ACCURACY", min=0, max=1, help="Show what it took to reach this test accuracy, such as 0.6."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; only the final table and the report's path.")]
 

@@ -11,7 +11,11 @@ from experiments.commands.options import RUNS_DIR, Baseline, RunIds, RunsDir, Ta
 from experiments.commands.output import show
 from fedsam.config import ConfigError
 
-EXAMPLES = ("fedsam report", "fedsam report 20260102-1530 20260103 --out compare", "fedsam report --runs-dir /scratch/runs")
+EXAMPLES = (
+    "fedsam report",
+    "fedsam report 20260102-1530 20260103 --out compare",
+    "fedsam report --runs-dir /scratch/runs --baseline sgd --target 0.6",
+)
 
 
 def command(
@@ -23,7 +27,7 @@ def command(
     baseline: Baseline = None,
     target: Target = None,
 ) -> None:
-    """Print the table of runs and write report.html, one file that opens offline, and its figures as PNG.
+    """Print the table of runs and write report.html, one file that opens offline, with its figures (PNG, SVG) and tables (CSV, LaTeX).
 
     RUN is the id of a run, or how it begins; default: all runs.
     """

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from experiments.figures.style import Look, Looks, cost_axis, cost_panels, count_axis, dodged, panels, styled
+from experiments.figures.style import Look, Looks, cost_axis, cost_panels, count_axis, dodged, panels, percents, styled
 from experiments.spending import COSTS
 from experiments.statistics import Estimate, front
 from experiments.trajectories import Series
@@ -26,6 +26,8 @@ def accuracy_curves(series: Sequence[Series], against: str, looks: Looks, title:
     for one in series:
         axes, length = found[one.clients]
         _curve(axes, one.spent[against] / length, one, looks[one.label])
+    for axes, _ in found.values():
+        percents(axes)
     return figure
 
 
@@ -54,6 +56,7 @@ def accuracy_against_clients(held: Mapping[str, Mapping[Key, Estimate]], looks: 
             x, y = [clients for clients, _ in own], [100 * accuracy.mean for _, accuracy in own]
             axes.errorbar(x, y, [100 * (accuracy.half_width or 0.0) for _, accuracy in own], elinewidth=0.7, **looks[label].line)
         count_axis(axes, counts)
+        percents(axes)
         if place % columns == 0:
             axes.set_ylabel("test accuracy (%)")
     return figure
@@ -117,4 +120,5 @@ def pareto(points: Sequence[Point], against: str, looks: Looks, title: str = "")
             # The names lie where nothing can be: a point there would dominate.
             axes.annotate(point.label, (right, up), (-2, 2), textcoords="offset points", ha="right", va="bottom", rotation=-35, fontsize=6)
         axes.margins(0.18, 0.3)
+        percents(axes)
     return figure

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
-from experiments.figures.style import Looks, by_count, finite, panels, styled
+from experiments.figures.style import Looks, by_count, finite, panels, percents, styled
 from experiments.statistics import Estimate
 
 WIDE = 30.0  # a positive range this wide is drawn on a logarithmic axis
@@ -46,6 +46,7 @@ def flatness_against_accuracy(held: Mapping[str, Sequence[Flat]], looks: Looks, 
             axes.xaxis.set_minor_formatter(NullFormatter())
         else:
             axes.locator_params(axis="x", nbins=4)
+        percents(axes)
         if place % columns == 0:
             axes.set_ylabel("test accuracy (%)")
     return figure

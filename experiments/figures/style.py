@@ -215,6 +215,12 @@ def dodged(methods: Sequence[str], ratio: float = 1.03) -> Iterator[tuple[str, f
     yield from ((method, ratio ** (place - (len(methods) - 1) / 2)) for place, method in enumerate(methods))
 
 
+def percents(axes: Axes) -> None:
+    """Keep a y axis of percents, once all is drawn, within what accuracies can be: intervals of few seeds go beyond."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, -2), min(high, 102))
+
+
 def finite(values: Sequence[float]) -> list[float]:
     """The values that can be drawn."""
     return [value for value in values if np.isfinite(value)]

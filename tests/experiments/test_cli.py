@@ -285,6 +285,17 @@ def test_export_writes_the_tables_of_a_run(fedsam: Fedsam, config_file: Path, ru
     assert (runs_dir / "export" / "measures.parquet").is_file()
 
 
+def test_report_takes_a_baseline_and_a_target(fedsam: Fedsam, config_file: Path, runs_dir: Path) -> None:
+    for name in ("first", "second"):
+        record(parse(read(config_file, [f"name={name}"])), "finished")
+    code, out, _ = fedsam("report", "--runs-dir", runs_dir, "--baseline", "second", "--target", 0.1)
+    assert code == 0
+    assert "evals to" in out and "10 %" in out and "above second" in " ".join(out.split())
+    code, _, err = fedsam("report", "--runs-dir", runs_dir, "--baseline", "third")
+    assert (code, err.strip()) == (2, "fedsam: baseline: 'third' is not known; allowed: first; second")
+    assert fedsam("report", "--runs-dir", runs_dir, "--target", 60)[0] == 2
+
+
 def test_partition_shows_and_draws(fedsam: Fedsam, config_file: Path, tmp_path: Path) -> None:
     plot = tmp_path / "partition.png"
     code, out, _ = fedsam("partition", config_file, "-o", "data.partition=iid", "--plot", plot)

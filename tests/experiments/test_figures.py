@@ -116,6 +116,12 @@ def test_time_is_in_units_of_its_size() -> None:
     assert axes.get_lines()[-1].get_xdata() == [10]
 
 
+def test_intervals_of_few_seeds_do_not_squeeze_the_rest() -> None:
+    wide = {("sgd", clients): Estimate(0.5, 3.0) for clients in (10, 100)}
+    low, high = figures.accuracy_against_clients({"": wide}, LOOKS).axes[0].get_ylim()
+    assert (low, high) == (-2, 102)
+
+
 def test_planes_share_their_levels_and_bear_what_is_not_finite() -> None:
     alphas, losses = np.linspace(-1, 1, 5), np.outer(np.arange(1.0, 6), np.ones(5))
     held = [Cut("sgd", 10, alphas, losses), Cut("sam", 10, alphas, np.where(losses > 3, math.nan, 2 * losses))]

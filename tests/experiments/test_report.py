@@ -260,7 +260,7 @@ def test_what_was_not_measured_is_said_where_it_is_missed(results: Results, tmp_
     assert "Not measured: the gap between training and test" in page.words
     assert "Not measured. measure.flatness.measures" in page.words
     shown = {attributes["id"] for tag, attributes in page.tags if tag == "table"}
-    assert shown == {f"table-{name}" for name in ("leaderboard", "equal-cost", "time-to-target", "generalization", "costs", "runs")}
+    assert shown == {f"table-{name}" for name in ("leaderboard", "time-to-target", "generalization", "costs", "runs")}
     for words in ("p (Holm)", "worst-case", "energy", "FLOPs", "simulated", "Number of clients", "peak device"):
         assert words not in page.words.partition("What each run came to")[0]
 

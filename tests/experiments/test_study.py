@@ -60,7 +60,7 @@ def test_differences_are_paired_tested_and_corrected(results: Results) -> None:
     assert esam.adjusted == esam.p == 1
     assert found.ranks["sam", 4] == 1
     assert findings(found)[1].endswith("by sign flips with Holm's correction over methods: none.")
-    assert "with 6 seeds it cannot be below 0.031 before the correction" in on_differences(found)
+    assert "with 6 seeds p cannot be below 0.031 before the correction" in on_differences(found)
 
 
 def test_what_is_more_than_chance_is_said(results: Results) -> None:

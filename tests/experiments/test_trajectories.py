@@ -84,5 +84,7 @@ def test_nothing_was_evaluated_yet_at_a_small_cost(results: Results) -> None:
 
 def test_unfinished_runs_do_not_lower_the_equal_cost(results: Results) -> None:
     add(results, [0.1, 0.2, 0.3])
+    assert study(results, results.runs()).equal == []
     add(results, [0.1], client__optimizer=SAM, status="failed")
+    add(results, [0.1, 0.2, 0.3], data__clients=9)
     assert [one.value for one in study(results, results.runs()).equal][:2] == [3, 300]
