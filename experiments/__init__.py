@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from fedsam.config import Experiment
 
 if TYPE_CHECKING:
-    from experiments.app import Result, run
+    from experiments.app import run
+    from experiments.session import Result
 
 __all__ = ["Experiment", "Result", "run"]
 
@@ -15,7 +16,7 @@ __all__ = ["Experiment", "Result", "run"]
 def __getattr__(name: str) -> Any:
     # torch and Flower take seconds to import, and the command line's `--help` needs neither.
     if name in ("Result", "run"):
-        from experiments import app
+        from experiments import app, session
 
-        return getattr(app, name)
+        return getattr(app if name == "run" else session, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

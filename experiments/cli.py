@@ -23,11 +23,11 @@ COMMANDS = {
     "list": list_,
     "runs": runs,
     "report": report,
-    "export": export,
     "partition": partition,
-    "doctor": doctor,
+    "export": export,
     "flower": flower,
     "run-config": run_config,
+    "doctor": doctor,
     "cluster": cluster,
 }
 

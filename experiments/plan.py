@@ -92,7 +92,8 @@ def table(planned: Sequence[Planned], forecasts: Mapping[Line, Forecast]) -> Tab
     lines: defaultdict[Line, list[Planned]] = defaultdict(list)
     for one in planned:
         lines[one.line].append(one)
-    result = Table(box=box.SIMPLE_HEAD, padding=(0, 0), header_style="bold", title="a run of each", title_justify="right")
+    result = Table(box=box.SIMPLE_HEAD, padding=(0, 0), header_style="bold")
+    result.caption, result.caption_justify = "work and time of one run", "right"
     result.add_column("method", overflow="fold")
     for column in ("clients", "runs", "of them\nfinished", "rounds", "gradient\nevals", "bytes", "client\ntime", "time"):
         result.add_column(column, justify="right", no_wrap=True)

@@ -19,7 +19,6 @@ from experiments.statistics import Estimate, interquartile_mean
 from fedsam.results import Results
 from fedsam.rows import Row, Run, cumulative
 
-LAST = 5  # evaluations that the final accuracy averages
 # Taken at every evaluation, and averaged as the accuracy is; of any other measure the last value counts.
 AVERAGED = (
     *("test_accuracy", "test_loss", "calibration_error", "client_accuracy", "client_loss"),
@@ -114,7 +113,7 @@ def summarize(held: Sequence[Group]) -> list[Line]:
 
 def _line(group: Group) -> Line:
     counted, evaluated = group.counted, group.evaluated()
-    last = min(LAST, *(len(rows) for rows in evaluated))
+    last = min(group.runs[0].config["measure"]["last"], *(len(rows) for rows in evaluated))
     done = [len(group.rows[run.id]) for run in counted]
     furthest = max(zip(done, counted, strict=True), key=lambda item: item[0])
     statuses = " or ".join(dict.fromkeys(run.status for run in counted))

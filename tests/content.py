@@ -1,4 +1,4 @@
-"""What a results database says, without what differs from one time to the next: ids, times, seconds, processes, folders, memory."""
+"""What a results database says, without what differs from one time to the next: ids, times, seconds, processes, memory, ..."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-PASSING = {"id", "run", "started", "finished", "pid", "born", "startup", "command", "peak_rss", "error"}
+PASSING = {"id", "run", "started", "finished", "pid", "born", "startup", "command", "peak_rss", "error", "git_commit"}
 
 
 def content(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:

@@ -20,8 +20,8 @@ from clients.optimizers.base import State
 from clients.optimizers.warm_sam import WarmSAM
 from clients.workplace import Workplace
 from experiments import compatibility
-from experiments.app import cohort_strategy
 from experiments.methods import METHODS, expand
+from experiments.session import cohort_strategy
 from fedsam import wire
 from fedsam.config import Experiment, override
 from fedsam.federation import FederatedDataset

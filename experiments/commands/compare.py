@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,6 +20,7 @@ from experiments.commands.options import (
     RayAddress,
     Target,
     TensorBoard,
+    places,
     read,
 )
 from experiments.commands.output import FAILED, complain, end, kept, print_table, show, watch
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "fedsam compare experiments/configs/compare.toml --dry-run",
     "fedsam compare experiments/configs/compare.toml --parallel 2",
-    "fedsam compare quickstart.toml -o 'sweep.seeds=[0, 1, 2]' -o budget=300000",
+    "fedsam compare quickstart.toml -o 'sweep.seeds=[0, 1, 2]' -o budget=300000 --baseline sgd",
 )
 
 
@@ -43,12 +45,12 @@ def command(
     overrides: Overrides = None,
     parallel: Annotated[int, typer.Option("--parallel", metavar="N", min=1, help="Runs at once, each with its share of the actors.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, with times from short trials, and stop.")] = False,
-    baseline: Baseline = None,
-    target: Target = None,
     data_root: DataRoot = None,
     runs_dir: NewRunsDir = None,
     ray_address: RayAddress = None,
     allow_unauthenticated_cluster: AllowOpen = False,
+    baseline: Baseline = None,
+    target: Target = None,
     quiet: Quiet = False,
     tensorboard: TensorBoard = False,
 ) -> None:
@@ -58,13 +60,7 @@ def command(
     What was stopped or killed goes on when it is started again: a run with the same settings and seed that has finished is not repeated.
     A run that fails is recorded with its error and does not stop the others; the exit code is then 1.
     """
-    options = {
-        "data.root": data_root,
-        "runs_dir": runs_dir,
-        "compute.ray_address": ray_address,
-        "compute.allow_unauthenticated_cluster": allow_unauthenticated_cluster or None,
-    }
-    experiments = read(path, overrides, options)
+    experiments = read(path, overrides, places(data_root, runs_dir, ray_address, allow_unauthenticated_cluster))
     from experiments.grids import Shelf
     from fedsam.datasets import DataError
 
@@ -74,15 +70,15 @@ def command(
     except DataError as error:
         complain(str(error))
         raise typer.Exit(FAILED) from None
-    labels = {one.label for one in planned}
+    labels = dict.fromkeys(one.label for one in planned)
     if baseline is not None and baseline not in labels:
-        raise ConfigError(f"baseline: {baseline!r} is not known; allowed: {', '.join(sorted(labels))}")
+        raise ConfigError(f"baseline: {baseline!r} is not known; allowed: {'; '.join(labels)}")
     with kept(folder):
         outcomes = _carried_out(planned, shelf, parallel, dry_run, quiet, tensorboard)
     if not dry_run:
         made = iter(outcomes)
         ids = [one.found.id if one.found else next(made).run_id for one in planned]
-        show([run_id for run_id in ids if run_id], folder, None, baseline, target)
+        show([run_id for run_id in ids if run_id], folder, baseline=baseline, target_accuracy=target)
         end(outcomes)
 
 
@@ -104,33 +100,29 @@ def _carried_out(planned: Sequence[Planned], shelf: Shelf, parallel: int, dry_ru
     from experiments.grids import crews
 
     todo = [one for one in planned if one.found is None]
-    said = dry_run or not quiet
-    if not todo:
-        if said:
-            _say(planned, {}, [], parallel)
-        return []
-    with crews([one.experiment for one in todo], parallel, shelf) as staff:
-        forecasts = _forecasts(todo, staff[0]) if said else {}
+    experiments, said = [one.experiment for one in todo], dry_run or not quiet
+    forecasts: dict[Line, Forecast] = {}
+    with ExitStack() as stack:
+        if todo:
+            with Console(stderr=True, quiet=not said).status("short trials on the actors, to estimate times"):
+                staff = stack.enter_context(crews(experiments, parallel, shelf))
+                forecasts = _forecasts(todo, staff[0]) if said else {}
         seconds = [forecasts[one.line].seconds for one in todo] if said else None
         if said:
             _say(planned, forecasts, seconds or [], parallel)
-        if dry_run:
+        if dry_run or not todo:
             return []
         with watch(quiet, tensorboard) as seen:
-            seen.plan([one.experiment for one in todo], seconds)
-            return perform([one.experiment for one in todo], staff, seen, once=True)
+            seen.plan(experiments, seconds)
+            return perform(experiments, staff, seen, once=True)
 
 
 def _forecasts(todo: Sequence[Planned], crew: Crew) -> dict[Line, Forecast]:
     """What a run of each line takes; its seeds differ little."""
     from experiments.forecast import Probe
 
-    probe, found = Probe(crew), dict[tuple[str, int], "Forecast"]()
-    with Console(stderr=True).status("short trials, to estimate times"):
-        for one in todo:
-            if one.line not in found:
-                found[one.line] = probe.forecast(one.experiment)
-    return found
+    probe, first = Probe(crew), {one.line: one.experiment for one in reversed(todo)}
+    return {line: probe.forecast(experiment) for line, experiment in first.items()}
 
 
 def _say(planned: Sequence[Planned], forecasts: Mapping[Line, Forecast], seconds: Sequence[float], parallel: int) -> None:

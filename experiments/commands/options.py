@@ -43,9 +43,20 @@ Baseline = Annotated[
     str | None, typer.Option("--baseline", metavar="LABEL", help="Compare all methods with this one; default: sgd, fedavg or the first.")
 ]
 Target = Annotated[
-    float | None, typer.Option("--target", metavar="ACCURACY", help="Show what it took to reach this test accuracy, such as 0.6.")
+    float | None,
+    typer.Option("--target", metavar="ACCURACY", min=0, max=1, help="Show what it took to reach this test accuracy, such as 0.6."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; only the final table and the report's path.")]
+
+
+def places(data_root: Path | None, runs_dir: Path | None, ray_address: str | None, allow_open: bool) -> dict[str, object]:
+    """What these options set, by dotted key."""
+    return {
+        "data.root": data_root,
+        "runs_dir": runs_dir,
+        "compute.ray_address": ray_address,
+        "compute.allow_unauthenticated_cluster": allow_open or None,
+    }
 
 
 def read(path: Path, overrides: Sequence[str] | None, options: Mapping[str, object]) -> list[Experiment]:

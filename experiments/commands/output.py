@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from experiments.compare import Outcome
 
 FAILED, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+PATIENCE = 10.0  # seconds
 
 
 def complain(text: str) -> None:
@@ -54,23 +56,36 @@ def kept(folder: Path) -> AbstractContextManager[None]:
 
 @contextmanager
 def orderly(said: str) -> Iterator[None]:
-    """Turn Ctrl-C and SIGTERM into an orderly end: what the block has opened is closed, Ray too, then the process exits."""
+    """Turn Ctrl-C and SIGTERM into an orderly end: what the block has opened is closed, Ray too, then the process exits.
 
-    def stop(number: int, frame: object) -> NoReturn:
-        raise KeyboardInterrupt(number)
+    More of these signals do not disturb that end, unless it takes long.
+    """
+    begun: list[float] = []
 
-    before = signal.signal(signal.SIGTERM, stop)
+    def stop(number: int, frame: object) -> None:
+        if not begun or time.monotonic() - begun[-1] > PATIENCE:
+            begun.append(time.monotonic())
+            raise KeyboardInterrupt(number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     except KeyboardInterrupt as stopped:
         complain(said)
         raise typer.Exit(TERMINATED if signal.SIGTERM in stopped.args else INTERRUPTED) from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def show(ids: Sequence[str], folder: Path, target: Path | None, baseline: str | None = None, accuracy: float | None = None) -> None:
-    """Print the leaderboard of runs and write their report, by default below `folder`."""
+def show(
+    ids: Sequence[str], folder: Path, out: Path | None = None, *, baseline: str | None = None, target_accuracy: float | None = None
+) -> None:
+    """Print the leaderboard of runs and write their report to `out`, by default below `folder`.
+
+    Args:
+        baseline: The method that the others are compared with; default: the report's choice, as for the accuracy to reach.
+    """
     from experiments.report import leaderboard, write_report
     from fedsam.results import Results
 
@@ -78,8 +93,8 @@ def show(ids: Sequence[str], folder: Path, target: Path | None, baseline: str | 
         return
     with Results.open(folder, create=False) as results:
         runs = results.find(ids)
-        print_table(leaderboard(results, runs, baseline, accuracy))
-        typer.echo(f"report: {write_report(results, runs, target or folder / 'reports' / ids[0], baseline, accuracy)}")
+        print_table(leaderboard(results, runs, baseline, target_accuracy))
+        typer.echo(f"report: {write_report(results, runs, out or folder / 'reports' / ids[0], baseline, target_accuracy)}")
 
 
 def end(outcomes: Sequence[Outcome]) -> None:

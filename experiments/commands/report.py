@@ -37,4 +37,4 @@ def command(
         found = [run.id for run in (results.find(ids) if ids else results.runs())]
     if not found:
         raise ConfigError(f"runs_dir: '{runs_dir}' holds no run yet; `fedsam run` makes one")
-    show(found, runs_dir, out, baseline, target)
+    show(found, runs_dir, out, baseline=baseline, target_accuracy=target)

@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from experiments.commands.options import AllowOpen, ConfigFile, DataRoot, NewRunsDir, Overrides, Quiet, RayAddress, TensorBoard, read
+from experiments.commands.options import (
+    AllowOpen,
+    ConfigFile,
+    DataRoot,
+    NewRunsDir,
+    Overrides,
+    Quiet,
+    RayAddress,
+    TensorBoard,
+    places,
+    read,
+)
 from experiments.commands.output import end, kept, show, watch
 from experiments.toml import toml
 from fedsam.config import Experiment
@@ -38,13 +49,7 @@ def command(
     CONFIG is a TOML file of settings; what it leaves out has a default, and its table `sweep` makes it several experiments.
     Every setting is checked before anything starts. Each finished round is kept at once: Ctrl-C loses only the current one.
     """
-    options = {
-        "data.root": data_root,
-        "runs_dir": runs_dir,
-        "compute.ray_address": ray_address,
-        "compute.allow_unauthenticated_cluster": allow_unauthenticated_cluster or None,
-    }
-    experiments = read(path, overrides, options)
+    experiments = read(path, overrides, places(data_root, runs_dir, ray_address, allow_unauthenticated_cluster))
     if print_config:
         _print_settings(experiments)
         return
@@ -53,7 +58,7 @@ def command(
     folder = experiments[0].runs_dir
     with watch(quiet, tensorboard) as seen, kept(folder):
         outcomes = run_all(experiments, seen)
-    show([outcome.run_id for outcome in outcomes if outcome.run_id], folder, None)
+    show([outcome.run_id for outcome in outcomes if outcome.run_id], folder)
     end(outcomes)
 
 

@@ -12,9 +12,9 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from torch import Tensor
 
 from clients import workplace
-from experiments.app import cohort_strategy
 from experiments.grids import grids
 from experiments.methods import expand
+from experiments.session import cohort_strategy
 from fedsam import wire
 from fedsam.config import Experiment, override
 from fedsam.grid import InlineGrid

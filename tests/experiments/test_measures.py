@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from experiments import Experiment, run
-from experiments.app import Result, Session, serve
+from experiments.app import serve
 from experiments.grids import grids
 from experiments.measures import CHUNKS, Survey
 from experiments.progress import Quiet
+from experiments.session import Result, Session
 from fedsam import datasets
 from fedsam.config import override, parse
 from fedsam.evaluate import client_accuracies, evaluate, spread

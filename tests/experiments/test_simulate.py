@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from experiments import Experiment, run
-from experiments.app import DROPPED
+from experiments.session import DROPPED
 from fedsam.config import ConfigError, override, parse
 from fedsam.heterogeneity import Heterogeneity
 from fedsam.rows import cumulative

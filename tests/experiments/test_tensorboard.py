@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from experiments.app import run_all
+from experiments.compare import run_all
 from experiments.progress import Quiet, Tee
 from experiments.tensorboard import Events, scalars
 from fedsam.config import ConfigError
