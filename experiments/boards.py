@@ -46,7 +46,7 @@ SPREAD: Mapping[str, tuple[str, Callable[[Estimate], str]]] = {
     "client_accuracy": ("on the cohort's\nown examples", percent),
     "client_loss": ("loss on the cohort's\nown examples", number),
 }
-LEADING = ("gradient_evaluations", "bytes", "client_seconds", "wall_seconds")  # costs in the leaderboard
+LEADING = ("gradient_evaluations", "client_seconds", "bytes")  # costs in the leaderboard
 WHOLE: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "startup": ("start-up", duration),
     "rounds_per_second": ("rounds\nper s", lambda value: f"{value:.3g}"),
@@ -81,22 +81,22 @@ def leaderboard(study: Study) -> Sheet:
         Column("rank", "rank"),
         METHOD,
         CLIENTS,
-        Column("test_accuracy", "test\naccuracy", percent),
+        Column("test_accuracy", "accuracy\n(%)", lambda value: percent(value).removesuffix(" %")),
         Column("difference", f"above {study.baseline}\n(points)", points),
         Column("p_holm", "p\n(Holm)", chance),
-        Column("interquartile_mean", "interquartile\nmean", lambda value: percent(Estimate(value, None))),
+        Column("interquartile_mean", "interquar-\ntile mean", lambda value: f"{100 * value:.2f}"),
         Column("seeds", "seeds"),
         Column("evaluations_averaged", "evaluations\naveraged"),
         Column("rounds", "rounds"),
-        Column("gap", "gap\n(points)", points),
-        *(Column(name, FLATNESS[name], measured) for name in flat),
         Column("gradient_evaluations_to_target", f"evaluations\nto {target(study)}", _mean(count)),
         *(Column(name, _title(name), COSTS[name].show) for name in LEADING),
+        Column("gap", "gap\n(points)", points),
+        *(Column(name, FLATNESS[name], measured) for name in flat),
         Column("status", "status"),
     ]
     rows: list[list[Value]] = []
     for line in study.lines:
-        key = (line.label, line.clients)
+        key = line.key
         versus, reached = study.versus.get(key), study.reached.get(key)
         rows.append(
             [
@@ -110,9 +110,9 @@ def leaderboard(study: Study) -> Sheet:
                 len(line.seeds) if differ["seeds"] else None,
                 line.last if differ["last"] else None,
                 line.rounds if differ["rounds"] else None,
-                *(line.measures.get(name) for name in ("gap", *flat)),
                 reached.spent.get("gradient_evaluations") if reached and study.wanted is not None else None,
                 *(line.costs.get(name) for name in LEADING),
+                *(line.measures.get(name) for name in ("gap", *flat)),
                 None if line.status == "finished" else line.status,
             ]
         )
@@ -177,7 +177,7 @@ def to_target(study: Study) -> Sheet:
     """What each method spent until its test accuracy first reached the target."""
     columns = [METHOD, CLIENTS, Column("target", "target", lambda value: f"{100 * value:.2f} %"), Column("runs", "runs that\nreached it")]
     columns += [Column(name, _title(name), _mean(COSTS[name].show)) for name in TARGET]
-    found = [reached for line in study.lines if (reached := study.reached.get((line.label, line.clients)))]
+    found = [reached for line in study.lines if (reached := study.reached.get(line.key))]
     rows = [[one.label, one.clients, one.target, f"{one.runs} of {one.seeds}", *map(one.spent.get, TARGET)] for one in found]
     return Sheet.of("time-to-target", columns, rows, by="clients")
 
@@ -191,7 +191,7 @@ def at(one: Equal) -> str:
 def equal(study: Study) -> Sheet:
     """Test accuracy where all methods and client counts have spent the same."""
     columns = [Column(f"at_equal_{one.cost}", at(one), percent) for one in study.equal]
-    rows = [[line.label, line.clients, *(one.accuracy[line.label, line.clients] for one in study.equal)] for line in study.ranked]
+    rows = [[line.label, line.clients, *(one.accuracy[line.key] for one in study.equal)] for line in study.ranked]
     return Sheet.of("equal-cost", [METHOD, CLIENTS, *columns], rows, by="clients")
 
 

@@ -65,13 +65,13 @@ def _clients(study: Study, looks: figures.Looks, title: str) -> Iterator[Picture
     if len({line.clients for line in study.ranked}) < 2:
         return
     bars = " Bars are 95 % intervals over seeds." if any(len(line.seeds) > 1 for line in study.ranked) else ""
-    finals = {(line.label, line.clients): line.measures["test_accuracy"] for line in study.ranked}
+    finals = {line.key: line.measures["test_accuracy"] for line in study.ranked}
     caption = f"Final test accuracy against the number of clients that share the same training examples.{bars}"
     yield Picture("clients", "accuracy-clients", figures.accuracy_against_clients({"": finals}, looks, title), caption)
     held = {boards.at(one): {key: accuracy for key, accuracy in one.accuracy.items() if accuracy} for one in study.equal}
     caption = f"Test accuracy against the number of clients where all have spent the same, the most that every run has spent.{bars}"
     yield Picture("clients", "accuracy-clients-equal-cost", figures.accuracy_against_clients(held, looks, title), caption)
-    totals = {name: {(line.label, line.clients): line.costs[name] for line in study.ranked if name in line.costs} for name in TOTALS}
+    totals = {name: {line.key: line.costs[name] for line in study.ranked if name in line.costs} for name in TOTALS}
     caption = "What a whole run costs, against the number of clients."
     yield Picture("clients", "costs-clients", figures.costs_against_clients(totals, looks, title), caption)
 

@@ -65,7 +65,7 @@ def leaderboard(results: Results, runs: Sequence[Run], baseline: str | None = No
 
 def _cells(found: Study, line: Line) -> dict[str, str]:
     """A line as a terminal shows it, by column; a column that is empty for all lines is not shown."""
-    key = (line.label, line.clients)
+    key = line.key
     versus, reached = found.versus.get(key), found.reached.get(key)
     loss = line.measures.get("test_loss")
     shown = {name: COSTS[name].show(line.costs[name]).replace(" ", "") for name in line.costs if name in COSTS}

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from experiments.labels import flatten
 from experiments.statistics import Correlation, Estimate, holm, paired, ranks, sign_flip, spearman
-from experiments.summary import Group, Line, groups, summarize
+from experiments.summary import Group, Key, Line, groups, summarize
 from experiments.trajectories import Equal, Reached, Series, equal, reached, series
 from fedsam.config import ConfigError
 from fedsam.results import Results
@@ -17,7 +17,6 @@ from fedsam.rows import Run
 
 FRONTS = ("gradient_evaluations", "flops", "client_seconds", "bytes", "simulated_seconds")
 BASELINES = ("sgd", "fedavg")  # the method that others are compared with by default, if there is one
-Key = tuple[str, int]  # label and client count
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ class Study:
     def reached(self) -> Mapping[Key, Reached]:
         """What each group spent until its target."""
         held = [group for group in self.held if group.clients in self.targets]
-        return {(group.label, group.clients): reached(group, self.targets[group.clients]) for group in held}
+        return {group.key: reached(group, self.targets[group.clients]) for group in held}
 
     @cached_property
     def prices(self) -> Mapping[str, bool]:
@@ -124,8 +123,8 @@ class Study:
     @cached_property
     def equal(self) -> list[Equal]:
         """Accuracies of the ranked lines where all have spent the same; nothing for one line alone."""
-        kept = {(line.label, line.clients) for line in self.ranked}
-        return equal([group for group in self.held if (group.label, group.clients) in kept]) if len(kept) > 1 else []
+        kept = {line.key for line in self.ranked}
+        return equal([group for group in self.held if group.key in kept]) if len(kept) > 1 else []
 
     def correlation(self, measure: str, clients: int) -> Correlation | None:
         """Rank correlation of final accuracy with a measure, over the ranked methods of one client count; None for too few of them."""

@@ -19,6 +19,8 @@ from experiments.statistics import Estimate, interquartile_mean
 from fedsam.results import Results
 from fedsam.rows import Row, Run, cumulative
 
+Key = tuple[str, int]  # label and client count
+
 # Taken at every evaluation, and averaged as the accuracy is; of any other measure the last value counts.
 AVERAGED = (
     *("test_accuracy", "test_loss", "calibration_error", "client_accuracy", "client_loss"),
@@ -53,6 +55,11 @@ class Line:
     left_out: int
 
     @property
+    def key(self) -> Key:
+        """Its label and client count."""
+        return self.label, self.clients
+
+    @property
     def accuracy(self) -> Estimate | None:
         """Final test accuracy, a fraction."""
         return self.measures.get("test_accuracy")
@@ -76,6 +83,11 @@ class Group:
     clients: int
     runs: tuple[Run, ...]
     rows: Mapping[str, Sequence[Row]]
+
+    @property
+    def key(self) -> Key:
+        """Its label and client count."""
+        return self.label, self.clients
 
     @property
     def counted(self) -> list[Run]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from experiments.spending import COSTS, EQUAL, TARGET
 from experiments.statistics import Estimate
-from experiments.summary import Group
+from experiments.summary import Group, Key
 from fedsam.rows import Row
 
 
@@ -95,7 +95,7 @@ class Equal:
 
     cost: str
     value: float
-    accuracy: Mapping[tuple[str, int], Estimate | None]
+    accuracy: Mapping[Key, Estimate | None]
 
 
 def equal(held: Sequence[Group]) -> list[Equal]:
@@ -106,7 +106,7 @@ def equal(held: Sequence[Group]) -> list[Equal]:
         ends = [of(rows[-1]) if rows else None for group in held for rows in group.evaluated()]
         value = min((end for end in ends if end is not None), default=None)
         if value is not None and None not in ends:
-            found.append(Equal(name, value, {(group.label, group.clients): _until(group, name, value) for group in held}))
+            found.append(Equal(name, value, {group.key: _until(group, name, value) for group in held}))
     return found
 
 

@@ -8,8 +8,8 @@ from experiments.labels import METHOD, Settings, flatten, part_text
 from experiments.readable import chance, listed, percent, points
 from experiments.spending import COSTS
 from experiments.statistics import LEVEL, Estimate, paired, smallest_p
-from experiments.study import Key, Study
-from experiments.summary import Line
+from experiments.study import Study
+from experiments.summary import Key, Line
 from fedsam.rows import Run
 
 NAMED = 4  # methods at most that the title names
@@ -73,10 +73,12 @@ def _verdict(study: Study) -> list[str]:
     tested = {key: versus for key, versus in study.versus.items() if versus.adjusted is not None}
     if not tested:
         return []
-    seeds = max(versus.seeds for versus in tested.values())
-    if smallest_p(seeds) > LEVEL:
+    methods = {clients: sum(n == clients for _, n in tested) for _, clients in tested}
+    least, seeds, many = min((methods[n] * smallest_p(versus.seeds), versus.seeds, methods[n]) for (_, n), versus in tested.items())
+    if least > LEVEL:
+        corrected = f", corrected for {many} methods," if many > 1 else ""
         able = f"No difference from {study.baseline} can be shown at the {100 * LEVEL:g} % level: "
-        able += f"sign flips of {plural(seeds, 'seed')} give p = {smallest_p(seeds):.2g} at best."
+        able += f"sign flips of {plural(seeds, 'seed')}{corrected} give p = {min(least, 1.0):.2g} at best."
         clear = {key: versus.difference.mean for key, versus in tested.items() if versus.difference.clear}
         return [f"{able} Intervals that exclude zero, not corrected for {plural(len(tested), 'comparison')}: {_sides(study, clear)}."]
     sure = {key: versus.difference.mean for key, versus in tested.items() if versus.adjusted is not None and versus.adjusted <= LEVEL}
@@ -142,7 +144,8 @@ def on_differences(study: Study) -> str:
     if seeds == {1}:
         return f"{words}; with one seed in common there is no test."
     least = f"with {plural(max(seeds), 'seed')} p cannot be below {chance(smallest_p(max(seeds)))} before the correction"
-    return f"{words}; p is that of an exact two-sided sign-flip test, Holm-corrected over the methods of a client count; {least}."
+    test = f"p is that of a two-sided sign-flip test, Holm-corrected over the methods of a client count; {least}"
+    return f"{words}; {test}. Intervals are not corrected."
 
 
 def on_target(study: Study) -> str:

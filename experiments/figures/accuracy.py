@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from experiments.figures.style import Look, Looks, cost_axis, cost_panels, count_axis, dodged, panels, percents, styled
 from experiments.spending import COSTS
 from experiments.statistics import Estimate, front
+from experiments.summary import Key
 from experiments.trajectories import Series
-
-Key = tuple[str, int]  # label and client count
 
 
 @styled
@@ -51,7 +50,7 @@ def accuracy_against_clients(held: Mapping[str, Mapping[Key, Estimate]], looks: 
     figure, grid = panels(list(held), shown, title=title, columns=columns, height=1.9 if columns == 1 else 1.6)
     counts = sorted({clients for accuracies in held.values() for _, clients in accuracies})
     for place, (accuracies, axes) in enumerate(zip(held.values(), grid, strict=True)):
-        for label, factor in dodged(list(shown)):
+        for label, factor in dodged(shown).items():
             own = [(clients * factor, accuracies[label, clients]) for clients in counts if (label, clients) in accuracies]
             x, y = [clients for clients, _ in own], [100 * accuracy.mean for _, accuracy in own]
             axes.errorbar(x, y, [100 * (accuracy.half_width or 0.0) for _, accuracy in own], elinewidth=0.7, **looks[label].line)
@@ -70,7 +69,7 @@ def costs_against_clients(held: Mapping[str, Mapping[Key, float]], looks: Looks,
     counts = sorted({clients for costs in held.values() for _, clients in costs})
     for (name, costs), axes in zip(held.items(), grid, strict=True):
         length = cost_axis(axes.yaxis, COSTS[name], max(costs.values()))
-        for label, factor in dodged(list(shown)):
+        for label, factor in dodged(shown).items():
             own = [(clients * factor, costs[label, clients] / length) for clients in counts if (label, clients) in costs]
             axes.plot([clients for clients, _ in own], [cost for _, cost in own], **looks[label].line)
         count_axis(axes, counts)
@@ -96,6 +95,11 @@ class Point:
     accuracy: Estimate
     cost: float
 
+    @property
+    def key(self) -> Key:
+        """Its label and client count."""
+        return self.label, self.clients
+
 
 def on_front(points: Sequence[Point]) -> list[Point]:
     """The points whose accuracy nothing cheaper or as cheap has, cheapest first."""
@@ -105,7 +109,7 @@ def on_front(points: Sequence[Point]) -> list[Point]:
 @styled
 def pareto(points: Sequence[Point], against: str, looks: Looks, title: str = "") -> Figure:
     """Accuracy against a cost, a panel for each client count: the front is named and filled, what it dominates is hollow."""
-    costs = {(point.label, point.clients): point.cost for point in points}
+    costs = {point.key: point.cost for point in points}
     figure, found = cost_panels(COSTS[against], _largest(costs), _shown(looks, costs), title=title, kind="point")
     for clients, (axes, length) in found.items():
         own = [point for point in points if point.clients == clients]

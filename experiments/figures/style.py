@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Literal, ParamSpec
@@ -155,7 +155,7 @@ def _by_row(entries: Sequence[Line2D], across: int) -> list[Line2D]:
     return [entry for column in range(across) for entry in filled[column::across]]
 
 
-def cost_axis(axis: Axis, cost: Cost, largest: float, *, log: bool = False) -> float:
+def cost_axis(axis: Axis, cost: Cost, largest: float) -> float:
     """Label and tick an axis of a cost; gives what to divide values by, since seconds become minutes or hours.
 
     Args:
@@ -165,8 +165,7 @@ def cost_axis(axis: Axis, cost: Cost, largest: float, *, log: bool = False) -> f
     if cost.unit == "s":
         unit, length = ("h", 3600.0) if largest > 7200 else ("min", 60.0) if largest > 120 else ("s", 1.0)
     axis.set_label_text(f"{cost.title} ({unit})" if unit else cost.title)
-    if not log:
-        axis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10], integer=cost.title == "rounds"))
+    axis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10], integer=cost.title == "rounds"))
     if not unit and largest >= 1000:
         axis.set_major_formatter(EngFormatter(unit=cost.unit if cost.unit == "B" else "", sep=" "))
     return length
@@ -201,18 +200,19 @@ def by_count(counts: Sequence[int]) -> list[str]:
     return [f"{clients} clients" for clients in counts] if len(counts) > 1 else [""]
 
 
-def count_axis(axes: Axes, counts: Sequence[int], title: str = "clients") -> None:
+def count_axis(axes: Axes, counts: Sequence[int]) -> None:
     """An x axis of client counts, which are its ticks."""
     axes.set_xscale("log")
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticks(counts, [f"{count:,}".replace(",", "\u202f") for count in counts])
-    axes.set_xlabel(title)
+    axes.set_xlabel("clients")
     axes.margins(x=0.12)
 
 
-def dodged(methods: Sequence[str], ratio: float = 1.03) -> Iterator[tuple[str, float]]:
-    """(method, factor) that moves the points of methods apart on a logarithmic axis."""
-    yield from ((method, ratio ** (place - (len(methods) - 1) / 2)) for place, method in enumerate(methods))
+def dodged(methods: Iterable[str]) -> dict[str, float]:
+    """Factors that move the points of methods apart on a logarithmic axis."""
+    names = list(methods)
+    return {name: 1.03 ** (place - (len(names) - 1) / 2) for place, name in enumerate(names)}
 
 
 def percents(axes: Axes) -> None:
