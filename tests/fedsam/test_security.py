@@ -10,7 +10,7 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import grpc
@@ -88,20 +88,25 @@ def answers(host: str, port: int) -> set[str]:
         return {str(error.code)}
 
 
+def said(code: str, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """What a process that runs `code` says."""
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
 def test_every_listening_socket_refuses_who_has_no_token(head: str) -> None:
     ports = listening({os.getpid(), *descendants(os.getpid())})
     assert {"gcs_server", "raylet"} <= set(ports.values())
     assert len(ports) >= 6  # the head, three of the node, this process, the actor
-    said = {f"{name}:{port}": answers(head.partition(":")[0], port) for port, name in ports.items()}
-    assert not {where: what for where, what in said.items() if not what <= {"UNAUTHENTICATED", "UNIMPLEMENTED", "401"}}
-    assert not {where: what for where, what in said.items() if not what & {"UNAUTHENTICATED", "401"}}
+    got = {f"{name}:{port}": answers(head.partition(":")[0], port) for port, name in ports.items()}
+    assert not {where: what for where, what in got.items() if not what <= {"UNAUTHENTICATED", "UNIMPLEMENTED", "401"}}
+    assert not {where: what for where, what in got.items() if not what & {"UNAUTHENTICATED", "401"}}
 
 
 def test_a_driver_without_the_token_cannot_join(head: str, tmp_path: Path) -> None:
     assert cluster.guarded(head)
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | {"HOME": str(tmp_path)}
     code = f"import ray; ray.init(address={head!r}); print('in')"
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = said(code, environment)
     assert done.returncode and "in" not in done.stdout.split()
     assert "token" in done.stderr.lower()
     ours = f"from fedsam.ray_session import ray_session; ray_session({head!r}).__enter__()"
