@@ -27,6 +27,7 @@ CURVES = {
     "bytes": "bytes that the server and its clients exchanged",
     "simulated_seconds": "simulated time: a round lasts as long as its slowest client",
 }
+BANDS = 4  # methods at most whose intervals are drawn around their curves
 TOTALS = ("gradient_evaluations", "client_seconds", "bytes", "wall_seconds")
 
 
@@ -56,9 +57,10 @@ def _curves(study: Study, looks: figures.Looks, title: str) -> Iterator[Picture]
     for name, words in CURVES.items():
         drawn = [one for one in study.series if name in one.spent]
         if drawn:
-            band = " Bands are 95 % intervals over seeds." if any(np.isfinite(one.half_width).any() for one in drawn) else ""
-            figure = figures.accuracy_curves(drawn, name, looks, title)
-            yield Picture("accuracy", f"accuracy-{_file(name)}", figure, f"Test accuracy against {words}.{band}")
+            seeds, bands = any(np.isfinite(one.half_width).any() for one in drawn), len({one.label for one in drawn}) <= BANDS
+            spread = "Bands are 95 % intervals over seeds." if bands else "Means over seeds; their intervals stand in the leaderboard."
+            figure = figures.accuracy_curves(drawn, name, looks, title, bands=bands)
+            yield Picture("accuracy", f"accuracy-{_file(name)}", figure, f"Test accuracy against {words}.{f' {spread}' * seeds}")
 
 
 def _clients(study: Study, looks: figures.Looks, title: str) -> Iterator[Picture]:

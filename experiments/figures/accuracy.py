@@ -18,22 +18,27 @@ from experiments.trajectories import Series
 
 
 @styled
-def accuracy_curves(series: Sequence[Series], against: str, looks: Looks, title: str = "") -> Figure:
-    """Test accuracy as it grows with a cost, a panel for each client count; a cross ends a curve that diverged."""
+def accuracy_curves(series: Sequence[Series], against: str, looks: Looks, title: str = "", *, bands: bool = True) -> Figure:
+    """Test accuracy as it grows with a cost, a panel for each client count; a cross ends a curve that diverged.
+
+    Args:
+        bands: Draw the intervals over seeds, which hide the curves where there are many.
+    """
     ends = {(one.label, one.clients): float(one.spent[against][-1]) for one in series}
     figure, found = cost_panels(COSTS[against], _largest(ends), _shown(looks, ends), title=title)
     for one in series:
         axes, length = found[one.clients]
-        _curve(axes, one.spent[against] / length, one, looks[one.label])
+        _curve(axes, one.spent[against] / length, one, looks[one.label], bands)
     for axes, _ in found.values():
         percents(axes)
     return figure
 
 
-def _curve(axes: Axes, x: NDArray[np.float64], one: Series, look: Look) -> None:
+def _curve(axes: Axes, x: NDArray[np.float64], one: Series, look: Look, bands: bool) -> None:
     y = 100 * one.accuracy
     axes.plot(x, y, markevery=max(1, len(x) // 6), **look.line)
-    axes.fill_between(x, y - 100 * one.half_width, y + 100 * one.half_width, color=look.color, alpha=0.15, linewidth=0)
+    if bands:
+        axes.fill_between(x, y - 100 * one.half_width, y + 100 * one.half_width, color=look.color, alpha=0.15, linewidth=0)
     drawn = np.flatnonzero(np.isfinite(y))
     if 0 < len(drawn) < len(y):
         axes.plot(x[drawn[-1]], y[drawn[-1]], "x", color=look.color, markersize=6, markeredgewidth=1.4)

@@ -17,7 +17,7 @@ from clients import workplace
 from experiments.app import serve
 from experiments.catalogue import resolved
 from experiments.costs import Cost, cost
-from experiments.grids import GridOf, grids
+from experiments.grids import Crew, grids
 from experiments.methods import METHODS, expand
 from experiments.progress import Quiet
 from fedsam import wire
@@ -135,13 +135,13 @@ def small(folder: Path, grid: str, changes: dict[str, Any]) -> Experiment:
 
 
 @pytest.fixture(scope="module")
-def on_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GridOf]:
+def on_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crew]:
     """Two actors for all tests of this file."""
     with grids([small(tmp_path_factory.mktemp("ray"), "ray", {})]) as grid_of:
         yield grid_of
 
 
-def both(folder: Path, on_ray: GridOf, changes: dict[str, Any]) -> tuple[Tensor, Tensor]:
+def both(folder: Path, on_ray: Crew, changes: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """The final vectors in this process and on actors."""
     inline, ray = small(folder, "inline", changes), small(folder, "ray", changes)
     with grids([inline]) as here:
@@ -149,14 +149,14 @@ def both(folder: Path, on_ray: GridOf, changes: dict[str, Any]) -> tuple[Tensor,
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_preset_gives_the_same_bits_on_every_grid(tmp_path: Path, on_ray: GridOf, method: str) -> None:
+def test_every_preset_gives_the_same_bits_on_every_grid(tmp_path: Path, on_ray: Crew, method: str) -> None:
     here, there = both(tmp_path, on_ray, {"method": method})
     assert torch.equal(here, there)
     assert bool(torch.isfinite(here).all())
 
 
 @pytest.mark.parametrize("strategy", [name for name, entry in STRATEGIES.items() if issubclass(entry, FlowerRule)])
-def test_flowers_robust_strategies_give_the_same_bits_on_every_grid(tmp_path: Path, on_ray: GridOf, strategy: str) -> None:
+def test_flowers_robust_strategies_give_the_same_bits_on_every_grid(tmp_path: Path, on_ray: Crew, strategy: str) -> None:
     malicious = {} if strategy in ("flower_median", "flower_trimmed_mean") else {"server.strategy.malicious": 0}
     here, there = both(tmp_path, on_ray, {"server.strategy.name": strategy, "rounds": 2, "measure.every": 2, **malicious})
     assert torch.equal(here, there)
@@ -181,7 +181,7 @@ FLOWERS: dict[str, tuple[Strategy, dict[str, Any], float]] = {
 
 
 @pytest.mark.parametrize("name", FLOWERS)
-def test_flowers_own_strategies_run_on_actors_and_ours_give_their_numbers(tmp_path: Path, on_ray: GridOf, name: str) -> None:
+def test_flowers_own_strategies_run_on_actors_and_ours_give_their_numbers(tmp_path: Path, on_ray: Crew, name: str) -> None:
     theirs, changes, tolerance = FLOWERS[name]
     everyone = {"server.participation": 6, "rounds": 3, **changes}
     ours = small(tmp_path, "inline", everyone)
