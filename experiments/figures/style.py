@@ -145,7 +145,7 @@ def _layout(entries: Sequence[Line2D]) -> tuple[int, int]:
     """Columns and lines of text of a legend."""
     texts = [str(entry.get_label()) for entry in entries] or [""]
     longest = max(len(line) for text in texts for line in text.splitlines() or [""])
-    across = min(len(texts), 4 if longest <= 8 else 3 if longest <= 13 else 2 if longest <= 24 else 1)
+    across = min(len(texts), 4 if longest <= 6 else 3 if longest <= 12 else 2 if longest <= 23 else 1)
     return across, sum(max(1 + text.count("\n") for text in texts[i : i + across]) for i in range(0, len(texts), across))
 
 
