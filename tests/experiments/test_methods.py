@@ -197,7 +197,7 @@ def test_flowers_own_strategies_run_on_actors_and_ours_give_their_numbers(tmp_pa
 
 
 def test_failures_are_counted_in_the_rows(tmp_path: Path) -> None:
-    experiment = small(tmp_path, "inline", {"server.on_client_error": "drop", "method": "feddyn"})
+    experiment = small(tmp_path, "inline", {"server.on_client_error": "drop", "method": "feddyn", "measure.union": False})
     with grids([experiment]) as here:
         grid, dataset = here(experiment)
         send = grid.send_and_receive
