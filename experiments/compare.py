@@ -53,7 +53,7 @@ def perform(experiments: Sequence[Experiment], crews: Sequence[Crew], watch: Wat
         once: Take the place of runs of the same experiments that did not finish, and leave out what has finished or is at work.
 
     Raises:
-        ConfigError: A setting turns out to be wrong; the other runs are stopped.
+        ConfigError: The examples cannot be dealt to the clients of one of them; the other runs are stopped.
         KeyboardInterrupt: The user stopped it; the rounds finished so far are kept.
     """
     if len(crews) == 1:
@@ -86,13 +86,13 @@ def perform(experiments: Sequence[Experiment], crews: Sequence[Crew], watch: Wat
 def _run(experiment: Experiment, crew: Crew, watch: Watch, once: bool) -> Outcome:
     try:
         return Outcome(serve(experiment, *crew(experiment), watch, once=once).run_id, "finished")
-    except ConfigError:
-        raise
     except TakenError as taken:
         watch.skipped(experiment, str(taken))
         return Outcome(taken.run.id, "skipped", str(taken))
     except Exception as error:  # recorded with the run; the other runs go on and the exit code tells
         run_id = getattr(error, "run_id", None)
         if run_id is None:
+            if isinstance(error, ConfigError):
+                raise
             watch.skipped(experiment, str(error))
         return Outcome(run_id, "failed", str(error))

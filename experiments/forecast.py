@@ -14,7 +14,7 @@ import torch
 from flwr.app import Message
 
 import strategies
-from clients import workplace
+from clients import optimizers, workplace
 from experiments.catalogue import sampler
 from experiments.costs import cost
 from experiments.grids import Crew
@@ -101,12 +101,13 @@ class Probe:
         """What a run of the experiment will take.
 
         Raises:
-            ConfigError: The partition cannot be drawn.
+            ConfigError: The partition cannot be drawn, or the optimizer does not fit the network.
             DataError: The dataset cannot be had.
             RunError: A client failed.
         """
         dataset = self._crew(experiment)[1]
         network = workplace.network(experiment, dataset, torch.device("cpu"), workplace.DTYPES[experiment.compute.precision])
+        optimizers.build(experiment.client.optimizer).check(network.layout)
         ahead = load(experiment, dataset, network)
         parts = (experiment.client.optimizer, experiment.client.correction)
         model = (experiment.model.model_dump_json(), experiment.compute.precision, dataset.name)

@@ -17,6 +17,7 @@ from experiments.forecast import Forecast
 from experiments.grids import Shelf
 from experiments.readable import count, duration, size
 from fedsam.config import Experiment
+from fedsam.federation import deal
 from fedsam.provenance import provenance
 from fedsam.results import Results, config_hash
 from fedsam.rows import Run
@@ -49,18 +50,21 @@ def plan(experiments: Sequence[Experiment], shelf: Shelf, results: Results | Non
     """The experiments, each once, with their runs in `results` that have finished.
 
     Raises:
-        ConfigError: A setting of any of them is wrong.
+        ConfigError: A setting of any of them is wrong, or the examples cannot be dealt to its clients.
         DataError: A dataset cannot be had.
     """
     plains = [resolved(experiment) for experiment in experiments]
     once = {(config_hash(plain), e.seed): (e, plain) for e, plain in zip(experiments, plains, strict=True)}
-    found = {key: _finished(results, *key, shelf.get(e).name) for key, (e, _) in once.items()} if results else {}
     names = _labels([plain for _, plain in once.values()])
-    return [Planned(e, plain, name, found.get(key)) for (key, (e, plain)), name in zip(once.items(), names, strict=True)]
-
-
-def _finished(results: Results, config_hash: str, seed: int, dataset: str) -> Run | None:
-    return next((run for run in results.same(config_hash, seed, dataset) if run.status == "finished"), None)
+    planned = []
+    for (key, (experiment, plain)), name in zip(once.items(), names, strict=True):
+        dataset = shelf.get(experiment)
+        runs = results.same(*key, dataset.name) if results else []
+        found = next((run for run in runs if run.status == "finished"), None)
+        if found is None:
+            deal(experiment, dataset)
+        planned.append(Planned(experiment, plain, name, found))
+    return planned
 
 
 def _labels(plains: Sequence[Mapping[str, Any]]) -> list[str]:

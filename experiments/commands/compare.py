@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from statistics import mean
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -107,9 +108,10 @@ def _carried_out(planned: Sequence[Planned], shelf: Shelf, parallel: int, dry_ru
             with Console(stderr=True, quiet=not said).status("short trials on the actors, to estimate times"):
                 staff = stack.enter_context(crews(experiments, parallel, shelf))
                 forecasts = _forecasts(todo, staff[0]) if said else {}
-        seconds = [forecasts[one.line].seconds for one in todo] if said else None
+        usual = mean(ahead.seconds for ahead in forecasts.values()) if forecasts else 0.0
+        seconds = [forecasts[one.line].seconds if one.line in forecasts else usual for one in todo] if forecasts else None
         if said:
-            _say(planned, forecasts, seconds or [], parallel)
+            _say(planned, forecasts, seconds, parallel)
         if dry_run or not todo:
             return []
         with watch(quiet, tensorboard) as seen:
@@ -118,14 +120,20 @@ def _carried_out(planned: Sequence[Planned], shelf: Shelf, parallel: int, dry_ru
 
 
 def _forecasts(todo: Sequence[Planned], crew: Crew) -> dict[Line, Forecast]:
-    """What a run of each line takes; its seeds differ little."""
+    """What a run of each line takes, where a client can be tried; its seeds differ little."""
     from experiments.forecast import Probe
+    from strategies.plan import RunError
 
-    probe, first = Probe(crew), {one.line: one.experiment for one in reversed(todo)}
-    return {line: probe.forecast(experiment) for line, experiment in first.items()}
+    probe, found = Probe(crew), dict[tuple[str, int], "Forecast"]()
+    for (label, clients), experiment in {one.line: one.experiment for one in reversed(todo)}.items():
+        try:
+            found[label, clients] = probe.forecast(experiment)
+        except RunError as error:  # the run will fail in the same way, and be recorded
+            complain(f"no forecast of {label} with {clients} clients: {str(error).splitlines()[0]}")
+    return found
 
 
-def _say(planned: Sequence[Planned], forecasts: Mapping[Line, Forecast], seconds: Sequence[float], parallel: int) -> None:
+def _say(planned: Sequence[Planned], forecasts: Mapping[Line, Forecast], seconds: Sequence[float] | None, parallel: int) -> None:
     from experiments.plan import made_elsewhere, table
 
     print_table(table(planned, forecasts))

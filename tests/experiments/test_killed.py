@@ -74,7 +74,7 @@ def test_a_killed_comparison_ends_as_an_undisturbed_one(folder: Path, options: t
     said = whole.communicate()[1]
     assert whole.returncode == 0, said
     draw, deaths = random.Random(5), 0
-    while killed(compare(folder, "cut", *options), draw.randrange(2 * ROUNDS), draw.uniform(0, 0.3)):
+    while killed(compare(folder, "cut", *options), draw.randrange(3 * ROUNDS), draw.uniform(0, 0.3)):
         deaths += 1
         assert deaths < 10 * RUNS
     assert deaths >= 2
