@@ -61,7 +61,8 @@ class ActorPool:
             parts[turn % number].starting[reference] = actor
         for turn, actor in enumerate(self.busy, len(self.starting)):
             parts[turn % number].busy[actor] = 0
-        self.starting, self.busy = {}, {}
+            parts[turn % number].away |= self.away & {actor}
+        self.starting, self.busy, self.away = {}, {}, set()
         return parts
 
     def stop(self) -> None:

@@ -44,3 +44,12 @@ def test_a_pool_whose_actors_die_at_their_start_gives_up(monkeypatch: pytest.Mon
             pool.admit(len(starts))
     assert len(starts) == 5
     assert pool.free() is None
+
+
+def test_the_parts_of_a_pool_know_which_actors_are_on_other_machines() -> None:
+    import_ray(private=True)
+    pool = ActorPool(ClientApp, actors=0)
+    pool.busy, pool.away = {"near": 0, "far": 0, "farther": 0}, {"far", "farther"}
+    parts = pool.split(2)
+    assert [(list(part.busy), part.away) for part in parts] == [(["near", "farther"], {"farther"}), (["far"], {"far"})]
+    assert (pool.busy, pool.away) == ({}, set())
