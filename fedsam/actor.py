@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,23 @@ class Work:
     node_config: Mapping[str, Any]
     run_config: Mapping[str, Any]
     state: Any = None
+
+
+@dataclass(frozen=True)
+class Served:
+    """What came of shards, the clients' states aside.
+
+    Attributes:
+        replies: Of each shard.
+        stateful: Of each client in turn, whether it has a new state.
+        seconds: That each shard took.
+        peak: The actor's `peak_memory`.
+    """
+
+    replies: list[list[Message]]
+    stateful: list[bool]
+    seconds: list[float]
+    peak: tuple[int, int | None]
 
 
 def serve(app: ClientApp, work: Work, content: RecordDict, state: RecordDict) -> tuple[Message, RecordDict]:
@@ -85,8 +103,8 @@ class ClientActor:
 
         return os.getpid(), ray.get_runtime_context().get_node_id()
 
-    def run(self, shard: Sequence[Work]) -> Iterator[Any]:
-        """Each client's new state, None where it keeps the one it has; then the replies, whether each state is new, and `peak_memory`.
+    def run(self, shards: Sequence[Sequence[Work]]) -> Iterator[Any]:
+        """Each client's new state, None where it keeps the one it has; then what else came of it: a `Served`.
 
         Called with `num_returns`, so that Ray stores a state before the next client runs: one client's state is in memory, not a shard's.
         """
@@ -94,17 +112,21 @@ class ClientActor:
 
         if self._app is None:
             self._app = self._load(**{name: ray.get(reference) for name, reference in self._supplies.items()})
-        needed = {record for work in shard for record in work.records.values() if isinstance(record, ray.ObjectRef)}
+        needed = {r for shard in shards for work in shard for r in work.records.values() if isinstance(r, ray.ObjectRef)}
         self._records = {ref: self._records[ref] if ref in self._records else ray.get(ref) for ref in needed}
-        gathered, stateful = None, []
-        for work in shard:
-            content = RecordDict({key: self._records[r] if isinstance(r, ray.ObjectRef) else r for key, r in work.records.items()})
-            gathered = gathered or Gathered(received(work.metadata, content))
-            reply, state = serve(self._app, work, content, RecordDict() if work.state is None else ray.get(work.state))
-            stateful.append(gathered.add(reply) and len(state) > 0)
-            yield state if stateful[-1] else None
-            del reply, state  # or they stay while the next client's are made
-        yield gathered.replies() if gathered else [], stateful, peak_memory()
+        replies, stateful, seconds = [], [], []
+        for shard in shards:
+            start, gathered = time.perf_counter(), None
+            for work in shard:
+                content = RecordDict({key: self._records[r] if isinstance(r, ray.ObjectRef) else r for key, r in work.records.items()})
+                gathered = gathered or Gathered(received(work.metadata, content))
+                reply, state = serve(self._app, work, content, RecordDict() if work.state is None else ray.get(work.state))
+                stateful.append(gathered.add(reply) and len(state) > 0)
+                yield state if stateful[-1] else None
+                del reply, state  # or they stay while the next client's are made
+            replies.append(gathered.replies() if gathered else [])
+            seconds.append(time.perf_counter() - start)
+        yield Served(replies, stateful, seconds, peak_memory())
 
 
 def peak_memory() -> tuple[int, int | None]:
@@ -113,5 +135,5 @@ def peak_memory() -> tuple[int, int | None]:
 
     import torch
 
-    device = int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+    device = int(torch.cuda.max_memory_allocated()) if torch.cuda.is_initialized() else None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, device

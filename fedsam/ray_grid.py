@@ -10,10 +10,12 @@ from typing import Any
 
 from flwr.app import ArrayRecord, Error, Message
 
-from fedsam.actor import Work
+from fedsam.actor import Served, Work
 from fedsam.flower import REPLY_UNAVAILABLE
 from fedsam.grid import LocalGrid
 from fedsam.pool import RESTARTS, ActorPool
+
+SHORT = 0.02  # seconds; a call of an actor costs a few thousandths
 
 
 @dataclass(eq=False)
@@ -24,25 +26,32 @@ class Shard:
         records: The messages' array records in the object store, by identity.
         losses: Actors that died over it.
         replies: None until it is done.
+        seconds: That it took, once it is done.
     """
 
     messages: Sequence[Message]
     records: Mapping[int, Any]
     losses: int = 0
     replies: list[Message] | None = None
+    seconds: float = 0.0
+
+    @property
+    def kind(self) -> str:
+        """Type of its messages."""
+        return self.messages[0].metadata.message_type
 
 
 @dataclass(frozen=True)
-class Running:
-    """A shard at an actor, and the references to what comes of it: the clients' states, then the replies."""
+class Call:
+    """Shards at an actor, and the references to what comes of them: the clients' states, then `Served`."""
 
-    shard: Shard
+    shards: Sequence[Shard]
     actor: Any
     references: list[Any] = field(repr=False)
 
 
 class RayGrid(LocalGrid):
-    """Deals messages to Ray actors in shards of fixed size, in order; a free actor takes the next shard.
+    """Deals messages to Ray actors in shards of fixed size, in order; a free actor takes the next shard, or several if they are short.
 
     Results depend neither on the number of actors nor on which was fast. An array record shared by several messages is stored once.
     Client states stay in the object store, owned by this process, and reach an actor only when their client runs. Those from other
@@ -54,7 +63,8 @@ class RayGrid(LocalGrid):
         self.pool = pool
         self._states: dict[int, Any] = {}
         self._waiting: deque[Shard] = deque()
-        self._running: dict[Any, Running] = {}
+        self._running: dict[Any, Call] = {}
+        self._slowest: dict[str, float] = {}
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """As `LocalGrid.push_messages`: all shards are dealt at once, each to the actor with the fewest, once there are actors."""
@@ -86,6 +96,7 @@ class RayGrid(LocalGrid):
             raise
         for _ in range(self._abandon([shard for shard in shards if shard.replies is None])):
             self.note("an actor was not done in time and is replaced")
+        self._slowest[shards[0].kind] = max(SHORT if shard.replies is None else shard.seconds for shard in shards)
         return [self._replies.pop(r.metadata.reply_to_message_id) for shard in shards for r in shard.replies or ()]
 
     def _queue(self, dealt: Sequence[Sequence[Message]]) -> list[Shard]:
@@ -100,13 +111,18 @@ class RayGrid(LocalGrid):
         return sum(loads[message.metadata.dst_node_id - 1] for message in shard.messages)
 
     def _deal(self, *, ahead: bool = False) -> None:
-        """Deal waiting shards to actors: those without one, or with `ahead` all shards to whoever has the fewest."""
+        """Deal waiting shards to actors: those without work, or with `ahead` all shards to whoever has been dealt the least."""
         while self._waiting and (actor := self.pool.free(most=None if ahead else 1)) is not None:
-            shard = self._waiting.popleft()
-            work = [self._work(message, shard.records) for message in shard.messages]
-            references = actor.run.options(num_returns=1 + len(work)).remote(work)
-            self._running[references[-1]] = Running(shard, actor, references)
+            shards = [self._waiting.popleft() for _ in range(self._many())]
+            work = [[self._work(message, shard.records) for message in shard.messages] for shard in shards]
+            references = actor.run.options(num_returns=1 + sum(map(len, work))).remote(work)
+            self._running[references[-1]] = Call(shards, actor, references)
             self.pool.busy[actor] += 1
+
+    def _many(self) -> int:
+        """How many shards make up a call: one, or an even share of those that wait where the last of their kind were short."""
+        slowest = self._slowest.get(self._waiting[0].kind, SHORT)
+        return max(1, min(-(-len(self._waiting) // self.pool.size), int(SHORT / max(slowest, 1e-6))))
 
     def _collect(self, timeout: float | None) -> bool:
         """Wait for one shard, or one new actor; whether any came in time."""
@@ -121,29 +137,31 @@ class RayGrid(LocalGrid):
                 self._finish(self._running.pop(reference))
         return bool(ready)
 
-    def _finish(self, run: Running) -> None:
+    def _finish(self, call: Call) -> None:
         import ray
 
-        shard = run.shard
+        messages = [message for shard in call.shards for message in shard.messages]
         try:
-            replies, stateful, peak = ray.get(run.references[-1])
+            served: Served = ray.get(call.references[-1])
             states = {
-                message.metadata.dst_node_id: ray.put(ray.get(reference)) if run.actor in self.pool.away else reference
-                for message, reference, new in zip(shard.messages, run.references[:-1], stateful, strict=True)
+                message.metadata.dst_node_id: ray.put(ray.get(reference)) if call.actor in self.pool.away else reference
+                for message, reference, new in zip(messages, call.references[:-1], served.stateful, strict=True)
                 if new
             }
         except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError, ray.exceptions.OutOfMemoryError) as error:
-            if self.pool.replace(run.actor):
-                left, size = len(self.pool.busy), len(self.pool.busy) + len(self.pool.starting)
+            if self.pool.replace(call.actor):
+                left, size = len(self.pool.busy), self.pool.size
                 self.note(f"an actor died; {left} of {size} go on while it is replaced: {str(error).splitlines()[0]}")
-            self._again(shard, error)
+            for shard in call.shards:
+                self._again(shard, error)
             return
         except BaseException:
-            self.pool.release(run.actor, None)
+            self.pool.release(call.actor, None)
             raise
-        self.pool.release(run.actor, peak)
+        self.pool.release(call.actor, served.peak)
         self._states |= states
-        self._done(shard, replies)
+        for shard, replies, shard.seconds in zip(call.shards, served.replies, served.seconds, strict=True):
+            self._done(shard, replies)
 
     def _again(self, shard: Shard, error: Exception) -> None:
         """Have a lost shard run again, from the same inputs, but not for ever."""
@@ -164,12 +182,11 @@ class RayGrid(LocalGrid):
         What else these were dealt is dealt again.
         """
         self._waiting = deque(shard for shard in self._waiting if shard not in shards)
-        late = {run.actor for run in self._running.values() if run.shard in shards}
-        for reference, run in list(self._running.items()):
-            if run.actor in late:
+        late = {call.actor for call in self._running.values() if not set(shards).isdisjoint(call.shards)}
+        for reference, call in list(self._running.items()):
+            if call.actor in late:
                 del self._running[reference]
-                if run.shard not in shards:
-                    self._waiting.append(run.shard)
+                self._waiting.extend(shard for shard in call.shards if shard not in shards)
         return sum(self.pool.replace(actor) for actor in late)
 
     def _store(self, messages: Sequence[Message]) -> dict[int, Any]:

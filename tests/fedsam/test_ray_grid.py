@@ -1,0 +1,25 @@
+"""How many shards make up a call; what RayGrid does with them is tested in `test_grid`."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from flwr.app import Message, RecordDict
+
+from fedsam import flower
+from fedsam.ray_grid import RayGrid, Shard
+
+
+@pytest.mark.parametrize(
+    ("slowest", "many"),
+    [({}, 1), ({"evaluate": 1e-3}, 1), ({"train": 30.0}, 1), ({"train": 4e-3}, 5), ({"train": 1e-3}, 9), ({"train": 0.0}, 9)],
+)
+def test_short_shards_go_together_and_leave_the_others_their_share(slowest: dict[str, float], many: int) -> None:
+    pool: Any = SimpleNamespace(size=2)
+    grid = RayGrid(pool, 17, {})
+    flower.enter(flower.new_run())
+    grid._waiting.extend(Shard([Message(RecordDict(), dst_node_id=node, message_type="train")], {}) for node in range(1, 18))
+    grid._slowest = slowest
+    assert grid._many() == many
