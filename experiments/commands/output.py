@@ -60,19 +60,19 @@ def orderly(said: str) -> Iterator[None]:
 
     More of these signals do not disturb that end, unless it takes long.
     """
-    begun: list[float] = []
+    begun: list[tuple[int, float]] = []  # signals that were obeyed, and when
 
     def stop(number: int, frame: object) -> None:
-        if not begun or time.monotonic() - begun[-1] > PATIENCE:
-            begun.append(time.monotonic())
-            raise KeyboardInterrupt(number)
+        if not begun or time.monotonic() - begun[-1][1] > PATIENCE:
+            begun.append((number, time.monotonic()))
+            raise KeyboardInterrupt
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
-    except KeyboardInterrupt as stopped:
+    except KeyboardInterrupt:
         complain(said)
-        raise typer.Exit(TERMINATED if signal.SIGTERM in stopped.args else INTERRUPTED) from None
+        raise typer.Exit(TERMINATED if begun and begun[0][0] == signal.SIGTERM else INTERRUPTED) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

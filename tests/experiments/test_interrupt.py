@@ -1,4 +1,4 @@
-"""However `fedsam run` ends: the exit code says how, finished rounds are kept, nothing is left behind."""
+"""However `fedsam run` and `fedsam compare` end: the exit code says how, finished rounds are kept, nothing is left behind."""
 
 import os
 import shutil
@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -25,10 +25,16 @@ name = "lenet5"
 """
 
 
-def command(folder: Path, settings: str, act: Callable[[subprocess.Popen[str], str], bool]) -> tuple[int, str]:
-    """The exit code of `fedsam run` and what it said, once everything that it started is gone; `act` sees each line until it is true."""
+RUN = ("run", "e.toml")
+TWO_AT_ONCE = ("compare", "e.toml", "--parallel", "2", "-o", "compute.actors=2", "-o", "sweep.seeds=[0, 1]")
+
+
+def command(
+    folder: Path, settings: str, act: Callable[[subprocess.Popen[str], str], bool], arguments: Sequence[str] = RUN
+) -> tuple[int, str]:
+    """The exit code of the command and what it said, once everything that it started is gone; `act` sees each line until it is true."""
     (folder / "e.toml").write_text(settings)
-    call = [sys.executable, "-m", "experiments.cli", "run", "e.toml"]
+    call = [sys.executable, "-m", "experiments.cli", *arguments]
     # Ray's own folder goes to TMPDIR, so that what it leaves there can be told from that of others; Ray needs a short path.
     temporary = tempfile.mkdtemp(prefix="t", dir="/tmp")
     environment = os.environ | {"TMPDIR": temporary}
@@ -53,21 +59,26 @@ def command(folder: Path, settings: str, act: Callable[[subprocess.Popen[str], s
     return got, "".join(said)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stopped_run_keeps_its_rounds_and_leaves_nothing(tmp_path: Path, number: signal.Signals, code: int) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "number", "code"), [(RUN, signal.SIGINT, 130), (RUN, signal.SIGTERM, 143), (TWO_AT_ONCE, signal.SIGINT, 130)]
+)
+def test_what_is_stopped_keeps_its_rounds_and_leaves_nothing(
+    tmp_path: Path, arguments: Sequence[str], number: signal.Signals, code: int
+) -> None:
     def stop(process: subprocess.Popen[str], line: str) -> bool:
-        if not line.startswith("round 3/"):
+        if " round 3/" not in f" {line}":
             return False
         process.send_signal(number)
+        process.send_signal(number)  # an impatient person
         return True
 
-    got, said = command(tmp_path, SETTINGS, stop)
+    got, said = command(tmp_path, SETTINGS, stop, arguments)
     assert got == code, said
     assert "kept" in said
     with Results.open(tmp_path / "runs", create=False) as results:
-        (run,) = results.runs()
-        assert run.status == "interrupted"
-        assert len(results.rounds(run.id)) >= 3
+        runs = results.runs()
+        assert [run.status for run in runs] == ["interrupted"] * (2 if arguments is TWO_AT_ONCE else 1)
+        assert max(len(results.rounds(run.id)) for run in runs) >= 3
 
 
 @pytest.mark.slow
