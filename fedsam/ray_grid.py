@@ -89,7 +89,7 @@ class RayGrid(LocalGrid):
             deadline = None if timeout is None else time.monotonic() + timeout
             while any(shard.replies is None for shard in shards):
                 self._deal()
-                if not self._collect(None if deadline is None else max(0.0, deadline - time.monotonic())):
+                if not self._collect(self._patience(deadline)) and not self._part():
                     break
         except BaseException:
             self._abandon(shards)
@@ -119,9 +119,34 @@ class RayGrid(LocalGrid):
             self._running[references[-1]] = Call(shards, actor, references)
             self.pool.busy[actor] += 1
 
+    def _together(self) -> list[Call]:
+        """The calls of several shards."""
+        return [call for call in self._running.values() if len(call.shards) > 1]
+
+    def _patience(self, deadline: float | None) -> float | None:
+        """Seconds to wait: until the deadline, or half as long while there are calls of several shards."""
+        if deadline is None:
+            return None
+        return max(0.0, deadline - time.monotonic()) / (2 if self._together() else 1)
+
+    def _part(self) -> bool:
+        """Have the shards of such calls run one by one, so that a client that hangs holds up no other shard; whether there were any."""
+        late = self._together()
+        for call in late:
+            del self._running[call.references[-1]]
+            if self.pool.replace(call.actor):
+                self.note(f"an actor was not done in time with {len(call.shards)} shards; it is replaced and they run one by one")
+            for shard in call.shards:
+                self._again(shard, TimeoutError("not done in time"))
+        return bool(late)
+
     def _many(self) -> int:
-        """How many shards make up a call: one, or an even share of those that wait where the last of their kind were short."""
-        slowest = self._slowest.get(self._waiting[0].kind, SHORT)
+        """How many shards make up a call: one, or an even share of those that wait where the last of their kind were short.
+
+        A shard that was lost goes alone: if it kills actors, it takes no other with it.
+        """
+        first = self._waiting[0]
+        slowest = SHORT if first.losses else self._slowest.get(first.kind, SHORT)
         return max(1, min(-(-len(self._waiting) // self.pool.size), int(SHORT / max(slowest, 1e-6))))
 
     def _collect(self, timeout: float | None) -> bool:

@@ -4,7 +4,9 @@
 
 The same ClientApp, which returns the arrays it got, under the same strategy, Flower's FedAvg, 100 clients a round, on two actors of one
 CPU. Every run has a process of its own; ways are interleaved and medians of all rounds but the first of each run quoted.
-`raygrid-merged` lets actors answer once for a shard. Last, how long RayGrid takes to start, with 100 clients and with 100,000.
+`raygrid-merged` lets actors answer once for a shard. `inline` holds the round in one process, without Ray: what the strategy and the
+clients take by themselves. What a way takes longer than that is its overhead.
+Last, how long RayGrid takes to start once Ray is up, with 100 clients and with 100,000.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedsam.flower import merging
+from fedsam.grid import InlineGrid
 from fedsam.pool import ActorPool
 from fedsam.ray_grid import RayGrid
 from fedsam.ray_session import ray_session
@@ -44,6 +47,7 @@ class Way(StrEnum):
     FLOWER = "flower"
     RAYGRID = "raygrid"
     MERGED = "raygrid-merged"
+    INLINE = "inline"
 
 
 def load() -> ClientApp:
@@ -88,14 +92,19 @@ def flower(clients: int, floats: int, rounds: int) -> list[float]:
     return seconds
 
 
+def inline(clients: int, floats: int, rounds: int) -> list[float]:
+    """Seconds of each round in this process."""
+    return rounds_on(InlineGrid(load, clients, {}), clients, floats, rounds, merged=False)
+
+
 def raygrid(clients: int, floats: int, rounds: int, merged: bool) -> list[float]:
-    """Seconds of each round on RayGrid; of the first from before there is a Ray."""
-    start = time.perf_counter()
+    """Seconds of each round on RayGrid; the first one's begin when Ray is up and no actor is."""
     with ray_session(cpus=ACTORS):
+        start = time.perf_counter()
         grid = RayGrid(ActorPool(load, actors=ACTORS), clients, {})
-        up = time.perf_counter()
+        made = time.perf_counter()
         first, *others = rounds_on(grid, clients, floats, rounds, merged)
-        return [up - start + first, *others]
+        return [made - start + first, *others]
 
 
 def measured(way: Way, clients: int, floats: int, rounds: int) -> list[float]:
@@ -119,15 +128,17 @@ def compare(clients: Sequence[int], floats: Sequence[int], rounds: int, repeats:
                     found.setdefault((size, count, way), []).extend(measured(way, count, size, rounds)[1:])
                     print(f"repeat {repeat + 1}: {size} floats, {count} clients, {way}", file=sys.stderr)
     starts = {count: [measured(Way.RAYGRID, count, floats[0], 1)[0] for _ in range(repeats)] for count in (COHORT, CROWD)}
-    table = Table("floats", "clients", *(f"{way}, ms" for way in Way), "flower / raygrid", title="a round of 100 clients, median")
+    table = Table("floats", "clients", *(str(way) for way in Way), "flower / raygrid", "overhead", title="a round of 100 clients, median, ms")
     for size in floats:
         for count in clients:
             middle = {way: statistics.median(found[size, count, way]) for way in Way}
+            overhead = {way: middle[way] - middle[Way.INLINE] for way in (Way.FLOWER, Way.RAYGRID)}
             cells = [f"{1000 * middle[way]:.1f}" for way in Way]
-            table.add_row(str(size), str(count), *cells, f"{middle[Way.FLOWER] / middle[Way.RAYGRID]:.0f}")
+            cells += [f"{of[Way.FLOWER] / of[Way.RAYGRID]:.0f}" for of in (middle, overhead)]
+            table.add_row(str(size), str(count), *cells)
     Console().print(table)
     for count, seconds in starts.items():
-        print(f"{count} clients: Ray, actors and grid started, first round over, in {statistics.median(seconds):.1f} s (median)")
+        print(f"{count} clients: actors and grid started, first round over, {statistics.median(seconds):.1f} s after Ray is up (median)")
     rows = [{"floats": f, "clients": c, "way": way, "seconds": seconds} for (f, c, way), seconds in found.items()]
     return {"rounds": rows, "start": starts}
 
@@ -145,8 +156,8 @@ def main(
         print(json.dumps(compare(populations, sizes, rounds, repeats)))
         return
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    run = flower if way is Way.FLOWER else partial(raygrid, merged=way is Way.MERGED)
-    print(json.dumps(run(populations[0], sizes[0], rounds)))
+    runs = {Way.FLOWER: flower, Way.INLINE: inline, Way.RAYGRID: partial(raygrid, merged=False), Way.MERGED: partial(raygrid, merged=True)}
+    print(json.dumps(runs[way](populations[0], sizes[0], rounds)))
 
 
 if __name__ == "__main__":

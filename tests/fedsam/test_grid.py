@@ -6,7 +6,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from flwr.clientapp import ClientApp
 
 from fedsam.grid import InlineGrid, LocalGrid
 from fedsam.pool import ActorPool
-from fedsam.ray_grid import RayGrid
+from fedsam.ray_grid import SHORT, RayGrid
 from fedsam.ray_session import ray_session
 
 CLIENTS = 9
@@ -42,7 +42,7 @@ def load() -> ClientApp:
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[ActorPool]:
-    with ray_session(cpus=4):
+    with ray_session(cpus=8):
         yield ActorPool(load, actors=2)
 
 
@@ -102,12 +102,41 @@ def stuck() -> ClientApp:
     return app
 
 
+def deadly() -> ClientApp:
+    """Client 1 takes its actor with it."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        if context.node_config["partition-id"] == 1:
+            os._exit(1)
+        return Message(RecordDict(), reply_to=message)
+
+    return app
+
+
 def test_a_client_that_hangs_is_missing_and_its_actor_replaced(pool: ActorPool) -> None:
     hanging = ActorPool(stuck, actors=1)
     grid = RayGrid(hanging, CLIENTS, {}, 1)
     hanging.ready()
     assert [r.metadata.src_node_id for r in grid.send_and_receive(messages(range(3)), timeout=2)] == [1]
     assert [r.metadata.src_node_id for r in grid.send_and_receive(messages(range(2, 4)), timeout=60)] == [3, 4]
+
+
+@pytest.mark.parametrize(("app", "timeout", "errors"), [(stuck, 8.0, []), (deadly, None, [2])])
+def test_a_client_that_hangs_or_kills_costs_none_that_went_with_it(
+    pool: ActorPool, app: Callable[[], ClientApp], timeout: float | None, errors: list[int]
+) -> None:
+    three = ActorPool(app, actors=3)
+    grid = RayGrid(three, CLIENTS, {}, 1)
+    three.ready()
+    for _ in range(2):
+        grid.send_and_receive(messages(range(2, CLIENTS)))
+    assert grid._slowest["train"] < SHORT / 3  # the next shards go three at a time
+    replies = list(grid.send_and_receive(messages(), timeout=timeout))
+    assert [r.metadata.src_node_id for r in replies if not r.has_error()] == [1, *range(3, CLIENTS + 1)]
+    assert [r.metadata.src_node_id for r in replies if r.has_error()] == errors
+    three.stop()
 
 
 def broken() -> ClientApp:

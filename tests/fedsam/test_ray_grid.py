@@ -12,14 +12,26 @@ from fedsam import flower
 from fedsam.ray_grid import RayGrid, Shard
 
 
-@pytest.mark.parametrize(
-    ("slowest", "many"),
-    [({}, 1), ({"evaluate": 1e-3}, 1), ({"train": 30.0}, 1), ({"train": 4e-3}, 5), ({"train": 1e-3}, 9), ({"train": 0.0}, 9)],
-)
-def test_short_shards_go_together_and_leave_the_others_their_share(slowest: dict[str, float], many: int) -> None:
+@pytest.fixture
+def grid() -> RayGrid:
+    """Two actors, 17 messages that wait, one a shard."""
     pool: Any = SimpleNamespace(size=2)
     grid = RayGrid(pool, 17, {})
     flower.enter(flower.new_run())
     grid._waiting.extend(Shard([Message(RecordDict(), dst_node_id=node, message_type="train")], {}) for node in range(1, 18))
+    return grid
+
+
+@pytest.mark.parametrize(
+    ("slowest", "many"),
+    [({}, 1), ({"evaluate": 1e-3}, 1), ({"train": 30.0}, 1), ({"train": 4e-3}, 5), ({"train": 1e-3}, 9), ({"train": 0.0}, 9)],
+)
+def test_short_shards_go_together_and_leave_the_others_their_share(grid: RayGrid, slowest: dict[str, float], many: int) -> None:
     grid._slowest = slowest
     assert grid._many() == many
+
+
+def test_a_shard_that_was_lost_goes_alone(grid: RayGrid) -> None:
+    grid._slowest = {"train": 1e-3}
+    grid._waiting[0].losses = 1
+    assert grid._many() == 1
