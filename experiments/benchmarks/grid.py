@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from functools import partial
 from itertools import pairwise
@@ -128,7 +128,9 @@ def compare(clients: Sequence[int], floats: Sequence[int], rounds: int, repeats:
                     found.setdefault((size, count, way), []).extend(measured(way, count, size, rounds)[1:])
                     print(f"repeat {repeat + 1}: {size} floats, {count} clients, {way}", file=sys.stderr)
     starts = {count: [measured(Way.RAYGRID, count, floats[0], 1)[0] for _ in range(repeats)] for count in (COHORT, CROWD)}
-    table = Table("floats", "clients", *(str(way) for way in Way), "flower / raygrid", "overhead", title="a round of 100 clients, median, ms")
+    names = {way: way.removeprefix("raygrid-") for way in Way}
+    table = Table("floats", "clients", *names.values(), "ratio", "of overheads", title="a round of 100 clients, median, ms")
+    table.caption = "ratio: flower / raygrid; overhead: above inline"
     for size in floats:
         for count in clients:
             middle = {way: statistics.median(found[size, count, way]) for way in Way}
@@ -156,7 +158,13 @@ def main(
         print(json.dumps(compare(populations, sizes, rounds, repeats)))
         return
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    runs = {Way.FLOWER: flower, Way.INLINE: inline, Way.RAYGRID: partial(raygrid, merged=False), Way.MERGED: partial(raygrid, merged=True)}
+    single, merged = partial(raygrid, merged=False), partial(raygrid, merged=True)
+    runs: dict[Way, Callable[[int, int, int], list[float]]] = {
+        Way.FLOWER: flower,
+        Way.RAYGRID: single,
+        Way.MERGED: merged,
+        Way.INLINE: inline,
+    }
     print(json.dumps(runs[way](populations[0], sizes[0], rounds)))
 
 
