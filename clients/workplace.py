@@ -15,7 +15,7 @@ from clients.corrections.base import Correction
 from clients.local import LocalResult, local_train
 from clients.objective import Batch, NetworkObjective
 from clients.optimizers.base import LocalOptimizer, State, Task
-from fedsam import config, datasets, models, schedules, wire
+from fedsam import datasets, models, parts, schedules, wire
 from fedsam.config import Experiment
 from fedsam.datasets import Dataset
 from fedsam.federation import FederatedDataset
@@ -86,7 +86,7 @@ class Workplace:
 
 def lr_factor(experiment: Experiment, round: int) -> float:
     """What the experiment's schedule multiplies the learning rate by in a round."""
-    schedule = config.build(schedules.SCHEDULES, experiment.client.schedule, "client.schedule")
+    schedule = parts.build(schedules.SCHEDULES, experiment.client.schedule, "client.schedule")
     return float(schedule(round, experiment.rounds))
 
 

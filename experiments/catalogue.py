@@ -11,7 +11,7 @@ from clients.corrections import CORRECTIONS
 from clients.optimizers import OPTIMIZERS
 from experiments import compatibility
 from experiments.methods import METHODS
-from fedsam import config
+from fedsam import config, parts
 from fedsam.config import ConfigError, Experiment, Part
 from fedsam.datasets import DATASETS
 from fedsam.heterogeneity import DISTRIBUTIONS, Heterogeneity
@@ -82,7 +82,7 @@ def _named(experiment: Experiment, key: str) -> Part | None:
 
 def _filled(table: Mapping[str, Any], part: Part, key: str) -> dict[str, Any]:
     """A part as plain values with its defaults filled in, parts inside it included; unset settings are left out."""
-    given = config.resolve(table, part, key).items()
+    given = parts.resolve(table, part, key).items()
     nested = {name: _filled(table, value, f"{key}.{name}") for name, value in given if isinstance(value, Part)}
     return {"name": part.name, **{name: value for name, value in given if value is not None}, **nested}
 

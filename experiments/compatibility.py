@@ -12,7 +12,7 @@ from clients import corrections, optimizers
 from clients.corrections import CORRECTIONS
 from clients.corrections.base import Correction
 from clients.optimizers.base import LocalOptimizer, Task
-from fedsam import config
+from fedsam import parts
 from fedsam.config import ConfigError, Experiment, Part
 from fedsam.schedules import SCHEDULES
 from strategies import STRATEGIES
@@ -40,7 +40,7 @@ def check(experiment: Experiment) -> None:
 def _check_length(experiment: Experiment, optimizer: LocalOptimizer, correction: Correction, rule: ServerRule) -> None:
     """Refuse parts that ask how many rounds there will be, which a run with a budget does not know."""
     w, unknown = torch.zeros(1), cast(int, object())  # whatever is computed with it is a TypeError
-    schedule = config.build(SCHEDULES, experiment.client.schedule, "client.schedule")
+    schedule = parts.build(SCHEDULES, experiment.client.schedule, "client.schedule")
     task = Task(rounds=unknown, steps=1, terms=terms(correction))
     sent = Aggregate(
         delta=w,

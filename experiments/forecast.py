@@ -19,8 +19,9 @@ from experiments.catalogue import sampler
 from experiments.costs import cost
 from experiments.grids import Crew
 from fedsam import wire
+from fedsam.augmentation import normalize
 from fedsam.config import Experiment
-from fedsam.datasets import Dataset, normalize
+from fedsam.datasets import Dataset
 from fedsam.federation import deal
 from fedsam.network import Network
 from strategies.plan import RunError

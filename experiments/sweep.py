@@ -9,7 +9,8 @@ from functools import reduce
 from typing import Any
 
 from experiments.methods import expand as expand_method
-from fedsam.config import ConfigError, Experiment, hyperparameters, override
+from fedsam.config import ConfigError, Experiment, override
+from fedsam.parts import hyperparameters
 
 SPECIAL = ("seeds", "zip", "overrides")
 Point = dict[str, Any]

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from experiments.methods import METHODS, PARTS, Method, expand
-from fedsam import config
+from fedsam.parts import hyperparameters
 
 if TYPE_CHECKING:
     import numpy as np
@@ -180,7 +180,7 @@ def _percentile(values: NDArray[np.integer[Any]], share: int) -> str:
 
 def settings_of(entry: Entry) -> Iterator[Setting]:
     """The hyperparameters of a part, in the order of its signature."""
-    schema = config.hyperparameters(entry).model_json_schema()
+    schema = hyperparameters(entry).model_json_schema()
     meanings = _meanings(entry)
     for name, field in schema.get("properties", {}).items():
         default = _value(field["default"]) if "default" in field else ""

@@ -119,7 +119,7 @@ def notes(study: Study) -> list[str]:
     lasts = sorted({line.last for line in lines if line.last})
     many = {len(line.seeds) > 1 for line in lines}
     seeds, rounds = sorted({len(line.seeds) for line in lines}), sorted({line.rounds for line in lines})
-    words = [f"Seeds: {listed(seeds)}; rounds: {listed(rounds)}."]
+    words = [f"Number of seeds: {listed(seeds)}; of rounds: {listed(rounds)}."]
     words += [f"Accuracy and loss: mean of the last {listed(lasts)} evaluation{'s' * (lasts != [1])} on the test set."] if lasts else []
     if lasts and len(rounds) > 1:
         words.append("Numbers of rounds differ, so these are not the same rounds for all.")

@@ -2,21 +2,19 @@
 
 An experiment is read from TOML, changed by dotted overrides (`client.optimizer.rho=0.1`) and checked before anything starts.
 Interchangeable pieces (datasets, partitions, models, optimizers, corrections, strategies, schedules) are `Part`s: a name and its
-hyperparameters. What a part accepts is read from the signature of the dataclass or function behind the name, by `build`.
+hyperparameters, checked by `fedsam.parts`.
 """
 
 from __future__ import annotations
 
 import difflib
-import inspect
 import json
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
@@ -271,39 +269,6 @@ def _split(text: str) -> tuple[str, Any]:
         return key.strip(), value.strip()
 
 
-def hyperparameters(entry: Callable[..., Any]) -> type[BaseModel]:
-    """The settings that a table entry accepts: the fields of a dataclass, or the keyword-only parameters of a function."""
-    hints = get_type_hints(entry, include_extras=True)
-    fields: dict[str, Any] = {
-        name: (hints.get(name, Any), ... if parameter.default is inspect.Parameter.empty else parameter.default)
-        for name, parameter in inspect.signature(entry).parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-    }
-    return create_model(entry.__name__, __config__=ConfigDict(extra="forbid", protected_namespaces=()), **fields)
-
-
-def resolve(table: Mapping[str, Callable[..., Any]], part: Part, where: str) -> dict[str, Any]:
-    """The hyperparameters of `part`, validated, defaults filled in.
-
-    Args:
-        where: The key of the part in the experiment (`client.optimizer`), for messages.
-
-    Raises:
-        ConfigError: The name is not in the table, a hyperparameter is unknown, or its value is not allowed.
-    """
-    if part.name not in table:
-        raise ConfigError(f"{where}: {part.name!r} is not known{_nearest(part.name, list(table))}; allowed: {', '.join(sorted(table))}")
-    model = validated(hyperparameters(table[part.name]), part.settings, where)
-    return {name: getattr(model, name) for name in type(model).model_fields}
-
-
-def build(table: Mapping[str, Callable[..., Any]], part: Part, where: str) -> Any:
-    """The piece that `part` names: a dataclass instance, or the function with its keyword parameters bound. Raises as `resolve`."""
-    settings = resolve(table, part, where)
-    entry = table[part.name]
-    return entry(**settings) if inspect.isclass(entry) else partial(entry, **settings)
-
-
 def _explain(model: type[BaseModel], error: Any, where: str) -> str:
     path = [str(step) for step in error["loc"] if not (isinstance(step, str) and ("constrained" in step or step in ("int", "float")))]
     key = ".".join([*filter(None, [where]), *path])
@@ -312,12 +277,17 @@ def _explain(model: type[BaseModel], error: Any, where: str) -> str:
         for step in path[:-1]:
             table = table.model_fields[step].annotation  # type: ignore[assignment]
         names = list(table.model_fields)
-        return f"{key}: unknown key{_nearest(path[-1], names)}; allowed here: {', '.join(sorted(names))}"
+        return f"{key}: unknown key{nearest(path[-1], names)}; allowed here: {', '.join(sorted(names))}"
     if error["type"] == "missing":
         return f"{key}: must be given"
     return f"{key}: {error['input']!r} is not allowed: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
-def _nearest(name: str, names: list[str]) -> str:
+def nearest(name: str, names: Sequence[str]) -> str:
+    """A question for the end of a message: the one of `names` that is most like `name`; empty where none is.
+
+    >>> nearest("sma", ["sam", "sgd"])
+    ", did you mean 'sam'?"
+    """
     close = difflib.get_close_matches(name, names, n=1)
     return f", did you mean {close[0]!r}?" if close else ""

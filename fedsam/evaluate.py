@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from fedsam.datasets import Dataset, Images, normalize
+from fedsam.augmentation import normalize
+from fedsam.datasets import Dataset, Images
 from fedsam.network import Network
 
 BINS = 15

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedsam import config, datasets, partition
+from fedsam import augmentation, partition, parts
 from fedsam.config import ConfigError, Experiment
 from fedsam.datasets import Dataset, Images
 from fedsam.seeds import stream, tensor_stream
@@ -27,7 +27,7 @@ def deal(experiment: Experiment, dataset: Dataset) -> list[np.ndarray]:
     labels, limit = dataset.train.y.numpy(), experiment.data.examples
     if limit is not None and limit > len(labels):
         raise ConfigError(f"data.examples: {limit} is not allowed: {dataset.name} has {len(labels)} training examples")
-    draw = config.build(partition.PARTITIONS, experiment.data.partition, "data.partition")
+    draw = parts.build(partition.PARTITIONS, experiment.data.partition, "data.partition")
     if limit is None:
         return list(draw(labels, experiment.data.clients, stream(experiment.seed, "partition")))
     chosen = np.sort(stream(experiment.seed, "examples").choice(len(labels), size=limit, replace=False))
@@ -111,5 +111,5 @@ class FederatedDataset:
     def _load(self, images: Images, index: Tensor, rng: torch.Generator | None) -> tuple[Tensor, Tensor]:
         index = index.to(self.device)
         x, y = images.x[index], images.y[index]
-        x = datasets.normalize(x, self.dataset.mean, self.dataset.std, self.dtype)
-        return (x if rng is None else datasets.augment(x, self.kinds, rng)), y
+        x = augmentation.normalize(x, self.dataset.mean, self.dataset.std, self.dtype)
+        return (x if rng is None else augmentation.augment(x, self.kinds, rng)), y

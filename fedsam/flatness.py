@@ -17,8 +17,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from fedsam.augmentation import normalize
 from fedsam.config import Flatness
-from fedsam.datasets import Dataset, Images, normalize
+from fedsam.datasets import Dataset, Images
 from fedsam.hessian import Top, hessian_top, hessian_trace
 from fedsam.loss import Cost, Loss, even
 from fedsam.network import Network

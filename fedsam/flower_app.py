@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from flwr.serverapp import ServerApp
 from flwr.serverapp.server_app import LoadServerAppError
 from flwr.supercore.object_ref import load_app, validate
 
-from fedsam.config import ConfigError
+from fedsam.config import ConfigError, nearest
 
 Value = bool | int | float | str
 
@@ -93,9 +92,7 @@ def _overrides(given: Sequence[str], defaults: Mapping[str, Value]) -> dict[str,
         raise ConfigError(f"run-config: {' '.join(given)!r} is not allowed: it is 'key=value key2=value2' or a file that ends in .toml")
     for key in overrides:
         if key not in defaults:
-            close = difflib.get_close_matches(key, list(defaults), n=1)
-            meant = f", did you mean {close[0]!r}?" if close else ""
-            raise ConfigError(f"run-config.{key}: unknown key{meant}; allowed: {', '.join(sorted(defaults))}")
+            raise ConfigError(f"run-config.{key}: unknown key{nearest(key, list(defaults))}; allowed: {', '.join(sorted(defaults))}")
     return overrides
 
 

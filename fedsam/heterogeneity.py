@@ -13,7 +13,7 @@ from typing import Annotated, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from fedsam import config
+from fedsam import parts
 from fedsam.config import ConfigError, Experiment, Part, Positive
 from fedsam.seeds import stream
 
@@ -119,7 +119,7 @@ class Heterogeneity:
 def _distribution(part: Part | None, where: str) -> Distribution | None:
     if part is None:
         return None
-    draw: Distribution = config.build(DISTRIBUTIONS, part, where)
+    draw: Distribution = parts.build(DISTRIBUTIONS, part, where)
     try:
         draw(np.random.default_rng(0))
     except ConfigError as error:

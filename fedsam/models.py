@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedsam import config
+from fedsam import parts
 from fedsam.config import ConfigError, Part
 
 Image = tuple[int, int, int]
@@ -120,7 +120,7 @@ def create(part: Part, image: Image, classes: int, generator: torch.Generator) -
     Raises:
         ConfigError: The name is not known or cannot be imported, or a setting is not allowed.
     """
-    factory = _imported(part, image, classes) if ":" in part.name else config.build(MODELS, part, "model")
+    factory = _imported(part, image, classes) if ":" in part.name else parts.build(MODELS, part, "model")
     seed = int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
     with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the accelerators, too

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedsam import config
+from fedsam import config, parts
 from strategies.base import ServerRule
 from strategies.ema import Ema
 from strategies.fedacg import FedACG
@@ -51,5 +51,5 @@ STRATEGIES: dict[str, type[ServerRule]] = {
 
 def build(part: config.Part, where: str = "server.strategy") -> ServerRule:
     """The strategy that the key `where` names. Raises `ConfigError` for an unknown name or a wrong hyperparameter."""
-    rule: ServerRule = config.build(STRATEGIES, part, where)
+    rule: ServerRule = parts.build(STRATEGIES, part, where)
     return rule

@@ -17,9 +17,11 @@ PACKAGES = ("fedsam", "clients", "strategies", "experiments")
 LAYERS = {
     "fedsam": 0,
     "fedsam.config": 0,
+    "fedsam.augmentation": 0,
     "fedsam.flat": 0,
     "fedsam.loss": 0,
     "fedsam.flower": 0,
+    "fedsam.parts": 0,
     "fedsam.provenance": 0,
     "fedsam.schedules": 0,
     "fedsam.seeds": 0,

@@ -14,7 +14,7 @@ from clients.corrections.normalized import Normalized
 from clients.corrections.prox_correction import ProxCorrection
 from clients.corrections.proximal import Proximal
 from clients.corrections.smoo import SmooDual
-from fedsam import config
+from fedsam import config, parts
 
 CORRECTIONS: dict[str, type[Correction]] = {
     "none": NoCorrection,
@@ -33,5 +33,5 @@ CORRECTIONS: dict[str, type[Correction]] = {
 
 def build(part: config.Part, where: str = "client.correction") -> Correction:
     """The correction that the key `where` names. Raises `ConfigError` for an unknown name or a wrong hyperparameter."""
-    correction: Correction = config.build(CORRECTIONS, part, where)
+    correction: Correction = parts.build(CORRECTIONS, part, where)
     return correction

@@ -32,7 +32,7 @@ from clients.optimizers.vsam import VSAM
 from clients.optimizers.warm_sam import WarmSAM
 from clients.optimizers.wsam import WSAM
 from clients.optimizers.zosam import ZOSAM
-from fedsam import config
+from fedsam import config, parts
 
 __all__ = ["OPTIMIZERS", "TorchOptimizer", "as_torch", "build"]
 
@@ -70,5 +70,5 @@ OPTIMIZERS: dict[str, type[LocalOptimizer]] = {
 
 def build(part: config.Part) -> LocalOptimizer:
     """The local optimizer that `client.optimizer` names. Raises `ConfigError` for an unknown name or a wrong hyperparameter."""
-    optimizer: LocalOptimizer = config.build(OPTIMIZERS, part, "client.optimizer")
+    optimizer: LocalOptimizer = parts.build(OPTIMIZERS, part, "client.optimizer")
     return optimizer

@@ -7,23 +7,20 @@ First `--visit` clients are visited once (as many as the disk holds, if not give
 drawn at random, a second time, by when most states have to come back from disk. The object store is kept small on purpose.
 
 Resident memory counts the pages of the shared object store in every process that touched them; private memory does not, so private
-memory of all processes + the object store is what the machine has to have. Linux only: processes are read from /proc.
+memory of all processes + the object store is what the machine has to have. Linux only.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 import torch
 import typer
@@ -32,6 +29,7 @@ from flwr.clientapp import ClientApp
 from rich.console import Console
 from rich.table import Table
 
+from experiments.benchmarks.watch import Peak, Watch, session_folder, store_stats
 from fedsam import models, wire
 from fedsam.config import ConfigError, Part
 from fedsam.flat import Layout
@@ -41,7 +39,6 @@ from fedsam.ray_session import ray_session
 from fedsam.seeds import stream
 
 GIB = 2**30
-Kind = TypeVar("Kind", ArrayRecord, ConfigRecord, MetricRecord)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,14 +83,6 @@ class Setting:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Peak:
-    """The most memory, in bytes, that the largest process of a kind had."""
-
-    resident: int = 0
-    private: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What was found; bytes and seconds.
 
@@ -132,115 +121,17 @@ def load() -> ClientApp:
     @app.train()
     def train(message: Message, context: Context) -> Message:
         size, vectors = int(str(context.run_config["size"])), int(str(context.run_config["vectors"]))
-        visits = int(str(record(message.content, "config", ConfigRecord)["visits"]))
+        visits = int(str((wire.record(message.content, "config", ConfigRecord) or {})["visits"]))
         first = int(context.node_config["partition-id"]) * vectors
         pattern = torch.arange(size, dtype=torch.float32) % 251
         fresh = {str(j): pattern + (first + j) for j in range(vectors)}
-        held = wire.tensors(record(context.state, "kept", ArrayRecord)) if "kept" in context.state else fresh
+        kept = wire.record(context.state, "kept", ArrayRecord)
+        held = fresh if kept is None else wire.tensors(kept)
         wrong = sum(int((held[name] != vector + visits).sum()) for name, vector in fresh.items())
         context.state["kept"] = wire.arrays({name: vector + 1 for name, vector in held.items()})
         return Message(RecordDict({"metrics": MetricRecord({"wrong": wrong})}), reply_to=message)
 
     return app
-
-
-def record(content: RecordDict, key: str, kind: type[Kind]) -> Kind:
-    """A record by name; `content.array_records[key]` makes a reference cycle that holds the arrays until the garbage collector runs."""
-    found = content[key]
-    if not isinstance(found, kind):
-        raise TypeError(f"{key} is a {type(found).__name__}, not a {kind.__name__}")
-    return found
-
-
-class Watch:
-    """Samples this process, its descendants, the object store and the spill files, five times a second, while a block runs.
-
-    Args:
-        session: Folder of the Ray session.
-        actors: Process ids of the actors.
-    """
-
-    def __init__(self, session: Path, actors: Sequence[int]) -> None:
-        self._session, self._actors = session, frozenset(actors)
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._sample_on, daemon=True)
-        self.peaks: dict[str, Peak] = {}
-        self.private = self.store = self.disk = 0
-
-    def __enter__(self) -> Watch:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def wait(self) -> bool:
-        """Let the time between two samples pass; whether the block is over."""
-        return self._over.wait(0.2)
-
-    def on_disk(self) -> int:
-        """Bytes in spill files now."""
-        return sum(_size(file) for file in self._session.glob("ray_spilled_objects_*/*"))
-
-    def _sample_on(self) -> None:
-        while not self.wait():
-            readings = [(self._kind(pid), _memory(pid)) for pid in (os.getpid(), *_descendants(os.getpid()))]
-            for kind, reading in readings:
-                peak = self.peaks.get(kind, Peak())
-                self.peaks[kind] = Peak(resident=max(peak.resident, reading.resident), private=max(peak.private, reading.private))
-            self.private = max(self.private, sum(reading.private for _, reading in readings))
-            self.store = max(self.store, int(store_stats().object_store_bytes_used))
-            self.disk = max(self.disk, self.on_disk())
-
-    def _kind(self, pid: int) -> str:
-        if pid == os.getpid():
-            return "driver"
-        return "actor" if pid in self._actors else "Ray's own"
-
-
-def store_stats() -> Any:
-    """Ray's statistics of the object store and of spilling; Ray gives them to its command line or to its private functions only."""
-    from ray._private import internal_api, state
-
-    ask: Any = internal_api.get_memory_info_reply  # Ray leaves it untyped
-    return ask(state.state).store_stats
-
-
-def session_folder() -> Path:
-    """Folder of the running Ray session: logs, sockets, spill files."""
-    from ray._private import worker
-
-    node: Any = worker._global_node  # typed as None, which it is before Ray starts
-    return Path(node.get_session_dir_path())
-
-
-def _descendants(pid: int) -> list[int]:
-    found = []
-    for file in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            children = [int(child) for child in file.read_text().split()]
-        except OSError:  # the thread or process is gone
-            continue
-        found += [pid for child in children for pid in (child, *_descendants(child))]
-    return found
-
-
-def _memory(pid: int) -> Peak:
-    """Peak resident and present private bytes of a process; zeros if it is gone."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return Peak()
-    fields = {name: int(value.split()[0]) * 1024 for name, value in (line.split(":", 1) for line in lines) if value.endswith(" kB")}
-    return Peak(resident=fields.get("VmHWM", 0), private=fields.get("RssAnon", 0))
-
-
-def _size(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except OSError:  # it was deleted just now
-        return 0
 
 
 def measure(setting: Setting) -> Outcome:
@@ -296,7 +187,7 @@ def _visit(client: int, visits: int) -> Message:
 def _wrong(reply: Message) -> int:
     if reply.has_error():
         raise RuntimeError(reply.error.reason)
-    return int(str(record(reply.content, "metrics", MetricRecord)["wrong"]))
+    return int(str((wire.record(reply.content, "metrics", MetricRecord) or {})["wrong"]))
 
 
 def _settled(watch: Watch, wanted: int) -> int:

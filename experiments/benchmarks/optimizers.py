@@ -31,7 +31,7 @@ from torch.nn.functional import cross_entropy
 from clients.objective import Batch, Counted, NetworkObjective
 from clients.optimizers import as_torch, build
 from clients.optimizers.base import LocalOptimizer, Task
-from fedsam import datasets
+from fedsam import augmentation, datasets
 from fedsam.config import Part
 from fedsam.models import resnet18
 from fedsam.network import Network
@@ -152,8 +152,8 @@ def batches(size: int, root: Path | None) -> Iterator[Batch]:
     order, rng = stream(0, "batches"), tensor_stream(0, "augment")
     while True:
         index = torch.from_numpy(order.choice(len(dataset.train.y), size, replace=False))
-        x = datasets.normalize(dataset.train.x[index], dataset.mean, dataset.std)
-        yield Batch(datasets.augment(x, dataset.augment, rng), dataset.train.y[index])
+        x = augmentation.normalize(dataset.train.x[index], dataset.mean, dataset.std)
+        yield Batch(augmentation.augment(x, dataset.augment, rng), dataset.train.y[index])
 
 
 def measure(ways: dict[str, Way], module: nn.Module, source: Iterator[Batch], steps: int) -> dict[str, Clock]:

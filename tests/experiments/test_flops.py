@@ -14,7 +14,7 @@ from clients.objective import Batch, Counted, NetworkObjective
 from clients.optimizers import build
 from clients.optimizers.base import Task
 from experiments import passes, run
-from fedsam import datasets, models
+from fedsam import augmentation, datasets, models
 from fedsam.config import Part
 from fedsam.meter import flops
 from fedsam.network import Network
@@ -52,7 +52,7 @@ def test_a_convolutional_network_costs_what_is_documented_and_what_torch_sees(na
     model = Part(name="resnet20" if name == "sam_on" else "lenet5")
     network = Network(models.create(model, digits.image, digits.classes, torch.Generator().manual_seed(0)))
     optimizer = build(Part(name=name, lr=0.01, **COSTED.get(name, SETTINGS.get(name, {}))))
-    x, y = datasets.normalize(digits.train.x[:120], digits.mean, digits.std, torch.float32), digits.train.y[:120]
+    x, y = augmentation.normalize(digits.train.x[:120], digits.mean, digits.std, torch.float32), digits.train.y[:120]
     batches = [Batch(*batch) for batch in zip(x.split(12), y.split(12), strict=True)]
     steps = passes.settled(optimizer) + (60 if model.name == "lenet5" else 4)
     task = Task(round=1, rounds=10, steps=20, class_counts=(12,) * 10, peek=lambda n: Batch(x[:n], y[:n]))

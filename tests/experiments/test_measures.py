@@ -19,7 +19,7 @@ from experiments.grids import grids
 from experiments.measures import CHUNKS, Survey
 from experiments.progress import Quiet
 from experiments.session import Result, Session
-from fedsam import datasets
+from fedsam import augmentation, datasets
 from fedsam.config import override, parse
 from fedsam.evaluate import client_accuracies, evaluate, spread
 from fedsam.federation import FederatedDataset
@@ -54,7 +54,7 @@ def federation(experiment: Experiment) -> FederatedDataset:
 
 def loss_of(result: Result, images: datasets.Images) -> Any:
     """The mean loss over the images as a function of the vector, in one batch."""
-    layout, x = Layout.of_module(result.model), datasets.normalize(images.x, (0.3051,), (0.3238,), torch.float64)
+    layout, x = Layout.of_module(result.model), augmentation.normalize(images.x, (0.3051,), (0.3238,), torch.float64)
     return lambda w: cross_entropy(torch.func.functional_call(result.model, layout.views(w), (x,)), images.y)
 
 

@@ -148,5 +148,5 @@ def test_notes_say_when_rounds_differ(results: Results) -> None:
     add(results, [0.5, 0.6])
     assert not [words for words in notes(study(results, results.runs())) if "not the same rounds" in words]
     add(results, [0.5], client__optimizer=SAM)
-    assert "Seeds: 1; rounds: 1 and 2." in notes(study(results, results.runs()))
+    assert "Number of seeds: 1; of rounds: 1 and 2." in notes(study(results, results.runs()))
     assert "Numbers of rounds differ, so these are not the same rounds for all." in notes(study(results, results.runs()))

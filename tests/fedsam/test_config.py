@@ -1,11 +1,10 @@
 """The configuration: reading, overriding, and errors that name key, value and what is allowed."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from fedsam.config import ConfigError, NonNegative, Part, build, override, parse, read, resolve
+from fedsam.config import ConfigError, Part, override, parse, read
 
 
 def test_defaults_round_trip_through_json() -> None:
@@ -68,37 +67,3 @@ def test_missing_and_malformed_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("rounds = = 3")
     with pytest.raises(ConfigError, match=r"bad\.toml: not TOML"):
         read(tmp_path / "bad.toml")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rule:
-    """A rule with one hyperparameter."""
-
-    rho: NonNegative = 0.1
-
-
-def scaled(x: int, *, factor: int = 2) -> int:
-    """A function with one hyperparameter."""
-    return x * factor
-
-
-def test_parts_become_instances_or_bound_functions() -> None:
-    table = {"rule": Rule, "scaled": scaled}
-    assert build(table, Part(name="rule", rho=0.3), "k") == Rule(rho=0.3)
-    assert build(table, Part(name="scaled", factor=5), "k")(2) == 10
-    assert resolve(table, Part(name="rule"), "k") == {"rho": 0.1}
-
-
-@pytest.mark.parametrize(
-    ("part", "message"),
-    [
-        (Part(name="rule", rho=-1), "client.optimizer.rho: -1 is not allowed: input should be greater than or equal to 0"),
-        (Part(name="rule", roh=1), "client.optimizer.roh: unknown key, did you mean 'rho'"),
-        (Part(name="rul"), "client.optimizer: 'rul' is not known, did you mean 'rule'"),
-        (Part(name="rule", rho=float("nan")), "client.optimizer.rho"),
-    ],
-)
-def test_bad_parts_are_named(part: Part, message: str) -> None:
-    with pytest.raises(ConfigError) as error:
-        build({"rule": Rule}, part, "client.optimizer")
-    assert message in str(error.value)

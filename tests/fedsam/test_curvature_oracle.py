@@ -12,7 +12,7 @@ import torch
 from scipy.sparse.linalg import eigsh
 from torch import Tensor, nn
 
-from fedsam import datasets, models
+from fedsam import augmentation, datasets, models
 from fedsam.config import Part
 from fedsam.flat import Layout
 from fedsam.hessian import hessian_top, hessian_trace
@@ -32,7 +32,7 @@ def trained(cifar_root: Path) -> tuple[Loss, Tensor, Any]:
     cifar = datasets.load("cifar10", cifar_root)
     module = models.create(Part(name="lenet5"), cifar.image, cifar.classes, torch.Generator().manual_seed(0))
     x, y = cifar.train.x[:EXAMPLES], cifar.train.y[:EXAMPLES]
-    prepare = partial(datasets.normalize, mean=cifar.mean, std=cifar.std, dtype=torch.float32)
+    prepare = partial(augmentation.normalize, mean=cifar.mean, std=cifar.std, dtype=torch.float32)
     loss = Loss(module, torch.empty(0), x, y, even(EXAMPLES, 100), prepare=prepare)
     w = loss.layout.vector(dict(module.named_parameters()))
     for _ in range(40):

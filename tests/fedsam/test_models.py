@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from fedsam import config, models
+from fedsam import models, parts
 from fedsam.config import ConfigError, Part
 from fedsam.flat import NORMALIZATIONS, Layout
 
@@ -176,4 +176,4 @@ def test_broken_module_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_settings_of_the_table_are_validated() -> None:
-    assert config.resolve(models.MODELS, part("resnet20"), "model") == {"norm": "group", "groups": 2}
+    assert parts.resolve(models.MODELS, part("resnet20"), "model") == {"norm": "group", "groups": 2}

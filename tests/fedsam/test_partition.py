@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedsam import config
+from fedsam import parts
 from fedsam.config import ConfigError, Part
 from fedsam.partition import PARTITIONS, class_counts, dirichlet, from_flwr, quantity, shards
 
@@ -38,7 +38,7 @@ variants = st.sampled_from(VARIANTS)
 
 
 def draw(piece: Part, labels: np.ndarray, clients: int, seed: int = 0) -> list[np.ndarray]:
-    return list(config.build(PARTITIONS, piece, "data.partition")(labels, clients, np.random.default_rng(seed)))
+    return list(parts.build(PARTITIONS, piece, "data.partition")(labels, clients, np.random.default_rng(seed)))
 
 
 def sizes(parts: list[np.ndarray]) -> np.ndarray:

@@ -1,0 +1,82 @@
+"""What is done to a batch of images on its device: normalization, and changes at random.
+
+Legend: `x: (B, C, H, W)` images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fedsam.config import ConfigError
+
+PADDING = 4  # pixels on each side for the random crop
+HOLE = 16  # side of cutout's square, pixels
+
+
+def normalize(x: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Pixels 0..255 (B, C, H, W) as zero-mean, unit-variance numbers of `dtype`, per channel: (x / 255 - mean) / std."""
+    # Tensors of C numbers, made in float64, so that the batch is passed over twice and not three times.
+    center, spread = (torch.tensor(values, dtype=torch.float64).view(-1, 1, 1) for values in (mean, std))
+    scale, shift = 1 / (255 * spread), -center / spread
+    return x.to(dtype).mul_(scale.to(x.device, dtype)).add_(shift.to(x.device, dtype))
+
+
+def augment(x: Tensor, kinds: Sequence[str], rng: torch.Generator) -> Tensor:
+    """Normalized images (B, C, H, W) changed at random, each its own way; always in the order flip, crop, cutout.
+
+    - `flip` mirrors left and right with probability 0.5;
+    - `crop` takes a window of the same size, uniform in place, out of the image padded by 4 zeros on each side;
+    - `cutout` sets a 16 x 16 square to zero with probability 0.5; its centre is a uniform pixel, so a part may fall outside.
+
+    Zeros are added to normalized images, so they stand for the mean colour, not for black.
+
+    Source: flip and crop after normalization as in FL-Simulator (github.com/woodenchild95/FL-Simulator), which crops half of the
+    images, where we crop all; cutout: DeVries and Taylor, 2017, arXiv:1708.04552.
+
+    Args:
+        rng: On any device. Draws are made there and moved, so a CPU generator gives the same result for every device.
+
+    Raises:
+        ConfigError: A kind is not known.
+    """
+    if unknown := [kind for kind in kinds if kind not in AUGMENTATIONS]:
+        raise ConfigError(f"data.augment: {unknown[0]!r} is not known; allowed: {', '.join(AUGMENTATIONS)}")
+    for kind, change in AUGMENTATIONS.items():
+        if kind in kinds:
+            x = change(x, rng)
+    return x
+
+
+def _flip(x: Tensor, rng: torch.Generator) -> Tensor:
+    return torch.where(_coin(x, rng).view(-1, 1, 1, 1), x.flip(-1), x)
+
+
+def _crop(x: Tensor, rng: torch.Generator) -> Tensor:
+    height, width = x.shape[-2:]
+    windows = F.pad(x, (PADDING,) * 4).unfold(2, height, 1).unfold(3, width, 1)  # (B, C, top, left, H, W), a view
+    top, left = torch.randint(2 * PADDING + 1, (2, len(x)), generator=rng, device=rng.device).to(x.device)
+    return windows[torch.arange(len(x), device=x.device), :, top, left]
+
+
+def _cutout(x: Tensor, rng: torch.Generator) -> Tensor:
+    rows, columns = (_near(x, side, rng) for side in x.shape[-2:])
+    hole = rows[:, :, None] & columns[:, None, :] & _coin(x, rng).view(-1, 1, 1)
+    return x.masked_fill(hole[:, None], 0)
+
+
+def _near(x: Tensor, side: int, rng: torch.Generator) -> Tensor:
+    """Whether each of `side` places lies in the hole around a random centre: (B, side)."""
+    centre = torch.randint(side, (len(x), 1), generator=rng, device=rng.device).to(x.device)
+    offset = torch.arange(side, device=x.device) - centre
+    return (offset >= -HOLE // 2) & (offset < HOLE // 2)
+
+
+def _coin(x: Tensor, rng: torch.Generator) -> Tensor:
+    return (torch.rand(len(x), generator=rng, device=rng.device) < 0.5).to(x.device)
+
+
+AUGMENTATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {"flip": _flip, "crop": _crop, "cutout": _cutout}
