@@ -121,7 +121,7 @@ def load() -> ClientApp:
     @app.train()
     def train(message: Message, context: Context) -> Message:
         size, vectors = int(str(context.run_config["size"])), int(str(context.run_config["vectors"]))
-        visits = int(str((wire.record(message.content, "config", ConfigRecord) or {})["visits"]))
+        visits = int(str((wire.record(message.content, "config", ConfigRecord) or ConfigRecord())["visits"]))
         first = int(context.node_config["partition-id"]) * vectors
         pattern = torch.arange(size, dtype=torch.float32) % 251
         fresh = {str(j): pattern + (first + j) for j in range(vectors)}
@@ -187,7 +187,7 @@ def _visit(client: int, visits: int) -> Message:
 def _wrong(reply: Message) -> int:
     if reply.has_error():
         raise RuntimeError(reply.error.reason)
-    return int(str((wire.record(reply.content, "metrics", MetricRecord) or {})["wrong"]))
+    return int(str((wire.record(reply.content, "metrics", MetricRecord) or MetricRecord())["wrong"]))
 
 
 def _settled(watch: Watch, wanted: int) -> int:
