@@ -48,7 +48,7 @@ class Listening(Quiet):
     def round(self, row: Row) -> None:
         self.after.get(row.round, lambda: None)()
 
-    def note(self, text: str) -> None:
+    def note(self, run_id: str, text: str) -> None:
         self.notes.append(text)
 
 
