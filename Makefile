@@ -12,7 +12,7 @@ PYTEST_ARGS ?=
 export UV_HTTP_TIMEOUT ?= 300
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test check format lock clean
+.PHONY: help setup quickstart test proofs check format lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | awk -F'\t' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -24,6 +24,9 @@ quickstart: setup ## Compare SGD and SAM clients in a minute or two, and write a
 
 test: check ## Lint, types and tests; PYTEST_ARGS adds options
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+proofs: setup ## The tests that take long (half an hour): Flower's runtime, three Ray nodes, killed comparisons, oracles
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
 check: setup ## Lint and types
 	$(BIN)/ruff check .
