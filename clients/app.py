@@ -7,8 +7,7 @@ The experiment travels in the node's run config under `experiment`, as one line 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -32,13 +31,11 @@ def make(dataset: Dataset | None = None) -> ClientApp:
 
     @made.train()
     def train(message: Message, context: Context) -> Message:
-        place = places.at(context)
-        return within_memory(place, lambda: answer(place, message, context))
+        return answer(places.at(context), message, context)
 
     @made.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        place = places.at(context)
-        return within_memory(place, lambda: assess(place, message, context))
+        return assess(places.at(context), message, context)
 
     @made.query("partition")
     def partition(message: Message, context: Context) -> Message:
@@ -59,26 +56,6 @@ def make(dataset: Dataset | None = None) -> ClientApp:
         return queries.flatness(places.at(context), message)
 
     return made
-
-
-def within_memory(place: Workplace, task: Callable[[], Message]) -> Message:
-    """What `task` gives; if the GPU's memory runs out it is tried once more, with memory that is merely reserved given back.
-
-    Raises:
-        MemoryError: That was not enough; the message names what to change.
-    """
-    with suppress(torch.OutOfMemoryError):
-        return task()
-    torch.cuda.empty_cache()  # here, where no traceback holds the tensors of the first attempt
-    try:
-        return task()
-    except torch.OutOfMemoryError as error:
-        settings = place.experiment
-        raise MemoryError(
-            f"the GPU's memory is too small for client.batch_size {settings.client.batch_size}, measure.batch_size "
-            f"{settings.measure.batch_size} and model {settings.model.name!r} with compute.gpus_per_actor "
-            f"{settings.compute.gpus_per_actor:g}: lower the batch size or have fewer actors share a GPU ({error})"
-        ) from error
 
 
 def answer(place: Workplace, message: Message, context: Context) -> Message:

@@ -123,7 +123,7 @@ class Session:
             self.results.begun(self.run_id, time.perf_counter() - self._started)
             return None
         row = self._row(self.strategy.last)
-        for client, what in self.strategy.last.retried.items():
+        for client, what in (*self.strategy.last.retried.items(), *self.strategy.last.evaluate_retried.items()):
             self.watch.note(self.run_id, f"client {client} in round {round} was asked again: it {what.splitlines()[0]}")
         last = self._is_last(row)
         row, slices = self.survey.take(row, self.strategy.evaluated, self.strategy.buffers, last=last)
@@ -145,9 +145,10 @@ class Session:
         return row.round == self.experiment.rounds or (budget is not None and self.spent + row.gradient_evaluations >= budget)
 
     def _row(self, exchange: Exchange) -> Row:
-        clients = tuple(_client_row(client, m) for client, m in exchange.metrics.items())
+        clients = tuple(_client_row(client, m, exchange.evaluate_failures.get(client)) for client, m in exchange.metrics.items())
         reasons = dict(exchange.failures) | dict.fromkeys(exchange.dropped, DROPPED)
         failed = tuple(_failed_row(client, what) for client, what in reasons.items())
+        retries = len(exchange.retried) + len(exchange.evaluate_retried)
         loads = self._loads(exchange)
         total = {name: sum(int(m[name]) for m in exchange.metrics.values()) for name in ("gradient-evaluations", "forward-evaluations")}
         rss, device = self.grid.peak_memory() if isinstance(self.grid, LocalGrid) else (0, None)
@@ -156,7 +157,7 @@ class Session:
             run=self.run_id,
             round=exchange.round,
             cohort=len(clients),
-            failures=len(failed),
+            failures=len({*reasons, *exchange.evaluate_failures}),
             examples=sum(examples),
             steps=sum(row.steps for row in clients),
             gradient_evaluations=total["gradient-evaluations"],
@@ -172,7 +173,7 @@ class Session:
             peak_rss=rss,
             peak_device_memory=device,
             train_loss=float(np.average([row.train_loss for row in clients], weights=examples)) if clients else math.nan,
-            measures={**self.strategy.client_measures, **({"retries": len(exchange.retried)} if exchange.retried else {})},
+            measures={**self.strategy.client_measures, **({"retries": retries} if retries else {})},
             clients=tuple(sorted((*clients, *failed), key=lambda row: row.client)),
         )
 
@@ -227,11 +228,12 @@ def _failed_row(client: int, what: str) -> ClientRow:
     return ClientRow(client=client, examples=0, steps=0, train_loss=math.nan, seconds=0.0, status=what.splitlines()[0])
 
 
-def _client_row(client: int, metrics: Any) -> ClientRow:
+def _client_row(client: int, metrics: Any, unevaluated: str | None) -> ClientRow:
     return ClientRow(
         client=client,
         examples=int(metrics["examples"]),
         steps=int(metrics["steps"]),
         train_loss=metrics["train-loss"],
         seconds=metrics["seconds"],
+        status="ok" if unevaluated is None else f"evaluation: {unevaluated.splitlines()[0]}",
     )

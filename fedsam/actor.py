@@ -6,13 +6,14 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from flwr.app import Context, Error, Message, Metadata, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedsam.flower import CLIENT_APP_RAISED, received
+from fedsam.flower import CLIENT_APP_RAISED, number, received
 from fedsam.merge import Gathered
 
 
@@ -41,17 +42,46 @@ class Served:
         stateful: Of each client in turn, whether it has a new state.
         seconds: That each shard took.
         peak: The actor's `peak_memory`.
+        crowded: The GPU's memory ran out, and it has other actors: nothing here counts.
     """
 
     replies: list[list[Message]]
     stateful: list[bool]
     seconds: list[float]
     peak: tuple[int, int | None]
+    crowded: bool = False
 
 
-def serve(app: ClientApp, work: Work, content: RecordDict, state: RecordDict) -> tuple[Message, RecordDict]:
-    """Run one message through the app; an exception becomes an error reply and leaves the client's state as it was."""
-    message = received(work.metadata, private(content))
+class CrowdedError(MemoryError):
+    """The memory of a GPU that several actors share ran out."""
+
+
+def serve(app: ClientApp, work: Work, content: RecordDict, state: RecordDict, *, shared: bool = False) -> tuple[Message, RecordDict]:
+    """Run one message through the app; an exception becomes an error reply and leaves the client's state as it was.
+
+    If the GPU's memory runs out it is tried once more, with memory that is merely reserved given back.
+
+    Raises:
+        CrowdedError: That was not enough, and the GPU is `shared` with other actors.
+    """
+    import torch
+
+    with suppress(torch.OutOfMemoryError):
+        return _attempt(app, work, content, state)
+    torch.cuda.empty_cache()  # here, where no traceback holds the tensors of the first attempt
+    try:
+        return _attempt(app, work, content, state)
+    except torch.OutOfMemoryError as error:
+        if shared:
+            raise CrowdedError from None
+        reason = f"the GPU's memory is too small for one client alone: lower the batch size, or take a smaller model ({error})"
+        return _failed(work, reason), state
+
+
+def _attempt(app: ClientApp, work: Work, content: RecordDict, state: RecordDict) -> tuple[Message, RecordDict]:
+    """As `serve`, but raises what torch raises when the GPU's memory runs out."""
+    import torch
+
     context = Context(
         run_id=work.metadata.run_id,
         node_id=work.metadata.dst_node_id,
@@ -60,10 +90,19 @@ def serve(app: ClientApp, work: Work, content: RecordDict, state: RecordDict) ->
         run_config=dict(work.run_config),
     )
     try:
-        return app(message, context), context.state
+        reply = app(received(work.metadata, private(content)), context)
+        if not isinstance(reply, Message) or reply.metadata.reply_to_message_id != work.metadata.message_id:
+            raise TypeError(f"the ClientApp gave a {type(reply).__name__} that is no reply to its message")
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # whatever a client raises must name the client, not kill the actor that others share
-        reason = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
-        return Message(Error(CLIENT_APP_RAISED, reason), reply_to=message), state
+        return _failed(work, f"{type(error).__name__}: {error}\n{traceback.format_exc()}"), state
+    number(reply, f"{work.metadata.message_id}-reply")
+    return reply, context.state
+
+
+def _failed(work: Work, reason: str) -> Message:
+    return Message(Error(CLIENT_APP_RAISED, reason), reply_to=received(work.metadata, RecordDict()))
 
 
 def private(content: RecordDict) -> RecordDict:
@@ -103,10 +142,14 @@ class ClientActor:
 
         return os.getpid(), ray.get_runtime_context().get_node_id()
 
-    def run(self, shards: Sequence[Sequence[Work]]) -> Iterator[Any]:
+    def run(self, shards: Sequence[Sequence[Work]], shared: bool, single: bool) -> Iterator[Any]:
         """Each client's new state, None where it keeps the one it has; then what else came of it: a `Served`.
 
         Called with `num_returns`, so that Ray stores a state before the next client runs: one client's state is in memory, not a shard's.
+
+        Args:
+            shared: Whether others share the GPU.
+            single: Leave replies single, whatever the messages ask for.
         """
         import ray
 
@@ -114,19 +157,27 @@ class ClientActor:
             self._app = self._load(**{name: ray.get(reference) for name, reference in self._supplies.items()})
         needed = {r for shard in shards for work in shard for r in work.records.values() if isinstance(r, ray.ObjectRef)}
         self._records = {ref: self._records[ref] if ref in self._records else ray.get(ref) for ref in needed}
-        replies, stateful, seconds = [], [], []
+        replies, stateful, seconds, crowded = [], [], [], False
         for shard in shards:
             start, gathered = time.perf_counter(), None
             for work in shard:
                 content = RecordDict({key: self._records[r] if isinstance(r, ray.ObjectRef) else r for key, r in work.records.items()})
-                gathered = gathered or Gathered(received(work.metadata, content))
-                reply, state = serve(self._app, work, content, RecordDict() if work.state is None else ray.get(work.state))
-                stateful.append(gathered.add(reply) and len(state) > 0)
+                gathered = gathered or Gathered(received(work.metadata, content), single=single)
+                try:
+                    if crowded:
+                        raise CrowdedError
+                    reply, state = serve(self._app, work, content, ray.get(work.state) if work.state else RecordDict(), shared=shared)
+                except CrowdedError:
+                    crowded = True
+                    stateful.append(False)
+                    yield None
+                    continue
+                stateful.append(gathered.add(reply) and (len(state) > 0 or work.state is not None))
                 yield state if stateful[-1] else None
                 del reply, state  # or they stay while the next client's are made
             replies.append(gathered.replies() if gathered else [])
             seconds.append(time.perf_counter() - start)
-        yield Served(replies, stateful, seconds, peak_memory())
+        yield Served(replies, stateful, seconds, peak_memory(), crowded)
 
 
 def peak_memory() -> tuple[int, int | None]:

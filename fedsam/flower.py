@@ -54,7 +54,7 @@ def merging(strategy: Strategy) -> ConfigRecord:
     if type(strategy) not in means or strategy.train_metrics_aggr_fn is not aggregate_metricrecords:  # type: ignore[attr-defined]
         names = ", ".join(kind.__name__ for kind in means)
         raise ValueError(f"{type(strategy).__name__}: replies can be merged for {names} with default metrics alone")
-    return ConfigRecord({"merge-by": strategy.weighted_by_key})  # type: ignore[attr-defined]
+    return ConfigRecord({"fedsam.merge-by": strategy.weighted_by_key})  # type: ignore[attr-defined]
 
 
 def mean(replies: Sequence[Message], by: str) -> list[Message]:

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count
 from typing import Any
 
-from flwr.app import Message, RecordDict
+from flwr.app import DEFAULT_TTL, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 from fedsam import flower
 from fedsam.actor import Work, peak_memory, serve
-from fedsam.flower import Run
+from fedsam.flower import REPLY_UNAVAILABLE, Run
 from fedsam.merge import Gathered, shards
 
 
@@ -81,9 +81,12 @@ class LocalGrid(Grid):
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """The replies, in the order of the messages; those of shards that are not done after `timeout` seconds are missing.
 
-        The clock starts when there is somebody to do the work.
+        The clock starts when there is somebody to do the work. Messages of a shorter life (`ttl`) have error replies after that.
         """
         dealt = self._numbered(messages)
+        life = min((m.metadata.ttl for shard in dealt for m in shard), default=DEFAULT_TTL)
+        if life < min(DEFAULT_TTL, math.inf if timeout is None else timeout):
+            return _expired(dealt, self._exchange(dealt, life))
         return self._exchange(dealt, None if timeout == math.inf else timeout) if dealt else []
 
     @abstractmethod
@@ -101,7 +104,7 @@ class LocalGrid(Grid):
             if not 1 <= message.metadata.dst_node_id <= self.clients:
                 raise ValueError(f"no node has id {message.metadata.dst_node_id}; nodes are 1 to {self.clients}")
             flower.number(message, str(next(self._numbers)))
-        return shards(sent, self._shard_size)
+        return [part for shard in shards(sent, self._shard_size) for part in _apart(shard)]
 
     def _keep(self, replies: Iterable[Message]) -> None:
         """Keep replies until they are pulled."""
@@ -113,6 +116,27 @@ class LocalGrid(Grid):
 
     def _node_config(self, message: Message) -> dict[str, Any]:
         return {"partition-id": message.metadata.dst_node_id - 1, "num-partitions": self.clients}
+
+
+def _apart(shard: Sequence[Message]) -> list[Sequence[Message]]:
+    """The shard, cut where a node comes again: its second message must find the state that the first one leaves."""
+    parts: list[dict[int, Message]] = [{}]
+    for message in shard:
+        if message.metadata.dst_node_id in parts[-1]:
+            parts.append({})
+        parts[-1][message.metadata.dst_node_id] = message
+    return [list(part.values()) for part in parts]
+
+
+def _expired(dealt: Sequence[Sequence[Message]], replies: Sequence[Message]) -> list[Message]:
+    """The replies in order, with errors in place of those of shards that are late."""
+    found = {reply.metadata.reply_to_message_id: reply for reply in replies}
+    answers: list[Message] = []
+    for shard in dealt:
+        there = [found[message.metadata.message_id] for message in shard if message.metadata.message_id in found]
+        reason = "the message's time to live is over"
+        answers += there or [Message(Error(REPLY_UNAVAILABLE, reason), reply_to=message) for message in shard]
+    return answers
 
 
 class InlineGrid(LocalGrid):
@@ -175,7 +199,7 @@ class InlineGrid(LocalGrid):
             node = message.metadata.dst_node_id
             work = Work(message.metadata, {}, self._node_config(message), self.run_config)
             reply, state = serve(self._app, work, message.content, self._states.get(node, RecordDict()))
-            if gathered.add(reply) and len(state):
+            if gathered.add(reply) and (len(state) or node in self._states):
                 states[node] = state
         return gathered.replies(), states
 

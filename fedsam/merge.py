@@ -22,6 +22,7 @@ from fedsam import flower, wire
 T = TypeVar("T")
 NEEDED = ("num-examples", "steps", "delta-norm", "examples", "train-loss", "gradient-evaluations", "forward-evaluations", "seconds")
 POSITIVE = ("num-examples", "steps")
+EVALUATED = ("num-examples", "accuracy", "loss")
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,11 @@ class Terms:
     def of(cls, broadcast: RecordDict) -> Terms | None:
         """The terms in the content of a message to a client; None where replies are to stay single."""
         sent, config = wire.record(broadcast, "arrays", ArrayRecord), wire.record(broadcast, "config", ConfigRecord)
-        if sent is None or config is None or "merge" not in config:
+        if sent is None or config is None or "fedsam.merge" not in config:
             return None
         held: Any = dict(config)
         empty = {name: torch.empty(sent[name].shape, dtype=getattr(torch, sent[name].dtype), device="meta") for name in sent}
-        return cls.from_vectors(empty, held["expects"], held["merge"])
+        return cls.from_vectors(empty, held["fedsam.expects"], held["fedsam.merge"])
 
     @classmethod
     def from_vectors(
@@ -59,7 +60,7 @@ class Terms:
 
     def config(self) -> dict[str, Any]:
         """The terms as entries of a message's ConfigRecord, for `of`."""
-        return {"merge": self.weights, "expects": list(self.expects)}
+        return {"fedsam.merge": self.weights, "fedsam.expects": list(self.expects)}
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,18 @@ def part(reply: Message, terms: Terms) -> Part:
         metrics={name: [value] for name, value in update.metrics.items()},
         bytes=wire.count_bytes(update.vectors),
     )
+
+
+def evaluation(reply: Message) -> Part:
+    """A single reply to an `evaluate` message, which has metrics alone; they do not count where they cannot be used."""
+    node = reply.metadata.src_node_id
+    if reply.has_error():
+        return Part(failures={node: f"failed: {reply.error.reason}"})
+    metrics = wire.numbers(wire.record(reply.content, "metrics", MetricRecord) or MetricRecord())
+    problem = _numbers_problem(metrics, EVALUATED)
+    if problem:
+        return Part(failures={node: problem})
+    return Part(nodes=[node], weight=metrics["num-examples"], metrics={name: [metrics[name]] for name in EVALUATED})
 
 
 def total_(parts: Iterable[Part]) -> Part:
@@ -161,12 +174,16 @@ def _vectors_problem(update: wire.Update, terms: Terms) -> str | None:
 
 def _metrics_problem(update: wire.Update, terms: Terms) -> str | None:
     scalars = [f"sent.{name.removeprefix('metrics.')}" for name in terms.expects if name.startswith("metrics.")]
-    for name in (*NEEDED, *scalars):
-        value = update.metrics.get(name)
+    return _numbers_problem(update.metrics, NEEDED, scalars)
+
+
+def _numbers_problem(metrics: Mapping[str, float], needed: Sequence[str], finite: Sequence[str] = ()) -> str | None:
+    for name in (*needed, *finite):
+        value = metrics.get(name)
         if value is None:
             return f"sent no metric {name}"
-        if name in (*POSITIVE, *scalars) and not (math.isfinite(value) and (name in scalars or value > 0)):
-            return f"sent {value} as metric {name}; expected a finite number{'' if name in scalars else ' above 0'}"
+        if name in (*POSITIVE, *finite) and not (math.isfinite(value) and (name in finite or value > 0)):
+            return f"sent {value} as metric {name}; expected a finite number{'' if name in finite else ' above 0'}"
     return None
 
 
@@ -175,11 +192,13 @@ class Gathered:
 
     Args:
         first: The shard's first message.
+        single: Keep replies whatever it asks for.
     """
 
-    def __init__(self, first: Message) -> None:
+    def __init__(self, first: Message, *, single: bool = False) -> None:
         config = wire.record(first.content, "config", ConfigRecord) or ConfigRecord()
-        self._first, self._terms, self._by = first, Terms.of(first.content), config.get("merge-by")
+        self._first = first
+        self._terms, self._by = (None, None) if single else (Terms.of(first.content), config.get("fedsam.merge-by"))
         self._single: list[Message] = []
         self._total = Part()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -25,10 +26,12 @@ class ActorPool:
         memory: Fraction of its GPU's memory that each may use; default: its share of the GPU.
 
     Attributes:
-        busy: The actors that are up, and how many shards each has been dealt.
+        busy: The actors that are up, and how many calls each has to do.
         away: Those of them that are on other machines.
         starting: The others, by the reference that is there once they are up.
+        stopped: Whether it was: nobody is hired any more.
         memory: Fraction of its GPU's memory that each may use; None without a GPU.
+        gpus: Share of a GPU of each.
     """
 
     def __init__(
@@ -40,7 +43,7 @@ class ActorPool:
         self.memory = (memory or min(gpus, 1.0)) if gpus else None
         self._supplies: dict[str, Any] = {}
         self._kind = ray.remote(num_cpus=cpus, num_gpus=gpus)(ClientActor)
-        self._gpus, self._stopped = gpus, False
+        self.gpus, self.stopped = gpus, False
         self._peaks: dict[Any, tuple[int, int | None]] = {}
         self._deaths = 0
         self.busy: dict[Any, int] = {}
@@ -56,7 +59,7 @@ class ActorPool:
 
     def split(self, number: int) -> list[ActorPool]:
         """As many pools, among which the actors of this one are dealt; it keeps none, and they must not be at work."""
-        parts = [ActorPool(self._load, actors=0, cpus=self._cpus, gpus=self._gpus, memory=self.memory) for _ in range(number)]
+        parts = [ActorPool(self._load, actors=0, cpus=self._cpus, gpus=self.gpus, memory=self.memory) for _ in range(number)]
         for turn, (reference, actor) in enumerate(self.starting.items()):
             parts[turn % number].starting[reference] = actor
         for turn, actor in enumerate(self.busy, len(self.starting)):
@@ -65,11 +68,30 @@ class ActorPool:
         self.starting, self.busy, self.away = {}, {}, set()
         return parts
 
+    @property
+    def shared(self) -> bool:
+        """Whether an actor shares its GPU with others."""
+        return 0 < self.gpus <= 0.5
+
+    def spread(self) -> None:
+        """Have half as many actors, each with twice the share of a GPU and of its memory; what the present ones do is lost."""
+        import ray
+
+        devices, share = math.ceil(self.gpus * self.size - 1e-9), min(1.0, 2 * self.gpus)
+        actors = max(1, min(self.size // 2, devices * int(1 / share)))
+        for actor in (*self.busy, *self.starting.values()):
+            ray.kill(actor)
+        self.busy, self.starting, self.away = {}, {}, set()
+        self.gpus, self.memory = share, self.memory and min(1.0, 2 * self.memory)
+        self._kind = ray.remote(num_cpus=self._cpus, num_gpus=share)(ClientActor)
+        for _ in range(actors):
+            self._start()
+
     def stop(self) -> None:
         """End the actors, from any thread: who waits for them, or asks them from now on, is interrupted."""
         import ray
 
-        self._stopped = True
+        self.stopped = True
         for actor in (*self.busy, *self.starting.values()):
             ray.kill(actor)
 
@@ -120,25 +142,21 @@ class ActorPool:
         actor = min(self.busy, key=self.busy.__getitem__, default=None)
         return actor if actor is not None and (most is None or self.busy[actor] < most) else None
 
-    def replace(self, actor: Any) -> bool:
-        """Start a new actor in the place of one that died or hangs; whether that was not done before."""
+    def replace(self, actor: Any) -> None:
+        """Start a new actor in the place of one that died or hangs."""
         import ray
 
-        if actor not in self.busy:
-            return False
         del self.busy[actor]
         self.away.discard(actor)
         self._peaks.pop(actor, None)
         ray.kill(actor)
         self._start()
-        return True
 
     def release(self, actor: Any, peak: tuple[int, int | None] | None) -> None:
-        """Note that an actor, if it was not replaced, is done with a shard, and its `fedsam.actor.peak_memory` where that is known."""
-        if actor in self.busy:
-            self.busy[actor] -= 1
-            if peak is not None:
-                self._peaks[actor] = peak
+        """Note that an actor is done with what it was dealt once, and its `fedsam.actor.peak_memory` where that is known."""
+        self.busy[actor] -= 1
+        if peak is not None:
+            self._peaks[actor] = peak
 
     def peak_memory(self) -> tuple[int, int | None]:
         """Over this process and all actors, as last reported: largest peak resident bytes, largest peak GPU bytes."""
@@ -147,7 +165,7 @@ class ActorPool:
 
     def _start(self) -> None:
         """Start an actor. Raises `KeyboardInterrupt` once the pool was stopped."""
-        if self._stopped:
+        if self.stopped:
             raise KeyboardInterrupt
         actor: Any = self._kind.remote(self._load, self._cpus, self._supplies, self.memory)
         self.starting[actor.process.remote()] = actor

@@ -37,7 +37,7 @@ class Row:
 
     Attributes:
         cohort: Clients that trained.
-        failures: Clients that did not.
+        failures: Clients that did not, or did not evaluate though asked to.
         gradient_evaluations: Examples passed forward and backward.
         forward_evaluations: Examples passed forward only, evaluation left out.
         bytes_down: From the server to the cohort.

@@ -5,7 +5,7 @@ Legend: `w, delta: (P,)`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import ceil
 from typing import Literal
@@ -90,14 +90,8 @@ class CohortStrategy(Strategy):
             RunError: A client failed and that is not allowed, or too few updates can be used.
         """
         arrived = list(replies)
-        parts = self._parts(arrived)
-        retried = self._failures(parts) if self.plan.on_client_error == "retry" else {}
-        if retried:
-            again = self._again([self._nodes[client] for client in retried])
-            arrived += again
-            parts = [*(replace(part, failures={}) for part in parts), *self._parts(again)]
-        failures = self._failures(parts)
-        sent = merge.total_(parts)
+        sent, retried = self._gathered(arrived, self._part)
+        failures = self._failures([sent])
         self._judge(server_round, len(sent.nodes), failures)
         if sent.nodes:
             self.advance(server_round, sent, arrived)
@@ -126,20 +120,27 @@ class CohortStrategy(Strategy):
 
     def configure_evaluate(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
         """The cohort again, if clients are to evaluate."""
-        return self._messages("evaluate", server_round, {"w": self.evaluated}, grid) if self.plan.evaluate_clients else []
+        self._sent = self._messages("evaluate", server_round, {"w": self.evaluated}, grid) if self.plan.evaluate_clients else []
+        return self._sent
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Mean of the clients' accuracies and losses, weighted by examples."""
-        failed = [reply for reply in replies if reply.has_error()]
-        if failed and self.plan.on_client_error != "drop":
-            raise RunError(self._where(self._clients[failed[0].metadata.src_node_id], server_round, f"failed: {failed[0].error.reason}"))
+        """Mean of the clients' accuracies and losses, weighted by examples; None where there are none.
+
+        Raises:
+            RunError: A client failed and that is not allowed. The quorum is of updates alone.
+        """
         self.client_measures = {}
-        records = [r for reply in replies if not reply.has_error() for r in reply.content.values() if isinstance(r, MetricRecord)]
-        if not records:
+        if not self._sent:
             return None
-        weights = np.array([float(str(r["num-examples"])) for r in records])
-        mean = {name: float(np.average([float(str(r[name])) for r in records], weights=weights)) for name in ("accuracy", "loss")}
-        self.client_measures = {f"client_{name}": value for name, value in mean.items()}
+        got, retried = self._gathered(list(replies), merge.evaluation)
+        failures = self._failures([got])
+        self._refuse(server_round, failures)
+        assert self.last is not None
+        self.last = replace(self.last, evaluate_failures=failures, evaluate_retried=retried)
+        if not got.nodes:
+            return None
+        weights = got.metrics["num-examples"]
+        self.client_measures = {f"client_{name}": float(np.average(got.metrics[name], weights=weights)) for name in ("accuracy", "loss")}
         return MetricRecord(dict(self.client_measures))
 
     def summary(self) -> None:
@@ -172,15 +173,28 @@ class CohortStrategy(Strategy):
             self._clients = {node: client for client, node in self._nodes.items()}
         return self._nodes
 
-    def _parts(self, replies: Sequence[Message]) -> list[Part]:
-        """The replies added up by shards, in the order of the cohort; whoever did it, the result is the same."""
+    def _gathered(self, arrived: list[Message], part_of: Callable[[Message], Part]) -> tuple[Part, dict[int, str]]:
+        """The sum of the replies to what was sent last, and what went wrong the first time, of each client that was asked twice.
+
+        What those reply is appended to `arrived`.
+        """
+        parts = self._parts(arrived, [message.metadata.dst_node_id for message in self._sent], part_of)
+        retried = self._failures(parts) if self.plan.on_client_error == "retry" else {}
+        if retried:
+            nodes = [self._nodes[client] for client in retried]
+            again = self._again(nodes)
+            arrived += again
+            parts = [*(replace(part, failures={}) for part in parts), *self._parts(again, nodes, part_of)]
+        return merge.total_(parts), retried
+
+    def _parts(self, replies: Sequence[Message], nodes: Sequence[int], part_of: Callable[[Message], Part]) -> list[Part]:
+        """The replies of an exchange added up by shards of the `nodes` that were asked in it; whoever did it, the result is the same."""
         parts = [part for reply in replies if (part := merge.decode(reply)) is not None]
         single = {reply.metadata.src_node_id: reply for reply in replies if reply.has_error() or "merged" not in reply.content}
         if single:
-            sent = [self._nodes[client] for client in self._cohort]
             parts += [
-                merge.total_(self._part(single[node]) for node in shard if node in single)
-                for shard in merge.shards(sent, self.plan.shard_size)
+                merge.total_(part_of(single[node]) for node in shard if node in single)
+                for shard in merge.shards(nodes, self.plan.shard_size)
             ]
         return sorted((part for part in parts if part.nodes or part.failures), key=self._first)
 
@@ -191,7 +205,7 @@ class CohortStrategy(Strategy):
         return min(self._clients[node] for node in (*part.nodes, *part.failures))
 
     def _failures(self, parts: Sequence[Part]) -> dict[int, str]:
-        """What went wrong, of each client of the cohort whose update cannot be used, in ascending order."""
+        """What went wrong, of each client of the cohort whose reply cannot be used, in ascending order."""
         said = {self._clients[node]: what for part in parts for node, what in part.failures.items()}
         usable = {self._clients[node] for part in parts for node in part.nodes}
         return {client: said.get(client, "did not reply in time") for client in self._cohort if client not in usable}
@@ -209,16 +223,19 @@ class CohortStrategy(Strategy):
         """Raise `RunError` if clients failed that must not, or too many; where all dropped out there is nothing to judge."""
         if not self._cohort:
             return
+        self._refuse(round, failures)
         size, quorum = len(self._cohort), self.plan.quorum
-        first = next((self._where(client, round, what) for client, what in failures.items()), "")
-        if failures and self.plan.on_client_error != "drop":
-            raise RunError(first)
         if usable < max(1, min(size, quorum if isinstance(quorum, int) else ceil(quorum * size))):
             left = f"{usable} of {size} clients are left in round {round} (seed {self.plan.seed}), server.quorum is {quorum}"
-            raise RunError(f"{left}; {first}" if first else left)
+            raise RunError("; ".join([left, *self._told(round, failures)[:1]]))
 
-    def _where(self, client: int, round: int, what: str) -> str:
-        return f"client {client} in round {round} (seed {self.plan.seed}) {what}"
+    def _refuse(self, round: int, failures: Mapping[int, str]) -> None:
+        """Raise `RunError` if clients failed that must not; it names the first."""
+        if failures and self.plan.on_client_error != "drop":
+            raise RunError(self._told(round, failures)[0])
+
+    def _told(self, round: int, failures: Mapping[int, str]) -> list[str]:
+        return [f"client {client} in round {round} (seed {self.plan.seed}) {what}" for client, what in failures.items()]
 
     def _aggregate(self, round: int, sent: Part) -> Aggregate:
         weights, size = sent.metrics["num-examples"] if self.plan.weights == "examples" else None, len(sent.nodes)

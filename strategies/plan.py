@@ -27,6 +27,8 @@ class Exchange:
         bytes_up: From the clients whose update was used.
         seconds: From the first broadcast to the new global vector.
         energy: Joules in that time; None where they are not measured.
+        evaluate_failures: What went wrong, of each client that was asked to evaluate and whose reply cannot be used.
+        evaluate_retried: As `retried`, of the evaluation.
     """
 
     round: int
@@ -38,6 +40,8 @@ class Exchange:
     bytes_up: int
     seconds: float
     energy: float | None
+    evaluate_failures: Mapping[int, str] = field(default_factory=dict)
+    evaluate_retried: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

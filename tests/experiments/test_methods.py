@@ -212,3 +212,20 @@ def test_failures_are_counted_in_the_rows(tmp_path: Path) -> None:
     assert [row.cohort + 1 for row in result.rows] == sampled
     assert {row.clients[0].status for row in result.rows} == {"did not reply in time"}
     assert all(math.isnan(row.clients[0].train_loss) for row in result.rows)
+
+
+def test_evaluations_that_are_late_are_counted_in_the_rows(tmp_path: Path) -> None:
+    experiment = small(tmp_path, "inline", {"server.on_client_error": "drop", "measure.clients": True, "measure.union": False})
+    with grids([experiment]) as here:
+        grid, dataset = here(experiment)
+        send = grid.send_and_receive
+
+        def lossy(messages: Any, *, timeout: float | None = None) -> Any:
+            replies = list(send(messages, timeout=timeout))
+            return replies[1:] if replies and replies[0].metadata.message_type == "evaluate" else replies
+
+        grid.send_and_receive = lossy  # type: ignore[method-assign]
+        result = serve(experiment, grid, dataset, Quiet())
+    assert [(row.failures, row.cohort) for row in result.rows] == [(1, len(row.clients)) for row in result.rows]
+    assert {row.clients[0].status for row in result.rows} == {"evaluation: did not reply in time"}
+    assert all(row.clients[0].steps > 0 and math.isfinite(row.clients[0].train_loss) for row in result.rows)

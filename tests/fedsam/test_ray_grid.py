@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,10 +29,14 @@ def grid() -> RayGrid:
 )
 def test_short_shards_go_together_and_leave_the_others_their_share(grid: RayGrid, slowest: dict[str, float], many: int) -> None:
     grid._slowest = slowest
-    assert grid._many() == many
+    assert len(grid._next(math.inf)) == many
+    assert len(grid._waiting) == 17 - many
 
 
 def test_a_shard_that_was_lost_goes_alone(grid: RayGrid) -> None:
     grid._slowest = {"train": 1e-3}
     grid._waiting[0].losses = 1
-    assert grid._many() == 1
+    assert len(grid._next(math.inf)) == 1
+    assert len(grid._next(math.inf)) == 8
+    grid._waiting[1].losses = 1
+    assert grid._waiting[1] not in grid._next(math.inf)

@@ -12,16 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from flwr.app import Context, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
 from clients.app import answer
-from fedsam import wire
+from fedsam import ray_grid, wire
 from fedsam.grid import InlineGrid
 from fedsam.pool import ActorPool
 from fedsam.ray_grid import RayGrid
-from fedsam.ray_session import ray_session
+from fedsam.ray_session import import_ray, ray_session
 from strategies.plan import RunError
 from strategies.sampling import fixed, independent, listed
 from tests.replay_strategies import Stage, app_of, flat
@@ -30,14 +30,14 @@ from tests.strategies.test_identities import federation, stage
 Spoil = Callable[[wire.Update], wire.Update]
 
 
-def spoiled(played: Stage, client: int, round: int, spoil: Spoil) -> Stage:
-    """Changes what one client sends in one round."""
+def spoiled(played: Stage, client: int, round: int, spoil: Spoil, *others: int) -> Stage:
+    """Changes what one client, or with `others` several, send in one round."""
     app = ClientApp()
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
         reply = answer(played.place, message, context)
-        if int(context.node_config["partition-id"]) == client and message.content["config"]["server-round"] == round:
+        if int(context.node_config["partition-id"]) in (client, *others) and message.content["config"]["server-round"] == round:
             return Message(wire.encode_update(spoil(wire.decode_update(reply.content))), reply_to=message)
         return reply
 
@@ -154,7 +154,7 @@ class Singly(InlineGrid):
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         sent = list(messages)
         for message in sent:
-            message.content["config"].pop("merge", None)
+            message.content["config"].pop("fedsam.merge", None)
         return list(super().send_and_receive(sent, timeout=timeout))[::-1]
 
 
@@ -171,6 +171,108 @@ def test_whoever_adds_the_updates_up_the_bits_are_the_same(method: str, size: in
         assert merged.strategy.last is not None and single.strategy.last is not None
         assert merged.strategy.last.bytes_up == single.strategy.last.bytes_up
         assert _unclocked(merged.strategy.last.metrics) == _unclocked(single.strategy.last.metrics)
+
+
+@pytest.mark.parametrize("method", ["fedavg", "scaffold"])
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_updates_of_clients_asked_again_add_up_to_the_same_bits_too(method: str, size: int) -> None:
+    def twice() -> Spoil:
+        """Two clients of different shards fail once."""
+        times = iter([BAD["not finite"][0]] * 2)
+        return lambda update: next(times, lambda same: same)(update)
+
+    changes = {"compute__shard_size": size, "server__weights": "examples", "server__on_client_error": "retry"}
+    merged, single = (stage(method, federation("full"), **changes) for _ in range(2))
+    object.__setattr__(merged, "grid", InlineGrid(lambda: app_of(merged.place), 4, {}, shard_size=size))
+    object.__setattr__(single, "grid", Singly(lambda: app_of(single.place), 4, {}, shard_size=size))
+    for played in (merged, single):
+        spoiled(played, 1, 2, twice(), 3)
+    for round in range(1, 6):
+        assert torch.equal(merged.play(round), single.play(round))
+        assert merged.strategy.last is not None and single.strategy.last is not None
+        assert list(merged.strategy.last.retried) == list(single.strategy.last.retried) == ([1, 3] if round == 2 else [])
+        assert list(merged.strategy.last.metrics) == list(single.strategy.last.metrics) == [0, 1, 2, 3]
+
+
+ACCURACY = (0.7, 0.1, 0.6, 0.2)
+
+
+class Lossy(InlineGrid):
+    """Brings no reply that says it is late."""
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        return [r for r in super().send_and_receive(messages, timeout=timeout) if r.has_error() or "late" not in r.content]
+
+
+def tiring(what: str, times: int, grid: type[InlineGrid] = Lossy, **changes: object) -> Stage:
+    """Four clients of (1, 2, 3, 4) examples that also evaluate; the first `times` evaluations of client 1 go wrong."""
+    played = stage("fedavg", federation("full"), measure__clients=True, **changes)
+    app, wrong = app_of(played.place), iter([what] * times)
+
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        client = int(context.node_config["partition-id"])
+        how = next(wrong, "") if client == 1 else ""
+        if how == "error":
+            raise OSError("tired")
+        loss = {} if how == "malformed" else {"loss": 1.0}
+        content = RecordDict({"metrics": MetricRecord({"num-examples": client + 1, "accuracy": ACCURACY[client], **loss})})
+        if how == "late":
+            content["late"] = ConfigRecord()
+        return Message(content, reply_to=message)
+
+    object.__setattr__(played, "grid", grid(lambda: app, 4, {}))
+    return played
+
+
+def evaluated(played: Stage) -> Mapping[str, float]:
+    """What the clients measure after the first round."""
+    played.play(1)
+    sent = played.strategy.configure_evaluate(1, wire.arrays({}), ConfigRecord(), played.grid)
+    played.strategy.aggregate_evaluate(1, played.grid.send_and_receive(sent))
+    return played.strategy.client_measures
+
+
+def mean_accuracy(*clients: int) -> float:
+    return float(np.average([ACCURACY[client] for client in clients], weights=[client + 1 for client in clients]))
+
+
+EVALUATIONS = {"late": "did not reply in time", "error": "failed: OSError: tired", "malformed": "sent no metric loss"}
+
+
+@pytest.mark.parametrize("what", EVALUATIONS)
+def test_an_evaluation_that_fails_or_is_late_stops_the_run_and_names_client_and_round(what: str) -> None:
+    with pytest.raises(RunError, match=rf"client 1 in round 1 \(seed 0\) {EVALUATIONS[what]}"):
+        evaluated(tiring(what, 1))
+
+
+@pytest.mark.parametrize("what", EVALUATIONS)
+def test_with_failures_allowed_an_evaluation_that_cannot_be_used_is_left_out_and_counted(what: str) -> None:
+    played = tiring(what, 1, server__on_client_error="drop", server__quorum=4)
+    assert evaluated(played)["client_accuracy"] == pytest.approx(mean_accuracy(0, 2, 3), abs=1e-15)
+    last = played.strategy.last
+    assert last is not None
+    assert (list(last.metrics), dict(last.failures)) == ([0, 1, 2, 3], {})
+    assert [(client, why.splitlines()[0]) for client, why in last.evaluate_failures.items()] == [(1, EVALUATIONS[what])]
+
+
+@pytest.mark.parametrize("what", EVALUATIONS)
+def test_an_evaluation_that_fails_once_is_asked_for_again(what: str) -> None:
+    played = tiring(what, 1, server__on_client_error="retry")
+    assert evaluated(played)["client_accuracy"] == pytest.approx(mean_accuracy(0, 1, 2, 3), abs=1e-15)
+    last = played.strategy.last
+    assert last is not None
+    assert (list(last.evaluate_failures), list(last.evaluate_retried), list(last.retried)) == ([], [1], [])
+
+
+@pytest.mark.parametrize("what", EVALUATIONS)
+def test_an_evaluation_that_fails_twice_stops_the_run(what: str) -> None:
+    with pytest.raises(RunError, match=rf"client 1 in round 1 \(seed 0\) {EVALUATIONS[what]}"):
+        evaluated(tiring(what, 2, server__on_client_error="retry"))
+
+
+def test_evaluations_average_to_the_same_bits_in_whatever_order_they_come() -> None:
+    assert evaluated(tiring("", 0)) == evaluated(tiring("", 0, Singly))
 
 
 def _unclocked(metrics: Mapping[int, Mapping[str, float]]) -> dict[int, dict[str, float]]:
@@ -224,6 +326,33 @@ def test_actors_killed_after_training_leave_no_trace(tmp_path: Path, ray: None, 
     if mirror:
         kept = [wire.tensors(_state(grid, client).array_records["correction"])[mirror] for client in range(4)]
         assert torch.allclose(flat(played.strategy.state)[mirror], torch.stack(kept).mean(dim=0), rtol=0, atol=1e-12)
+
+
+def load_lethal() -> ClientApp:
+    """FedAvg's clients; client 1 fails, and takes the process down if it is an actor's."""
+    place, app = stage("fedavg", federation("full")).place, ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        if context.node_config["partition-id"] != 1:
+            return answer(place, message, context)
+        if import_ray(private=True).get_runtime_context().get_actor_id():
+            os._exit(1)
+        raise OSError
+
+    return app
+
+
+def test_without_a_client_that_kills_its_actors_the_others_add_up_as_if_it_had_failed(ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_grid, "RESTARTS", 1)
+    vectors = []
+    for grid in (InlineGrid(load_lethal, 4, {}, shard_size=3), RayGrid(ActorPool(load_lethal, actors=2), 4, {}, 3)):
+        played = stage("fedavg", federation("full"), compute__shard_size=3, server__on_client_error="drop")
+        object.__setattr__(played, "grid", grid)
+        vectors.append(played.play(1))
+        assert played.strategy.last is not None
+        assert (list(played.strategy.last.metrics), list(played.strategy.last.failures)) == ([0, 2, 3], [1])
+    assert torch.equal(*vectors)
 
 
 def _state(grid: RayGrid, client: int) -> RecordDict:
