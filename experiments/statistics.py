@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy import stats
@@ -54,7 +54,13 @@ def sign_flip(differences: Sequence[float]) -> float:
     >>> sign_flip([0.1, 0.2, 0.3]), smallest_p(3)
     (0.25, 0.25)
     """
-    test = stats.permutation_test((differences,), np.mean, permutation_type="samples", n_resamples=EXACT, vectorized=True, rng=0)
+    unit = max(map(abs, differences), default=0.0) or 1.0
+
+    def mean(values: Any, axis: int) -> Any:
+        """Rounded, so that means which are equal but for the order of their sums count as equal."""
+        return np.round(np.mean(values, axis=axis) / unit, 12)
+
+    test = stats.permutation_test((differences,), mean, permutation_type="samples", n_resamples=EXACT, vectorized=True, rng=0)
     return float(test.pvalue)
 
 
