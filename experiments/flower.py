@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from flwr.app import Context, RecordDict
@@ -15,13 +15,14 @@ from fedsam.ray_grid import RayGrid
 from fedsam.turns import Turns
 
 
-def run(app: FlowerApp, compute: Compute, supernodes: int | None = None) -> Context:
+def run(app: FlowerApp, compute: Compute, supernodes: int | None = None, halts: list[Callable[[], None]] | None = None) -> Context:
     """Run an app's ServerApp in this process and its ClientApp where `compute` says; gives the ServerApp's context after it.
 
     Node ids are 1 to `supernodes`, so that an app that seeds its generators samples the same nodes every time.
 
     Args:
         supernodes: Number of nodes; default: what the app's pyproject.toml asks for.
+        halts: Gets what interrupts threads of the app that wait for clients, as those of Flower's older strategies do.
 
     Raises:
         ConfigError: The number of nodes is nowhere given, or settings ask for more than there is.
@@ -32,6 +33,8 @@ def run(app: FlowerApp, compute: Compute, supernodes: int | None = None) -> Cont
             f"num-supernodes: must be given: {app.folder / 'pyproject.toml'} has no options.num-supernodes in [tool.flwr.federations.*]"
         )
     with grid_of(app, compute, nodes) as grid:
+        if halts is not None and isinstance(grid, RayGrid):
+            halts.append(grid.pool.stop)
         return serve(app, grid)
 
 

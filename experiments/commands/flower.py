@@ -38,7 +38,7 @@ def command(
     """Run the unmodified Flower app in APP_DIR: its ServerApp in this process, its clients on Ray actors.
 
     APP_DIR holds a pyproject.toml with the tables of Flower apps. The app and what it imports must be installed here, or lie in APP_DIR.
-    Clients have the node ids 1, 2, ...: an app that seeds its generators gives the same numbers every time.
+    Clients have the node ids 1, 2, ...: an app whose server and clients seed what they draw gives the same numbers every time.
     """
     settings = {
         "grid": grid,
@@ -53,5 +53,5 @@ def command(
     from fedsam.flower_app import FlowerApp
 
     app = FlowerApp.read(folder, run_config or ())
-    with orderly("interrupted; Ray is stopped"):
-        run(app, compute, supernodes)
+    with orderly("interrupted; Ray is stopped") as halts:
+        run(app, compute, supernodes, halts)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,27 +50,31 @@ def watch(quiet: bool, tensorboard: bool = False) -> Iterator[progress.Watch]:
         yield seen
 
 
-def kept(folder: Path) -> AbstractContextManager[None]:
+def kept(folder: Path) -> AbstractContextManager[object]:
     """As `orderly`; what runs is recorded as interrupted."""
     return orderly(f"interrupted; the finished rounds are kept in {folder / 'fedsam.db'}: see `fedsam runs` and `fedsam report`")
 
 
 @contextmanager
-def orderly(said: str) -> Iterator[None]:
+def orderly(said: str) -> Iterator[list[Callable[[], None]]]:
     """Turn Ctrl-C and SIGTERM into an orderly end: what the block has opened is closed, Ray too, then the process exits.
 
-    More of these signals do not disturb that end, unless it takes long.
+    More of these signals do not disturb that end, unless it takes long. Gives a list of what is called first, in another thread, to stop
+    other threads that the block would wait for.
     """
+    halts: list[Callable[[], None]] = []
     begun: list[tuple[int, float]] = []  # signals that were obeyed, and when
 
     def stop(number: int, frame: object) -> None:
         if not begun or time.monotonic() - begun[-1][1] > PATIENCE:
             begun.append((number, time.monotonic()))
+            for halt in halts:
+                threading.Thread(target=halt, daemon=True).start()
             raise KeyboardInterrupt
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield halts
     except KeyboardInterrupt:
         complain(said)
         raise typer.Exit(TERMINATED if begun and begun[0][0] == signal.SIGTERM else INTERRUPTED) from None

@@ -1,6 +1,7 @@
 """An app with Flower's older interfaces, which sends a message at a time from a thread for each client."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,13 @@ from flwr.serverapp import ServerApp
 
 
 class Client(NumPyClient):
-    """Adds its number to every weight."""
+    """Adds its number to every weight, which takes some seconds."""
 
-    def __init__(self, number: int) -> None:
-        self.number = number
+    def __init__(self, number: int, seconds: int) -> None:
+        self.number, self.seconds = number, seconds
 
     def fit(self, parameters, config):
+        time.sleep(self.seconds)
         return [weights + self.number for weights in parameters], 1, {"number": self.number}
 
     def evaluate(self, parameters, config):
@@ -27,7 +29,7 @@ class Client(NumPyClient):
 
 
 def client_fn(context: Context):
-    return Client(int(context.node_config["partition-id"])).to_client()
+    return Client(int(context.node_config["partition-id"]), int(context.run_config["seconds"])).to_client()
 
 
 def server_fn(context: Context):
