@@ -30,14 +30,14 @@ def provenance(*, gpu: bool = False) -> Provenance:
     """Which code this process runs, on what device, by which command.
 
     Args:
-        gpu: Name the GPUs of this machine, instead of its CPU.
+        gpu: Name the GPUs of this machine, instead of its CPU; a cluster's head may have none.
     """
     versions = {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
     # A console script is quoted as a person types it; anything else exactly as the interpreter got it.
     script = Path(sys.argv[0]).name
     words = [script, *sys.argv[1:]] if script == "fedsam" else sys.orig_argv
     return Provenance(
-        versions=versions, git_commit=_git_commit(Path(__file__)), device=_gpus() if gpu else _cpu(), command=shlex.join(words)
+        versions=versions, git_commit=_git_commit(Path(__file__)), device=(gpu and _gpus()) or _cpu(), command=shlex.join(words)
     )
 
 
@@ -70,9 +70,13 @@ def _cpu() -> str:
 
 
 def _gpus() -> str:
+    """The GPUs; empty where there is none."""
     import pynvml
 
-    pynvml.nvmlInit()
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return ""
     try:
         names = [pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(i)) for i in range(pynvml.nvmlDeviceGetCount())]
     finally:

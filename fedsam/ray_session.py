@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
 import shutil
 import signal
+import socket
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, wait
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from fedsam.config import ConfigError
+
+PRIVATE = "fedsam-private"  # a resource that tells a private Ray from others
+ANSWER, GRACE, GLANCE = 10.0, 2.0, 0.05  # seconds: for Ray to answer, for a process to end, between looks
 
 
 @contextmanager
@@ -27,51 +35,115 @@ def ray_session(
     interfaces whatever address it is given, so token authentication keeps others out; the token file is readable by its owner only.
 
     Args:
+        address: `auto` or HOST:PORT of a Ray that runs on this machine too.
         store: Bytes of a private Ray's object store, beyond which objects go to disk; default: Ray's, 30 % of the memory.
 
     Raises:
-        ConfigError: There is no Ray at `address`, or it refuses this process.
+        ConfigError: There is no Ray at `address`, or it refuses this process, or it is another command's private one.
     """
-    ray = import_ray(private=address is None)
-    quiet = {"namespace": "fedsam", "logging_level": "error"}
     if address is not None:
-        try:
-            with _own_signals():
-                ray.init(address=address, **quiet)
-        except (ConnectionError, ray.exceptions.AuthenticationError) as error:
-            reason = "no Ray answers there, or it wants its token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN_PATH)"
-            raise ConfigError(f"compute.ray_address: {address!r} is not allowed: {reason}: {str(error).splitlines()[0]}") from None
-        try:
-            yield ray.cluster_resources()
-        finally:
-            ray.shutdown()
+        with _joined(address) as resources:
+            yield resources
         return
+    ray = import_ray(private=True)
     # Ray's socket paths add about 64 characters, and a socket path may have 107.
     folder = tempfile.mkdtemp(prefix="fedsam-ray-", dir=None if len(tempfile.gettempdir()) < 22 else "/tmp")
-    private: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus, "object_store_memory": store, "include_dashboard": False}
+    private: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus, "object_store_memory": store, "resources": {PRIVATE: 1}}
     # Ray deletes a spill file once all objects in it are gone: one object a file, or former client states stay on disk with present ones.
     # It opens the folder that it is given to everybody, so it gets one inside ours, which only this user can enter.
-    private |= {"_temp_dir": f"{folder}/r", "_system_config": {"max_fused_object_count": 1}}
+    private |= {"include_dashboard": False, "_temp_dir": f"{folder}/r", "_system_config": {"max_fused_object_count": 1}}
+    processes = set[psutil.Process]()
     try:
-        with _own_signals():
-            ray.init(**private, **quiet)
-        yield ray.cluster_resources()
+        with _started("local", **private):  # "local", or RAY_ADDRESS in the environment makes it join another
+            try:
+                yield ray.cluster_resources()
+            finally:
+                processes = _processes(folder)
     finally:
-        ray.shutdown()
+        _end(processes | _processes(folder))
         shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
-def _own_signals() -> Iterator[None]:
-    """Keep this process's SIGTERM handler, which Ray replaces by one that exits at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler = signal.getsignal(signal.SIGTERM)
+def _joined(address: str) -> Iterator[Mapping[str, float]]:
+    """As `ray_session`, of a Ray that runs already."""
+    ray = import_ray(private=False)
+    refused = f"compute.ray_address: {address!r} is not allowed"
+    if address != "auto":
+        host, _, port = address.rpartition(":")
+        if not (host and port.isdecimal()):
+            raise ConfigError(f"{refused}: it is `auto` or HOST:PORT, 10.0.0.1:6379 say")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), ANSWER).close()
+        except (OSError, OverflowError) as error:
+            raise ConfigError(f"{refused}: no Ray answers there: {error}") from None
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(_started(address))
+        except (ConnectionError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
+            reason = "this command cannot join it; it runs on a machine of the cluster, with the cluster's token (RAY_AUTH_MODE=token)"
+            raise ConfigError(f"{refused}: {reason}: {' '.join(str(error).split())}") from None
+        resources = ray.cluster_resources()
+        if PRIVATE in resources:
+            raise ConfigError(f"{refused}: the Ray there belongs to another fedsam command and ends with it; give HOST:PORT of the cluster")
+        yield resources
+
+
+@contextmanager
+def _started(address: str, **settings: Any) -> Iterator[None]:
+    """`ray.init` and `ray.shutdown`, without what Ray makes of SIGTERM: an exit that leaves processes behind.
+
+    In a thread of its own Ray sets no Python handler; what its C++ part sets is undone while it starts. The thread has to last, as the
+    kernel kills Ray's processes when the thread that started them ends. Who is interrupted meanwhile waits a while until Ray is up.
+    """
+    import ray
+
+    up, over = Future[None](), threading.Event()
+
+    def last() -> None:
+        try:
+            ray.init(address=address, namespace="fedsam", logging_level=logging.ERROR, **settings)
+        except BaseException as error:
+            up.set_exception(error)
+        else:
+            up.set_result(None)
+            over.wait()
+
+    main, handler = threading.current_thread() is threading.main_thread(), signal.getsignal(signal.SIGTERM)
+    threading.Thread(target=last, daemon=True).start()
     try:
+        try:
+            while not up.done():
+                wait([up], GLANCE)
+                if main:
+                    signal.signal(signal.SIGTERM, handler)
+        except KeyboardInterrupt:
+            wait([up], ANSWER)  # what is up can be ended in order; but it never comes up if Ray's processes were signalled too
+            raise
+        up.result()
         yield
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        ray.shutdown()
+        over.set()
+
+
+def _processes(folder: str) -> set[psutil.Process]:
+    """The processes of the Ray whose files are in `folder`: those that are told so, and all below them."""
+    told = [process for process in psutil.process_iter(["cmdline"]) if any(folder in word for word in process.info["cmdline"] or ())]
+    found = set(told)
+    for process in told:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found.update(process.children(recursive=True))
+    return found - {psutil.Process()}
+
+
+def _end(processes: Iterable[psutil.Process]) -> None:
+    """Wait for processes that have been asked to end, and kill those that do not."""
+    _, late = psutil.wait_procs(processes, timeout=GRACE)
+    for process in late:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(late, timeout=GRACE)
 
 
 def import_ray(*, private: bool) -> Any:
@@ -101,6 +173,7 @@ def import_ray(*, private: bool) -> Any:
 def _make_token(path: Path) -> None:
     """A secret that only this user can read, made once; linking it into place lets simultaneous makers agree on one."""
     if path.exists():
+        path.chmod(0o600)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, draft = tempfile.mkstemp(dir=path.parent)  # mode 0600
@@ -112,10 +185,7 @@ def _make_token(path: Path) -> None:
 
 
 def cores() -> int:
-    """Physical cores that this process may use."""
-    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-    siblings = set()
-    for cpu in usable:
-        file = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-        siblings.add(file.read_text() if file.exists() else str(cpu))
-    return len(siblings)
+    """Physical cores that this process may use; a container's share of CPU time counts."""
+    from joblib import cpu_count
+
+    return int(cpu_count(only_physical_cores=True))

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import contextlib
+
+import psutil
 
 
 def descendants(pid: int) -> set[int]:
-    """All processes below `pid`, Ray's daemons included."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            children.setdefault(parent, []).append(int(entry.name))
-    found, queue = set(), [pid]
-    while queue:
-        below = children.get(queue.pop(), [])
-        found |= set(below)
-        queue += below
+    """All processes below `pid`, Ray's daemons included; none once it is gone."""
+    try:
+        return {process.pid for process in psutil.Process(pid).children(recursive=True)}
+    except psutil.NoSuchProcess:
+        return set()
+
+
+def names(pid: int) -> set[str]:
+    """The names of all processes below `pid`."""
+    found = set()
+    for below in descendants(pid):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found.add(psutil.Process(below).name())
     return found
 
 
 def alive(pid: int) -> bool:
     """Whether a process runs; a zombie does not."""
     try:
-        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False

@@ -167,8 +167,32 @@ def test_run_config_writes_presets_out_and_paths_in_full(tmp_path: Path, fedsam:
     assert fedsam("run-config", "s.toml")[::2] == (2, "fedsam: sweep: 2 experiments are not allowed here: fix the swept settings with -o\n")
 
 
-@pytest.mark.parametrize(("compute", "key"), [(Compute(gpus_per_actor=9), "gpus"), (Compute(cpus_per_actor=3), "cpus")])
-def test_an_actor_cannot_have_more_than_there_is(monkeypatch: pytest.MonkeyPatch, compute: Compute, key: str) -> None:
+@pytest.mark.parametrize("compute", [Compute(gpus_per_actor=9), Compute(cpus_per_actor=3), Compute(cpus_per_actor=3, actors=1)])
+def test_an_actor_cannot_have_more_than_there_is(monkeypatch: pytest.MonkeyPatch, compute: Compute) -> None:
     monkeypatch.setattr(pools, "ray_session", lambda *_, **__: nullcontext({"CPU": 2.0}))
-    with pytest.raises(ConfigError, match=f"compute.{key}_per_actor: more than there is"), pools.actor_pool(compute, ClientApp):
+    said = f"no actor of compute.cpus_per_actor {compute.cpus_per_actor} and .* fits; Ray has 2 CPUs and 0 GPUs"
+    with pytest.raises(ConfigError, match=said), pools.actor_pool(compute, ClientApp):
         pass
+
+
+def test_a_cluster_that_has_no_machine_yet_may_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    hired = dict[str, object]()
+    monkeypatch.setattr(pools, "ray_session", lambda *_, **__: nullcontext({}))
+    monkeypatch.setattr(pools, "_check", lambda compute: None)
+    monkeypatch.setattr(pools, "ActorPool", lambda load, **settings: hired.update(settings))
+    with pools.actor_pool(Compute(ray_address="auto", gpus_per_actor=0.5, actors=7), ClientApp):
+        assert (hired["actors"], hired["gpus"]) == (7, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("resources", "settings", "fit"),
+    [
+        ({"CPU": 7}, {"cpus_per_actor": 2}, 3),
+        ({"CPU": 64, "GPU": 2}, {"gpus_per_actor": 0.25}, 8),
+        ({"CPU": 64, "GPU": 2}, {"gpus_per_actor": 0.7}, 2),
+        ({"CPU": 64, "GPU": 5}, {"gpus_per_actor": 2}, 2),
+        ({"CPU": 3, "GPU": 1}, {"gpus_per_actor": 0.1}, 3),
+    ],
+)
+def test_so_many_actors_fit(resources: dict[str, float], settings: dict[str, float], fit: int) -> None:
+    assert pools.actors(resources, Compute.model_validate(settings)) == fit

@@ -7,13 +7,14 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from fedsam.results import Results
-from tests.processes import alive, descendants
+from tests.processes import alive, descendants, names
 
 SETTINGS = """
 rounds = 10000
@@ -25,6 +26,7 @@ name = "lenet5"
 """
 
 
+ROOT = Path(__file__).parents[2]
 RUN = ("run", "e.toml")
 TWO_AT_ONCE = ("compare", "e.toml", "--parallel", "2", "-o", "compute.actors=2", "-o", "sweep.seeds=[0, 1]")
 
@@ -32,27 +34,38 @@ TWO_AT_ONCE = ("compare", "e.toml", "--parallel", "2", "-o", "compute.actors=2",
 def command(
     folder: Path, settings: str, act: Callable[[subprocess.Popen[str], str], bool], arguments: Sequence[str] = RUN
 ) -> tuple[int, str]:
-    """The exit code of the command and what it said, once everything that it started is gone; `act` sees each line until it is true."""
+    """The exit code of the command and what it said, once everything that it started is gone.
+
+    Args:
+        act: Sees an empty line when the command starts, then each that it says, until it is true.
+    """
     (folder / "e.toml").write_text(settings)
     call = [sys.executable, "-m", "experiments.cli", *arguments]
     # Ray's own folder goes to TMPDIR, so that what it leaves there can be told from that of others; Ray needs a short path.
     temporary = tempfile.mkdtemp(prefix="t", dir="/tmp")
-    environment = os.environ | {"TMPDIR": temporary}
-    with subprocess.Popen(call, cwd=folder, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True) as process:
-        watchdog = threading.Timer(120, process.kill)
+    environment = os.environ | {"TMPDIR": temporary, "PYTHONPATH": str(ROOT)}
+    started, ended = set[int](), threading.Event()
+    with subprocess.Popen(
+        call, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    ) as process:
+
+        def look() -> None:
+            while not ended.wait(0.1):
+                started.update(descendants(process.pid))
+
+        watchdog, lookout = threading.Timer(120, process.kill), threading.Thread(target=look)
         watchdog.start()
+        lookout.start()
         assert process.stderr is not None
-        said, started = [], set[int]()
+        said, acted = [], act(process, "")
         for line in process.stderr:
             said.append(line)
-            started |= descendants(process.pid)
-            if act(process, line):
-                break
-        said += process.stderr.readlines()
+            acted = acted or act(process, line)
         got = process.wait()
         watchdog.cancel()
+        ended.set()
+        lookout.join()
     assert "Traceback" not in "".join(said)
-    assert started
     assert not {pid for pid in started if alive(pid)}
     assert not list(Path(temporary).glob("fedsam-*"))
     shutil.rmtree(temporary)
@@ -60,7 +73,38 @@ def command(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "number", "code"), [(RUN, signal.SIGINT, 130), (RUN, signal.SIGTERM, 143), (TWO_AT_ONCE, signal.SIGINT, 130)]
+    ("arguments", "number", "code", "delay"),
+    [
+        (RUN, signal.SIGTERM, 143, 1.0),
+        pytest.param(("doctor",), signal.SIGINT, 130, 1.0, marks=pytest.mark.slow),
+        *(pytest.param(RUN, signal.SIGTERM, 143, delay, marks=pytest.mark.slow) for delay in (0.0, 0.5, 2.0, 3.0, 4.0)),
+    ],
+)
+def test_what_is_stopped_while_ray_starts_leaves_nothing(
+    tmp_path: Path, arguments: Sequence[str], number: signal.Signals, code: int, delay: float
+) -> None:
+    def stop(process: subprocess.Popen[str], line: str) -> bool:
+        def later() -> None:
+            while "gcs_server" not in names(process.pid):
+                time.sleep(0.05)
+            time.sleep(delay)
+            process.send_signal(number)
+
+        threading.Thread(target=later, daemon=True).start()
+        return True
+
+    got, said = command(tmp_path, SETTINGS, stop, arguments)
+    assert got == code, said
+    assert "interrupted" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "number", "code"),
+    [
+        pytest.param(RUN, signal.SIGINT, 130, marks=pytest.mark.slow),
+        (RUN, signal.SIGTERM, 143),
+        (TWO_AT_ONCE, signal.SIGINT, 130),
+    ],
 )
 def test_what_is_stopped_keeps_its_rounds_and_leaves_nothing(
     tmp_path: Path, arguments: Sequence[str], number: signal.Signals, code: int
@@ -79,6 +123,24 @@ def test_what_is_stopped_keeps_its_rounds_and_leaves_nothing(
         runs = results.runs()
         assert [run.status for run in runs] == ["interrupted"] * (2 if arguments is TWO_AT_ONCE else 1)
         assert max(len(results.rounds(run.id)) for run in runs) >= 3
+
+
+def test_an_app_whose_threads_wait_for_clients_stops_at_once(tmp_path: Path) -> None:
+    stopped = []
+
+    def stop(process: subprocess.Popen[str], line: str) -> bool:
+        if "configure_fit" not in line:
+            return False
+        time.sleep(1)  # until the threads wait
+        stopped.append(time.monotonic())
+        process.send_signal(signal.SIGINT)
+        return True
+
+    arguments = ("flower", f"{ROOT}/tests/apps/legacy", "--run-config", f"seconds=100 output='{tmp_path}'")
+    got, said = command(tmp_path, SETTINGS, stop, arguments)
+    assert got == 130, said
+    assert "interrupted; Ray is stopped" in said
+    assert time.monotonic() - stopped[0] < 50
 
 
 @pytest.mark.slow

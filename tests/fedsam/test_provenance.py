@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pynvml
 import pytest
 
 from fedsam import provenance as module
@@ -58,3 +59,11 @@ def test_only_a_process_of_this_host_is_known_to_be_gone(
     monkeypatch.setattr("platform.node", lambda: "here")
     monkeypatch.setattr(module, "born", lambda _: "now")
     assert module.gone(host, pid, born) is gone
+
+
+def test_without_a_gpu_the_device_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", absent)
+    assert "CPUs" in provenance(gpu=True).device

@@ -105,16 +105,37 @@ def test_every_listening_socket_refuses_who_has_no_token(head: str) -> None:
 def test_a_driver_without_the_token_cannot_join(head: str, tmp_path: Path) -> None:
     assert cluster.guarded(head)
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | {"HOME": str(tmp_path)}
-    code = f"import ray; ray.init(address={head!r}); print('in')"
-    done = said(code, environment)
-    assert done.returncode and "in" not in done.stdout.split()
-    assert "token" in done.stderr.lower()
-    ours = f"from fedsam.ray_session import ray_session; ray_session({head!r}).__enter__()"
-    for without in ({}, {"RAY_AUTH_MODE": "token"}):
-        done = subprocess.run(
-            [sys.executable, "-c", ours], env=environment | without, capture_output=True, text=True, timeout=120, check=False
-        )
-        assert f"ConfigError: compute.ray_address: {head!r} is not allowed: no Ray answers there, or it wants its token" in done.stderr
+    done = said(f"from fedsam.ray_session import ray_session; ray_session({head!r}).__enter__()", environment)
+    assert f"ConfigError: compute.ray_address: {head!r} is not allowed: this command cannot join it" in done.stderr
+
+
+def test_a_private_ray_is_its_commands_alone(head: str) -> None:
+    for address in (head, "auto"):
+        ours = f"from fedsam.ray_session import ray_session; ray_session({address!r}).__enter__()"
+        done = said(ours, os.environ)
+        assert f"ConfigError: compute.ray_address: {address!r} is not allowed" in done.stderr
+        assert "belongs to another fedsam command" in done.stderr or address == "auto"  # which may find another Ray of this machine
+
+
+@pytest.mark.parametrize(
+    ("address", "problem"),
+    [
+        ("nonsense", "it is `auto` or HOST:PORT, 10.0.0.1:6379 say"),
+        ("localhost:http", "it is `auto` or HOST:PORT"),
+        ("127.0.0.1:1", "no Ray answers there: .* refused"),
+        ("127.0.0.1:123456", "no Ray answers there"),
+        ("no.such.host.invalid:6379", "no Ray answers there"),
+    ],
+)
+def test_an_address_without_ray_is_refused_at_once(address: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=f"compute.ray_address: '{address}' is not allowed: {problem}"), ray_session(address):
+        pass
+
+
+@pytest.mark.slow
+def test_ray_address_in_the_environment_leaves_private_rays_alone() -> None:
+    code = "from fedsam.ray_session import ray_session\nwith ray_session(cpus=1) as resources: print('fedsam-private' in resources)"
+    assert said(code, os.environ | {"RAY_ADDRESS": "127.0.0.1:1"}).stdout.split() == ["True"]
 
 
 def test_the_token_and_the_folder_are_this_users_alone(head: str) -> None:
