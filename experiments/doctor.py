@@ -17,12 +17,14 @@ from experiments import machine
 from experiments.machine import Gpus
 from experiments.readable import listed, size
 from fedsam import datasets
+from fedsam.config import Compute, ConfigError
 
 GIB = 2**30
 ACTOR_MEMORY = GIB  # bytes of an actor that has imported torch and holds a small model
 SOCKET_PATH, RAY_SOCKET = 107, 64  # characters: a socket's path may have so many, and Ray adds so many to its folder
 DOWNLOADS = ("www.cs.toronto.edu", 443)  # where torchvision gets CIFAR
 PYTHONS = (3, 11), (3, 14)
+Resources = Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -39,15 +41,19 @@ class Check:
     fix: str = ""
 
 
-def examine(data_root: Path, runs_dir: Path) -> Iterable[Check]:
-    """All checks of this machine, the slow ones last."""
+def examine(data_root: Path, runs_dir: Path, compute: Compute) -> Iterable[Check]:
+    """All checks of this machine, and of the cluster that `compute` names, the slow ones last."""
     total, free = machine.memory()
     actors = _cores()
     yield python(sys.version_info[:2])
     yield from packages(importlib.metadata.requires("fedsam") or (), _installed)
     yield open_files(machine.open_files())
-    yield disk("disk of the runs", runs_dir, machine.free_disk(runs_dir.absolute()))
-    yield disk("disk of the temporary files", Path(tempfile.gettempdir()), machine.free_disk(Path(tempfile.gettempdir())))
+    for what, folder, setting in (
+        ("runs", runs_dir, "--runs-dir"),
+        ("data", data_root, "--data-root or FEDSAM_DATA"),
+        ("temporary files", Path(tempfile.gettempdir()), "TMPDIR"),
+    ):
+        yield disk(f"disk of the {what}", folder, machine.free_disk(folder), setting, machine.obstacle(folder))
     yield temporary_folder(tempfile.gettempdir())
     yield memory(total, free, actors)
     yield shared_memory(machine.shared_memory(), total)
@@ -55,8 +61,12 @@ def examine(data_root: Path, runs_dir: Path) -> Iterable[Check]:
     yield data(data_root, _cifar10(), lambda: machine.reachable(*DOWNLOADS))
     found = machine.gpus()
     yield gpus(found)
-    yield ray(_start_ray)
-    yield placement(actors, *machine.cpus(), found.usable)
+    started, resources = ray(lambda: _start_ray(compute))
+    yield started
+    if not compute.ray_address:
+        yield placement(actors, *machine.cpus(), found.usable)
+    elif resources:
+        yield placement_on_cluster(_fit(resources, compute), resources)
 
 
 def python(version: tuple[int, ...]) -> Check:
@@ -113,12 +123,14 @@ def open_files(limit: int) -> Check:
     return Check("open files", str(limit), "warning" if limit >= 1024 else "problem", "ulimit -n 65536 before fedsam")
 
 
-def disk(name: str, folder: Path, free: int) -> Check:
-    """Whether there is room in a folder."""
+def disk(name: str, folder: Path, free: int, setting: str, obstacle: str | None) -> Check:
+    """Whether a folder can be written to and there is room; `setting` names another."""
     found = f"{size(free)} free in {folder}"
+    if obstacle:
+        return Check(name, f"{folder}: {obstacle}", "problem", f"name a folder that you may write to with {setting}")
     if free >= 5 * GIB:
         return Check(name, found)
-    return Check(name, found, "warning" if free >= GIB else "problem", "free some space, or use another folder (--runs-dir, TMPDIR)")
+    return Check(name, found, "warning" if free >= GIB else "problem", f"free some space, or name another folder with {setting}")
 
 
 def temporary_folder(folder: str) -> Check:
@@ -131,10 +143,8 @@ def temporary_folder(folder: str) -> Check:
     )
 
 
-def memory(total: int | None, free: int | None, actors: int) -> Check:
+def memory(total: int, free: int, actors: int) -> Check:
     """Whether the actors fit into the main memory."""
-    if total is None or free is None:
-        return Check("memory", "cannot be told on this system")
     found, needed = f"{size(free)} free of {size(total)}", (actors + 1) * ACTOR_MEMORY
     if free >= needed:
         return Check("memory", found)
@@ -145,9 +155,9 @@ def memory(total: int | None, free: int | None, actors: int) -> Check:
     )
 
 
-def shared_memory(shm: int | None, total: int | None) -> Check:
+def shared_memory(shm: int | None, total: int) -> Check:
     """Whether Ray's object store, by default 30 % of the memory, fits into /dev/shm."""
-    if shm is None or total is None:
+    if shm is None:
         return Check("/dev/shm", "not there: Ray keeps its objects on disk", "warning", "expect slower broadcasts")
     if shm >= 0.3 * total:
         return Check("/dev/shm", size(shm))
@@ -176,15 +186,17 @@ def data(root: Path, files: Mapping[str, str], downloads: Callable[[], bool]) ->
     return Check("CIFAR-10", f"{missing[0]} is not in {root}, and {DOWNLOADS[0]} does not answer", "problem", fix)
 
 
-def ray(start: Callable[[], str]) -> Check:
-    """Whether a private Ray starts; `start` gives the address of its head."""
+def ray(start: Callable[[], tuple[str, Resources]]) -> tuple[Check, Resources | None]:
+    """Whether a private Ray starts, or a cluster can be joined, and its resources; `start` gives them and the address of its head."""
     began = time.perf_counter()
     try:
-        head = start()
+        head, resources = start()
+    except ConfigError as error:
+        return Check("Ray", str(error), "problem", "see `fedsam cluster show readme`"), None
     except Exception as error:  # whatever goes wrong in Ray is the finding
         fix = "see the lines above, and try again with RAY_BACKEND_LOG_LEVEL=info"
-        return Check("Ray starts", f"no: {type(error).__name__}: {str(error).partition(chr(10))[0]}", "problem", fix)
-    return Check("Ray starts", f"yes, at {head}, with a token; started and stopped in {time.perf_counter() - began:.0f} s")
+        return Check("Ray", f"does not start: {type(error).__name__}: {str(error).partition(chr(10))[0]}", "problem", fix), None
+    return Check("Ray", f"answers at {head}; that, and its end, took {time.perf_counter() - began:.0f} s"), resources
 
 
 def placement(actors: int, architecture: str, cpus: int, usable_gpus: int) -> Check:
@@ -193,6 +205,15 @@ def placement(actors: int, architecture: str, cpus: int, usable_gpus: int) -> Ch
     if usable_gpus:
         return Check("would run", f"{found}; no GPU unless compute.gpus_per_actor is set: 0.25 gives {4 * usable_gpus} actors")
     return Check("would run", found)
+
+
+def placement_on_cluster(actors: int, resources: Resources) -> Check:
+    """What `fedsam run --ray-address` starts if compute.* is left alone."""
+    machines = sum(name.startswith("node:") and name != "node:__internal_head__" for name in resources)
+    found = f"{actors} actors on {machines} machines with {resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs in all"
+    if not actors:
+        return Check("would run", found, "warning", "-o compute.actors=N asks for machines, if the cluster can grow")
+    return Check("would run", f"{found}; the server in the command's process")
 
 
 def worst(checks: Sequence[Check]) -> str:
@@ -223,10 +244,16 @@ def _cores() -> int:
     return cores()
 
 
-def _start_ray() -> str:
-    from fedsam.ray_session import ray_session
+def _start_ray(compute: Compute) -> tuple[str, Resources]:
+    from experiments.pools import session
 
-    with ray_session(cpus=1):
+    with session(compute) as resources:
         import ray
 
-        return str(ray.get_runtime_context().gcs_address)
+        return str(ray.get_runtime_context().gcs_address), resources
+
+
+def _fit(resources: Resources, compute: Compute) -> int:
+    from experiments.pools import actors
+
+    return actors(resources, compute)

@@ -12,6 +12,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
+# Where a container's limits are, in the second and the first version of Linux's control groups: limit, use, and what of it can be had back.
+CGROUPS = {
+    Path("/sys/fs/cgroup"): (("memory.max", ""), ("memory.current", ""), ("memory.stat", "inactive_file")),
+    Path("/sys/fs/cgroup/memory"): (
+        ("memory.limit_in_bytes", ""),
+        ("memory.usage_in_bytes", ""),
+        ("memory.stat", "total_inactive_file"),
+    ),
+}
+
 
 @dataclass(frozen=True)
 class Gpus:
@@ -55,28 +67,43 @@ def gpus() -> Gpus:
     return Gpus(driver, supports, names, torch.version.cuda, torch.cuda.device_count() if names and not error else 0, error)
 
 
-def memory() -> tuple[int | None, int | None]:
+def memory() -> tuple[int, int]:
     """Bytes of main memory that this process may use, and bytes that are free now; the container's limit counts."""
-    with suppress(OSError):
-        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        total, free = (int(lines[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))
-        limit = _number(Path("/sys/fs/cgroup/memory.max")) or total
-        used = _number(Path("/sys/fs/cgroup/memory.current")) or 0
-        return min(total, limit), min(free, limit - used if limit < total else free)
-    return None, None
+    machine = psutil.virtual_memory()
+    for folder, names in CGROUPS.items():
+        limit, used, cached = (_number(folder / file, key) for file, key in names)
+        if limit is not None and used is not None and limit < machine.total:
+            return limit, min(machine.available, limit - used + (cached or 0))
+    return machine.total, machine.available
 
 
-def _number(path: Path) -> int | None:
-    with suppress(OSError, ValueError):
-        return int(path.read_text())
+def _number(file: Path, key: str) -> int | None:
+    """The number in a file, or of the line that begins with `key`."""
+    with suppress(OSError, ValueError, StopIteration):
+        text = file.read_text()
+        return int(text if not key else next(line.split()[1] for line in text.splitlines() if line.startswith(f"{key} ")))
     return None
 
 
 def free_disk(path: Path) -> int:
     """Free bytes where `path` is, or would be made."""
+    return shutil.disk_usage(_nearest(path)).free
+
+
+def obstacle(path: Path) -> str | None:
+    """Why nothing can be written into the folder `path`, or the folder cannot be made."""
+    nearest = _nearest(path)
+    if not nearest.is_dir():
+        return f"{nearest} is not a folder"
+    return None if os.access(nearest, os.W_OK | os.X_OK) else f"{nearest} must not be written to"
+
+
+def _nearest(path: Path) -> Path:
+    """`path`, or the folder above it that there is."""
+    path = path.absolute()
     while not path.exists():
         path = path.parent
-    return shutil.disk_usage(path).free
+    return path
 
 
 def shared_memory() -> int | None:

@@ -9,22 +9,35 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from experiments.commands.options import RUNS_DIR, DataRoot, RunsDir
-from experiments.commands.output import FAILED, print_table
+from experiments.commands.options import RUNS_DIR, AllowOpen, DataRoot, RayAddress, RunsDir
+from experiments.commands.output import FAILED, orderly, print_table
+from fedsam.config import Compute
 
-EXAMPLES = ("fedsam doctor", "fedsam doctor --data-root /data --runs-dir /scratch/runs")
+EXAMPLES = (
+    "fedsam doctor",
+    "fedsam doctor --data-root /data --runs-dir /scratch/runs",
+    "fedsam doctor --ray-address 10.0.0.1:6379   # versions and size of a cluster",
+)
 COLOURS = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 
 
-def command(data_root: DataRoot = None, runs_dir: RunsDir = RUNS_DIR) -> None:
+def command(
+    data_root: DataRoot = None,
+    runs_dir: RunsDir = RUNS_DIR,
+    ray_address: RayAddress = None,
+    allow_unauthenticated_cluster: AllowOpen = False,
+) -> None:
     """Check Python, packages, GPU, Ray, data, memory, disk and limits of this machine, and say what would run where.
 
-    Each warning and problem comes with what to do about it. Ray is started once, which takes some seconds. Exit code 1: a problem.
+    Each warning and problem comes with what to do about it. Ray is started once, or joined at --ray-address, which takes some seconds.
+    Exit code 1: a problem.
     """
+    compute = Compute(ray_address=ray_address, allow_unauthenticated_cluster=allow_unauthenticated_cluster)
     from experiments import doctor
 
     root = Path(data_root or os.environ.get("FEDSAM_DATA") or "~/.cache/fedsam").expanduser()
-    checks = list(doctor.examine(root, runs_dir))
+    with orderly("interrupted; Ray is stopped"):
+        checks = list(doctor.examine(root, runs_dir, compute))
     table = Table("Check", "Found", "Verdict", "What to do")
     for check in checks:
         table.add_row(check.name, escape(check.found), f"[{COLOURS[check.verdict]}]{check.verdict}[/]", escape(check.fix))

@@ -9,6 +9,7 @@ import pytest
 from experiments import cli, doctor, machine
 from experiments.doctor import GIB, Check
 from experiments.machine import Gpus
+from fedsam.config import Compute
 
 
 @pytest.mark.parametrize(("version", "verdict"), [((3, 10), "problem"), ((3, 11), "ok"), ((3, 14), "ok"), ((3, 15), "problem")])
@@ -59,7 +60,34 @@ def test_open_files(limit: int, verdict: str) -> None:
 
 @pytest.mark.parametrize(("free", "verdict"), [(GIB // 2, "problem"), (2 * GIB, "warning"), (50 * GIB, "ok")])
 def test_disk(free: int, verdict: str) -> None:
-    assert doctor.disk("disk", Path("/runs"), free).verdict == verdict
+    check = doctor.disk("disk", Path("/runs"), free, "--runs-dir", None)
+    assert (check.verdict, "--runs-dir" in check.fix) == (verdict, verdict != "ok")
+
+
+def test_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    assert machine.obstacle(tmp_path / "new" / "folder") is None
+    assert machine.obstacle(file / "below") == f"{file} is not a folder"
+    assert machine.obstacle(file) == f"{file} is not a folder"
+    check = doctor.disk("disk", file, 50 * GIB, "--runs-dir", machine.obstacle(file))
+    assert (check.verdict, check.fix) == ("problem", "name a folder that you may write to with --runs-dir")
+
+
+def test_a_folder_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)
+    assert machine.obstacle(tmp_path / "new") == f"{tmp_path} must not be written to"
+
+
+@pytest.mark.parametrize("version", [0, 1])
+def test_a_containers_memory_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int) -> None:
+    files = list(machine.CGROUPS.values())[version]
+    for (name, key), value in zip(files, (2 * GIB, GIB, GIB // 2), strict=True):
+        (tmp_path / name).write_text(f"{key}_other 7\n{key} {value}\n" if key else f"{value}\n")
+    monkeypatch.setattr(machine, "CGROUPS", {tmp_path / "absent": files, tmp_path: files})
+    total, free = machine.memory()
+    assert total == 2 * GIB
+    assert free == 1.5 * GIB  # this machine has more
 
 
 def test_temporary_folder() -> None:
@@ -69,9 +97,9 @@ def test_temporary_folder() -> None:
 
 @pytest.mark.parametrize(
     ("free", "verdict", "fix"),
-    [(GIB, "problem", "compute.actors=1"), (4 * GIB, "warning", "compute.actors=3"), (64 * GIB, "ok", ""), (None, "ok", "")],
+    [(GIB, "problem", "compute.actors=1"), (4 * GIB, "warning", "compute.actors=3"), (64 * GIB, "ok", "")],
 )
-def test_memory(free: int | None, verdict: str, fix: str) -> None:
+def test_memory(free: int, verdict: str, fix: str) -> None:
     check = doctor.memory(64 * GIB, free, 8)
     assert check.verdict == verdict
     assert fix in check.fix
@@ -107,13 +135,18 @@ def test_real_cifar_is_found(cifar_root: Path) -> None:
 
 
 def test_ray() -> None:
-    assert doctor.ray(lambda: "10.0.0.1:6379").found.startswith("yes, at 10.0.0.1:6379")
+    check, resources = doctor.ray(lambda: ("10.0.0.1:6379", {"CPU": 1.0}))
+    assert check.found.startswith("answers at 10.0.0.1:6379")
+    assert resources == {"CPU": 1.0}
 
-    def broken() -> str:
+    def broken() -> tuple[str, dict[str, float]]:
         raise TimeoutError("the raylet did not come up\nmore")
 
-    check = doctor.ray(broken)
-    assert (check.verdict, check.found) == ("problem", "no: TimeoutError: the raylet did not come up")
+    check, resources = doctor.ray(broken)
+    assert (check.verdict, check.found) == ("problem", "does not start: TimeoutError: the raylet did not come up")
+    assert resources is None
+    check, _ = doctor.ray(lambda: doctor._start_ray(Compute(ray_address="nonsense")))
+    assert check.found == "compute.ray_address: 'nonsense' is not allowed: it is `auto` or HOST:PORT, 10.0.0.1:6379 say"
 
 
 def test_placement() -> None:
@@ -121,9 +154,16 @@ def test_placement() -> None:
     assert "0.25 gives 8 actors" in doctor.placement(4, "x86_64", 8, 2).found
 
 
+def test_placement_on_a_cluster() -> None:
+    resources = {"CPU": 24.0, "GPU": 2.0, "node:10.0.0.1": 1.0, "node:10.0.0.2": 1.0, "node:__internal_head__": 1.0}
+    found = doctor.placement_on_cluster(24, resources).found
+    assert found.startswith("24 actors on 2 machines with 24 CPUs and 2 GPUs in all")
+    assert doctor.placement_on_cluster(0, {}).verdict == "warning"
+
+
 def test_facts_of_this_machine_are_plausible(tmp_path: Path) -> None:
     total, free = machine.memory()
-    assert total and free and 0 < free <= total
+    assert 0 < free <= total
     assert machine.free_disk(tmp_path / "not" / "there") > 0
     assert machine.open_files() > 0
     assert machine.cpus()[1] >= 1
