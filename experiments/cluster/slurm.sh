@@ -13,17 +13,17 @@ cd "${SLURM_SUBMIT_DIR:?this script is for sbatch}"
 umask 077
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$PWD/.ray-token-$SLURM_JOB_ID"
 python -c 'import secrets; print(secrets.token_hex(32), end="")' > "$RAY_AUTH_TOKEN_PATH"
-trap 'kill $(jobs -p) 2> /dev/null || true; wait; rm -f "$RAY_AUTH_TOKEN_PATH"' EXIT
+folder="/tmp/ray-$SLURM_JOB_ID"
+trap 'kill $(jobs -p) 2> /dev/null || true; wait; srun --ntasks-per-node=1 rm -rf "$folder"; rm -f "$RAY_AUTH_TOKEN_PATH"' EXIT
 
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-address="$(getent ahostsv4 "$head" | awk 'NR == 1 { print $1 }'):$((20000 + SLURM_JOB_ID % 10000))"
-folder="/tmp/ray-$SLURM_JOB_ID"
+address="$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname -I | awk '{ print $1 }'):$((20000 + SLURM_JOB_ID % 10000))"
 resources=(--num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" --disable-usage-stats --block)
 
-srun --nodes=1 --ntasks=1 --nodelist="$head" \
+srun --nodes=1 --ntasks=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" --nodelist="$head" \
   ray start --head --node-ip-address="${address%:*}" --port="${address#*:}" --include-dashboard=false --temp-dir="$folder" "${resources[@]}" &
 if [ "$SLURM_JOB_NUM_NODES" -gt 1 ]; then
-  srun --nodes="$((SLURM_JOB_NUM_NODES - 1))" --ntasks="$((SLURM_JOB_NUM_NODES - 1))" --exclude="$head" \
+  srun --nodes="$((SLURM_JOB_NUM_NODES - 1))" --ntasks="$((SLURM_JOB_NUM_NODES - 1))" --cpus-per-task="$SLURM_CPUS_PER_TASK" --exclude="$head" \
     bash -c 'until ray health-check --address "$0"; do sleep 1; done; exec ray start --address "$0" "$@"' "$address" "${resources[@]}" &
 fi
 

@@ -29,7 +29,7 @@ def command(
 
     `fedsam cluster show readme` explains each of them.
     """
-    files = {path.stem.lower(): path for path in sorted(FOLDER.iterdir())}
+    files = {path.stem.lower(): path for path in sorted(FOLDER.iterdir()) if path.suffix != ".dockerignore"}
     if action is Action.LIST:
         for key, path in files.items():
             typer.echo(f"{key:12}{path}")

@@ -44,10 +44,12 @@ def flwr_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlwrRun]:
         "FLWR_HOME": str(home),
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_TELEMETRY_ENABLED": "0",
+        "RAY_AUTH_MODE": "token",
         "PATH": f"{BIN}:{os.environ['PATH']}",
     }
     # The bundle that Flower makes of the app must be all that is needed.
-    environment.pop("PYTHONPATH", None)
+    for name in ("PYTHONPATH", "RAY_AUTH_TOKEN_PATH"):
+        environment.pop(name, None)
     with (
         (home / "log").open("w") as log,
         subprocess.Popen([*SUPERLINK, "--port", str(port)], cwd=home, env=environment, stdout=log, stderr=log) as superlink,
