@@ -103,7 +103,7 @@ def test_what_is_stopped_while_ray_starts_leaves_nothing(
     [
         pytest.param(RUN, signal.SIGINT, 130, marks=pytest.mark.slow),
         (RUN, signal.SIGTERM, 143),
-        (TWO_AT_ONCE, signal.SIGINT, 130),
+        pytest.param(TWO_AT_ONCE, signal.SIGINT, 130, marks=pytest.mark.slow),
     ],
 )
 def test_what_is_stopped_keeps_its_rounds_and_leaves_nothing(
