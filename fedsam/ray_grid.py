@@ -136,9 +136,9 @@ class RayGrid(LocalGrid):
         Args:
             left: Seconds that are left for it.
         """
-        # Behind a shard that was lost nothing waits at its actor, so that it is clear whether that one was to blame.
-        doubtful = any(shard.losses for shard in chain(self._waiting, *(call.shards for call in self._running.values())))
-        ahead = ahead and not doubtful
+        if ahead and self._waiting:
+            # Behind a shard that was lost nothing waits at its actor, so that it is clear whether that one was to blame.
+            ahead = not any(shard.losses for shard in chain(self._waiting, *(call.shards for call in self._running.values())))
         while (actor := self.pool.free(most=None if ahead else 1)) is not None and (shards := self._next(left)):
             work = [[self._work(message, shard.records) for message in shard.messages] for shard in shards]
             references = actor.run.options(num_returns=1 + sum(map(len, work))).remote(work, self.pool.shared, shards[0].single)
@@ -191,6 +191,8 @@ class RayGrid(LocalGrid):
         """Have the shards of such calls run one by one, so that a client that hangs holds up no other shard; whether there were any."""
         late = self._together()
         for call in late:
+            if call.references[-1] not in self._running:
+                continue  # its actor had another of them, and is replaced
             self.note(f"an actor was not done in time with {len(call.shards)} shards; it is replaced and they run one by one")
             self._replace(call.actor, TimeoutError("not done in time"))
         return bool(late)

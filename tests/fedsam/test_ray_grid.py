@@ -1,4 +1,4 @@
-"""How many shards make up a call; what RayGrid does with them is tested in `test_grid`."""
+"""How many shards make up a call, and what becomes of calls that are late; the rest is tested in `test_grid`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from flwr.app import Message, RecordDict
 
 from fedsam import flower
-from fedsam.ray_grid import RayGrid, Shard
+from fedsam.ray_grid import Call, RayGrid, Shard
 
 
 @pytest.fixture
@@ -40,3 +40,18 @@ def test_a_shard_that_was_lost_goes_alone(grid: RayGrid) -> None:
     assert len(grid._next(math.inf)) == 8
     grid._waiting[1].losses = 1
     assert grid._waiting[1] not in grid._next(math.inf)
+
+
+def test_late_calls_at_one_actor_replace_it_once_and_run_again_in_order(grid: RayGrid) -> None:
+    replaced, shards = list[str](), list(grid._waiting)
+    grid.pool.replace = replaced.append  # type: ignore[method-assign,assignment]
+    for name, first in (("a", 0), ("b", 4), ("a", 2)):
+        grid._running[first] = Call(shards[first : first + 2], name, [first])
+        for shard in shards[first : first + 2]:
+            grid._waiting.remove(shard)
+    assert grid._part()
+    assert replaced == ["a", "b"]
+    assert list(grid._waiting) == [shards[i] for i in (4, 5, 0, 1, 2, 3, *range(6, 17))]
+    assert [shard.losses for shard in shards] == [1, 1, 0, 0, 1, 1] + [0] * 11
+    assert not grid._running
+    assert not grid._part()
