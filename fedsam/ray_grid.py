@@ -127,8 +127,7 @@ class RayGrid(LocalGrid):
         return shards
 
     def _load(self, shard: Shard) -> int:
-        loads = self._loads or ()
-        return sum(loads[message.metadata.dst_node_id - 1] for message in shard.messages)
+        return sum((self._loads or ())[message.metadata.dst_node_id - 1] for message in shard.messages)
 
     def _deal(self, left: float = math.inf, *, ahead: bool = False) -> None:
         """Deal waiting shards to actors: those without work, or with `ahead` all shards to whoever has been dealt the least.
@@ -191,10 +190,9 @@ class RayGrid(LocalGrid):
         """Have the shards of such calls run one by one, so that a client that hangs holds up no other shard; whether there were any."""
         late = self._together()
         for call in late:
-            if call.references[-1] not in self._running:
-                continue  # its actor had another of them, and is replaced
-            self.note(f"an actor was not done in time with {len(call.shards)} shards; it is replaced and they run one by one")
-            self._replace(call.actor, TimeoutError("not done in time"))
+            if call.references[-1] in self._running:  # else its actor had another of them, and is replaced
+                self.note(f"an actor was not done in time with {len(call.shards)} shards; it is replaced and they run one by one")
+                self._replace(call.actor, TimeoutError("not done in time"))
         return bool(late)
 
     def _collect(self, timeout: float | None) -> bool:
