@@ -25,7 +25,7 @@ quickstart: setup ## Compare SGD and SAM clients in a minute or two, and write a
 test: check ## Lint, types and tests; PYTEST_ARGS adds options
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-proofs: setup ## The tests that take long (half an hour): Flower's runtime, three Ray nodes, killed comparisons, oracles
+proofs: setup ## The tests that take long (a quarter of an hour): Flower's runtime, three Ray nodes, killed comparisons, oracles
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
 check: setup ## Lint and types

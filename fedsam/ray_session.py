@@ -118,6 +118,7 @@ def _started(address: str, **settings: Any) -> Iterator[None]:
                 if main:
                     signal.signal(signal.SIGTERM, handler)
         except KeyboardInterrupt:
+            signal.alarm(0)  # Ray's C++ part, if it saw the signal first, would abort this process 3 seconds later
             wait([up], ANSWER)  # what is up can be ended in order; but it never comes up if Ray's processes were signalled too
             raise
         up.result()
@@ -128,10 +129,15 @@ def _started(address: str, **settings: Any) -> Iterator[None]:
 
 
 def _processes(folder: str) -> set[psutil.Process]:
-    """The processes of the Ray whose files are in `folder`: those that are told so, and all below them."""
-    told = [process for process in psutil.process_iter(["cmdline"]) if any(folder in word for word in process.info["cmdline"] or ())]
-    found = set(told)
-    for process in told:
+    """The processes of the Ray whose files are in `folder`: its programs that are told so, not who reads its logs, and all below them."""
+    import ray
+
+    programs, found = str(Path(ray.__file__).parent), set[psutil.Process]()
+    for process in psutil.process_iter(["cmdline"]):
+        line = " ".join(process.info["cmdline"] or ())
+        if folder not in line or programs not in line:
+            continue
+        found.add(process)
         with contextlib.suppress(psutil.NoSuchProcess):
             found.update(process.children(recursive=True))
     return found - {psutil.Process()}

@@ -93,6 +93,12 @@ def said(code: str, environment: Mapping[str, str]) -> subprocess.CompletedProce
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
+def tokenless(home: Path, mode: str = "") -> dict[str, str]:
+    """This process's environment without what it knows of tokens."""
+    rest = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    return rest | {"HOME": str(home)} | ({"RAY_AUTH_MODE": mode} if mode else {})
+
+
 def test_every_listening_socket_refuses_who_has_no_token(head: str) -> None:
     ports = listening({os.getpid(), *descendants(os.getpid())})
     assert {"gcs_server", "raylet"} <= set(ports.values())
@@ -102,11 +108,27 @@ def test_every_listening_socket_refuses_who_has_no_token(head: str) -> None:
     assert not {where: what for where, what in got.items() if not what & {"UNAUTHENTICATED", "401"}}
 
 
-def test_a_driver_without_the_token_cannot_join(head: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["", pytest.param("token", marks=pytest.mark.slow)])
+def test_a_command_without_the_token_cannot_join(head: str, tmp_path: Path, mode: str) -> None:
     assert cluster.guarded(head)
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | {"HOME": str(tmp_path)}
-    done = said(f"from fedsam.ray_session import ray_session; ray_session({head!r}).__enter__()", environment)
+    done = said(f"from fedsam.ray_session import ray_session; ray_session({head!r}).__enter__()", tokenless(tmp_path, mode))
     assert f"ConfigError: compute.ray_address: {head!r} is not allowed: this command cannot join it" in done.stderr
+
+
+@pytest.mark.slow
+def test_another_driver_without_the_token_cannot_join(head: str, tmp_path: Path) -> None:
+    done = said(f"import ray; ray.init(address={head!r}); print('in')", tokenless(tmp_path))
+    assert done.returncode and "in" not in done.stdout.split()
+    assert "token" in done.stderr.lower()
+
+
+def test_another_token_is_refused(head: str, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("0" * 64)
+    code = f"import ray; from ray._raylet import GcsClient; GcsClient(address={head!r}); print('in')"
+    stranger, friend = said(code, os.environ | {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}), said(code, os.environ)
+    assert "in" not in stranger.stdout.split()
+    assert "token" in stranger.stderr.lower()
+    assert "in" in friend.stdout.split(), friend.stderr
 
 
 def test_a_private_ray_is_its_commands_alone(head: str) -> None:
