@@ -13,12 +13,12 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from clients import optimizers
-from experiments.catalogue import resolved
+from experiments.catalogue import resolved, sources
 from experiments.grids import grids
 from experiments.methods import expand
 from experiments.progress import Quiet, Watch
 from experiments.session import Result, Session
-from fedsam import datasets, partition
+from fedsam import datasets, partition, plugins
 from fedsam.config import ConfigError, Experiment, parse
 from fedsam.datasets import Dataset
 from fedsam.federation import deal
@@ -41,6 +41,7 @@ def run(experiment: Experiment, watch: Watch | None = None) -> Result:
         DataError: The dataset cannot be had.
         RunError: A client failed or diverged; the rounds before it are kept.
     """
+    plugins.refresh()
     resolved(experiment)
     watch = watch or Quiet()
     watch.plan([experiment])
@@ -79,7 +80,7 @@ def serve(experiment: Experiment, grid: Grid, dataset: Dataset, watch: Watch, *,
     if isinstance(grid, LocalGrid):
         grid.weigh(holdings.sum(axis=1).tolist())
     with Results.open(experiment.runs_dir) as results:
-        where = provenance(gpu=experiment.compute.gpus_per_actor > 0)
+        where = provenance(gpu=experiment.compute.gpus_per_actor > 0, sources=sources(experiment))
         run_id = results.start(experiment, plain, dataset=dataset.name, holdings=holdings, provenance=where, once=once)
         watch.started(run_id, experiment)
         if isinstance(grid, LocalGrid):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial, reduce
+from pathlib import Path
 from typing import Any
 
 import strategies
@@ -11,16 +12,17 @@ from clients.corrections import CORRECTIONS
 from clients.optimizers import OPTIMIZERS
 from experiments import compatibility
 from experiments.methods import METHODS
-from fedsam import config, parts
+from fedsam import config, parts, plugins
 from fedsam.config import ConfigError, Experiment, Part
 from fedsam.datasets import DATASETS
 from fedsam.heterogeneity import DISTRIBUTIONS, Heterogeneity
 from fedsam.models import MODELS
 from fedsam.partition import PARTITIONS
+from fedsam.parts import Registry
 from fedsam.schedules import SCHEDULES
 from strategies import STRATEGIES, sampling
 from strategies.flower import FlowerRule
-from strategies.sampling import Sampler
+from strategies.sampling import SAMPLERS, Sampler
 
 TABLES: dict[str, Mapping[str, Any]] = {
     "optimizers": OPTIMIZERS,
@@ -32,11 +34,12 @@ TABLES: dict[str, Mapping[str, Any]] = {
     "datasets": DATASETS,
     "schedules": SCHEDULES,
     "distributions": DISTRIBUTIONS,
+    "samplers": SAMPLERS,
 }
 
 
 # Where an experiment names a part, and the table that the name is looked up in.
-PARTS: dict[str, Mapping[str, Any]] = {
+PARTS: dict[str, Registry[Any]] = {
     "client.optimizer": OPTIMIZERS,
     "client.correction": CORRECTIONS,
     "client.schedule": SCHEDULES,
@@ -45,6 +48,7 @@ PARTS: dict[str, Mapping[str, Any]] = {
     "model": MODELS,
     "simulate.speed": DISTRIBUTIONS,
     "simulate.bandwidth": DISTRIBUTIONS,
+    "server.sampling": SAMPLERS,
 }
 
 
@@ -55,10 +59,10 @@ def resolved(experiment: Experiment) -> dict[str, Any]:
         ConfigError: A part's name or hyperparameter is wrong, or settings contradict each other.
     """
     plain = experiment.dump()
-    for key, table in PARTS.items():
+    for key, registry in PARTS.items():
         part = _named(experiment, key)
-        if part is not None and ":" not in part.name:  # a model from anywhere: its factory checks its own settings
-            plain = config.override(plain, {key: _filled(table, part, key)})
+        if part is not None:
+            plain = config.override(plain, {key: _filled(registry, part, key)})
     for key, name in (("data.dataset", experiment.data.dataset), ("data.fallback", experiment.data.fallback)):
         if name is not None and name not in DATASETS:
             raise ConfigError(f"{key}: {name!r} is not known; allowed: {', '.join(sorted(DATASETS))}")
@@ -66,7 +70,7 @@ def resolved(experiment: Experiment) -> dict[str, Any]:
     Heterogeneity.of(experiment)
     compatibility.check(experiment)
     rule, size, quorum = strategies.build(experiment.server.strategy), cohort(experiment), experiment.server.quorum
-    if isinstance(quorum, int) and isinstance(experiment.server.sampling, str) and quorum > size:
+    if isinstance(quorum, int) and not isinstance(experiment.server.sampling, tuple) and quorum > size:
         raise ConfigError(f"server.quorum: {quorum} is not allowed: a cohort has {size} clients (server.participation)")
     if isinstance(rule, FlowerRule) and size < rule.least():
         needs = f"{experiment.server.strategy.name} needs {rule.least()} clients"
@@ -74,17 +78,47 @@ def resolved(experiment: Experiment) -> dict[str, Any]:
     return plain
 
 
+def sources(experiment: Experiment) -> tuple[plugins.Source, ...]:
+    """The modules that the experiment's components come from, those aside that are installed. Raises `ConfigError` as `resolved`."""
+    found = {name for key, registry in PARTS.items() for name in _references(registry, _named(experiment, key), key)}
+    if experiment.compute.grid == "inline":  # clients are in this process, and so see what its script or notebook defines
+        found = {name for name in found if not name.startswith("__main__:")}
+    return plugins.sources(found)
+
+
+def _references(registry: Registry[Any], part: Part | None, key: str) -> Iterator[str]:
+    """Every `module:attribute` of a component and of those inside it."""
+    if part is None:
+        return
+    if plugins.is_reference(part.name):
+        yield part.name
+    for name, value in parts.resolve(registry, part, key).items():
+        if isinstance(value, Part):
+            yield from _references(registry, value, f"{key}.{name}")
+
+
 def _named(experiment: Experiment, key: str) -> Part | None:
+    """The component at a dotted key; None where the key is unset or names none by a table."""
     value: Any = reduce(getattr, key.split("."), experiment)
-    assert value is None or isinstance(value, Part)
-    return value
+    return value if isinstance(value, Part) else None
 
 
-def _filled(table: Mapping[str, Any], part: Part, key: str) -> dict[str, Any]:
+def _filled(registry: Registry[Any], part: Part, key: str) -> dict[str, Any]:
     """A part as plain values with its defaults filled in, parts inside it included; unset settings are left out."""
-    given = parts.resolve(table, part, key).items()
-    nested = {name: _filled(table, value, f"{key}.{name}") for name, value in given if isinstance(value, Part)}
-    return {"name": part.name, **{name: value for name, value in given if value is not None}, **nested}
+    given = parts.resolve(registry, part, key)
+    nested = {name: _filled(registry, value, f"{key}.{name}") for name, value in given.items() if isinstance(value, Part)}
+    # A default of somebody else's function may be anything; what is no plain value cannot be set in a file either.
+    plain = {name: value for name, value in given.items() if _is_plain(value)}
+    return {"name": part.name, **plain, **nested}
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value has a form in TOML."""
+    if isinstance(value, list | tuple):
+        return all(_is_plain(item) for item in value)
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    return isinstance(value, str | bool | int | float | Path)
 
 
 def sampler(experiment: Experiment) -> Sampler:
@@ -94,13 +128,13 @@ def sampler(experiment: Experiment) -> Sampler:
         ConfigError: There are fewer clients than that, or the listed cohorts do not fit the run.
     """
     size, clients, how = cohort(experiment), experiment.data.clients, experiment.server.sampling
-    if how == "fixed":
-        return partial(sampling.fixed, clients=clients, cohort=size, seed=experiment.seed)
-    if how == "independent":
+    if not isinstance(how, tuple):
+        part = how if isinstance(how, Part) else Part(name=how)
         share = experiment.server.participation
-        return partial(
-            sampling.independent, clients=clients, probability=share if isinstance(share, float) else share / clients, seed=experiment.seed
-        )
+        if how == "independent":
+            part = Part.model_validate({"name": how, "probability": share if isinstance(share, float) else share / clients})
+        draw = parts.build(SAMPLERS, part, "server.sampling")
+        return partial(sampling.drawn, draw=draw, clients=clients, cohort=size, seed=experiment.seed)
     if len(how) < experiment.rounds:
         raise ConfigError(f"server.sampling: {len(how)} cohorts are not allowed: there are {experiment.rounds} rounds")
     for number, members in enumerate(how, start=1):

@@ -12,6 +12,7 @@ from experiments.app import serve
 from experiments.catalogue import resolved
 from experiments.grids import Crew, grids
 from experiments.progress import Watch
+from fedsam import plugins
 from fedsam.config import ConfigError, Experiment
 from fedsam.results import TakenError
 
@@ -37,6 +38,7 @@ def run_all(experiments: Sequence[Experiment], watch: Watch) -> list[Outcome]:
         ConfigError: A setting of any of them is wrong; nothing has started.
         KeyboardInterrupt: The user stopped it; the rounds finished so far are kept.
     """
+    plugins.refresh()
     for experiment in experiments:
         resolved(experiment)
     watch.plan(experiments)

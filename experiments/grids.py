@@ -16,11 +16,13 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 from clients import app as client_app
+from experiments.catalogue import sources
 from experiments.pools import actor_pool
-from fedsam import datasets
+from fedsam import datasets, plugins
 from fedsam.config import ConfigError, Experiment
 from fedsam.datasets import Dataset, Images
 from fedsam.grid import InlineGrid
+from fedsam.plugins import Source
 from fedsam.pool import ActorPool
 from fedsam.ray_grid import RayGrid
 
@@ -81,9 +83,10 @@ class Crew:
         if self._pool is None:
             compute = experiment.compute
             return InlineGrid(partial(client_app.make, dataset), clients, settings, compute.cpus_per_actor, compute.shard_size), dataset
-        if self._loaded != source(experiment):
-            self._pool.supply(dataset=self._shelf.stored(experiment))
-            self._loaded = source(experiment)
+        modules = sources(experiment)
+        if self._loaded != (source(experiment), modules):
+            self._pool.supply(dataset=self._shelf.stored(experiment), modules=modules)
+            self._loaded = source(experiment), modules
         return RayGrid(self._pool, clients, settings, experiment.compute.shard_size), dataset
 
     def stop(self) -> None:
@@ -92,8 +95,14 @@ class Crew:
             self._pool.stop()
 
 
-def load_clients(dataset: Any) -> ClientApp:
-    """Our ClientApp in an actor's process, on data shared through the object store; `dataset` holds arrays in place of tensors."""
+def load_clients(dataset: Any, modules: Sequence[Source]) -> ClientApp:
+    """Our ClientApp in an actor's process, on data shared through the object store.
+
+    Args:
+        dataset: Arrays in place of tensors.
+        modules: What components are imported from, as it is in the driver's process; this machine may not have the files.
+    """
+    plugins.receive(modules)
     with warnings.catch_warnings():
         # Shared memory cannot be written, and torch says so; nobody writes to the images.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)

@@ -12,12 +12,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from experiments import labels
-from experiments.catalogue import resolved
+from experiments.catalogue import resolved, sources
 from experiments.forecast import Forecast
 from experiments.grids import Shelf
 from experiments.readable import count, duration, size
 from fedsam.config import Experiment
 from fedsam.federation import deal
+from fedsam.plugins import digests
 from fedsam.provenance import provenance
 from fedsam.results import Results, config_hash
 from fedsam.rows import Run
@@ -54,7 +55,8 @@ def plan(experiments: Sequence[Experiment], shelf: Shelf, results: Results | Non
         DataError: A dataset cannot be had.
     """
     plains = [resolved(experiment) for experiment in experiments]
-    once = {(config_hash(plain), e.seed): (e, plain) for e, plain in zip(experiments, plains, strict=True)}
+    keys = [config_hash(plain, digests(sources(e))) for e, plain in zip(experiments, plains, strict=True)]
+    once = {(key, e.seed): (e, plain) for key, e, plain in zip(keys, experiments, plains, strict=True)}
     names = _labels([plain for _, plain in once.values()])
     planned = []
     for (key, (experiment, plain)), name in zip(once.items(), names, strict=True):
@@ -82,7 +84,8 @@ def made_elsewhere(planned: Sequence[Planned]) -> list[str]:
     here = provenance()
     runs = [one.found for one in planned if one.found]
     commits = sorted({run.git_commit for run in runs} - {here.git_commit})
-    changed = sorted({name for run in runs for name, version in run.versions.items() if here.versions.get(name) != version})
+    versions = {item for run in runs for item in run.versions.items() if item[0] not in run.sources}
+    changed = sorted({name for name, version in versions if here.versions.get(name) != version})
     notes = [f"some were made by commit {', '.join(commits)}, and this is {here.git_commit}"] if commits else []
     return notes + ([f"some were made with other versions of {', '.join(changed)}"] if changed else [])
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from experiments.methods import expand as expand_method
 from fedsam.config import ConfigError, Experiment, override
-from fedsam.parts import hyperparameters
 
 SPECIAL = ("seeds", "zip", "overrides")
 Point = dict[str, Any]
@@ -125,7 +124,8 @@ def _fitted(settings: dict[str, Any], axes: Mapping[str, list[Any]]) -> dict[str
 
     for key, values in names.items():
         table = reduce(lambda inner, step: inner.get(step, {}), key.split("."), settings)
-        known = {name: set(hyperparameters(PARTS[key][name]).model_fields) for name in values if name in PARTS.get(key, {})}
+        registry = PARTS.get(key)
+        known = {name: registry.accepts(name, key) for name in values} if registry is not None else {}
         others = set().union(*known.values()) - known.get(table["name"], set())
         for setting in others & set(table):
             del table[setting]

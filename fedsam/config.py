@@ -53,6 +53,11 @@ def _as_part(value: object) -> object:
 Named = Annotated[Part, BeforeValidator(_as_part)]
 
 
+def _as_sampling(value: object) -> object:
+    name = value.get("name") if isinstance(value, Mapping) and set(value) == {"name"} else value
+    return name if name in ("fixed", "independent") else _as_part(value)
+
+
 class Data(Frozen):
     """Which examples there are and who holds them."""
 
@@ -95,9 +100,12 @@ class Server(Frozen):
     participation: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)] = Field(
         0.1, description="Cohort: a whole number is that many clients, a number with a point is a fraction of the population."
     )
-    sampling: Literal["fixed", "independent"] | tuple[tuple[Annotated[int, Field(ge=0)], ...], ...] = Field(
+    sampling: Annotated[
+        Literal["fixed", "independent"] | Part | tuple[tuple[Annotated[int, Field(ge=0)], ...], ...], BeforeValidator(_as_sampling)
+    ] = Field(
         "fixed",
-        description="Cohort: so many clients, each client with that probability, or the listed clients of each round.",
+        description="Cohort: so many clients, each client with that probability, the clients listed for each round, or what "
+        "`module:attribute` gives; see `fedsam list samplers`.",
     )
     on_client_error: Literal["fail", "drop", "retry"] = Field(
         "fail",

@@ -28,10 +28,12 @@ def deal(experiment: Experiment, dataset: Dataset) -> list[np.ndarray]:
     if limit is not None and limit > len(labels):
         raise ConfigError(f"data.examples: {limit} is not allowed: {dataset.name} has {len(labels)} training examples")
     draw = parts.build(partition.PARTITIONS, experiment.data.partition, "data.partition")
-    if limit is None:
-        return list(draw(labels, experiment.data.clients, stream(experiment.seed, "partition")))
-    chosen = np.sort(stream(experiment.seed, "examples").choice(len(labels), size=limit, replace=False))
-    return [chosen[part] for part in draw(labels[chosen], experiment.data.clients, stream(experiment.seed, "partition"))]
+    chosen = np.arange(len(labels))
+    if limit is not None:
+        chosen = np.sort(stream(experiment.seed, "examples").choice(len(labels), size=limit, replace=False))
+    dealt = draw(labels[chosen], experiment.data.clients, stream(experiment.seed, "partition"))
+    indices = partition.checked(dealt, len(chosen), experiment.data.clients, experiment.data.partition.name)
+    return [chosen[index] for index in indices]
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from fedsam import parts
 from fedsam.config import ConfigError, Experiment, Part, Positive
+from fedsam.parts import FunctionContract, Registry
 from fedsam.seeds import stream
 
 Distribution = Callable[[np.random.Generator], float]
@@ -65,7 +66,9 @@ def tiers(rng: np.random.Generator, *, values: tuple[Positive, ...], weights: tu
     return float(rng.choice(values, p=shares / shares.sum()))
 
 
-DISTRIBUTIONS: dict[str, Callable[..., float]] = {"constant": constant, "uniform": uniform, "lognormal": lognormal, "tiers": tiers}
+DISTRIBUTIONS = Registry[Callable[..., float]](
+    "distributions", FunctionContract(("rng",)), {"constant": constant, "uniform": uniform, "lognormal": lognormal, "tiers": tiers}
+)
 
 
 class Load(NamedTuple):

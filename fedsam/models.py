@@ -6,9 +6,6 @@ for 10 classes.
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -21,6 +18,7 @@ from torch import Tensor, nn
 
 from fedsam import parts
 from fedsam.config import ConfigError, Part
+from fedsam.parts import FunctionContract, Registry
 
 Image = tuple[int, int, int]
 Norm = Literal["group", "batch"]
@@ -108,7 +106,11 @@ def resnet20(image: Image, classes: int, *, norm: Norm = "group", groups: Groups
 
 _GLOBAL_GENERATOR = threading.Lock()  # torch's layers draw from it; runs side by side would take each other's numbers
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"cnn": cnn, "lenet5": lenet5, "resnet18": resnet18, "resnet20": resnet20}
+MODELS = Registry[Callable[..., nn.Module]](
+    "models",
+    FunctionContract(("image", "classes")),
+    {"cnn": cnn, "lenet5": lenet5, "resnet18": resnet18, "resnet20": resnet20},
+)
 
 
 def create(part: Part, image: Image, classes: int, generator: torch.Generator) -> nn.Module:
@@ -120,7 +122,7 @@ def create(part: Part, image: Image, classes: int, generator: torch.Generator) -
     Raises:
         ConfigError: The name is not known or cannot be imported, or a setting is not allowed.
     """
-    factory = _imported(part, image, classes) if ":" in part.name else parts.build(MODELS, part, "model")
+    factory = parts.build(MODELS, part, "model")
     seed = int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
     with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the accelerators, too
@@ -143,22 +145,6 @@ class Shortcut(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C + new, H / stride, W / stride)."""
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
-
-
-def _imported(part: Part, image: Image, classes: int) -> Callable[..., object]:
-    name = part.name
-    if not re.fullmatch(r"\w+(\.\w+)*:\w+", name):
-        raise ConfigError(f"model: {name!r} is not allowed: a model from elsewhere is written module:factory")
-    module, _, attribute = name.partition(":")
-    try:
-        factory = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"model: {name!r} is not allowed: it cannot be imported ({error})") from error
-    try:
-        inspect.signature(factory).bind(image, classes, **part.settings)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"model: {name!r} is not allowed: it cannot be called as factory(image, classes, **settings): {error}") from error
-    return partial(factory, **part.settings)
 
 
 def _features(body: nn.Module, image: Image) -> int:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from fedsam.config import ConfigError, Count, NonNegative
+from fedsam.parts import FunctionContract, Registry
 
 Ints = NDArray[np.integer[Any]]
 Indices = NDArray[np.int64]
@@ -108,7 +109,11 @@ def quantity(
     return _parts(rng.permutation(np.repeat(np.arange(num_clients), sizes)), num_clients, rng, min_examples)
 
 
-PARTITIONS: dict[str, Callable[..., list[Indices]]] = {"iid": iid, "dirichlet": dirichlet, "shards": shards, "quantity": quantity}
+PARTITIONS = Registry[Callable[..., list[Indices]]](
+    "partitions",
+    FunctionContract(("labels", "num_clients", "rng")),
+    {"iid": iid, "dirichlet": dirichlet, "shards": shards, "quantity": quantity},
+)
 
 
 def class_counts(labels: Ints, parts: Sequence[Indices], classes: int) -> Indices:
@@ -116,6 +121,31 @@ def class_counts(labels: Ints, parts: Sequence[Indices], classes: int) -> Indice
     owner = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
     cells = owner * classes + labels[np.concatenate(parts)]
     return np.bincount(cells, minlength=len(parts) * classes).reshape(len(parts), classes)
+
+
+def checked(dealt: Sequence[Any], examples: int, num_clients: int, name: str) -> list[Indices]:
+    """What a partition gave, as index arrays.
+
+    Raises:
+        ConfigError: It is not one array of whole numbers for each client, a client has none, or examples are dealt twice or not at all.
+    """
+    refused = f"data.partition: {name!r} is not allowed"
+    try:
+        parts = [np.asarray(part) for part in dealt]
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{refused}: it must give an index array for each client ({error})") from None
+    if len(parts) != num_clients:
+        raise ConfigError(f"{refused}: it gives {len(parts)} index arrays for {num_clients} clients (data.clients)")
+    if any(part.ndim != 1 or not np.issubdtype(part.dtype, np.integer) for part in parts if part.size):
+        raise ConfigError(f"{refused}: it must give arrays of whole numbers, the indices of examples, for each client")
+    if empty := [client for client, part in enumerate(parts) if not part.size]:
+        raise ConfigError(f"{refused}: client {empty[0]} has no examples; {len(empty)} of {num_clients} clients have none")
+    every = np.concatenate(parts)
+    if every.min() < 0 or every.max() >= examples or len(np.unique(every)) < len(every):
+        raise ConfigError(f"{refused}: it deals an example twice, or one that is not among the {examples} there are")
+    if len(every) < examples:
+        raise ConfigError(f"{refused}: it deals {len(every)} of {examples} examples; data.examples takes fewer")
+    return [part.astype(np.int64) for part in parts]
 
 
 class FlowerPartitioner(Protocol):

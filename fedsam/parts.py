@@ -1,48 +1,220 @@
 """From a part's name and hyperparameters to the piece behind it.
 
-A table is a dict of names to dataclasses or functions. What a part accepts is read from the signature behind its name.
+A registry is a dict of names to dataclasses or functions, with what a component from elsewhere must be: one that is written
+`module:attribute`, or that an installed package registers. What a part accepts is read from the signature behind its name.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, is_dataclass
 from functools import partial
-from typing import Any, get_type_hints
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, create_model
+from pydantic.errors import PydanticUserError
 
+from fedsam import plugins
 from fedsam.config import ConfigError, Part, nearest, validated
 
+Entry = TypeVar("Entry", bound=Callable[..., Any])
 
-def hyperparameters(entry: Callable[..., Any]) -> type[BaseModel]:
-    """The settings that a table entry accepts: the fields of a dataclass, or the keyword-only parameters of a function."""
-    hints = get_type_hints(entry, include_extras=True)
+
+class Contract(Protocol):
+    """What the components of a kind are."""
+
+    @property
+    def leading(self) -> int:
+        """How many arguments the caller gives; the others are hyperparameters."""
+
+    @property
+    def expected(self) -> str:
+        """What a component is, in words."""
+
+    def problem(self, entry: Any) -> str | None:
+        """What is wrong with something that is to be a component; None where nothing is."""
+
+    def bind(self, entry: Any, settings: Mapping[str, Any]) -> Any:
+        """The component with its hyperparameters set."""
+
+
+@dataclass(frozen=True)
+class ClassContract:
+    """Components are classes derived from `base`, frozen dataclasses whose fields are their hyperparameters."""
+
+    base: type
+    leading: ClassVar[int] = 0
+
+    @property
+    def expected(self) -> str:
+        """As `Contract.expected`."""
+        return f"a class derived from {self.base.__module__.rpartition('.base')[0] or self.base.__module__}.{self.base.__name__}"
+
+    def problem(self, entry: Any) -> str | None:
+        """As `Contract.problem`."""
+        if not inspect.isclass(entry) or not issubclass(entry, self.base):
+            return f"it is {_kind(entry)}, not {self.expected}"
+        if missing := sorted(getattr(entry, "__abstractmethods__", ())):
+            return f"{entry.__name__} does not define {' and '.join(missing)}"
+        own = {name for name, hint in inspect.get_annotations(entry).items() if not _is_class_variable(hint)}
+        if not is_dataclass(entry) or ("__dataclass_params__" not in vars(entry) and own | {"__init__"} & set(vars(entry))):
+            return f"{entry.__name__} must be a dataclass, its hyperparameters its fields: @dataclass(frozen=True, kw_only=True)"
+        return None
+
+    def bind(self, entry: Any, settings: Mapping[str, Any]) -> Any:
+        """An instance."""
+        return entry(**settings)
+
+
+@dataclass(frozen=True)
+class FunctionContract:
+    """Components are functions of the arguments named in `arguments`; what else they take are hyperparameters."""
+
+    arguments: tuple[str, ...]
+
+    @property
+    def leading(self) -> int:
+        """As `Contract.leading`."""
+        return len(self.arguments)
+
+    @property
+    def expected(self) -> str:
+        """As `Contract.expected`."""
+        return f"a function of ({', '.join(self.arguments)}, *, hyperparameters)"
+
+    def problem(self, entry: Any) -> str | None:
+        """As `Contract.problem`."""
+        if not callable(entry):
+            return f"it is {_kind(entry)}, not {self.expected}"
+        try:
+            parameters = inspect.signature(entry).parameters.values()
+        except (TypeError, ValueError):
+            return f"its arguments cannot be told; expected {self.expected}"
+        kinds = [p.kind for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
+        if len(kinds) < self.leading and inspect.Parameter.VAR_POSITIONAL not in kinds:
+            return f"it takes {len(kinds)} arguments, not {self.expected}"
+        return None
+
+    def bind(self, entry: Any, settings: Mapping[str, Any]) -> Any:
+        """The function, its hyperparameters bound."""
+        return partial(entry, **settings)
+
+
+class Registry(dict[str, Entry], Generic[Entry]):
+    """The components of one kind by name.
+
+    Args:
+        kind: In the plural, as `fedsam list` says it and the group `fedsam.KIND` of entry points.
+        contract: What a component is.
+        entries: Those of the product.
+    """
+
+    def __init__(self, kind: str, contract: Contract, entries: Mapping[str, Entry]) -> None:
+        super().__init__(entries)
+        self.kind, self.contract = kind, contract
+
+    def find(self, name: str, where: str) -> Entry:
+        """The component of a name: one of ours, one that an installed package registers, or `module:attribute`.
+
+        Args:
+            where: The key of the setting, for messages.
+
+        Raises:
+            ConfigError: There is none, or it is not what the registry holds.
+        """
+        if name in self:
+            return self[name]
+        if ":" in name:
+            return self._checked(plugins.load(name, where), f"{where}: {name!r} is not allowed")
+        registered = plugins.entry_points(self.kind)
+        if name not in registered:
+            known = [*self, *registered]
+            raise ConfigError(
+                f"{where}: {name!r} is not known{nearest(name, known)}; allowed: {', '.join(sorted(known))}, module:attribute"
+            )
+        point = registered[name]
+        refused = f"{where}: {name!r}, which {plugins.origin(point)} registers, is not allowed"
+        return self._checked(plugins.load(point.value, where), refused)
+
+    def accepts(self, name: str, where: str) -> set[str]:
+        """The hyperparameters of the component of a name. Raises as `find`."""
+        return set(hyperparameters(self.find(name, where), self.contract.leading).model_fields)
+
+    def _checked(self, found: Any, refused: str) -> Entry:
+        if problem := self.contract.problem(found):
+            raise ConfigError(f"{refused}: {problem}")
+        entry: Entry = found
+        return entry
+
+
+def hyperparameters(entry: Callable[..., Any], leading: int | None = None) -> type[BaseModel]:
+    """The settings that a component accepts: the fields of a dataclass, or the parameters of a function after the caller's.
+
+    Args:
+        leading: How many parameters are the caller's; default: the positional ones without a default.
+
+    Raises:
+        ConfigError: The types of its parameters cannot be told.
+    """
+    try:
+        hints = get_type_hints(entry, include_extras=True)
+    except TypeError:  # an object that is called has none of its own
+        hints = {}
+    except NameError as error:
+        raise ConfigError(f"{_name(entry)}: the types of its hyperparameters cannot be told: {error}") from None
+    found = list(inspect.signature(entry).parameters.values())
+    positional = [p for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    given = positional[:leading] if leading is not None else [p for p in positional if p.default is p.empty]
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in found)
     fields: dict[str, Any] = {
-        name: (hints.get(name, Any), ... if parameter.default is inspect.Parameter.empty else parameter.default)
-        for name, parameter in inspect.signature(entry).parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        p.name: (hints.get(p.name, Any), ... if p.default is p.empty else p.default)
+        for p in found
+        if p not in given and p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
     }
-    return create_model(entry.__name__, __config__=ConfigDict(extra="forbid", protected_namespaces=()), **fields)
+    settings = ConfigDict(extra="allow" if open_ended else "forbid", protected_namespaces=(), arbitrary_types_allowed=True)
+    try:
+        return create_model(_name(entry), __config__=settings, **fields)
+    except (PydanticUserError, NameError) as error:
+        raise ConfigError(f"{_name(entry)}: the types of its hyperparameters cannot be used: {str(error).splitlines()[0]}") from None
 
 
-def resolve(table: Mapping[str, Callable[..., Any]], part: Part, where: str) -> dict[str, Any]:
+def resolve(registry: Registry[Any], part: Part, where: str) -> dict[str, Any]:
     """The hyperparameters of `part`, validated, defaults filled in.
 
     Args:
         where: The key of the part in the experiment (`client.optimizer`), for messages.
 
     Raises:
-        ConfigError: The name is not in the table, a hyperparameter is unknown, or its value is not allowed.
+        ConfigError: There is no such component, a hyperparameter is unknown, or its value is not allowed.
     """
-    if part.name not in table:
-        raise ConfigError(f"{where}: {part.name!r} is not known{nearest(part.name, list(table))}; allowed: {', '.join(sorted(table))}")
-    model = validated(hyperparameters(table[part.name]), part.settings, where)
-    return {name: getattr(model, name) for name in type(model).model_fields}
+    entry = registry.find(part.name, where)
+    model = validated(hyperparameters(entry, registry.contract.leading), part.settings, where)
+    return {name: getattr(model, name) for name in (*type(model).model_fields, *(model.model_extra or {}))}
 
 
-def build(table: Mapping[str, Callable[..., Any]], part: Part, where: str) -> Any:
-    """The piece that `part` names: a dataclass instance, or the function with its keyword parameters bound. Raises as `resolve`."""
-    settings = resolve(table, part, where)
-    entry = table[part.name]
-    return entry(**settings) if inspect.isclass(entry) else partial(entry, **settings)
+def build(registry: Registry[Any], part: Part, where: str) -> Any:
+    """The piece that `part` names: a dataclass instance, or the function with its parameters bound.
+
+    Raises:
+        ConfigError: As `resolve`, or a class of somebody else refuses its hyperparameters.
+    """
+    settings, entry = resolve(registry, part, where), registry.find(part.name, where)
+    try:
+        return registry.contract.bind(entry, settings)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{where}: {part.name!r} is not allowed: {type(error).__name__}: {error}") from error
+
+
+def _is_class_variable(hint: object) -> bool:
+    return get_origin(hint) is ClassVar or hint is ClassVar or (isinstance(hint, str) and "ClassVar" in hint)
+
+
+def _kind(value: object) -> str:
+    return f"the class {value.__name__}" if inspect.isclass(value) else f"a {type(value).__name__}"
+
+
+def _name(entry: object) -> str:
+    return str(getattr(entry, "__name__", type(entry).__name__))

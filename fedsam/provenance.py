@@ -8,10 +8,12 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from fedsam.plugins import Source, digests
 
 PACKAGES = ("fedsam", "torch", "torchvision", "flwr", "ray", "numpy")
 
@@ -25,14 +27,21 @@ class Provenance:
     device: str
     command: str
 
+    @property
+    def sources(self) -> dict[str, str]:
+        """The hashes among the versions: of modules that components come from."""
+        return {name: version for name, version in self.versions.items() if version.startswith("sha256:")}
 
-def provenance(*, gpu: bool = False) -> Provenance:
+
+def provenance(*, gpu: bool = False, sources: Sequence[Source] = ()) -> Provenance:
     """Which code this process runs, on what device, by which command.
 
     Args:
         gpu: Name the GPUs of this machine, instead of its CPU; a cluster's head may have none.
+        sources: Modules that components come from and that have no version; the hash of their files stands in its place.
     """
     versions = {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
+    versions |= digests(sources)
     # A console script is quoted as a person types it; anything else exactly as the interpreter got it.
     script = Path(sys.argv[0]).name
     words = [script, *sys.argv[1:]] if script == "fedsam" else sys.orig_argv

@@ -111,7 +111,7 @@ class Results:
             "status": "running",
             "started": now.isoformat(timespec="seconds"),
             "config": config,
-            "config_hash": config_hash(resolved),
+            "config_hash": config_hash(resolved, provenance.sources),
             "seed": experiment.seed,
             "dataset": dataset,
             "dataset_wanted": experiment.data.dataset,
@@ -262,12 +262,18 @@ class Results:
         return list(found.values())
 
 
-def config_hash(config: Mapping[str, Any]) -> str:
-    """Twelve hexadecimal digits, equal for settings that differ only in the seed, in where files lie, and in what changes no number."""
+def config_hash(config: Mapping[str, Any], sources: Mapping[str, str] | None = None) -> str:
+    """Twelve hexadecimal digits, equal for settings that differ only in the seed, in where files lie, and in what changes no number.
+
+    Args:
+        sources: Hashes of the modules that components come from: changed code is another experiment.
+    """
     kept = {key: value for key, value in config.items() if key not in ("seed", "runs_dir", "checkpoint")}
     compute = config["compute"]
     kept["compute"] = [compute["precision"], compute["shard_size"]] if "shard_size" in compute else compute["precision"]
     kept["data"] = {key: value for key, value in config["data"].items() if key != "root"}
+    if sources:
+        kept["sources"] = dict(sources)
     return _digest(json.dumps(kept, default=str, sort_keys=True))[:12]
 
 

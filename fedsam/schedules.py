@@ -8,6 +8,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+from fedsam.parts import FunctionContract, Registry
+
 
 def constant(round: int, rounds: int) -> float:
     """The same rate in every round.
@@ -69,4 +71,8 @@ def cyclic(
     return (1 - share) + share * floor
 
 
-SCHEDULES: dict[str, Callable[..., float]] = {"constant": constant, "exponential": exponential, "cosine": cosine, "cyclic": cyclic}
+SCHEDULES = Registry[Callable[..., float]](
+    "schedules",
+    FunctionContract(("round", "rounds")),
+    {"constant": constant, "exponential": exponential, "cosine": cosine, "cyclic": cyclic},
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fedsam import config, parts
+from fedsam.parts import ClassContract, Registry
 from strategies.base import ServerRule
 from strategies.ema import Ema
 from strategies.fedacg import FedACG
@@ -23,30 +24,34 @@ from strategies.previous import Previous
 from strategies.scaffold import Scaffold
 from strategies.swa import SWA
 
-STRATEGIES: dict[str, type[ServerRule]] = {
-    "fedavg": FedAvg,
-    "fedavgm": FedAvgM,
-    "fedadagrad": FedAdagrad,
-    "fedadam": FedAdam,
-    "fedyogi": FedYogi,
-    "scaffold": Scaffold,
-    "feddyn": FedDyn,
-    "fednova": FedNova,
-    "fedcm": FedCM,
-    "fedacg": FedACG,
-    "fedexp": FedExP,
-    "fedsmoo": FedSMOO,
-    "fedgf": FedGF,
-    "fedgloss": FedGloSS,
-    "ema": Ema,
-    "swa": SWA,
-    "previous": Previous,
-    "flower_median": FlowerMedian,
-    "flower_trimmed_mean": FlowerTrimmedMean,
-    "flower_krum": FlowerKrum,
-    "flower_multi_krum": FlowerMultiKrum,
-    "flower_bulyan": FlowerBulyan,
-}
+STRATEGIES = Registry[type[ServerRule]](
+    "strategies",
+    ClassContract(ServerRule),
+    {
+        "fedavg": FedAvg,
+        "fedavgm": FedAvgM,
+        "fedadagrad": FedAdagrad,
+        "fedadam": FedAdam,
+        "fedyogi": FedYogi,
+        "scaffold": Scaffold,
+        "feddyn": FedDyn,
+        "fednova": FedNova,
+        "fedcm": FedCM,
+        "fedacg": FedACG,
+        "fedexp": FedExP,
+        "fedsmoo": FedSMOO,
+        "fedgf": FedGF,
+        "fedgloss": FedGloSS,
+        "ema": Ema,
+        "swa": SWA,
+        "previous": Previous,
+        "flower_median": FlowerMedian,
+        "flower_trimmed_mean": FlowerTrimmedMean,
+        "flower_krum": FlowerKrum,
+        "flower_multi_krum": FlowerMultiKrum,
+        "flower_bulyan": FlowerBulyan,
+    },
+)
 
 
 def build(part: config.Part, where: str = "server.strategy") -> ServerRule:

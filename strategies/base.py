@@ -5,6 +5,7 @@ Legend: `w, delta: (P,)`; `state` maps names to vectors (P,), plain numbers, or 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -50,7 +51,7 @@ class Aggregate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServerRule:
+class ServerRule(ABC):
     """A server strategy's mathematics; `CohortStrategy` is the shell that runs it.
 
     Attributes:
@@ -80,9 +81,9 @@ class ServerRule:
         """What goes down, by name; `w` is the vector that clients start from."""
         return {"w": w}
 
+    @abstractmethod
     def server_step(self, w: Tensor, state: State, sent: Aggregate) -> tuple[Tensor, State]:
         """The next global vector and server state."""
-        raise TypeError(f"{type(self).__name__} has no server step")
 
     def evaluated(self, w: Tensor, state: State) -> Tensor:
         """The vector to evaluate and to keep as the model."""

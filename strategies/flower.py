@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
+from torch import Tensor
 
 from fedsam.config import Count
-from strategies.base import ServerRule
+from strategies.base import Aggregate, ServerRule, State
 
 if TYPE_CHECKING:
     from flwr.serverapp.strategy import Strategy
@@ -26,6 +27,10 @@ class FlowerRule(ServerRule):
     @abstractmethod
     def strategy(self) -> Strategy:
         """The Flower strategy."""
+
+    def server_step(self, w: Tensor, state: State, sent: Aggregate) -> tuple[Tensor, State]:
+        """There is none: `FlowerCohort` hands the clients' models to `strategy`. Raises `TypeError`."""
+        raise TypeError(f"{type(self).__name__} combines the clients' models by itself")
 
     def least(self) -> int:
         """Updates that it needs."""

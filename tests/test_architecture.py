@@ -22,6 +22,7 @@ LAYERS = {
     "fedsam.loss": 0,
     "fedsam.flower": 0,
     "fedsam.parts": 0,
+    "fedsam.plugins": 0,
     "fedsam.provenance": 0,
     "fedsam.schedules": 0,
     "fedsam.seeds": 0,

@@ -15,20 +15,25 @@ from clients.corrections.prox_correction import ProxCorrection
 from clients.corrections.proximal import Proximal
 from clients.corrections.smoo import SmooDual
 from fedsam import config, parts
+from fedsam.parts import ClassContract, Registry
 
-CORRECTIONS: dict[str, type[Correction]] = {
-    "none": NoCorrection,
-    "proximal": Proximal,
-    "control_variate": ControlVariate,
-    "dual": Dual,
-    "client_momentum": ClientMomentum,
-    "prox_correction": ProxCorrection,
-    "smoo": SmooDual,
-    "lookback": Lookback,
-    "normalized": Normalized,
-    "global_point": GlobalPoint,
-    "ema_teacher": EmaTeacher,
-}
+CORRECTIONS = Registry[type[Correction]](
+    "corrections",
+    ClassContract(Correction),
+    {
+        "none": NoCorrection,
+        "proximal": Proximal,
+        "control_variate": ControlVariate,
+        "dual": Dual,
+        "client_momentum": ClientMomentum,
+        "prox_correction": ProxCorrection,
+        "smoo": SmooDual,
+        "lookback": Lookback,
+        "normalized": Normalized,
+        "global_point": GlobalPoint,
+        "ema_teacher": EmaTeacher,
+    },
+)
 
 
 def build(part: config.Part, where: str = "client.correction") -> Correction:

@@ -33,39 +33,44 @@ from clients.optimizers.warm_sam import WarmSAM
 from clients.optimizers.wsam import WSAM
 from clients.optimizers.zosam import ZOSAM
 from fedsam import config, parts
+from fedsam.parts import ClassContract, Registry
 
 __all__ = ["OPTIMIZERS", "TorchOptimizer", "as_torch", "build"]
 
-OPTIMIZERS: dict[str, type[LocalOptimizer]] = {
-    "sgd": SGD,
-    "sam": SAM,
-    "asam": ASAM,
-    "msam": MSAM,
-    "fsam": FSAM,
-    "vsam": VSAM,
-    "multistep_sam": MultistepSAM,
-    "esam": ESAM,
-    "gf": GF,
-    "gmt": GMT,
-    "lesam": LESAM,
-    "mixed": Mixed,
-    "smoo": SMOO,
-    "sol": SOL,
-    "warm_sam": WarmSAM,
-    "looksam": LookSAM,
-    "gsam": GSAM,
-    "sampa": SAMPa,
-    "crsam": CRSAM,
-    "focal_sam": FocalSAM,
-    "gcsam": GCSAM,
-    "sam_on": SAMON,
-    "sparse_sam": SparseSAM,
-    "m_sharpness_sam": MSharpnessSAM,
-    "wsam": WSAM,
-    "aesam": AESAM,
-    "ksam": KSAM,
-    "zosam": ZOSAM,
-}
+OPTIMIZERS = Registry[type[LocalOptimizer]](
+    "optimizers",
+    ClassContract(LocalOptimizer),
+    {
+        "sgd": SGD,
+        "sam": SAM,
+        "asam": ASAM,
+        "msam": MSAM,
+        "fsam": FSAM,
+        "vsam": VSAM,
+        "multistep_sam": MultistepSAM,
+        "esam": ESAM,
+        "gf": GF,
+        "gmt": GMT,
+        "lesam": LESAM,
+        "mixed": Mixed,
+        "smoo": SMOO,
+        "sol": SOL,
+        "warm_sam": WarmSAM,
+        "looksam": LookSAM,
+        "gsam": GSAM,
+        "sampa": SAMPa,
+        "crsam": CRSAM,
+        "focal_sam": FocalSAM,
+        "gcsam": GCSAM,
+        "sam_on": SAMON,
+        "sparse_sam": SparseSAM,
+        "m_sharpness_sam": MSharpnessSAM,
+        "wsam": WSAM,
+        "aesam": AESAM,
+        "ksam": KSAM,
+        "zosam": ZOSAM,
+    },
+)
 
 
 def build(part: config.Part) -> LocalOptimizer:

@@ -5,6 +5,7 @@ Legend: `w, g, q, v, m, u: (..., P)`; "..." are client axes; `state` maps names 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
@@ -60,7 +61,7 @@ def ball(direction: Tensor, rho: float | Tensor, eps: float) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocalOptimizer:
+class LocalOptimizer(ABC):
     """A step of local training; a subclass says where it takes its gradient, this class how the weights move.
 
     Source: the base steps are those of torch.optim.SGD and torch.optim.AdamW, weight decay and bias correction included.
@@ -126,9 +127,9 @@ class LocalOptimizer:
         w, state = self.descend(w, state, objective.descent(w, g, self.clip))
         return w, state, losses
 
+    @abstractmethod
     def gradient(self, w: Tensor, state: State, objective: Objective, batch: Batch, phase: str) -> tuple[Tensor, Tensor, State]:
         """Descent gradient (..., P), per-example losses (..., B) of the first pass, new state."""
-        raise TypeError(f"{type(self).__name__} has no gradient rule")
 
     def descend(self, w: Tensor, state: State, q: Tensor) -> tuple[Tensor, State]:
         """The base step from the restored weights `w` with descent gradient `q`."""
@@ -137,7 +138,8 @@ class LocalOptimizer:
     def reach(self, steps: int, kappa: float = 0.0) -> float:
         """How far `steps` steps along a gradient of 1 go, in units of lr; `kappa` is the curvature of a quadratic penalty.
 
-        >>> LocalOptimizer(lr=0.1).reach(5), round(LocalOptimizer(lr=0.1, momentum=0.5).reach(2), 12)
+        >>> from clients.optimizers import SGD
+        >>> SGD(lr=0.1).reach(5), round(SGD(lr=0.1, momentum=0.5).reach(2), 12)
         (5.0, 2.5)
         """
         plain = replace(self, weight_decay=0.0)

@@ -24,12 +24,14 @@ class Kind(StrEnum):
     DATASETS = "datasets"
     SCHEDULES = "schedules"
     DISTRIBUTIONS = "distributions"
+    SAMPLERS = "samplers"
 
 
 def command(kind: Annotated[Kind | None, typer.Argument(metavar="[KIND]", show_default=False)] = None) -> None:
     """List what can be chosen by name, with hyperparameters, defaults, allowed values and sources.
 
-    KIND is optimizers, corrections, strategies, methods, partitions, models, datasets, schedules or distributions; default: all of them.
+    KIND is optimizers, corrections, strategies, methods, partitions, models, datasets, schedules, distributions or samplers; default:
+    all of them.
 
     For optimizers, a second table has the passes of a step, as documented and as measured now; that takes a few seconds.
     """

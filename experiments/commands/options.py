@@ -66,7 +66,9 @@ def read(path: Path, overrides: Sequence[str] | None, options: Mapping[str, obje
         ConfigError: The file, an override or an experiment is not valid.
     """
     from experiments.sweep import expand
+    from fedsam import plugins
 
+    plugins.search(path.expanduser().absolute().parent)
     given = {key: str(value) for key, value in options.items() if value is not None}
     settings = config.override(config.read(path, overrides or ()), given)
     fixed = {text.partition("=")[0].strip() for text in overrides or ()} | set(given)

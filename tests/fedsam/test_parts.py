@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from fedsam.config import ConfigError, NonNegative, Part
-from fedsam.parts import build, resolve
+from fedsam.parts import ClassContract, FunctionContract, Registry, build, resolve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,16 +15,19 @@ class Rule:
     rho: NonNegative = 0.1
 
 
+RULES = Registry("rules", ClassContract(Rule), {"rule": Rule})
+
+
 def scaled(x: int, *, factor: int = 2) -> int:
     """A function with one hyperparameter."""
     return x * factor
 
 
 def test_parts_become_instances_or_bound_functions() -> None:
-    table = {"rule": Rule, "scaled": scaled}
-    assert build(table, Part(name="rule", rho=0.3), "k") == Rule(rho=0.3)
-    assert build(table, Part(name="scaled", factor=5), "k")(2) == 10
-    assert resolve(table, Part(name="rule"), "k") == {"rho": 0.1}
+    assert build(RULES, Part(name="rule", rho=0.3), "k") == Rule(rho=0.3)
+    assert resolve(RULES, Part(name="rule"), "k") == {"rho": 0.1}
+    functions = Registry("functions", FunctionContract(("x",)), {"scaled": scaled})
+    assert build(functions, Part(name="scaled", factor=5), "k")(2) == 10
 
 
 @pytest.mark.parametrize(
@@ -38,5 +41,5 @@ def test_parts_become_instances_or_bound_functions() -> None:
 )
 def test_bad_parts_are_named(part: Part, message: str) -> None:
     with pytest.raises(ConfigError) as error:
-        build({"rule": Rule}, part, "client.optimizer")
+        build(RULES, part, "client.optimizer")
     assert message in str(error.value)

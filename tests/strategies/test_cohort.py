@@ -23,7 +23,7 @@ from fedsam.pool import ActorPool
 from fedsam.ray_grid import RayGrid
 from fedsam.ray_session import import_ray, ray_session
 from strategies.plan import RunError
-from strategies.sampling import fixed, independent, listed
+from strategies.sampling import drawn, fixed, independent, listed
 from tests.replay_strategies import Stage, app_of, flat
 from tests.strategies.test_identities import federation, stage
 
@@ -282,14 +282,17 @@ def _state(grid: RayGrid, client: int) -> RecordDict:
 
 
 def test_cohorts_depend_on_seed_and_round_alone() -> None:
-    many = [fixed(round, clients=50, cohort=5, seed=0) for round in range(1, 200)]
+    def five(round: int, seed: int = 0) -> tuple[int, ...]:
+        return drawn(round, draw=fixed, clients=50, cohort=5, seed=seed)
+
+    many = [five(round) for round in range(1, 200)]
     assert all(len(set(cohort)) == 5 and list(cohort) == sorted(cohort) for cohort in many)
     assert set(many[0]) != set(many[1])
-    assert fixed(7, clients=50, cohort=5, seed=0) == many[6] != fixed(7, clients=50, cohort=5, seed=1)
-    drawn = [independent(round, clients=50, probability=0.1, seed=0) for round in range(1, 400)]
-    assert all(cohort for cohort in drawn)
-    assert len({len(cohort) for cohort in drawn}) > 5
-    assert np.mean([len(cohort) for cohort in drawn]) == pytest.approx(5, abs=0.4)
+    assert five(7) == many[6] != five(7, seed=1)
+    few = [drawn(round, draw=independent, clients=50, cohort=5, seed=0) for round in range(1, 400)]
+    assert all(few)
+    assert len({len(cohort) for cohort in few}) > 5
+    assert np.mean([len(cohort) for cohort in few]) == pytest.approx(5, abs=0.4)
     assert listed(2, cohorts=[[0], [3, 1]]) == (1, 3)
 
 
