@@ -6,14 +6,16 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.table import Table
 
 from experiments.methods import METHODS, PARTS, Method, expand
-from fedsam.parts import hyperparameters
+from fedsam import plugins
+from fedsam.config import ConfigError
+from fedsam.parts import Registry, hyperparameters
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,6 +59,7 @@ def parts(kind: str, entries: Mapping[str, Entry | Method]) -> Table:
         return methods([name for name, entry in entries.items() if isinstance(entry, Method)])
     pieces = {name: _part(entry) for name, entry in entries.items() if not isinstance(entry, Method)}
     shared = _shared([piece.settings for piece in pieces.values()])
+    pieces |= _registered(entries) if isinstance(entries, Registry) else {}
     result = Table(title=kind, title_justify="left", title_style="bold", header_style="bold", expand=False)
     for column, style in (("name", "bold cyan"), ("setting", "cyan"), ("default", ""), ("allowed", "")):
         result.add_column(column, style=style, overflow="fold")
@@ -74,8 +77,25 @@ def parts(kind: str, entries: Mapping[str, Entry | Method]) -> Table:
     return result
 
 
-def _part(entry: Entry) -> Piece:
-    return Piece(summary(entry), tuple(settings_of(entry)), source(entry))
+def _part(entry: Entry, leading: int | None = None) -> Piece:
+    return Piece(summary(entry), tuple(settings_of(entry, leading)), source(entry))
+
+
+def _registered(registry: Registry[Any]) -> dict[str, Piece]:
+    """What installed packages register, with the package; also what cannot be used, and why."""
+    pieces = {}
+    for name, point in plugins.entry_points(registry.kind).items():
+        package = f"From {plugins.origin(point)}."
+        if name in registry:
+            pieces[f"{name} "] = Piece(f"Out of reach: the name is fedsam's. {package}", (), "")
+            continue
+        try:
+            piece = _part(registry.find(name, registry.kind), registry.contract.leading)
+        except ConfigError as error:
+            pieces[name] = Piece(f"Cannot be used: {error}", (), package)
+        else:
+            pieces[name] = replace(piece, source=f"{piece.source} {package}".strip())
+    return pieces
 
 
 def costs(optimizers: Mapping[str, type[LocalOptimizer]]) -> Table:
@@ -178,9 +198,9 @@ def _percentile(values: NDArray[np.integer[Any]], share: int) -> str:
     return f"{np.percentile(values, share):g}"
 
 
-def settings_of(entry: Entry) -> Iterator[Setting]:
-    """The hyperparameters of a part, in the order of its signature."""
-    schema = hyperparameters(entry).model_json_schema()
+def settings_of(entry: Entry, leading: int | None = None) -> Iterator[Setting]:
+    """The hyperparameters of a part, in the order of its signature; `leading` as for `hyperparameters`."""
+    schema = hyperparameters(entry, leading).model_json_schema()
     meanings = _meanings(entry)
     for name, field in schema.get("properties", {}).items():
         default = _value(field["default"]) if "default" in field else ""

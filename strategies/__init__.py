@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fedsam import config, parts
 from fedsam.parts import ClassContract, Registry
-from strategies.base import ServerRule
+from strategies.base import Aggregate, ServerRule, State, Wrapping
 from strategies.ema import Ema
 from strategies.fedacg import FedACG
 from strategies.fedadagrad import FedAdagrad
@@ -23,6 +23,37 @@ from strategies.flower import FlowerBulyan, FlowerKrum, FlowerMedian, FlowerMult
 from strategies.previous import Previous
 from strategies.scaffold import Scaffold
 from strategies.swa import SWA
+
+__all__ = [
+    "STRATEGIES",
+    "SWA",
+    "Aggregate",
+    "Ema",
+    "FedACG",
+    "FedAdagrad",
+    "FedAdam",
+    "FedAvg",
+    "FedAvgM",
+    "FedCM",
+    "FedDyn",
+    "FedExP",
+    "FedGF",
+    "FedGloSS",
+    "FedNova",
+    "FedSMOO",
+    "FedYogi",
+    "FlowerBulyan",
+    "FlowerKrum",
+    "FlowerMedian",
+    "FlowerMultiKrum",
+    "FlowerTrimmedMean",
+    "Previous",
+    "Scaffold",
+    "ServerRule",
+    "State",
+    "Wrapping",
+    "build",
+]
 
 STRATEGIES = Registry[type[ServerRule]](
     "strategies",

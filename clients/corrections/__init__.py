@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clients.corrections.base import Correction
+from clients.corrections.base import Correction, Sent, Trained, Vectors
 from clients.corrections.client_momentum import ClientMomentum
 from clients.corrections.control_variate import ControlVariate
 from clients.corrections.dual import Dual
@@ -16,6 +16,26 @@ from clients.corrections.proximal import Proximal
 from clients.corrections.smoo import SmooDual
 from fedsam import config, parts
 from fedsam.parts import ClassContract, Registry
+
+__all__ = [
+    "CORRECTIONS",
+    "ClientMomentum",
+    "ControlVariate",
+    "Correction",
+    "Dual",
+    "EmaTeacher",
+    "GlobalPoint",
+    "Lookback",
+    "NoCorrection",
+    "Normalized",
+    "ProxCorrection",
+    "Proximal",
+    "Sent",
+    "SmooDual",
+    "Trained",
+    "Vectors",
+    "build",
+]
 
 CORRECTIONS = Registry[type[Correction]](
     "corrections",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from clients.objective import Batch, Objective
 from clients.optimizers.aesam import AESAM
 from clients.optimizers.asam import ASAM
-from clients.optimizers.base import LocalOptimizer
+from clients.optimizers.base import LocalOptimizer, State, Task, ball, dot, norm
 from clients.optimizers.crsam import CRSAM
 from clients.optimizers.esam import ESAM
 from clients.optimizers.focal_sam import FocalSAM
@@ -35,7 +36,48 @@ from clients.optimizers.zosam import ZOSAM
 from fedsam import config, parts
 from fedsam.parts import ClassContract, Registry
 
-__all__ = ["OPTIMIZERS", "TorchOptimizer", "as_torch", "build"]
+__all__ = [
+    "AESAM",
+    "ASAM",
+    "CRSAM",
+    "ESAM",
+    "FSAM",
+    "GCSAM",
+    "GF",
+    "GMT",
+    "GSAM",
+    "KSAM",
+    "LESAM",
+    "MSAM",
+    "OPTIMIZERS",
+    "SAM",
+    "SAMON",
+    "SGD",
+    "SMOO",
+    "SOL",
+    "VSAM",
+    "WSAM",
+    "ZOSAM",
+    "Batch",
+    "FocalSAM",
+    "LocalOptimizer",
+    "LookSAM",
+    "MSharpnessSAM",
+    "Mixed",
+    "MultistepSAM",
+    "Objective",
+    "SAMPa",
+    "SparseSAM",
+    "State",
+    "Task",
+    "TorchOptimizer",
+    "WarmSAM",
+    "as_torch",
+    "ball",
+    "build",
+    "dot",
+    "norm",
+]
 
 OPTIMIZERS = Registry[type[LocalOptimizer]](
     "optimizers",
