@@ -66,7 +66,9 @@ def resolved(experiment: Experiment) -> dict[str, Any]:
     for key, name in (("data.dataset", experiment.data.dataset), ("data.fallback", experiment.data.fallback)):
         if name is not None and name not in DATASETS:
             raise ConfigError(f"{key}: {name!r} is not known; allowed: {', '.join(sorted(DATASETS))}")
-    sampler(experiment)
+    how = experiment.server.sampling
+    with plugins.blamed("server.sampling", how.name if isinstance(how, Part) else str(how)):
+        sampler(experiment)(1)
     Heterogeneity.of(experiment)
     compatibility.check(experiment)
     rule, size, quorum = strategies.build(experiment.server.strategy), cohort(experiment), experiment.server.quorum

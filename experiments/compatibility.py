@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Iterator
 from typing import cast
 
@@ -15,6 +14,7 @@ from clients.corrections.base import Correction
 from clients.optimizers.base import LocalOptimizer, Task
 from fedsam import parts
 from fedsam.config import ConfigError, Experiment, Part
+from fedsam.plugins import blamed
 from fedsam.schedules import SCHEDULES
 from strategies import STRATEGIES
 from strategies.base import Aggregate, ServerRule
@@ -32,27 +32,21 @@ def check(experiment: Experiment) -> None:
     optimizer = optimizers.build(experiment.client.optimizer)
     correction = corrections.build(experiment.client.correction)
     rule = strategies.build(experiment.server.strategy)
-    if not isinstance(rule, FlowerRule):
-        _try_part("server.strategy", experiment.server.strategy, lambda: down(rule))
-    _try_part("client.correction", experiment.client.correction, lambda: terms(correction))
-    task = Task(terms=terms(correction))
-    _try_part("client.optimizer", experiment.client.optimizer, lambda: optimizer.needs or optimizer.init(torch.zeros(1), task))
+    schedule = parts.build(SCHEDULES, experiment.client.schedule, "client.schedule")
+    # Each is tried once, so that what somebody else's component raises is an error of the settings.
+    with blamed("server.strategy", experiment.server.strategy.name):
+        down(rule)
+    with blamed("client.correction", experiment.client.correction.name):
+        given = terms(correction)
+    with blamed("client.optimizer", experiment.client.optimizer.name):
+        if not optimizer.needs:
+            optimizer.init(torch.zeros(1), Task(terms=given))
+    with blamed("client.schedule", experiment.client.schedule.name):
+        float(schedule(1, experiment.rounds))
     for key, part, problem in _problems(experiment, optimizer, correction, rule):
         raise ConfigError(f"{key}: {part.name!r} is not allowed here: {problem}")
     if experiment.budget is not None:
         _check_length(experiment, optimizer, correction, rule)
-
-
-def _try_part(key: str, part: Part, call: Callable[[], object]) -> None:
-    """Call a method of a component on a vector of one parameter. Raises `ConfigError` where it raises anything."""
-    try:
-        call()
-    except ConfigError:
-        raise
-    except Exception as error:  # whatever somebody else's component does
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{frame.filename}, line {frame.lineno}"
-        raise ConfigError(f"{key}: {part.name!r} is not allowed: it ended with {type(error).__name__}: {error} ({where})") from error
 
 
 def _check_length(experiment: Experiment, optimizer: LocalOptimizer, correction: Correction, rule: ServerRule) -> None:

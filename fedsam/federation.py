@@ -15,6 +15,7 @@ from torch import Tensor
 from fedsam import augmentation, partition, parts
 from fedsam.config import ConfigError, Experiment
 from fedsam.datasets import Dataset, Images
+from fedsam.plugins import blamed
 from fedsam.seeds import stream, tensor_stream
 
 
@@ -31,7 +32,8 @@ def deal(experiment: Experiment, dataset: Dataset) -> list[np.ndarray]:
     chosen = np.arange(len(labels))
     if limit is not None:
         chosen = np.sort(stream(experiment.seed, "examples").choice(len(labels), size=limit, replace=False))
-    dealt = draw(labels[chosen], experiment.data.clients, stream(experiment.seed, "partition"))
+    with blamed("data.partition", experiment.data.partition.name):
+        dealt = draw(labels[chosen], experiment.data.clients, stream(experiment.seed, "partition"))
     indices = partition.checked(dealt, len(chosen), experiment.data.clients, experiment.data.partition.name)
     return [chosen[index] for index in indices]
 

@@ -16,6 +16,7 @@ from pydantic import Field
 from fedsam import parts
 from fedsam.config import ConfigError, Experiment, Part, Positive
 from fedsam.parts import FunctionContract, Registry
+from fedsam.plugins import blamed
 from fedsam.seeds import stream
 
 Distribution = Callable[[np.random.Generator], float]
@@ -124,7 +125,10 @@ def _distribution(part: Part | None, where: str) -> Distribution | None:
         return None
     draw: Distribution = parts.build(DISTRIBUTIONS, part, where)
     try:
-        draw(np.random.default_rng(0))
+        with blamed(where, part.name):
+            value = draw(np.random.default_rng(0))
+            if not value > 0:
+                raise ValueError(f"it drew {value}, which is not above 0")
     except ConfigError as error:
-        raise ConfigError(f"{where}.{error}") from None
+        raise ConfigError(str(error) if str(error).startswith(where) else f"{where}.{error}") from None
     return draw

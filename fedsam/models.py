@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from fedsam import parts
 from fedsam.config import ConfigError, Part
 from fedsam.parts import FunctionContract, Registry
+from fedsam.plugins import blamed
 
 Image = tuple[int, int, int]
 Norm = Literal["group", "batch"]
@@ -126,7 +127,8 @@ def create(part: Part, image: Image, classes: int, generator: torch.Generator) -
     seed = int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
     with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the accelerators, too
-        network = factory(image, classes)
+        with blamed("model", part.name):
+            network = factory(image, classes)
     if not isinstance(network, nn.Module):
         raise ConfigError(f"model: {part.name!r} is not allowed: it makes a {type(network).__name__}, not a torch.nn.Module")
     return network

@@ -200,12 +200,8 @@ def build(registry: Registry[Any], part: Part, where: str) -> Any:
         ConfigError: As `resolve`, or a class of somebody else refuses its hyperparameters.
     """
     settings, entry = resolve(registry, part, where), registry.find(part.name, where)
-    try:
+    with plugins.blamed(where, part.name):
         return registry.contract.bind(entry, settings)
-    except ConfigError:
-        raise
-    except Exception as error:
-        raise ConfigError(f"{where}: {part.name!r} is not allowed: {type(error).__name__}: {error}") from error
 
 
 def _is_class_variable(hint: object) -> bool:

@@ -18,7 +18,8 @@ import re
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -149,6 +150,17 @@ def receive(modules: Sequence[Source]) -> None:
     search(*(Path(source.folder) for source in modules if Path(source.folder).is_dir()))
 
 
+@contextmanager
+def blamed(where: str, name: str) -> Iterator[None]:
+    """Turn whatever a component raises inside the block into a `ConfigError` with its key, its name and the place in its file."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{where}: {name!r} is not allowed: it ended with {_told(error)}") from error
+
+
 def entry_points(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
     """What installed packages register in the group `fedsam.KIND`, by name.
 
@@ -230,7 +242,8 @@ def _imported(name: str, refused: str) -> ModuleType:
 def _told(error: Exception) -> str:
     """An error with the place where it came up."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
-    at = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames and not isinstance(error, SyntaxError) else ""
+    own = [frame for frame in frames if not _installed(Path(frame.filename).parent)] or frames
+    at = f" ({own[-1].filename}, line {own[-1].lineno})" if own and not isinstance(error, SyntaxError) else ""
     return f"{type(error).__name__}: {error}{at}"
 
 
