@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fedsam.config import Experiment
+from fedsam.imports import prefer_own
 
 if TYPE_CHECKING:
     from experiments.app import run
     from experiments.session import Result
 
 __all__ = ["Experiment", "Result", "run"]
+
+prefer_own()  # before anything here imports `clients` or `strategies`
 
 
 def __getattr__(name: str) -> Any:

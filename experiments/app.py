@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -29,12 +30,11 @@ from fedsam.results import Results
 app = ServerApp()
 
 
-def run(experiment: Experiment, watch: Watch | None = None) -> Result:
+def run(experiment: Experiment | Mapping[str, Any], watch: Watch | None = None) -> Result:
     """Run one experiment on the grid that it names, and keep its results.
 
-    >>> from experiments import Experiment, run
-    >>> run  # doctest: +ELLIPSIS
-    <function run at ...>
+    Args:
+        experiment: An `Experiment`, or plain settings such as a TOML file has.
 
     Raises:
         ConfigError: A setting is wrong; nothing has started.
@@ -42,6 +42,10 @@ def run(experiment: Experiment, watch: Watch | None = None) -> Result:
         RunError: A client failed or diverged; the rounds before it are kept.
     """
     plugins.refresh()
+    if not isinstance(experiment, Experiment):
+        if "sweep" in experiment:
+            raise ConfigError("sweep: is not allowed here: `run` makes one run; `compare` makes those of a sweep")
+        experiment = expand(experiment)
     resolved(experiment)
     watch = watch or Quiet()
     watch.plan([experiment])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -31,6 +31,15 @@ COMMANDS = {
     "cluster": cluster,
 }
 
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        import fedsam
+
+        typer.echo(f"fedsam {fedsam.__version__}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     name="fedsam",
     no_args_is_help=True,
@@ -38,8 +47,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Simulate federated learning with sharpness-aware local optimizers; compare accuracy, flatness and cost.",
-    epilog="Begin with:  [bold]fedsam run experiments/configs/quickstart.toml[/bold]",
+    epilog="Begin with:  [bold]fedsam run quickstart[/bold]",
 )
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)] = False,
+) -> None: ...
+
+
 for name, module in COMMANDS.items():
     # typer joins the lines of a paragraph, so each example is one.
     app.command(name, epilog="\n\n".join(["[bold]Examples[/bold]", *(f"  {line}" for line in module.EXAMPLES)]))(module.command)

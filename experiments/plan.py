@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -16,7 +17,8 @@ from experiments.catalogue import resolved, sources
 from experiments.forecast import Forecast
 from experiments.grids import Shelf
 from experiments.readable import count, duration, size
-from fedsam.config import Experiment
+from fedsam.config import ConfigError, Experiment
+from fedsam.database import FILE
 from fedsam.federation import deal
 from fedsam.plugins import digests
 from fedsam.provenance import provenance
@@ -67,6 +69,21 @@ def plan(experiments: Sequence[Experiment], shelf: Shelf, results: Results | Non
             deal(experiment, dataset)
         planned.append(Planned(experiment, plain, name, found))
     return planned
+
+
+def plan_all(experiments: Sequence[Experiment], shelf: Shelf) -> list[Planned]:
+    """As `plan`, with the results in the folder that the experiments name, where it has any.
+
+    Raises:
+        ConfigError: Also where they name different folders.
+    """
+    folders = sorted({str(experiment.runs_dir) for experiment in experiments})
+    if len(folders) != 1:
+        raise ConfigError(f"runs_dir: {', '.join(folders) or 'no experiment'} is not allowed: experiments to compare share one folder")
+    if not (Path(folders[0]) / FILE).exists():
+        return plan(experiments, shelf, None)
+    with Results.open(Path(folders[0]), create=False) as results:
+        return plan(experiments, shelf, results)
 
 
 def _labels(plains: Sequence[Mapping[str, Any]]) -> list[str]:

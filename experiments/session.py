@@ -15,7 +15,6 @@ import torch
 from flwr.app import ArrayRecord, MetricRecord
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import strategies
@@ -29,6 +28,7 @@ from fedsam.datasets import Dataset
 from fedsam.grid import LocalGrid
 from fedsam.heterogeneity import Heterogeneity, Load
 from fedsam.meter import flops, gpu_energy
+from fedsam.model_files import save_model
 from fedsam.network import Network
 from fedsam.results import Results
 from fedsam.rows import ClientRow, Row
@@ -192,14 +192,10 @@ class Session:
         }
 
     def _save(self, name: str) -> None:
-        folder = Path(self.experiment.runs_dir) / self.run_id
-        folder.mkdir(parents=True, exist_ok=True)
+        path = Path(self.experiment.runs_dir) / self.run_id / f"{name}.safetensors"
         self.network.buffers = self.strategy.buffers
         self.network.load_(self.strategy.evaluated)
-        partial = folder / f".{name}.partial"
-        # Parameters are views of one storage, which safetensors refuses to write: copy them apart.
-        save_file({key: tensor.detach().cpu().clone() for key, tensor in self.network.module.state_dict().items()}, partial)
-        partial.replace(folder / f"{name}.safetensors")
+        save_model(self.network.module, path, self.dataset.image, self.dataset.classes)
 
 
 def cohort_strategy(experiment: Experiment) -> CohortStrategy:

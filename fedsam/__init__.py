@@ -1,6 +1,56 @@
-"""The engine: knows torch, Flower and Ray; knows no algorithm."""
+"""The engine: knows torch, Flower and Ray; knows no algorithm. Also what a user imports: `fedsam.run` and the others of `__all__`."""
+
+from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from experiments.app import run
+    from experiments.compare import compare
+    from fedsam.config import Experiment
+    from fedsam.model_files import load_model
+    from fedsam.results import Results
+
+    __version__: str
+
+__all__ = ["Experiment", "Results", "__version__", "compare", "load_model", "run"]
 
 # Flower reads this once, when it is imported: telemetry is off unless the user turns it on.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+
+_HOMES = {
+    "Experiment": "fedsam.config",
+    "Results": "fedsam.results",
+    "compare": "experiments.compare",
+    "load_model": "fedsam.model_files",
+    "run": "experiments.app",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Nothing is imported before it is used: torch, Flower and Ray take seconds.
+    if name == "__version__":
+        return _version()
+    if name in _HOMES:
+        from importlib import import_module
+
+        from fedsam.imports import prefer_own
+
+        prefer_own()  # the script that asks may have a module `experiments` beside it
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _version() -> str:
+    """The version that is installed; `unknown` where fedsam is only on the search path."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("fedsam")
+    except metadata.PackageNotFoundError:
+        return "unknown"

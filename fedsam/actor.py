@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from flwr.app import Context, Error, Message, Metadata, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedsam.flower import CLIENT_APP_RAISED, number, received
+from fedsam.imports import ROOT
 from fedsam.merge import Gathered
 
 
@@ -124,6 +126,8 @@ class ClientActor:
     def __init__(self, load: Callable[..., ClientApp], threads: int, supplies: Mapping[str, Any], memory: float | None = None) -> None:
         import torch
 
+        if sys.path[0] == str(ROOT):  # see `ray_session`: this class is ours now, and others' modules are found as in the driver again
+            del sys.path[0]
         torch.set_num_threads(threads)
         if memory is not None:
             torch.cuda.set_per_process_memory_fraction(memory)

@@ -16,6 +16,7 @@ from flwr.serverapp.server_app import LoadServerAppError
 from flwr.supercore.object_ref import load_app, validate
 
 from fedsam.config import ConfigError, nearest
+from fedsam.imports import prefer_others
 
 Value = bool | int | float | str
 
@@ -42,9 +43,12 @@ class FlowerApp:
     def read(cls, folder: Path, overrides: Sequence[str] = ()) -> FlowerApp:
         """The app in `folder`; overrides are as `flwr run --run-config` takes them: `"k=v k2=v2"`, repeated, or one TOML file.
 
+        From now on this process finds modules as Python does: the app's may have names of our packages.
+
         Raises:
             ConfigError: The directory is no Flower app, an app's module or attribute is not there, or an override is not allowed.
         """
+        prefer_others()
         folder = folder.expanduser().absolute()
         try:
             project = get_project_config(folder)

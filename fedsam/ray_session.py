@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 
 from fedsam.config import ConfigError
+from fedsam.imports import ROOT
 
 PRIVATE = "fedsam-private"  # a resource that tells a private Ray from others
 ANSWER, GRACE, GLANCE = 10.0, 2.0, 0.05  # seconds: for Ray to answer, for a process to end, between looks
@@ -102,7 +103,7 @@ def _started(address: str, **settings: Any) -> Iterator[None]:
 
     def last() -> None:
         try:
-            ray.init(address=address, namespace="fedsam", logging_level=logging.ERROR, **settings)
+            ray.init(address=address, namespace="fedsam", logging_level=logging.ERROR, job_config=_job_config(), **settings)
         except BaseException as error:
             up.set_exception(error)
         else:
@@ -126,6 +127,20 @@ def _started(address: str, **settings: Any) -> Iterator[None]:
     finally:
         ray.shutdown()
         over.set()
+
+
+def _job_config() -> Any:
+    """Ray's settings of a job, with which workers look for modules in `imports.ROOT` first of all: our packages are ours there, too."""
+    from ray.job_config import JobConfig
+
+    class OwnFirst(JobConfig):
+        def _serialize(self) -> str:
+            # Workers put each of this list in front of those before it; the script's folder and the working directory are in it by now.
+            self._py_driver_sys_path.append(str(ROOT))
+            serialized: str = super()._serialize()
+            return serialized
+
+    return OwnFirst()
 
 
 def _processes(folder: str) -> set[psutil.Process]:

@@ -54,7 +54,7 @@ class Results:
         self.path = path
 
     @classmethod
-    def open(cls, runs_dir: Path, *, create: bool = True) -> Self:
+    def open(cls, runs_dir: Path | str = "runs", *, create: bool = True) -> Self:
         """The results in `runs_dir`, begun there if need be and `create` allows it.
 
         Raises:

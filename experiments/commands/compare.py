@@ -26,7 +26,7 @@ from experiments.commands.options import (
 )
 from experiments.commands.output import FAILED, complain, end, kept, print_table, show, watch
 from experiments.progress import duration
-from fedsam.config import ConfigError, Experiment
+from fedsam.config import ConfigError
 
 if TYPE_CHECKING:
     from experiments.compare import Outcome
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from experiments.plan import Line, Planned
 
 EXAMPLES = (
-    "fedsam compare experiments/configs/compare.toml --dry-run",
-    "fedsam compare experiments/configs/compare.toml --parallel 2",
-    "fedsam compare quickstart.toml -o 'sweep.seeds=[0, 1, 2]' -o budget=300000 --baseline sgd",
+    "fedsam compare compare --dry-run",
+    "fedsam compare compare --parallel 2",
+    "fedsam compare quickstart -o 'sweep.seeds=[0, 1, 2]' -o budget=300000 --baseline sgd",
 )
 
 
@@ -63,11 +63,12 @@ def command(
     """
     experiments = read(path, overrides, places(data_root, runs_dir, ray_address, allow_unauthenticated_cluster))
     from experiments.grids import Shelf
+    from experiments.plan import plan_all
     from fedsam.datasets import DataError
 
     folder, shelf = experiments[0].runs_dir, Shelf()
     try:
-        planned = _planned(experiments, shelf)
+        planned = plan_all(experiments, shelf)
     except DataError as error:
         complain(str(error))
         raise typer.Exit(FAILED) from None
@@ -81,18 +82,6 @@ def command(
         ids = [one.found.id if one.found else next(made).run_id for one in planned]
         show([run_id for run_id in ids if run_id], folder, baseline=baseline, target_accuracy=target)
         end(outcomes)
-
-
-def _planned(experiments: Sequence[Experiment], shelf: Shelf) -> list[Planned]:
-    from experiments.plan import plan
-    from fedsam.database import FILE
-    from fedsam.results import Results
-
-    folder = experiments[0].runs_dir
-    if not (folder / FILE).exists():
-        return plan(experiments, shelf, None)
-    with Results.open(folder, create=False) as results:
-        return plan(experiments, shelf, results)
 
 
 def _carried_out(planned: Sequence[Planned], shelf: Shelf, parallel: int, dry_run: bool, quiet: bool, tensorboard: bool) -> list[Outcome]:

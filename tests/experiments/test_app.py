@@ -208,3 +208,18 @@ def test_every_preset_may_have_a_budget(tmp_path: Path, method: str) -> None:
     settings["client"].pop("optimizer")
     with pytest.raises(ConfigError, match="with a budget") if method == "fedasam_swa" else nullcontext():
         resolved(expand(settings))
+
+
+def test_run_takes_plain_settings_presets_included(tmp_path: Path) -> None:
+    settings = override(experiment(tmp_path, rounds=1).dump(), {"method": "fedsam", "client.optimizer": {"lr": 0.05}})
+    result = run(settings)
+    assert torch.equal(result.w, run(expand(settings)).w)
+    with Results.open(tmp_path) as results:
+        assert [kept.config["client"]["optimizer"]["rho"] for kept in results.runs()] == [0.1, 0.1]
+
+
+@pytest.mark.parametrize(("key", "value"), [("rounds", 0), ("client.optimizer", "smap"), ("sweep.seeds", [0, 1]), ("round", 1)])
+def test_run_says_what_is_wrong_with_plain_settings_and_starts_nothing(tmp_path: Path, key: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"^{key.partition('.seeds')[0]}: "):
+        run(override(experiment(tmp_path / "runs").dump(), {key: value}))
+    assert not (tmp_path / "runs").exists()

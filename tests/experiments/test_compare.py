@@ -12,7 +12,7 @@ import torch
 
 from clients.workplace import Workplace
 from experiments.catalogue import sampler
-from experiments.compare import Outcome, perform
+from experiments.compare import Outcome, compare, perform
 from experiments.forecast import Probe
 from experiments.grids import Shelf, crews
 from experiments.plan import made_elsewhere, plan
@@ -191,3 +191,43 @@ def test_a_forecast_is_what_the_run_takes(tmp_path: Path, changes: Mapping[str, 
         assert (load.steps, load.size) == pytest.approx((total.steps, total.bytes_down + total.bytes_up))
         assert load.cohort == pytest.approx(total.cohort / len(rows))
         assert 0 < ahead.client_seconds < ahead.seconds < 100
+
+
+def test_compare_in_python_makes_what_is_missing_and_knows_the_rest(tmp_path: Path) -> None:
+    settings = override(SMALL, {"runs_dir": str(tmp_path), "rounds": 1, "measure.flatness.measures": [], "sweep.seeds": [0]})
+    first = compare(sweep(tmp_path, rounds=1, measure__flatness__measures=[], sweep__seeds=[0])[:1])
+    assert [outcome.status for outcome in first.outcomes] == ["finished"]
+    both = compare(settings)
+    assert [outcome.status for outcome in both.outcomes] == ["finished", "finished"]
+    assert both.run_ids[0] == first.run_ids[0]
+    assert compare(settings) == both
+    with Results.open(tmp_path) as results:
+        assert [run.id for run in results.runs()] == both.run_ids
+    assert both.report() == tmp_path / "reports" / both.run_ids[0] / "report.html"
+    assert both.report().is_file()
+
+
+def test_a_failed_run_of_a_comparison_is_an_outcome(tmp_path: Path) -> None:
+    plain = override({key: value for key, value in SMALL.items() if key != "sweep"}, {"runs_dir": str(tmp_path), "rounds": 1})
+    done = compare([override(plain, {"client.optimizer": {"name": "sgd", "lr": lr}}) for lr in (1e30, 0.1)])
+    assert [outcome.status for outcome in done.outcomes] == ["failed", "finished"]
+    assert "diverged" in str(done.outcomes[0].error)
+    assert len(done.run_ids) == 2
+
+
+@pytest.mark.parametrize(
+    ("experiments", "said"),
+    [
+        ([], "runs_dir: no experiment is not allowed"),
+        ([{"runs_dir": "a"}, {"runs_dir": "b"}], "runs_dir: a, b is not allowed"),
+        ({"sweep": {"data.clients": 5}}, "sweep.data.clients: 5 is not allowed"),
+        ([{"rounds": 0}], "rounds: 0 is not allowed"),
+    ],
+)
+def test_compare_in_python_says_what_is_wrong_and_starts_nothing(
+    experiments: Any, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=said):
+        compare(experiments)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,24 @@
+"""The command `fedsam`, also as `python -m fedsam`."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+from fedsam.config import ConfigError
+from fedsam.imports import prefer_own
+
+
+def main() -> NoReturn:
+    """Run this process's command line, and exit."""
+    try:
+        prefer_own()  # before `experiments` is looked for: the working directory may have one, too
+        from experiments import cli
+    except ConfigError as error:
+        print(f"fedsam: {error}", file=sys.stderr)
+        sys.exit(2)
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""The four packages of this project are imported from the folder of this file, whatever else has their names.
+
+A user's own modules may be called `clients`, `strategies` or `experiments`, and lie in the working directory, beside a script or on
+PYTHONPATH, all of which Python, or Ray in its workers, searches first. Half of theirs and half of ours would run then, or neither.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from types import ModuleType
+
+from fedsam.config import ConfigError
+
+PACKAGES = ("fedsam", "clients", "strategies", "experiments")
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class _OwnFinder(MetaPathFinder):
+    """Finds the four packages in `ROOT`; what is in them is then found by Python."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        return PathFinder.find_spec(name, [str(ROOT)]) if path is None and name in PACKAGES else None
+
+
+_FINDER = _OwnFinder()
+
+
+def prefer_own() -> None:
+    """From now on, import the four packages from `ROOT`.
+
+    Raises:
+        ConfigError: A module of one of these names was imported from elsewhere before.
+    """
+    for name in PACKAGES:
+        module = sys.modules.get(name)
+        if module is not None and (found := _place(module)) not in (None, ROOT / name):
+            raise ConfigError(f"{found}: is not allowed here: fedsam needs the name {name!r} for a package of its own; rename this one")
+    if _FINDER not in sys.meta_path:
+        sys.meta_path.insert(0, _FINDER)
+
+
+def prefer_others() -> None:
+    """From now on, import modules as Python finds them: those of a Flower app may have our packages' names. Undoes `prefer_own`."""
+    if _FINDER in sys.meta_path:
+        sys.meta_path.remove(_FINDER)
+
+
+def _place(module: ModuleType) -> Path | None:
+    """The folder of a package, the file of another module; None where it has neither."""
+    for path in getattr(module, "__path__", []):
+        return Path(path).resolve()
+    file = getattr(module, "__file__", None)
+    return Path(file).resolve() if file else None
