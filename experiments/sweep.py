@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
+from typing import Any, TypeGuard
 
 from experiments.methods import expand as expand_method
 from fedsam.config import ConfigError, Experiment, override
@@ -65,6 +65,39 @@ def expand(settings: Mapping[str, Any], fixed: Collection[str] = ()) -> list[Exp
     typed = {key: reduce(dict.__getitem__, key.split("."), base) for key in fixed if not key.startswith("sweep.")}
     experiments = [expand_method(override(point, change | typed)) for point, change in zip(swept, _changes(swept, overrides), strict=True)]
     return list({experiment.dumps(): experiment for experiment in experiments}.values())
+
+
+def as_one(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One table of settings from which `expand` makes these runs, given as plain values with all defaults.
+
+    Raises:
+        ConfigError: Some of the runs have a setting that others leave unset, and it is in no table of its own.
+    """
+    same, varying = _divided(runs)
+    return same | ({"sweep": {"zip": [varying]}} if varying else {})
+
+
+def _divided(tables: Sequence[Mapping[str, Any]], prefix: str = "") -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    """What the tables agree in, and the values of the dotted keys that they differ in."""
+    same, varying = dict[str, Any](), dict[str, list[Any]]()
+    for key in {key: None for table in tables for key in table}:
+        values = [table.get(key) for table in tables]
+        if all(value == values[0] for value in values):
+            same[key] = values[0]
+        elif _alike(values):
+            inner, lists = _divided(values, f"{prefix}{key}.")
+            same, varying = same | ({key: inner} if inner else {}), varying | lists
+        elif None in values:
+            raise ConfigError(f"{prefix}{key}: only some of the {len(tables)} runs set it, which one file cannot say; fix it with -o")
+        else:
+            varying[prefix + key] = values
+    return same, varying
+
+
+def _alike(values: Sequence[Any]) -> TypeGuard[Sequence[Mapping[str, Any]]]:
+    """Whether these are tables with the same keys; hyperparameters of different parts stay together."""
+    keys = [(set(value), value.get("name")) for value in values if isinstance(value, Mapping)]
+    return len(keys) == len(values) and all(key == keys[0] for key in keys)
 
 
 def _groups(sweep: Mapping[str, Any], fixed: Collection[str]) -> list[list[Point]]:

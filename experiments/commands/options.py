@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from experiments import shipped
 from fedsam import config
 from fedsam.config import Experiment
 
@@ -23,8 +24,12 @@ def _complete_run(incomplete: str) -> list[str]:
         return [run.id for run in results.runs() if run.id.startswith(incomplete)]
 
 
+def _complete_config(incomplete: str) -> list[str]:
+    return [name for name in (*shipped.configs(), *map(str, Path().glob("*.toml"))) if name.startswith(incomplete)]
+
+
 # Arguments are explained in the text of their command: click 8.5 loses the help that typer gives them.
-ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", show_default=False)]
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", autocompletion=_complete_config, show_default=False)]
 RunIds = Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", autocompletion=_complete_run, show_default=False)]
 Overrides = Annotated[list[str] | None, typer.Option("--override", "-o", metavar="KEY=VALUE", help="Change a setting; repeat for more.")]
 DataRoot = Annotated[
@@ -60,7 +65,10 @@ def places(data_root: Path | None, runs_dir: Path | None, ray_address: str | Non
 
 
 def read(path: Path, overrides: Sequence[str] | None, options: Mapping[str, object]) -> list[Experiment]:
-    """The experiments of a file, with the `KEY=VALUE` overrides and the given ones of `options` (dotted keys) applied.
+    """The experiments of a config, with the `KEY=VALUE` overrides and the given ones of `options` (dotted keys) applied.
+
+    Args:
+        path: A file, or the name of a config that comes with fedsam.
 
     Raises:
         ConfigError: The file, an override or an experiment is not valid.
@@ -70,6 +78,6 @@ def read(path: Path, overrides: Sequence[str] | None, options: Mapping[str, obje
 
     plugins.search(path.expanduser().absolute().parent)
     given = {key: str(value) for key, value in options.items() if value is not None}
-    settings = config.override(config.read(path, overrides or ()), given)
+    settings = config.override(config.read(shipped.find(path), overrides or ()), given)
     fixed = {text.partition("=")[0].strip() for text in overrides or ()} | set(given)
     return expand(settings, fixed)

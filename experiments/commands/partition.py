@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from fedsam.datasets import Dataset
 
 EXAMPLES = (
-    "fedsam partition experiments/configs/quickstart.toml",
-    "fedsam partition quickstart.toml -o data.partition.alpha=0.1 --plot partition.png",
+    "fedsam partition quickstart",
+    "fedsam partition quickstart -o data.partition.alpha=0.1 --plot partition.png",
 )
 
 

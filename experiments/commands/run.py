@@ -24,12 +24,12 @@ from experiments.toml import toml
 from fedsam.config import Experiment
 
 EXAMPLES = (
-    "fedsam run experiments/configs/quickstart.toml",
-    "fedsam run quickstart.toml -o client.optimizer.name=sam -o client.optimizer.rho=0.1 -o data.clients=50",
-    "fedsam run quickstart.toml -o 'sweep.seeds=[0, 1, 2]'",
-    "fedsam run quickstart.toml --print-config > resolved.toml",
-    "fedsam run quickstart.toml --tensorboard",
-    "fedsam run quickstart.toml --ray-address auto",
+    "fedsam run quickstart",
+    "fedsam run quickstart -o client.optimizer.name=sam -o client.optimizer.rho=0.1 -o data.clients=50",
+    "fedsam run quickstart -o 'sweep.seeds=[0, 1, 2]'",
+    "fedsam run quickstart --print-config > resolved.toml",
+    "fedsam run quickstart --tensorboard",
+    "fedsam run quickstart --ray-address auto",
 )
 
 
@@ -64,9 +64,7 @@ def command(
 
 def _print_settings(experiments: Sequence[Experiment]) -> None:
     from experiments.catalogue import resolved
+    from experiments.sweep import as_one
 
-    texts = [toml(resolved(experiment)) for experiment in experiments]
-    for number, text in enumerate(texts, 1):
-        if len(texts) > 1:
-            typer.echo(f"# run {number} of {len(texts)}")
-        typer.echo(text)
+    text = toml(as_one([resolved(experiment) for experiment in experiments]))
+    typer.echo(f"# {len(experiments)} runs\n{text}" if len(experiments) > 1 else text)

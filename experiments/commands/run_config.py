@@ -10,7 +10,7 @@ from experiments.commands.options import ConfigFile, DataRoot, NewRunsDir, Overr
 from fedsam.config import ConfigError, Experiment
 
 EXAMPLES = (
-    "fedsam run-config experiments/configs/quickstart.toml -o client.optimizer.name=sam -o data.clients=10 > run.toml",
+    "fedsam run-config quickstart -o client.optimizer.name=sam -o data.clients=10 > run.toml",
     "flwr run . --run-config run.toml --federation-config 'num-supernodes=10 client-resources-num-cpus=1'",
 )
 

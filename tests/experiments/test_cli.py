@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import resource
 import subprocess
 import sys
@@ -13,10 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments import cli
+from experiments import cli, shipped
 from experiments.catalogue import TABLES, resolved
 from experiments.commands.list import Kind
 from experiments.progress import Watch
+from experiments.sweep import expand
 from experiments.tables import settings_of
 from fedsam import datasets
 from fedsam.config import Experiment, parse, read
@@ -231,13 +233,63 @@ def test_print_config_prints_nothing_when_one_run_is_wrong(fedsam: Fedsam, confi
     assert "server.participation: 5 is not allowed" in err
 
 
-def test_print_config_of_a_sweep_counts_the_runs(fedsam: Fedsam) -> None:
-    out = fedsam("run", QUICKSTART, "--print-config")[1]
-    assert [line for line in out.splitlines() if line.startswith("# run")] == [f"# run {n} of 4" for n in (1, 2, 3, 4)]
+@pytest.mark.parametrize("name", shipped.configs())
+def test_print_config_of_a_sweep_can_be_run_again(fedsam: Fedsam, name: str, tmp_path: Path) -> None:
+    code, out, err = fedsam("run", name, "--print-config")
+    assert (code, err) == (0, "")
+    mine = tmp_path / "mine.toml"
+    mine.write_text(out)
+    runs = [resolved(experiment) for experiment in expand(read(shipped.configs()[name]))]
+    assert [resolved(experiment) for experiment in expand(read(mine))] == runs
+    assert out.startswith(f"# {len(runs)} runs\n")
 
 
-@pytest.mark.parametrize("kind", list(Kind))
-def test_list_shows_every_name_and_setting(fedsam: Fedsam, kind: Kind) -> None:
+def test_print_config_of_runs_that_no_file_can_say_exits_2(fedsam: Fedsam, config_file: Path) -> None:
+    overrides = "sweep.overrides=[{when = {seed = 1}, set = {budget = 10}}]"
+    code, out, err = fedsam("run", config_file, "--print-config", "-o", "sweep.seeds=[0, 1]", "-o", overrides)
+    assert (code, out) == (2, "")
+    assert "budget: only some of the 2 runs set it" in err
+
+
+def test_a_config_of_ours_is_known_by_its_name(fedsam: Fedsam, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "quickstart").mkdir()
+    ours = fedsam("run", "quickstart", "--print-config")
+    assert ours[0] == 0
+    assert fedsam("run", "quickstart.toml", "--print-config") == ours
+    assert fedsam("run", QUICKSTART, "--print-config") == ours
+    (tmp_path / "quickstart.toml").write_text("rounds = 77\n")
+    assert "rounds = 77\n" in fedsam("run", "quickstart.toml", "--print-config")[1]
+    assert fedsam("run", "quickstart", "--print-config") == ours
+
+
+@pytest.mark.parametrize("command", ["run", "compare", "partition", "run-config"])
+def test_an_unknown_config_exits_2_and_names_ours(fedsam: Fedsam, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = fedsam(command, "quikstart.toml")
+    assert (code, out) == (2, "")
+    assert "no file 'quikstart.toml' is here, did you mean 'quickstart'?" in err
+    assert "compare, methods, optimizers, quickstart" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_list_shows_the_configs(fedsam: Fedsam) -> None:
+    code, out, _ = fedsam("list", "configs")
+    assert code == 0
+    assert all(name in out for name in shipped.configs())
+    assert "do sharpness-aware clients help, and does that change with the number of clients?" in " ".join(out.split())
+
+
+def test_completion_knows_the_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "quiet.toml").touch()
+    environment = os.environ | {"_FEDSAM_COMPLETE": "complete_bash", "COMP_WORDS": "fedsam run qui", "COMP_CWORD": "2"}
+    done = subprocess.run([sys.executable, "-m", "fedsam"], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["quickstart", "quiet.toml"]
+
+
+@pytest.mark.parametrize("kind", list(TABLES))
+def test_list_shows_every_name_and_setting(fedsam: Fedsam, kind: str) -> None:
     code, out, _ = fedsam("list", kind)
     assert code == 0
     for name, entry in TABLES[kind].items():
@@ -247,7 +299,7 @@ def test_list_shows_every_name_and_setting(fedsam: Fedsam, kind: Kind) -> None:
 
 
 def test_list_shows_limits_and_sources(fedsam: Fedsam) -> None:
-    assert set(Kind) == set(TABLES)
+    assert set(Kind) == {*TABLES, "configs"}
     assert "arXiv:2010.01412" in fedsam("list")[1]
     rho = next(setting for setting in settings_of(TABLES["optimizers"]["sam"]) if setting.name == "rho")
     assert (rho.default, rho.allowed) == ("0.05", ">= 0")
