@@ -27,9 +27,10 @@ from types import ModuleType
 from typing import Any
 
 from fedsam.config import ConfigError, nearest
+from fedsam.imports import PACKAGES
 
 REFERENCE = re.compile(r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*(\.\w+)*")
-OURS = ("fedsam", "clients", "strategies", "experiments")
+
 
 # A process has one `sys.path` and one `sys.modules`; these say what of them came from here.
 _searched: list[str] = []  # the search folders
@@ -250,10 +251,10 @@ def _told(error: Exception) -> str:
 def _source(top: str, new: set[str]) -> Source | None:
     """The source of a top-level module, and of the `new` modules that it imported from the same folder; None where it is installed."""
     place = _place(top)
-    if top in OURS or place is None or _installed(place[0]):
+    if top in PACKAGES or place is None or _installed(place[0]):
         return None
     folder, files = place
-    for name in sorted({name.partition(".")[0] for name in new} - {top, *OURS}):
+    for name in sorted({name.partition(".")[0] for name in new} - {top, *PACKAGES}):
         other = _place(name)
         if other is not None and other[0] == folder:
             files = [*files, *other[1]]
