@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,23 @@ from tests.official import root, server
 __all__ = ["root", "server"]  # fixtures
 
 collect_ignore = ["apps"]  # Flower apps that tests run, whose modules import each other by names of their own
+
+RAY = {"pool", "one", "two", "head", "open_ray", "ray", "on_ray", "cluster"}  # fixtures that start Ray
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have all tests that start Ray run in one process, one after another: two Rays at once would fight for memory and cores."""
+    for item in items:
+        if item.get_closest_marker("ray") or RAY & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """Processes that tests start can be interrupted, even where this one runs in the background of a shell, which has it ignore Ctrl-C."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

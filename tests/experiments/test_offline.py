@@ -90,6 +90,7 @@ def test_the_first_command_ends_with_a_result_without_data_and_network(tmp_path:
 
 
 @pytest.mark.slow
+@pytest.mark.ray
 def test_the_first_command_as_it_is(tmp_path: Path, environment: dict[str, str]) -> None:
     assert_compared(*quickstart(tmp_path, environment))
     with Results.open(tmp_path / "runs", create=False) as results:
