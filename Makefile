@@ -7,12 +7,14 @@ UV_VERSION := $(shell sed -n 's/^uv==\([0-9.]*\).*/\1/p' requirements-uv.lock)
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
 COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-annotate --custom-compile-command "make lock"
 PYTEST_ARGS ?=
+# Tests that start Ray stay together in one of the processes (tests/conftest.py).
+SIDE_BY_SIDE := --numprocesses logical --maxprocesses 4 --dist loadgroup
 
 # A wheel of the CUDA libraries is hundreds of megabytes: give slow lines time.
 export UV_HTTP_TIMEOUT ?= 300
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test proofs check format lock clean
+.PHONY: help setup quickstart test tests proofs check format lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | awk -F'\t' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -22,10 +24,13 @@ setup: $(STAMP) ## Make .venv and install the pinned dependencies (does nothing 
 quickstart: setup ## Compare SGD and SAM clients in a minute or two, and write a report
 	$(BIN)/fedsam run experiments/configs/quickstart.toml
 
-test: check ## Lint, types and tests; PYTEST_ARGS adds options
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: setup ## Lint, types and tests, side by side; PYTEST_ARGS adds options
+	@$(MAKE) --no-print-directory --jobs 2 check tests
 
-proofs: setup ## The tests that take long (a quarter of an hour): Flower's runtime, three Ray nodes, killed comparisons, oracles
+tests: setup
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(PYTEST_ARGS)
+
+proofs: setup ## The tests that take long (a quarter of an hour, nothing else at work): Ray, Flower's runtime, CIFAR-10 from FEDSAM_DATA
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
 check: setup ## Lint and types

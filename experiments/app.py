@@ -22,7 +22,7 @@ from experiments.session import Result, Session
 from fedsam import datasets, partition, plugins
 from fedsam.config import ConfigError, Experiment, parse
 from fedsam.datasets import Dataset
-from fedsam.federation import deal
+from fedsam.federation import deal, replaces
 from fedsam.grid import LocalGrid
 from fedsam.provenance import provenance
 from fedsam.results import Results
@@ -89,8 +89,8 @@ def serve(experiment: Experiment, grid: Grid, dataset: Dataset, watch: Watch, *,
         watch.started(run_id, experiment)
         if isinstance(grid, LocalGrid):
             grid.note = partial(watch.note, run_id)
-        if dataset.name != experiment.data.dataset:
-            watch.note(run_id, f"dataset {experiment.data.dataset} cannot be had: this run uses {dataset.name} instead")
+        if note := replaces(dataset, experiment):
+            watch.note(run_id, note)
         _warn(experiment, holdings.sum(axis=1), run_id, watch)
         try:
             session = Session(experiment, dataset, holdings, grid, results, run_id, watch, started)

@@ -235,7 +235,8 @@ def _installed(name: str) -> str | None:
 def _cifar10() -> dict[str, str]:
     from torchvision.datasets import CIFAR10
 
-    return {f"{CIFAR10.base_folder}/{file}": md5 for file, md5 in [*CIFAR10.train_list, *CIFAR10.test_list]}
+    files = [*CIFAR10.train_list, *CIFAR10.test_list, (CIFAR10.meta["filename"], CIFAR10.meta["md5"])]
+    return {f"{CIFAR10.base_folder}/{file}": md5 for file, md5 in files}
 
 
 def _cores() -> int:

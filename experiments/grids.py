@@ -20,7 +20,7 @@ from experiments.catalogue import sources
 from experiments.pools import actor_pool
 from fedsam import datasets, plugins
 from fedsam.config import ConfigError, Experiment
-from fedsam.datasets import Dataset, Images
+from fedsam.datasets import DataError, Dataset, Images
 from fedsam.grid import InlineGrid
 from fedsam.plugins import Source
 from fedsam.pool import ActorPool
@@ -110,19 +110,27 @@ def load_clients(dataset: Any, modules: Sequence[Source]) -> ClientApp:
 
 
 class Shelf:
-    """The datasets of a sweep, each loaded once, and put into Ray's object store once."""
+    """The datasets of a sweep, each loaded once, and put into Ray's object store once. What cannot be had is not tried again."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._datasets: dict[object, Dataset] = {}
+        self._missing: dict[object, str] = {}
         self._stored: dict[object, Any] = {}
 
     def get(self, experiment: Experiment) -> Dataset:
         """The experiment's dataset. Raises `DataError` if it cannot be had."""
+        wanted = source(experiment)
         with self._lock:
-            if source(experiment) not in self._datasets:
-                self._datasets[source(experiment)] = datasets.load(*source(experiment))
-            return self._datasets[source(experiment)]
+            if wanted in self._missing:
+                raise DataError(self._missing[wanted])
+            if wanted not in self._datasets:
+                try:
+                    self._datasets[wanted] = datasets.load(*wanted)
+                except DataError as error:
+                    self._missing[wanted] = str(error)
+                    raise
+            return self._datasets[wanted]
 
     def stored(self, experiment: Experiment) -> Any:
         """A reference to the experiment's dataset in the object store, with arrays in place of tensors."""

@@ -5,15 +5,11 @@ Legend: `x: (N, C, H, W)` images, `y: (N,)` labels.
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import hashlib
-import io
 import os
-import socket
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -25,11 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedsam.config import ConfigError
+from fedsam.download import download
 
 if TYPE_CHECKING:
     from torchvision.datasets import CIFAR10
-
-TIMEOUT = 20.0  # seconds without an answer before a download is given up
 
 
 class DataError(RuntimeError):
@@ -124,7 +119,8 @@ def fashion_mnist(root: Path) -> Dataset:
     from torchvision.datasets import FashionMNIST
 
     files = {f"FashionMNIST/raw/{name}": md5 for name, md5 in FashionMNIST.resources}
-    _obtain(root, "fashion_mnist", files, lambda folder: FashionMNIST(folder, download=True))
+    servers = [f"{mirror}{FashionMNIST.resources[0][0]}" for mirror in FashionMNIST.mirrors]
+    _obtain(root, "fashion_mnist", files, servers, lambda folder: FashionMNIST(folder, download=True))
     # Read from the compressed files because those are the ones with an official MD5.
     train_x, train_y, test_x, test_y = (_idx(gzip.decompress((root / name).read_bytes())) for name in files)
     train, test = Images(train_x.unsqueeze(1), train_y.long()), Images(test_x.unsqueeze(1), test_y.long())
@@ -161,7 +157,7 @@ def _cifar(root: Path, name: str, kind: type[CIFAR10]) -> tuple[Images, Images]:
     """Training and test images; torchvision reads the files, after it checked their MD5 a second time."""
     listed = [*kind.train_list, *kind.test_list]
     files = {f"{kind.base_folder}/{file}": md5 for file, md5 in [*listed, (kind.meta["filename"], kind.meta["md5"])]}
-    _obtain(root, name, files, lambda folder: kind(folder, download=True))
+    _obtain(root, name, files, [kind.url], lambda folder: kind(folder, download=True))
     # One reader for both parts, because a reader checks every file each time.
     both = type(kind.__name__, (kind,), {"train_list": listed, "test_list": []})(root)
     x, y = torch.from_numpy(both.data.transpose(0, 3, 1, 2)).contiguous(), torch.tensor(both.targets)
@@ -176,8 +172,8 @@ def _idx(blob: bytes) -> Tensor:
     return torch.from_numpy(np.frombuffer(blob, np.uint8, offset=4 + 4 * blob[3]).reshape(sizes).copy())
 
 
-def _obtain(root: Path, name: str, files: Mapping[str, str], download: Callable[[Path], object]) -> None:
-    """Make sure that `files` (path below root -> MD5) are the official ones, downloading those that are missing.
+def _obtain(root: Path, name: str, files: Mapping[str, str], servers: Sequence[str], fetch: Callable[[Path], object]) -> None:
+    """Make sure that `files` (path below root -> MD5) are the official ones, downloading those that are missing; arguments as `download`.
 
     Raises:
         DataError: A file is corrupt or cannot be read, or is missing and cannot be downloaded.
@@ -186,7 +182,7 @@ def _obtain(root: Path, name: str, files: Mapping[str, str], download: Callable[
     if not missing:
         return
     try:
-        _download(root, name, missing, download)
+        download(root, name, missing, servers, fetch)
     # torchvision raises RuntimeError for a wrong MD5; OSError covers network, time-out and disk.
     except (OSError, RuntimeError, HTTPException) as error:
         folder = Path(missing[0]).parent.as_posix()
@@ -209,34 +205,3 @@ def official(path: Path, md5: str, name: str) -> bool:
     if found != md5:
         raise DataError(f"{name}: {path} is corrupt or truncated (MD5 {found}, official {md5}); delete it to have it downloaded again")
     return True
-
-
-def _download(root: Path, name: str, missing: Sequence[str], download: Callable[[Path], object]) -> None:
-    """Download next to the final place and move only what is missing, so that nothing is overwritten and nothing is left half done."""
-    root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as folder:
-        print(f"{name}: downloading to {root}", file=sys.stderr)
-        with _quiet(), _timeout(TIMEOUT):
-            download(Path(folder))
-        for path in missing:
-            (root / path).parent.mkdir(parents=True, exist_ok=True)
-            (Path(folder) / path).replace(root / path)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep torchvision's messages off stdout, and its progress bar off everything but a terminal."""
-    place = sys.stderr if sys.stderr.isatty() else io.StringIO()
-    with contextlib.redirect_stdout(place), contextlib.redirect_stderr(place):
-        yield
-
-
-@contextlib.contextmanager
-def _timeout(seconds: float) -> Iterator[None]:
-    """Give up on a silent server; torchvision has no argument for it."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)

@@ -19,18 +19,29 @@ from fedsam.plugins import blamed
 from fedsam.seeds import stream, tensor_stream
 
 
+def replaces(dataset: Dataset, experiment: Experiment) -> str:
+    """Where the dataset is the fallback: a sentence that says so; empty where it is the one that the experiment asks for."""
+    wanted, limit, there = experiment.data.dataset, experiment.data.examples, len(dataset.train.y)
+    if dataset.name == wanted:
+        return ""
+    less = f", all {there} training examples of it (data.examples: {limit})" if limit is not None and limit > there else ""
+    return f"dataset {wanted} cannot be had: this run uses {dataset.name} instead{less}"
+
+
 def deal(experiment: Experiment, dataset: Dataset) -> list[np.ndarray]:
     """Index arrays into the training examples, one per client: the experiment's partition, from its seed alone.
+
+    A fallback that has fewer examples than `data.examples` is used whole.
 
     Raises:
         ConfigError: The partition cannot be drawn, for example because there are more clients than examples.
     """
     labels, limit = dataset.train.y.numpy(), experiment.data.examples
-    if limit is not None and limit > len(labels):
+    if limit is not None and limit > len(labels) and not replaces(dataset, experiment):
         raise ConfigError(f"data.examples: {limit} is not allowed: {dataset.name} has {len(labels)} training examples")
     draw = parts.build(partition.PARTITIONS, experiment.data.partition, "data.partition")
     chosen = np.arange(len(labels))
-    if limit is not None:
+    if limit is not None and limit < len(labels):
         chosen = np.sort(stream(experiment.seed, "examples").choice(len(labels), size=limit, replace=False))
     with blamed("data.partition", experiment.data.partition.name):
         dealt = draw(labels[chosen], experiment.data.clients, stream(experiment.seed, "partition"))

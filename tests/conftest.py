@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import subprocess
-import sys
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.official import root, server
+
+__all__ = ["root", "server"]  # fixtures
+
 collect_ignore = ["apps"]  # Flower apps that tests run, whose modules import each other by names of their own
 
-CACHE = Path.home() / ".cache" / "fedsam"
-UNPACK = Path(__file__).resolve().parents[2] / "shared" / "data" / "unpack_cifar10.py"
+RAY = {"pool", "one", "two", "head", "open_ray", "ray", "on_ray", "cluster"}  # fixtures that start Ray
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have all tests that start Ray run in one process, one after another: two Rays at once would fight for memory and cores."""
+    for item in items:
+        if item.get_closest_marker("ray") or RAY & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """Processes that tests start can be interrupted, even where this one runs in the background of a shell, which has it ignore Ctrl-C."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -25,21 +41,11 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def cifar_root() -> Path:
-    """A folder with the official CIFAR-10 files: $FEDSAM_DATA, or rebuilt from the lossless copy beside the checkout."""
-    given = os.environ.get("FEDSAM_DATA")
-    if given:
-        if not (Path(given) / "cifar-10-batches-py").is_dir():
-            pytest.fail(f"FEDSAM_DATA={given} holds no folder cifar-10-batches-py")
-        return Path(given)
-    if not UNPACK.is_file():
-        pytest.skip(f"needs CIFAR-10: set FEDSAM_DATA to the folder that holds cifar-10-batches-py ({UNPACK} is not there either)")
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / "unpack.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # test processes that run side by side unpack once
-        done = subprocess.run([sys.executable, UNPACK, CACHE], capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.fail(f"{UNPACK} failed:\n{done.stderr}")
-    return CACHE
+    """A folder with the official CIFAR-10 files, for proofs; tests write small files of their own (`tests.official`)."""
+    given = os.environ.get("FEDSAM_DATA", "")
+    if not given or not (Path(given) / "cifar-10-batches-py").is_dir():
+        pytest.fail(f"this proof reads CIFAR-10: FEDSAM_DATA is {given!r} and must be the folder that holds cifar-10-batches-py")
+    return Path(given)
 
 
 @pytest.fixture

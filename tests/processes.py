@@ -6,6 +6,8 @@ import contextlib
 
 import psutil
 
+HANG = 600.0  # seconds after which what is waited for will never come; no test takes so long, however busy the machine is
+
 
 def descendants(pid: int) -> set[int]:
     """All processes below `pid`, Ray's daemons included; none once it is gone."""

@@ -30,6 +30,7 @@ LAYERS = {
     "fedsam.wire": 0,
     "fedsam.database": 1,
     "fedsam.datasets": 1,
+    "fedsam.download": 0,
     "fedsam.models": 1,
     "fedsam.hessian": 1,
     "fedsam.sharpness": 1,

@@ -127,6 +127,6 @@ def _say(planned: Sequence[Planned], forecasts: Mapping[Line, Forecast], seconds
 
     print_table(table(planned, forecasts))
     found = sum(one.found is not None for one in planned)
-    typer.echo(f"{len(planned)} runs, {found} of them finished before{'; ' * bool(found)}{'; '.join(made_elsewhere(planned))}")
+    typer.echo("; ".join([f"{len(planned)} runs, {found} of them finished before", *made_elsewhere(planned)]))
     if seconds:
         typer.echo(f"about {duration(sum(seconds) / parallel)} for the others{f', {parallel} at once' if parallel > 1 else ''}")

@@ -12,6 +12,7 @@ from experiments.commands.output import FAILED, complain, print_table
 from fedsam.config import Experiment, Part
 
 if TYPE_CHECKING:
+    from experiments.grids import Shelf
     from fedsam.datasets import Dataset
 
 EXAMPLES = (
@@ -31,13 +32,15 @@ def command(
     CONFIG is a file as `fedsam run` takes it, and the partition the one that it uses. When the file sweeps, each different one is shown.
     """
     from experiments import figures, tables
+    from experiments.grids import Shelf
     from fedsam import federation
     from fedsam import partition as partitions
 
     experiments = read(path, overrides, {"data.root": data_root})
     different = list({(experiment.data.model_dump_json(), experiment.seed): experiment for experiment in experiments}.values())
+    shelf = Shelf()
     for number, experiment in enumerate(different, 1):
-        dataset = _dataset(experiment)
+        dataset = _dataset(experiment, shelf)
         counts = partitions.class_counts(dataset.train.y.numpy(), federation.deal(experiment, dataset), dataset.classes)
         typer.echo(f"{dataset.name}, {experiment.data.clients} clients, {_part(experiment.data.partition)}, seed {experiment.seed}")
         print_table(tables.holdings(counts))
@@ -47,13 +50,12 @@ def command(
             typer.echo(f"plot: {target}")
 
 
-def _dataset(experiment: Experiment) -> Dataset:
-    from fedsam import datasets
+def _dataset(experiment: Experiment, shelf: Shelf) -> Dataset:
+    from fedsam.datasets import DataError
 
-    data = experiment.data
     try:
-        return datasets.load(data.dataset, data.root, data.fallback)
-    except datasets.DataError as error:
+        return shelf.get(experiment)
+    except DataError as error:
         complain(str(error))
         raise typer.Exit(FAILED) from None
 

@@ -116,6 +116,7 @@ def test_bad_settings_start_nothing(tmp_path: Path, changes: dict[str, Any], mes
     assert not (tmp_path / "fedsam.db").exists() or not sqlite3.connect(tmp_path / "fedsam.db").execute("SELECT * FROM runs").fetchall()
 
 
+@pytest.mark.ray
 @pytest.mark.parametrize("actors", [2, pytest.param(1, marks=pytest.mark.slow)])
 def test_actors_agree_with_this_process_to_the_bit(tmp_path: Path, actors: int) -> None:
     settings = {"rounds": 10, "client__optimizer": {"name": "sam", "lr": 0.05}}
@@ -173,7 +174,7 @@ def test_a_budget_ends_the_run_after_the_round_that_reaches_it(tmp_path: Path) -
     with Results.open(tmp_path / "cut") as results:
         (kept,) = results.runs()
     assert kept.status == "finished"
-    assert kept.startup is not None and 0 < kept.startup < 100
+    assert kept.startup is not None and kept.startup > 0
 
 
 def test_a_budget_that_is_not_reached_is_noted(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 import tomllib
@@ -110,17 +109,16 @@ def config_file(tmp_path: Path, runs_dir: Path) -> Path:
 
 def test_import_and_help_are_light() -> None:
     heavy = "torch", "ray", "flwr", "numpy", "matplotlib"
-    code = f"import sys, experiments.cli; sys.exit(' '.join(sorted(set({heavy!r}) & set(sys.modules))))"
+    code = f"""
+import sys, experiments.cli
+try:
+    experiments.cli.main(["--help"])
+except SystemExit as stopped:
+    sys.exit(" ".join(sorted(set({heavy!r}) & set(sys.modules))) or stopped.code)
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stderr.strip() == ""
-
-
-def test_help_answers_within_a_second() -> None:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-m", "experiments.cli", "--help"], capture_output=True, check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    # Processor time, so that other programs on the machine do not matter.
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
+    assert (done.returncode, done.stderr.strip()) == (0, "")
+    assert "Usage" in done.stdout
 
 
 @pytest.mark.parametrize("command", list(cli.COMMANDS))

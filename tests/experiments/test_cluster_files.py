@@ -111,6 +111,7 @@ actors = 1
 
 
 @pytest.mark.slow
+@pytest.mark.ray
 def test_the_slurm_script_runs_on_one_machine(tmp_path: Path) -> None:
     (tmp_path / "e.toml").write_text(SETTINGS)
     tools = tmp_path / "bin"

@@ -130,6 +130,12 @@ def test_data(tmp_path: Path) -> None:
     assert "is corrupt or truncated" in doctor.data(tmp_path, files, lambda: True).found
 
 
+def test_the_official_files_are_found(root: Path) -> None:
+    found = doctor.data(root, doctor._cifar10(), lambda: False)
+    assert (found.verdict, found.found) == ("ok", f"7 official files in {root}")
+
+
+@pytest.mark.slow
 def test_real_cifar_is_found(cifar_root: Path) -> None:
     assert doctor.data(cifar_root, doctor._cifar10(), lambda: False).verdict == "ok"
 

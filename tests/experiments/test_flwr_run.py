@@ -20,9 +20,9 @@ from experiments import run
 from experiments.commands.run_config import run_config
 from fedsam.results import Results
 from tests.experiments.test_app import experiment
-from tests.processes import alive, descendants
+from tests.processes import HANG, alive, descendants
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 ROOT = Path(__file__).resolve().parents[2]
 APPS = ROOT / "tests" / "apps"
@@ -61,7 +61,7 @@ def flwr_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlwrRun]:
             def run_app(app: Path, config: Path, nodes: int) -> None:
                 federation = f"num-supernodes={nodes} client-resources-num-cpus=1"
                 command = ["flwr", "run", app, "own", "--run-config", config, "--federation-config", federation, "--stream"]
-                done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
+                done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=HANG, check=False)
                 started.update(descendants(superlink.pid))
                 listed = subprocess.run(
                     ["flwr", "list", "own", "--format", "json"], env=environment, capture_output=True, text=True, check=True
@@ -71,7 +71,7 @@ def flwr_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlwrRun]:
             yield run_app
         finally:
             superlink.send_signal(signal.SIGINT)
-            superlink.wait(60)
+            superlink.wait(HANG)
     assert not [pid for pid in started if alive(pid)]
 
 
@@ -87,7 +87,7 @@ def await_port(port: int) -> None:
 def fedsam_flower(app: Path, config: Path, nodes: int) -> None:
     """The same on our actors."""
     command = [sys.executable, "-m", "experiments.cli", "flower", app, "--run-config", config, "--num-supernodes", str(nodes)]
-    subprocess.run(command, capture_output=True, text=True, timeout=280, check=True)
+    subprocess.run(command, capture_output=True, text=True, timeout=HANG, check=True)
 
 
 def on_both(flwr_run: FlwrRun, name: str, folder: Path, nodes: int) -> tuple[Path, Path]:

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from fedsam.results import Results
-from tests.processes import alive, descendants, names
+from tests.processes import HANG, alive, descendants, names
 
+pytestmark = pytest.mark.ray
 SETTINGS = """
 rounds = 10000
 [data]
@@ -53,7 +54,7 @@ def command(
             while not ended.wait(0.1):
                 started.update(descendants(process.pid))
 
-        watchdog, lookout = threading.Timer(120, process.kill), threading.Thread(target=look)
+        watchdog, lookout = threading.Timer(HANG, process.kill), threading.Thread(target=look)
         watchdog.start()
         lookout.start()
         assert process.stderr is not None
@@ -125,22 +126,18 @@ def test_what_is_stopped_keeps_its_rounds_and_leaves_nothing(
         assert max(len(results.rounds(run.id)) for run in runs) >= 3
 
 
-def test_an_app_whose_threads_wait_for_clients_stops_at_once(tmp_path: Path) -> None:
-    stopped = []
-
+def test_an_app_whose_threads_wait_for_clients_does_not_wait_for_them_to_stop(tmp_path: Path) -> None:
     def stop(process: subprocess.Popen[str], line: str) -> bool:
         if "configure_fit" not in line:
             return False
-        time.sleep(1)  # until the threads wait
-        stopped.append(time.monotonic())
+        time.sleep(1)  # mostly, the threads wait by then
         process.send_signal(signal.SIGINT)
         return True
 
-    arguments = ("flower", f"{ROOT}/tests/apps/legacy", "--run-config", f"seconds=100 output='{tmp_path}'")
+    arguments = ("flower", f"{ROOT}/tests/apps/legacy", "--run-config", f"seconds=1000000 output='{tmp_path}'")
     got, said = command(tmp_path, SETTINGS, stop, arguments)
     assert got == 130, said
     assert "interrupted; Ray is stopped" in said
-    assert time.monotonic() - stopped[0] < 50
 
 
 @pytest.mark.slow

@@ -66,6 +66,7 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.mark.slow
+@pytest.mark.ray
 @pytest.mark.parametrize(
     "options", [("-o", "compute.grid=inline"), ("-o", "compute.actors=2", "--parallel", "2")], ids=["inline", "actors"]
 )

@@ -28,6 +28,7 @@ from experiments.study import study
 from experiments.wording import findings
 from fedsam.config import parse
 from fedsam.results import Results
+from tests.processes import HANG
 from tests.recorded import SAM, add, compare, lines_of
 
 
@@ -301,7 +302,7 @@ def test_page_in_a_browser(results: Results, tmp_path: Path, width: int) -> None
     assert browser, "this test needs chromium"
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr"]
     options += [f"--window-size={width},900", "--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=20000", "--dump-dom"]
-    done = subprocess.run([browser, *options, checked.as_uri()], capture_output=True, text=True, timeout=240, check=True)
+    done = subprocess.run([browser, *options, checked.as_uri()], capture_output=True, text=True, timeout=HANG, check=True)
     found = json.loads(html.unescape(re.findall(r"<title>(.*?)</title>", done.stdout)[0]))
     assert found == {"images": len(list((tmp_path / "figures").glob("*.svg"))), "missing": [], "asked": [], "width": width, "overflow": 0}
     assert "CONSOLE" not in done.stderr

@@ -95,6 +95,7 @@ def test_a_round_that_all_leave_changes_nothing(tmp_path: Path, strategy: str) -
 
 
 @pytest.mark.slow
+@pytest.mark.ray
 def test_dropouts_are_the_same_on_every_grid(tmp_path: Path) -> None:
     settings = {"method": "scaffold", "simulate": {"dropout": 0.4}, "rounds": 3}
     inline = run(experiment(tmp_path, **settings))

@@ -5,25 +5,32 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
+from concurrent.futures import wait
 
 import pytest
 
 from fedsam import ray_session
 from fedsam.ray_session import import_ray
+from tests.processes import HANG
 
 
 def test_the_alarm_that_ray_sets_on_a_signal_does_not_cut_the_end_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    ray, rung, ended = import_ray(private=True), list[int](), list[str]()
-    monkeypatch.setattr(ray, "init", lambda **_: time.sleep(1.5))
+    ray, awaited, off, ended = import_ray(private=True), threading.Event(), threading.Event(), list[str]()
+
+    def start(**_: object) -> None:
+        awaited.wait(HANG)
+        os.kill(os.getpid(), signal.SIGINT)
+        off.wait(HANG)
+
+    def look(*what: object) -> object:
+        awaited.set()
+        return wait(*what)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ray, "init", start)
+    monkeypatch.setattr(ray_session, "wait", look)
     monkeypatch.setattr(ray, "shutdown", lambda: ended.append("Ray"))
-    before = signal.signal(signal.SIGALRM, lambda number, _: rung.append(number))
-    signal.alarm(1)
-    threading.Timer(0.3, os.kill, [os.getpid(), signal.SIGINT]).start()
-    try:
-        with pytest.raises(KeyboardInterrupt), ray_session._started("local"):
-            pass
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-    assert (rung, ended) == ([], ["Ray"])
+    monkeypatch.setattr(signal, "alarm", lambda seconds: seconds or off.set())
+    with pytest.raises(KeyboardInterrupt), ray_session._started("local"):
+        pass
+    assert off.is_set()
+    assert ended == ["Ray"]

@@ -22,7 +22,7 @@ from fedsam import cluster
 from fedsam.config import Compute, ConfigError
 from fedsam.pool import ActorPool
 from fedsam.ray_session import ray_session
-from tests.processes import descendants
+from tests.processes import HANG, descendants
 
 METHODS = (
     "NodeInfoGcsService/CheckAlive",
@@ -72,7 +72,7 @@ def answers(host: str, port: int) -> set[str]:
     with grpc.insecure_channel(f"{host}:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
         for method in METHODS:
             try:
-                channel.unary_unary(f"/ray.rpc.{method}")(b"", timeout=20)
+                channel.unary_unary(f"/ray.rpc.{method}")(b"", timeout=HANG)
             except grpc.RpcError as error:
                 said.add(error.code().name)
             else:
@@ -81,7 +81,7 @@ def answers(host: str, port: int) -> set[str]:
         return said
     try:
         request = urllib.request.Request(f"http://{host}:{port}/get_or_create_runtime_env", data=b"")
-        with urllib.request.urlopen(request, timeout=20) as reply:
+        with urllib.request.urlopen(request, timeout=HANG) as reply:
             return {str(reply.status)}
     except urllib.error.HTTPError as error:
         error.close()
@@ -90,7 +90,7 @@ def answers(host: str, port: int) -> set[str]:
 
 def said(code: str, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     """What a process that runs `code` says."""
-    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=HANG, check=False)
 
 
 def tokenless(home: Path, mode: str = "") -> dict[str, str]:
@@ -181,14 +181,14 @@ def open_ray() -> Iterator[str]:
     ):
         assert process.stdout is not None
         yield next(line for line in process.stdout if ":" in line).strip()
-        process.communicate("\n", timeout=60)
+        process.communicate("\n", timeout=HANG)
 
 
 def test_a_ray_without_tokens_is_not_joined_unless_so_said(open_ray: str) -> None:
     command = [sys.executable, "-m", "experiments.cli", "flower", "tests/apps/features", "-n", "3", "--ray-address", open_ray]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     root = Path(__file__).resolve().parents[2]
-    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=HANG, check=False)
     assert done.returncode == 2, done.stderr
     assert f"compute.ray_address: '{open_ray}' is not allowed: this Ray asks for no token" in done.stderr
     assert "--allow-unauthenticated-cluster" in done.stderr

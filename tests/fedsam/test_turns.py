@@ -10,6 +10,7 @@ from flwr.clientapp import ClientApp
 
 from fedsam.grid import InlineGrid
 from fedsam.turns import Turns
+from tests.processes import HANG
 
 CLIENTS = 6
 
@@ -24,7 +25,7 @@ class Slow(InlineGrid):
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         sent = list(messages)
         self.sizes.append(len(sent))
-        assert self.go.wait(20)
+        assert self.go.wait(HANG)
         return super().send_and_receive(sent, timeout=timeout)
 
 
@@ -58,7 +59,7 @@ def test_an_error_is_raised_to_all_who_sent() -> None:
     grid = Turns(InlineGrid(echo, CLIENTS, {}))
     with pytest.raises(ValueError, match="no node has id 7"):
         grid.send_and_receive([message(7)])
-    assert [r.metadata.src_node_id for r in grid.send_and_receive([message(1)], timeout=9)] == [1]
+    assert [r.metadata.src_node_id for r in grid.send_and_receive([message(1)], timeout=HANG)] == [1]
 
 
 def test_what_else_a_grid_can_do_goes_through() -> None:
