@@ -20,7 +20,7 @@ from fedsam.results import Results
 from fedsam.rows import ClientRow, Row, Slice
 from tests.recorded import add, row
 
-TABLES = {"runs", "rounds", "measures", "clients", "slices", "holdings"}
+TABLES = {"runs", "rounds", "measures", "clients", "slices", "holdings", "classes"}
 
 
 @pytest.fixture
