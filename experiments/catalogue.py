@@ -17,7 +17,7 @@ from fedsam.config import ConfigError, Experiment, Part
 from fedsam.heterogeneity import DISTRIBUTIONS, Heterogeneity
 from fedsam.models import MODELS
 from fedsam.partition import PARTITIONS
-from fedsam.parts import Registry
+from fedsam.parts import FunctionContract, Registry
 from fedsam.schedules import SCHEDULES
 from strategies import STRATEGIES, sampling
 from strategies.flower import FlowerRule
@@ -30,7 +30,11 @@ TABLES: dict[str, Mapping[str, Any]] = {
     "methods": METHODS,
     "partitions": PARTITIONS,
     "models": MODELS,
-    "datasets": datasets.DATASETS | {f"{form}:PATH": read for form, read in own_data.FORMS.items()} | {"module:factory": own_data.factory},
+    "datasets": Registry(
+        "datasets",
+        FunctionContract(()),
+        datasets.DATASETS | {f"{form}:PATH": read for form, read in own_data.FORMS.items()} | {"module:factory": own_data.factory},
+    ),
     "schedules": SCHEDULES,
     "distributions": DISTRIBUTIONS,
     "samplers": SAMPLERS,

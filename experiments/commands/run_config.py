@@ -7,7 +7,6 @@ import json
 import typer
 
 from experiments.commands.options import ConfigFile, DataRoot, NewRunsDir, Overrides, read
-from fedsam import own_data
 from fedsam.config import ConfigError, Experiment
 
 EXAMPLES = (
@@ -29,6 +28,8 @@ def command(path: ConfigFile, overrides: Overrides = None, data_root: DataRoot =
 
 def run_config(experiment: Experiment) -> str:
     """The experiment as one line of TOML, `experiment = '<JSON>'`, with absolute paths."""
+    from fedsam import own_data
+
     data = experiment.data
     paths = {"root": data.root and data.root.expanduser().absolute(), "dataset": own_data.absolute(data.dataset)}
     whole = experiment.model_copy(update={"data": data.model_copy(update=paths), "runs_dir": experiment.runs_dir.expanduser().absolute()})
