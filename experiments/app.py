@@ -84,8 +84,9 @@ def serve(experiment: Experiment, grid: Grid, dataset: Dataset, watch: Watch, *,
     if isinstance(grid, LocalGrid):
         grid.weigh(holdings.sum(axis=1).tolist())
     with Results.open(experiment.runs_dir) as results:
-        where = provenance(gpu=experiment.compute.gpus_per_actor > 0, sources=sources(experiment))
-        run_id = results.start(experiment, plain, dataset=dataset.name, holdings=holdings, provenance=where, once=once)
+        where = provenance(gpu=experiment.compute.gpus_per_actor > 0, sources=sources(experiment), data=dataset.digest)
+        names = dataset.class_names
+        run_id = results.start(experiment, plain, dataset=dataset.name, holdings=holdings, provenance=where, class_names=names, once=once)
         watch.started(run_id, experiment)
         if isinstance(grid, LocalGrid):
             grid.note = partial(watch.note, run_id)

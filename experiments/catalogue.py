@@ -12,13 +12,12 @@ from clients.corrections import CORRECTIONS
 from clients.optimizers import OPTIMIZERS
 from experiments import compatibility
 from experiments.methods import METHODS
-from fedsam import config, parts, plugins
+from fedsam import config, datasets, own_data, parts, plugins
 from fedsam.config import ConfigError, Experiment, Part
-from fedsam.datasets import DATASETS
 from fedsam.heterogeneity import DISTRIBUTIONS, Heterogeneity
 from fedsam.models import MODELS
 from fedsam.partition import PARTITIONS
-from fedsam.parts import Registry
+from fedsam.parts import FunctionContract, Registry
 from fedsam.schedules import SCHEDULES
 from strategies import STRATEGIES, sampling
 from strategies.flower import FlowerRule
@@ -31,7 +30,11 @@ TABLES: dict[str, Mapping[str, Any]] = {
     "methods": METHODS,
     "partitions": PARTITIONS,
     "models": MODELS,
-    "datasets": DATASETS,
+    "datasets": Registry(
+        "datasets",
+        FunctionContract(()),
+        datasets.DATASETS | {f"{form}:PATH": read for form, read in own_data.FORMS.items()} | {"module:factory": own_data.factory},
+    ),
     "schedules": SCHEDULES,
     "distributions": DISTRIBUTIONS,
     "samplers": SAMPLERS,
@@ -63,9 +66,7 @@ def resolved(experiment: Experiment) -> dict[str, Any]:
         part = _named(experiment, key)
         if part is not None:
             plain = config.override(plain, {key: _filled(registry, part, key)})
-    for key, name in (("data.dataset", experiment.data.dataset), ("data.fallback", experiment.data.fallback)):
-        if name is not None and name not in DATASETS:
-            raise ConfigError(f"{key}: {name!r} is not known; allowed: {', '.join(sorted(DATASETS))}")
+    datasets.check(experiment.data.source, experiment.data.fallback)
     how = experiment.server.sampling
     with plugins.blamed("server.sampling", how.name if isinstance(how, Part) else str(how)):
         sampler(experiment)(1)
@@ -85,7 +86,7 @@ def sources(experiment: Experiment) -> tuple[plugins.Source, ...]:
     found = {name for key, registry in PARTS.items() for name in _references(registry, _named(experiment, key), key)}
     if experiment.compute.grid == "inline":  # clients are in this process, and so see what its script or notebook defines
         found = {name for name in found if not name.startswith("__main__:")}
-    return plugins.sources(found)
+    return plugins.sources(found | own_data.references(experiment.data.source))
 
 
 def _references(registry: Registry[Any], part: Part | None, key: str) -> Iterator[str]:

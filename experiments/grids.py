@@ -19,9 +19,11 @@ from clients import app as client_app
 from experiments.catalogue import sources
 from experiments.pools import actor_pool
 from fedsam import datasets, plugins
-from fedsam.config import ConfigError, Experiment
+from fedsam.config import ConfigError, Experiment, Part
 from fedsam.datasets import DataError, Dataset, Images
+from fedsam.federation import deal
 from fedsam.grid import InlineGrid
+from fedsam.partition import PARTITIONS
 from fedsam.plugins import Source
 from fedsam.pool import ActorPool
 from fedsam.ray_grid import RayGrid
@@ -42,12 +44,15 @@ def crews(experiments: Sequence[Experiment], parallel: int, shelf: Shelf | None 
         shelf: Datasets that are loaded already.
 
     Raises:
-        ConfigError: The experiments ask for different Ray clusters or actors, or for more than there is, or crews would have no actor.
+        ConfigError: The experiments ask for different Ray clusters or actors, or for more than there is, crews would have no actor, or
+            data cannot be used.
+        DataError: A dataset cannot be had.
     """
     computes = {e.compute.model_copy(update={"precision": "float32", "shard_size": None}) for e in experiments}
     if len(computes) > 1:
         raise ConfigError("compute: the experiments of a sweep run on the same actors; only precision and shard_size may differ")
     compute, shelf = computes.pop(), shelf or Shelf()
+    _try(experiments, shelf)
     if compute.grid == "inline":
         _check_share(parallel, 1)
         yield [Crew(shelf)]
@@ -58,6 +63,14 @@ def crews(experiments: Sequence[Experiment], parallel: int, shelf: Shelf | None 
     with actor_pool(compute, load_clients) as pool:
         _check_share(parallel, pool.size)
         yield [Crew(shelf, part) for part in pool.split(parallel)]
+
+
+def _try(experiments: Sequence[Experiment], shelf: Shelf) -> None:
+    """Read and deal somebody's own data, and deal by what may refuse a dataset, before anything starts."""
+    ours = set(PARTITIONS) - {"natural"}
+    for experiment in {(e.data.model_dump_json(), e.seed): e for e in experiments}.values():
+        if datasets.is_own(experiment.data.source) or experiment.data.partition.name not in ours:
+            deal(experiment, shelf.get(experiment))
 
 
 def _check_share(parallel: int, actors: int) -> None:
@@ -143,7 +156,7 @@ class Shelf:
             return self._stored[source(experiment)]
 
 
-def source(experiment: Experiment) -> tuple[str, Path | None, str | None]:
+def source(experiment: Experiment) -> tuple[str | Part, Path | None, str | None]:
     """What decides which dataset an experiment uses."""
     return experiment.data.dataset, experiment.data.root, experiment.data.fallback
 
@@ -155,4 +168,4 @@ def _numpy(dataset: Dataset) -> Any:
 
 def _mapped(dataset: Dataset, change: Callable[[Any], Any]) -> Any:
     train, test = (Images(change(part.x), change(part.y)) for part in (dataset.train, dataset.test))
-    return replace(dataset, train=train, test=test)
+    return replace(dataset, train=train, test=test, clients=None if dataset.clients is None else change(dataset.clients))

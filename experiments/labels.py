@@ -69,7 +69,13 @@ def _call(settings: Settings, part: str, keys: Sequence[str]) -> str:
 
 def flatten(run: Run) -> dict[str, Any]:
     """A run's settings by dotted key, with the dataset that was really used."""
-    return dict(leaves(run.config)) | {"data.dataset": run.dataset}
+    return flat(run.config) | {"data.dataset": run.dataset}
+
+
+def flat(settings: Settings) -> dict[str, Any]:
+    """Settings by dotted key; the name of a dataset that has settings stands where that of another does."""
+    found = dict(leaves(settings))
+    return {"data.dataset" if key == "data.dataset.name" else key: value for key, value in found.items()}
 
 
 def leaves(table: Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:

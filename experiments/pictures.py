@@ -148,10 +148,10 @@ def _holdings(study: Study, title: str) -> Iterator[Picture]:
     for run in study.runs:
         dealt.setdefault((run.clients, part_text(flatten(run), "data.partition")), run)
     for place, ((clients, text), run) in enumerate(sorted(dealt.items())):
-        counts = study.results.holdings(run.id)
+        counts, names = study.results.holdings(run.id), study.results.class_names(run.id)
         rest = f" The first {figures.SHOWN} of {clients} clients are shown." if clients > figures.SHOWN else ""
         caption = f"Who holds what: {plural(clients, 'client')}, {text}, seed {run.seed}. White: no example of that class.{rest}"
-        yield Picture("holdings", f"holdings-{place + 1}-{clients}-clients", figures.holdings(counts, title), caption)
+        yield Picture("holdings", f"holdings-{place + 1}-{clients}-clients", figures.holdings(counts, title, names), caption)
 
 
 def _file(cost: str) -> str:

@@ -20,8 +20,7 @@ from experiments.readable import count, duration, size
 from fedsam.config import ConfigError, Experiment
 from fedsam.database import FILE
 from fedsam.federation import deal
-from fedsam.plugins import digests
-from fedsam.provenance import provenance
+from fedsam.provenance import fingerprints, provenance
 from fedsam.results import Results, config_hash
 from fedsam.rows import Run
 
@@ -57,7 +56,8 @@ def plan(experiments: Sequence[Experiment], shelf: Shelf, results: Results | Non
         DataError: A dataset cannot be had.
     """
     plains = [resolved(experiment) for experiment in experiments]
-    keys = [config_hash(plain, digests(sources(e))) for e, plain in zip(experiments, plains, strict=True)]
+    hashes = [fingerprints(sources(experiment), shelf.get(experiment).digest) for experiment in experiments]
+    keys = list(map(config_hash, plains, hashes))
     once = {(key, e.seed): (e, plain) for key, e, plain in zip(keys, experiments, plains, strict=True)}
     names = _labels([plain for _, plain in once.values()])
     planned = []
@@ -88,7 +88,7 @@ def plan_all(experiments: Sequence[Experiment], shelf: Shelf) -> list[Planned]:
 
 def _labels(plains: Sequence[Mapping[str, Any]]) -> list[str]:
     """What each method is called among the others, as in reports."""
-    flat = [dict(labels.leaves(plain)) for plain in plains]
+    flat = [labels.flat(plain) for plain in plains]
     names = [settings["name"] or settings.get("method", "") for settings in flat]
     return [
         labels.label(s, [f for f, other in zip(flat, names, strict=True) if other == name], name)

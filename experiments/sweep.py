@@ -168,7 +168,8 @@ def _fitted(settings: dict[str, Any], axes: Mapping[str, list[Any]]) -> dict[str
 def _at(settings: Any, key: str) -> Any:
     """The value at a dotted key; of a part, its name. None where there is none."""
     for step in key.split("."):
-        settings = settings.get(step) if isinstance(settings, dict) else None
+        if not (step == "name" and isinstance(settings, str)):  # a part without settings is its name
+            settings = settings.get(step) if isinstance(settings, dict) else None
     return settings.get("name", settings) if isinstance(settings, dict) else settings
 
 

@@ -177,12 +177,17 @@ def runs(entries: Sequence[tuple[Run, int]]) -> Table:
     return result
 
 
-def holdings(counts: NDArray[np.integer[Any]]) -> Table:
-    """Examples of each class that each client holds (clients, classes): the first clients, then the spread over all."""
+def holdings(counts: NDArray[np.integer[Any]], names: Sequence[str] = ()) -> Table:
+    """Examples of each class that each client holds (clients, classes): the first clients, then the spread over all.
+
+    Args:
+        names: Of the classes; empty: they are numbered.
+    """
     sizes, kinds = counts.sum(axis=1), (counts > 0).sum(axis=1)
     result = Table(header_style="bold", caption=f"the first {SHOWN} of {len(counts)} clients" if len(counts) > SHOWN else None)
-    for column in ("client", "examples", "classes", *(f"class {kind}" for kind in range(counts.shape[1]))):
-        result.add_column(column.replace(" ", "\n"), justify="right")
+    kinds_named = map(escape, names) if names else (f"class\n{kind}" for kind in range(counts.shape[1]))
+    for column in ("client", "examples", "classes", *kinds_named):
+        result.add_column(column, justify="right")
     for client, row in enumerate(counts[:SHOWN]):
         result.add_row(str(client), str(sizes[client]), str(kinds[client]), *(str(count) if count else "." for count in row))
     result.add_section()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
@@ -50,7 +51,16 @@ def _as_part(value: object) -> object:
     return {"name": value} if isinstance(value, str) else value
 
 
+def _as_name_or_part(value: object) -> object:
+    """A name, or a part with settings: a table of a name alone is that name, so that the two are one experiment."""
+    part = Part.model_validate(value) if isinstance(value, Mapping) and isinstance(value.get("name"), str) else value
+    if not isinstance(part, str | Part):
+        raise PydanticCustomError("name_or_part", "must be a name, or a table with a name")
+    return part.name if isinstance(part, Part) and not part.settings else part
+
+
 Named = Annotated[Part, BeforeValidator(_as_part)]
+NameOrPart = Annotated[str | Part, BeforeValidator(_as_name_or_part)]
 
 
 def _as_sampling(value: object) -> object:
@@ -61,7 +71,7 @@ def _as_sampling(value: object) -> object:
 class Data(Frozen):
     """Which examples there are and who holds them."""
 
-    dataset: str = Field("cifar10", description="Dataset; see `fedsam list datasets`.")
+    dataset: NameOrPart = Field("cifar10", description="Dataset, with settings where it is your own; see `fedsam list datasets`.")
     root: Path | None = Field(None, description="Folder of the dataset files; default: $FEDSAM_DATA, else ~/.cache/fedsam.")
     fallback: str | None = Field(None, description="Dataset to use, loudly, when the wanted one cannot be had.")
     clients: Count = Field(100, description="Population: the number of clients that share the training examples.")
@@ -70,6 +80,11 @@ class Data(Frozen):
     augment: tuple[Literal["crop", "flip", "cutout"], ...] | None = Field(
         None, description="Training augmentation; default: the dataset's own."
     )
+
+    @property
+    def source(self) -> Part:
+        """The dataset as a part, though it has no settings."""
+        return Part(name=self.dataset) if isinstance(self.dataset, str) else self.dataset
 
 
 class Client(Frozen):

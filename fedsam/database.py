@@ -13,7 +13,7 @@ from fedsam.config import ConfigError
 
 FILE = "fedsam.db"
 APPLICATION = 0x66536D31  # marks the file as ours; `PRAGMA application_id`
-VERSION = 2  # of the tables below; `PRAGMA user_version`
+VERSION = 3  # of the tables below; `PRAGMA user_version`
 BUSY_SECONDS = 60.0
 TABLES = (
     """CREATE TABLE runs (
@@ -43,7 +43,11 @@ TABLES = (
     """CREATE TABLE holdings (
         run TEXT NOT NULL REFERENCES runs (id), client INTEGER NOT NULL, class INTEGER NOT NULL, examples INTEGER NOT NULL,
         PRIMARY KEY (run, client, class)) WITHOUT ROWID""",
+    """CREATE TABLE classes (
+        run TEXT NOT NULL REFERENCES runs (id), class INTEGER NOT NULL, name TEXT NOT NULL,
+        PRIMARY KEY (run, class)) WITHOUT ROWID""",
 )
+MIGRATIONS = {2: TABLES[-1:]}  # what makes the tables of a version those of the next one
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -68,8 +72,22 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
         raise ConfigError(f"runs_dir: {path} is not allowed: it is no SQLite file ({error})") from None
     if application != APPLICATION:
         raise ConfigError(f"runs_dir: {path} is not allowed: another program wrote this SQLite file")
+    while version in MIGRATIONS:
+        version = _migrate(connection, version)
     if version != VERSION:
         raise ConfigError(f"runs_dir: {path} is not allowed: its tables have version {version}, and this fedsam reads version {VERSION}")
+
+
+def _migrate(connection: sqlite3.Connection, version: int) -> int:
+    """Bring the tables to the next version, unless another process was faster; the version that they have then."""
+    with transaction(connection):
+        found: int = connection.execute("PRAGMA user_version").fetchone()[0]
+        if found != version:
+            return found
+        for statement in MIGRATIONS[version]:
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {version + 1}")
+    return version + 1
 
 
 def begin(path: Path) -> None:

@@ -9,8 +9,7 @@ import gzip
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,73 +19,67 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedsam.config import ConfigError
+from fedsam import own_data, plugins
+from fedsam.config import ConfigError, Part, nearest
+from fedsam.dataset import DataError, Dataset, Images
 from fedsam.download import download
 
 if TYPE_CHECKING:
     from torchvision.datasets import CIFAR10
 
-
-class DataError(RuntimeError):
-    """A dataset cannot be had; the message names the file, the root that was tried and how to supply it."""
+__all__ = ["DATASETS", "DataError", "Dataset", "Images", "check", "is_own", "load", "official"]
 
 
-@dataclass(frozen=True)
-class Images:
-    """Labelled images: `x` uint8 (N, C, H, W), `y` int64 (N,)."""
-
-    x: Tensor
-    y: Tensor
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A classification problem.
-
-    Attributes:
-        classes: Number of classes; labels are 0 to `classes` - 1.
-        mean: Of the training images per channel, pixels scaled to 0..1.
-        std: As `mean`.
-        augment: Training augmentation that is usual for it, in the terms of `fedsam.augmentation.augment`.
-    """
-
-    name: str
-    train: Images
-    test: Images
-    classes: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    augment: tuple[str, ...]
-
-    @property
-    def image(self) -> tuple[int, int, int]:
-        """Channels, height and width of an image."""
-        channels, height, width = self.train.x.shape[1:]
-        return channels, height, width
-
-
-def load(name: str, root: Path | None = None, fallback: str | None = None) -> Dataset:
-    """The dataset `name`, downloaded first if its files are not there.
+def load(dataset: str | Part, root: Path | None = None, fallback: str | None = None) -> Dataset:
+    """A dataset: one of DATASETS, downloaded first if its files are not there, or somebody's own, as `fedsam.own_data` reads it.
 
     Args:
-        root: Folder of the files; default: $FEDSAM_DATA, else ~/.cache/fedsam.
-        fallback: Dataset to use when `name` cannot be had; a line on stderr says so, and the result's `name` tells which it is.
+        dataset: Its name, or its name and settings.
+        root: Folder of the official files; default: $FEDSAM_DATA, else ~/.cache/fedsam.
+        fallback: One of DATASETS to use when official files cannot be had; a line on stderr says so, and the result's `name` tells which
+            it is. Nothing stands in for somebody's own data.
 
     Raises:
-        ConfigError: A name is not known.
-        DataError: Files are missing and cannot be downloaded, or cannot be read, or are not the official ones.
+        ConfigError: A name is not known, a setting is not allowed, or somebody's own data cannot be used.
+        DataError: Official files are missing and cannot be downloaded, or cannot be read, or are not the official ones.
     """
-    for key, value in (("data.dataset", name), ("data.fallback", fallback)):
-        if value is not None and value not in DATASETS:
-            raise ConfigError(f"{key}: {value!r} is not known; allowed: {', '.join(sorted(DATASETS))}")
+    part = Part(name=dataset) if isinstance(dataset, str) else dataset
+    check(part, fallback)
+    if is_own(part):
+        return own_data.load(part)
     folder = Path(root or os.environ.get("FEDSAM_DATA") or "~/.cache/fedsam").expanduser()
     try:
-        return DATASETS[name](folder)
+        return DATASETS[part.name](folder)
     except DataError as error:
         if fallback is None:
             raise
-        print(f"WARNING: using dataset {fallback!r} instead of {name!r}, which cannot be had: {error}", file=sys.stderr)
+        print(f"WARNING: using dataset {fallback!r} instead of {part.name!r}, which cannot be had: {error}", file=sys.stderr)
     return DATASETS[fallback](folder)
+
+
+def is_own(part: Part) -> bool:
+    """Whether a dataset is somebody's own: from files or functions that are not part of the product."""
+    return part.name not in DATASETS
+
+
+def check(part: Part, fallback: str | None = None) -> None:
+    """Refuse what can be seen to be wrong without reading a dataset. Raises `ConfigError` as `load`."""
+    if fallback is not None and fallback not in DATASETS:
+        raise ConfigError(f"data.fallback: {fallback!r} is not known{nearest(fallback, list(DATASETS))}; allowed: {_listed(DATASETS)}")
+    if not is_own(part):
+        if part.settings:
+            raise ConfigError(f"data.dataset.{next(iter(part.settings))}: unknown key; {part.name} has no settings")
+        return
+    registered = plugins.entry_points("datasets")
+    if ":" not in part.name and part.name not in registered:
+        known = [*DATASETS, *registered]
+        forms = ", ".join([*(f"{form}:PATH" for form in own_data.FORMS), "module:factory"])
+        raise ConfigError(f"data.dataset: {part.name!r} is not known{nearest(part.name, known)}; allowed: {_listed(known)}, {forms}")
+    own_data.check(part)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))
 
 
 def cifar10(root: Path) -> Dataset:
@@ -96,8 +89,7 @@ def cifar10(root: Path) -> Dataset:
     """
     from torchvision.datasets import CIFAR10
 
-    train, test = _cifar(root, "cifar10", CIFAR10)
-    return Dataset("cifar10", train, test, 10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), ("crop", "flip"))
+    return _cifar(root, "cifar10", CIFAR10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 
 
 def cifar100(root: Path) -> Dataset:
@@ -107,8 +99,7 @@ def cifar100(root: Path) -> Dataset:
     """
     from torchvision.datasets import CIFAR100
 
-    train, test = _cifar(root, "cifar100", CIFAR100)
-    return Dataset("cifar100", train, test, 100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), ("crop", "flip"))
+    return _cifar(root, "cifar100", CIFAR100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
 
 
 def fashion_mnist(root: Path) -> Dataset:
@@ -124,7 +115,7 @@ def fashion_mnist(root: Path) -> Dataset:
     # Read from the compressed files because those are the ones with an official MD5.
     train_x, train_y, test_x, test_y = (_idx(gzip.decompress((root / name).read_bytes())) for name in files)
     train, test = Images(train_x.unsqueeze(1), train_y.long()), Images(test_x.unsqueeze(1), test_y.long())
-    return Dataset("fashion_mnist", train, test, 10, (0.2860,), (0.3530,), ("crop", "flip"))
+    return Dataset("fashion_mnist", train, test, 10, (0.2860,), (0.3530,), ("crop", "flip"), tuple(FashionMNIST.classes))
 
 
 def digits(root: Path) -> Dataset:
@@ -153,8 +144,8 @@ DATASETS: dict[str, Callable[[Path], Dataset]] = {
 }
 
 
-def _cifar(root: Path, name: str, kind: type[CIFAR10]) -> tuple[Images, Images]:
-    """Training and test images; torchvision reads the files, after it checked their MD5 a second time."""
+def _cifar(root: Path, name: str, kind: type[CIFAR10], mean: tuple[float, ...], std: tuple[float, ...]) -> Dataset:
+    """CIFAR-10 or CIFAR-100; torchvision reads the files, after it checked their MD5 a second time."""
     listed = [*kind.train_list, *kind.test_list]
     files = {f"{kind.base_folder}/{file}": md5 for file, md5 in [*listed, (kind.meta["filename"], kind.meta["md5"])]}
     _obtain(root, name, files, [kind.url], lambda folder: kind(folder, download=True))
@@ -163,7 +154,8 @@ def _cifar(root: Path, name: str, kind: type[CIFAR10]) -> tuple[Images, Images]:
     x, y = torch.from_numpy(both.data.transpose(0, 3, 1, 2)).contiguous(), torch.tensor(both.targets)
     split = len(y) * 5 // 6  # 50,000 of 60,000
     # Clones, because a view drags all 60,000 images along when it is sent to another process.
-    return Images(x[:split].clone(), y[:split].clone()), Images(x[split:].clone(), y[split:].clone())
+    train, test = (Images(x[part].clone(), y[part].clone()) for part in (slice(split), slice(split, None)))
+    return Dataset(name, train, test, len(both.classes), mean, std, ("crop", "flip"), tuple(both.classes))
 
 
 def _idx(blob: bytes) -> Tensor:

@@ -5,8 +5,10 @@ Legend: `x: (B, C, H, W)` images, `y: (B,)` labels.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,7 +23,7 @@ from fedsam.seeds import stream, tensor_stream
 
 def replaces(dataset: Dataset, experiment: Experiment) -> str:
     """Where the dataset is the fallback: a sentence that says so; empty where it is the one that the experiment asks for."""
-    wanted, limit, there = experiment.data.dataset, experiment.data.examples, len(dataset.train.y)
+    wanted, limit, there = experiment.data.source.name, experiment.data.examples, len(dataset.train.y)
     if dataset.name == wanted:
         return ""
     less = f", all {there} training examples of it (data.examples: {limit})" if limit is not None and limit > there else ""
@@ -39,10 +41,16 @@ def deal(experiment: Experiment, dataset: Dataset) -> list[np.ndarray]:
     labels, limit = dataset.train.y.numpy(), experiment.data.examples
     if limit is not None and limit > len(labels) and not replaces(dataset, experiment):
         raise ConfigError(f"data.examples: {limit} is not allowed: {dataset.name} has {len(labels)} training examples")
-    draw = parts.build(partition.PARTITIONS, experiment.data.partition, "data.partition")
     chosen = np.arange(len(labels))
     if limit is not None and limit < len(labels):
         chosen = np.sort(stream(experiment.seed, "examples").choice(len(labels), size=limit, replace=False))
+    draw = parts.build(partition.PARTITIONS, experiment.data.partition, "data.partition")
+    owner = inspect.signature(draw).parameters.get("owner")
+    if owner is not None and dataset.clients is not None:
+        draw = partial(draw, owner=dataset.clients.numpy()[chosen])
+    elif owner is not None and owner.default is owner.empty:
+        refused = f"data.partition: {experiment.data.partition.name!r} is not allowed"
+        raise ConfigError(f"{refused}: {dataset.name} does not say which client an example comes from")
     with blamed("data.partition", experiment.data.partition.name):
         dealt = draw(labels[chosen], experiment.data.clients, stream(experiment.seed, "partition"))
     indices = partition.checked(dealt, len(chosen), experiment.data.clients, experiment.data.partition.name)

@@ -1,23 +1,25 @@
 """How the training examples are dealt to the clients.
 
 A partition is `(labels, num_clients, rng, *, hyperparameters) -> index arrays`: one sorted array per client, disjoint, and together all
-examples. Every client gets at least `min_examples`: where a draw gives it fewer, examples move over from the largest clients.
+examples. One that has a parameter `owner` is also given the client that each example comes from, where the dataset knows. Every client
+gets at least `min_examples`: where a draw gives it fewer, examples move over from the largest clients.
 
 Legend: `labels: (N,)` classes; `owner: (N,)` the client of each example; n clients; K classes.
 """
 
 from __future__ import annotations
 
-import importlib
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Protocol
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from fedsam.config import ConfigError, Count, NonNegative
+from fedsam.flwr_partition import as_partition, is_partitioner
 from fedsam.parts import FunctionContract, Registry
 
 Ints = NDArray[np.integer[Any]]
@@ -109,10 +111,37 @@ def quantity(
     return _parts(rng.permutation(np.repeat(np.arange(num_clients), sizes)), num_clients, rng, min_examples)
 
 
-PARTITIONS = Registry[Callable[..., list[Indices]]](
+def natural(labels: Ints, num_clients: int, rng: np.random.Generator, owner: Ints) -> list[Indices]:
+    """Every client holds the examples that are its own: the dataset says whose they are.
+
+    Needs a dataset that knows, such as `npz:PATH` with an array client_train; data.clients must be the number of its clients.
+    """
+    found = int(owner.max()) + 1
+    if num_clients != found:
+        raise ConfigError(f"data.clients: {num_clients} is not allowed: the examples come from {found} clients")
+    return _members(owner.astype(np.int64), num_clients)
+
+
+class Partitions(Registry[Callable[..., list[Indices]]]):
+    """Partitions by name; a class of partitioners of flwr-datasets is one, too."""
+
+    def find(self, name: str, where: str) -> Callable[..., list[Indices]]:
+        """As `Registry.find`; `flwr_datasets:` stands for the module that has its partitioners."""
+        package, _, attribute = name.partition(":")
+        if package != "flwr_datasets" or not attribute:
+            return super().find(name, where)
+        if find_spec(package) is None:
+            raise ConfigError(f"{where}: {name!r} is not allowed: it needs the package flwr-datasets: pip install 'fedsam[flwr-datasets]'")
+        return super().find(f"{package}.partitioner:{attribute}", where)
+
+    def _checked(self, found: Any, refused: str) -> Callable[..., list[Indices]]:
+        return super()._checked(as_partition(found) if is_partitioner(found) else found, refused)
+
+
+PARTITIONS = Partitions(
     "partitions",
-    FunctionContract(("labels", "num_clients", "rng")),
-    {"iid": iid, "dirichlet": dirichlet, "shards": shards, "quantity": quantity},
+    FunctionContract(("labels", "num_clients", "rng"), optional=("owner",)),
+    {"iid": iid, "dirichlet": dirichlet, "shards": shards, "quantity": quantity, "natural": natural},
 )
 
 
@@ -146,48 +175,6 @@ def checked(dealt: Sequence[Any], examples: int, num_clients: int, name: str) ->
     if len(every) < examples:
         raise ConfigError(f"{refused}: it deals {len(every)} of {examples} examples; data.examples takes fewer")
     return [part.astype(np.int64) for part in parts]
-
-
-class FlowerPartitioner(Protocol):
-    """What `from_flwr` needs of a partitioner of flwr-datasets."""
-
-    dataset: Any
-
-    @property
-    def num_partitions(self) -> int:
-        """Number of clients."""
-
-    def load_partition(self, partition_id: int) -> Any:
-        """The rows of a client."""
-
-
-def from_flwr(
-    partitioner: FlowerPartitioner, labels: Ints, make_dataset: Callable[[Mapping[str, list[int]]], Any] | None = None
-) -> list[Indices]:
-    """The partition that a fresh partitioner of flwr-datasets makes of `labels`, whose column is called `label`.
-
-    Args:
-        make_dataset: Makes what the partitioner takes as its dataset; default: `datasets.Dataset.from_dict`.
-
-    Raises:
-        ModuleNotFoundError: The package `datasets`, which comes with flwr-datasets, is not installed.
-        ValueError: The partitioner leaves examples out or deals one twice.
-    """
-    rows = {"idx": list(range(len(labels))), "label": labels.tolist()}
-    partitioner.dataset = (make_dataset or _huggingface())(rows)
-    parts = [np.sort(np.asarray(partitioner.load_partition(client)["idx"], dtype=np.int64)) for client in range(partitioner.num_partitions)]
-    if not np.array_equal(np.sort(np.concatenate(parts)), np.arange(len(labels))):
-        dealt = np.concatenate(parts)
-        raise ValueError(f"{type(partitioner).__name__} deals {len(dealt)} examples, {len(np.unique(dealt))} different, of {len(labels)}")
-    return parts
-
-
-def _huggingface() -> Callable[[Mapping[str, list[int]]], Any]:
-    try:
-        make: Callable[[Mapping[str, list[int]]], Any] = importlib.import_module("datasets").Dataset.from_dict
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"flwr-datasets partitioners need the package datasets: pip install flwr-datasets ({error})") from error
-    return make
 
 
 def _check(examples: int, num_clients: int, min_examples: int) -> None:

@@ -7,7 +7,7 @@ A registry is a dict of names to dataclasses or functions, with what a component
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, is_dataclass
 from functools import partial
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_origin, get_type_hints
@@ -29,6 +29,10 @@ class Contract(Protocol):
         """How many arguments the caller gives; the others are hyperparameters."""
 
     @property
+    def optional(self) -> tuple[str, ...]:
+        """Names of arguments that the caller also gives, to those that take them."""
+
+    @property
     def expected(self) -> str:
         """What a component is, in words."""
 
@@ -45,6 +49,7 @@ class ClassContract:
 
     base: type
     leading: ClassVar[int] = 0
+    optional: ClassVar[tuple[str, ...]] = ()
 
     @property
     def expected(self) -> str:
@@ -69,9 +74,10 @@ class ClassContract:
 
 @dataclass(frozen=True)
 class FunctionContract:
-    """Components are functions of the arguments named in `arguments`; what else they take are hyperparameters."""
+    """Components are functions of the arguments named in `arguments` and, if they like, in `optional`; the rest are hyperparameters."""
 
     arguments: tuple[str, ...]
+    optional: tuple[str, ...] = ()
 
     @property
     def leading(self) -> int:
@@ -139,7 +145,7 @@ class Registry(dict[str, Entry], Generic[Entry]):
 
     def accepts(self, name: str, where: str) -> set[str]:
         """The hyperparameters of the component of a name. Raises as `find`."""
-        return set(hyperparameters(self.find(name, where), self.contract.leading).model_fields)
+        return set(hyperparameters(self.find(name, where), self.contract.leading, self.contract.optional).model_fields)
 
     def _checked(self, found: Any, refused: str) -> Entry:
         if problem := self.contract.problem(found):
@@ -148,11 +154,12 @@ class Registry(dict[str, Entry], Generic[Entry]):
         return entry
 
 
-def hyperparameters(entry: Callable[..., Any], leading: int | None = None) -> type[BaseModel]:
+def hyperparameters(entry: Callable[..., Any], leading: int | None = None, optional: Collection[str] = ()) -> type[BaseModel]:
     """The settings that a component accepts: the fields of a dataclass, or the parameters of a function after the caller's.
 
     Args:
         leading: How many parameters are the caller's; default: the positional ones without a default.
+        optional: Names of others that are the caller's.
 
     Raises:
         ConfigError: The types of its parameters cannot be told.
@@ -170,7 +177,7 @@ def hyperparameters(entry: Callable[..., Any], leading: int | None = None) -> ty
     fields: dict[str, Any] = {
         p.name: (hints.get(p.name, Any), ... if p.default is p.empty else p.default)
         for p in found
-        if p not in given and p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
+        if p not in given and p.name not in optional and p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
     }
     settings = ConfigDict(extra="allow" if open_ended else "forbid", protected_namespaces=(), arbitrary_types_allowed=True)
     try:
@@ -189,7 +196,7 @@ def resolve(registry: Registry[Any], part: Part, where: str) -> dict[str, Any]:
         ConfigError: There is no such component, a hyperparameter is unknown, or its value is not allowed.
     """
     entry = registry.find(part.name, where)
-    model = validated(hyperparameters(entry, registry.contract.leading), part.settings, where)
+    model = validated(hyperparameters(entry, registry.contract.leading, registry.contract.optional), part.settings, where)
     return {name: getattr(model, name) for name in (*type(model).model_fields, *(model.model_extra or {}))}
 
 

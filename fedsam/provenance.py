@@ -29,19 +29,25 @@ class Provenance:
 
     @property
     def sources(self) -> dict[str, str]:
-        """The hashes among the versions: of modules that components come from."""
+        """The hashes among the versions: of modules that components come from, and of somebody's own data."""
         return {name: version for name, version in self.versions.items() if version.startswith("sha256:")}
 
 
-def provenance(*, gpu: bool = False, sources: Sequence[Source] = ()) -> Provenance:
+def fingerprints(sources: Sequence[Source], data: str = "") -> dict[str, str]:
+    """Hashes of what has no version, by name: arguments as of `provenance`."""
+    return digests(sources) | ({"data": data} if data else {})
+
+
+def provenance(*, gpu: bool = False, sources: Sequence[Source] = (), data: str = "") -> Provenance:
     """Which code this process runs, on what device, by which command.
 
     Args:
         gpu: Name the GPUs of this machine, instead of its CPU; a cluster's head may have none.
+        data: Hash of the dataset, where it is somebody's own.
         sources: Modules that components come from and that have no version; the hash of their files stands in its place.
     """
     versions = {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
-    versions |= digests(sources)
+    versions |= fingerprints(sources, data)
     # A console script is quoted as a person types it; anything else exactly as the interpreter got it.
     script = Path(sys.argv[0]).name
     words = [script, *sys.argv[1:]] if script == "fedsam" else sys.orig_argv

@@ -90,6 +90,7 @@ class Results:
         dataset: str,
         holdings: NDArray[np.integer[Any]],
         provenance: Provenance,
+        class_names: Sequence[str] = (),
         once: bool = False,
     ) -> str:
         """Begin a run of this process and give its id.
@@ -98,6 +99,7 @@ class Results:
             resolved: Every setting with the defaults of its parts, as plain values.
             dataset: The one really used, which may be the fallback.
             holdings: Examples of each class that each client holds, (clients, classes).
+            class_names: One for each class, where they have names.
             once: Take the place of the runs of this experiment that did not finish.
 
         Raises:
@@ -114,7 +116,7 @@ class Results:
             "config_hash": config_hash(resolved, provenance.sources),
             "seed": experiment.seed,
             "dataset": dataset,
-            "dataset_wanted": experiment.data.dataset,
+            "dataset_wanted": experiment.data.source.name,
             "clients": holdings.shape[0],
             "classes": holdings.shape[1],
             "git_commit": provenance.git_commit,
@@ -134,6 +136,7 @@ class Results:
                 self._delete(other.id)
             connection.execute(insert("runs", columns), columns)
             connection.executemany("INSERT INTO holdings VALUES (?, ?, ?, ?)", held)
+            connection.executemany("INSERT INTO classes VALUES (?, ?, ?)", [(columns["id"], *item) for item in enumerate(class_names)])
         for other in others:
             self._remove_files(other.id)
         return str(columns["id"])
@@ -196,7 +199,7 @@ class Results:
         ]
 
     def _delete(self, run: str) -> None:
-        for table in ("slices", "clients", "measures", "rounds", "holdings"):
+        for table in ("slices", "clients", "measures", "rounds", "holdings", "classes"):
             self._connection.execute(f"DELETE FROM {table} WHERE run = ?", (run,))
         self._connection.execute("DELETE FROM runs WHERE id = ?", (run,))
 
@@ -241,6 +244,10 @@ class Results:
             client, kind, examples = np.array(held).T
             counts[client, kind] = examples
         return counts
+
+    def class_names(self, run: str) -> tuple[str, ...]:
+        """The names of the classes of a run; empty where they have only numbers."""
+        return tuple(name for (name,) in self._connection.execute("SELECT name FROM classes WHERE run = ? ORDER BY class", (run,)))
 
     def find(self, names: Sequence[str]) -> list[Run]:
         """The runs whose ids begin with one of `names`, in the order of `names`, each once.

@@ -33,11 +33,12 @@ def rows(seed: int, count: int, size: int) -> np.ndarray:
 
 def write_cifar(folder: Path, kind: type[CIFAR10], counts: dict[str, int], key: str) -> dict[str, str]:
     """Files of CIFAR-10 or CIFAR-100 in `folder`, and their MD5."""
+    names = [f"thing {i}" for i in range({"CIFAR10": 10, "CIFAR100": 100}[kind.__name__])]
     folder.mkdir(parents=True)
     for seed, (name, count) in enumerate(counts.items()):
         batch = {"data": rows(seed, count, 3072), key: [i % 10 for i in range(count)]}
         (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
-    (folder / kind.meta["filename"]).write_bytes(pickle.dumps({kind.meta["key"]: ["thing"] * 10}, protocol=2))
+    (folder / kind.meta["filename"]).write_bytes(pickle.dumps({kind.meta["key"]: names}, protocol=2))
     return {path.name: md5(path) for path in folder.iterdir()}
 
 

@@ -41,7 +41,9 @@ def add(
     experiment = parse(override({"rounds": 8, "client": {"optimizer": SGD}, "data": {"clients": 4}}, changes))
     clients = experiment.data.clients
     counts = np.random.default_rng(0).integers(0, 9, size=(clients, 10))
-    run = results.start(experiment, experiment.dump(), dataset=dataset, holdings=counts, provenance=PROVENANCE)
+    run = results.start(
+        experiment, experiment.dump(), dataset=dataset, holdings=counts, provenance=PROVENANCE, class_names=tuple("abcdefghij")
+    )
     for round, accuracy in enumerate(accuracies, start=1):
         taken = {} if accuracy is None else {"test_accuracy": accuracy, "test_loss": losses}
         taken |= (measures or {}) if round == len(accuracies) else {}

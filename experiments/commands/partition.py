@@ -43,10 +43,10 @@ def command(
         dataset = _dataset(experiment, shelf)
         counts = partitions.class_counts(dataset.train.y.numpy(), federation.deal(experiment, dataset), dataset.classes)
         typer.echo(f"{dataset.name}, {experiment.data.clients} clients, {_part(experiment.data.partition)}, seed {experiment.seed}")
-        print_table(tables.holdings(counts))
+        print_table(tables.holdings(counts, dataset.class_names))
         if plot:
             target = plot if len(different) == 1 else plot.with_stem(f"{plot.stem}-{number}")
-            target.write_bytes(figures.encode(figures.holdings(counts, _warning(experiment, dataset)), "png"))
+            target.write_bytes(figures.encode(figures.holdings(counts, _warning(experiment, dataset), dataset.class_names), "png"))
             typer.echo(f"plot: {target}")
 
 
@@ -61,7 +61,7 @@ def _dataset(experiment: Experiment, shelf: Shelf) -> Dataset:
 
 
 def _warning(experiment: Experiment, dataset: Dataset) -> str:
-    wanted = experiment.data.dataset
+    wanted = experiment.data.source.name
     return "" if dataset.name == wanted else f"{dataset.name}, not {wanted}"
 
 

@@ -28,6 +28,9 @@ def command(path: ConfigFile, overrides: Overrides = None, data_root: DataRoot =
 
 def run_config(experiment: Experiment) -> str:
     """The experiment as one line of TOML, `experiment = '<JSON>'`, with absolute paths."""
-    data = experiment.data.model_copy(update={"root": experiment.data.root and experiment.data.root.expanduser().absolute()})
-    whole = experiment.model_copy(update={"data": data, "runs_dir": experiment.runs_dir.expanduser().absolute()})
+    from fedsam import own_data
+
+    data = experiment.data
+    paths = {"root": data.root and data.root.expanduser().absolute(), "dataset": own_data.absolute(data.dataset)}
+    whole = experiment.model_copy(update={"data": data.model_copy(update=paths), "runs_dir": experiment.runs_dir.expanduser().absolute()})
     return f"experiment = {json.dumps(whole.dumps(), ensure_ascii=False)}"

@@ -19,11 +19,12 @@ SHOWN = 100  # clients in a picture of holdings
 
 
 @styled
-def holdings(counts: NDArray[np.integer[Any]], title: str = "") -> Figure:
+def holdings(counts: NDArray[np.integer[Any]], title: str = "", names: Sequence[str] = ()) -> Figure:
     """Who holds what: examples of each client above, and of each class and client below.
 
     Args:
         counts: Examples, (clients, classes); only the first 100 clients are drawn.
+        names: Of the classes; empty: they are numbered.
     """
     shown = counts[:SHOWN]
     clients, classes = shown.shape
@@ -46,11 +47,17 @@ def holdings(counts: NDArray[np.integer[Any]], title: str = "") -> Figure:
     cells.set_xlabel(f"client (the first {clients} of {len(counts)})" if clients < len(counts) else "client")
     cells.set_ylabel("class")
     cells.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
-    cells.set_yticks(range(classes) if classes <= 10 else range(0, classes, -(-classes // 10)))
+    marked = range(0, classes, -(-classes // 10))  # ten at most
+    cells.set_yticks(marked, [_short(names[kind]) if names else str(kind) for kind in marked])
     figure.colorbar(image, ax=cells, label="examples", aspect=12, pad=0.02, ticks=MaxNLocator(nbins=5, integer=True))
     if title:
         figure.suptitle(title, color=ALARM)
     return figure
+
+
+def _short(name: str) -> str:
+    """A class name as a mark of an axis, where `$` would begin a formula."""
+    return (name if len(name) <= 16 else f"{name[:15]}…").replace("$", r"\$")
 
 
 @dataclass(frozen=True)

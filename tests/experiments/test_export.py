@@ -20,7 +20,7 @@ from fedsam.results import Results
 from fedsam.rows import ClientRow, Row, Slice
 from tests.recorded import add, row
 
-TABLES = {"runs", "rounds", "measures", "clients", "slices", "holdings"}
+TABLES = {"runs", "rounds", "measures", "clients", "slices", "holdings", "classes"}
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_parquet_has_every_table_with_its_types(runs_dir: Path, runs: list[str],
     connection.close()
     assert str(tables["rounds"].schema.field("flops").type) == "int64"
     assert str(tables["rounds"].schema.field("wall_seconds").type) == "double"
-    assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [".parquet"] * 6
+    assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [".parquet"] * 7
 
 
 def test_what_is_no_number_is_nan_and_what_was_not_measured_is_null(runs_dir: Path, runs: list[str], tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,7 +9,7 @@ from hypothesis import strategies as st
 
 from fedsam import parts
 from fedsam.config import ConfigError, Part
-from fedsam.partition import PARTITIONS, class_counts, dirichlet, from_flwr, quantity, shards
+from fedsam.partition import PARTITIONS, class_counts, dirichlet, quantity, shards
 
 
 def part(name: str, **settings: object) -> Part:
@@ -51,7 +49,7 @@ def concentration(parts: list[np.ndarray]) -> float:
 
 
 def test_every_partition_is_varied() -> None:
-    assert {piece.name for piece in VARIANTS} == set(PARTITIONS)
+    assert {piece.name for piece in VARIANTS} == set(PARTITIONS) - {"natural"}  # which draws nothing
 
 
 @settings(max_examples=150, deadline=None)
@@ -198,36 +196,19 @@ def test_class_counts() -> None:
     assert class_counts(np.array([0, 2, 2, 2, 0]), parts, 4).tolist() == [[2, 0, 1, 0], [0, 0, 0, 0], [0, 0, 2, 0]]
 
 
-class Fake:
-    """What flwr-datasets' partitioners look like from outside."""
-
-    def __init__(self, parts: list[list[int]]) -> None:
-        self.parts, self.num_partitions = parts, len(parts)
-        self.dataset: dict[str, list[int]] = {}
-
-    def load_partition(self, partition_id: int) -> dict[str, list[int]]:
-        return {key: [column[row] for row in self.parts[partition_id]] for key, column in self.dataset.items()}
+OWNER = np.array([2, 0, 0, 1, 2, 2])
 
 
-def test_from_flwr() -> None:
-    fake = Fake([[3, 1], [0, 2]])
-    parts = from_flwr(fake, np.array([5, 6, 7, 8]), make_dataset=dict)
-    assert fake.dataset == {"idx": [0, 1, 2, 3], "label": [5, 6, 7, 8]}
-    assert [piece.tolist() for piece in parts] == [[1, 3], [0, 2]]
+def test_natural_gives_every_client_its_own() -> None:
+    found = PARTITIONS["natural"](np.zeros(6), 3, np.random.default_rng(0), owner=OWNER)
+    assert [piece.tolist() for piece in found] == [[1, 2], [3], [0, 4, 5]]
 
 
-@pytest.mark.parametrize(
-    ("parts", "dealt"), [([[0, 1], [2]], "3 examples, 3 different, of 4"), ([[0, 1], [1, 2, 3]], "5 examples, 4 different")]
-)
-def test_from_flwr_wants_a_cover(parts: list[list[int]], dealt: str) -> None:
-    with pytest.raises(ValueError, match=f"Fake deals {dealt}"):
-        from_flwr(Fake(parts), np.arange(4), make_dataset=dict)
+def test_natural_wants_the_clients_that_there_are() -> None:
+    with pytest.raises(ConfigError, match=r"data\.clients: 5 is not allowed: the examples come from 3 clients"):
+        PARTITIONS["natural"](np.zeros(6), 5, np.random.default_rng(0), owner=OWNER)
 
 
-def test_from_flwr_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(name: str) -> None:
-        raise ModuleNotFoundError(f"No module named {name!r}")
-
-    monkeypatch.setattr(importlib, "import_module", absent)
-    with pytest.raises(ModuleNotFoundError, match="pip install flwr-datasets"):
-        from_flwr(Fake([[0]]), np.arange(1))
+def test_who_owns_what_is_no_setting() -> None:
+    with pytest.raises(ConfigError, match=r"data\.partition\.owner: unknown key"):
+        parts.build(PARTITIONS, part("natural", owner=[0, 1]), "data.partition")

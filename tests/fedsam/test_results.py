@@ -222,8 +222,25 @@ def test_files_of_others_are_refused(runs_dir: Path) -> None:
 def test_a_newer_file_is_refused(runs_dir: Path) -> None:
     with Results.open(runs_dir) as results:
         results._connection.execute("PRAGMA user_version = 99")
-    with pytest.raises(ConfigError, match="its tables have version 99, and this fedsam reads version 2"):
+    with pytest.raises(ConfigError, match="its tables have version 99, and this fedsam reads version 3"):
         Results.open(runs_dir)
+
+
+def test_a_file_of_the_version_before_is_brought_up(runs_dir: Path) -> None:
+    with Results.open(runs_dir) as results:
+        run = start(results)
+        results._connection.execute("DROP TABLE classes")
+        results._connection.execute("PRAGMA user_version = 2")
+    for _ in range(2):
+        with Results.open(runs_dir) as results:
+            assert next(one.id for one in results.runs()) == run
+            assert results.class_names(run) == ()
+            experiment = Experiment()
+            named = results.start(
+                experiment, experiment.dump(), dataset="digits", holdings=HOLDINGS, provenance=PROVENANCE, class_names=("a", "b", "c")
+            )
+            assert results.class_names(named) == ("a", "b", "c")
+            assert (results.holdings(run) == HOLDINGS).all()
 
 
 def test_a_file_in_the_place_of_the_folder_is_refused(runs_dir: Path) -> None:
