@@ -16,6 +16,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 from clients import app as client_app
+from clients.workplace import DTYPES, network
 from experiments.catalogue import sources
 from experiments.pools import actor_pool
 from fedsam import datasets, plugins
@@ -23,6 +24,7 @@ from fedsam.config import ConfigError, Experiment, Part
 from fedsam.datasets import DataError, Dataset, Images
 from fedsam.federation import deal
 from fedsam.grid import InlineGrid
+from fedsam.models import MODELS
 from fedsam.partition import PARTITIONS
 from fedsam.plugins import Source
 from fedsam.pool import ActorPool
@@ -52,7 +54,7 @@ def crews(experiments: Sequence[Experiment], parallel: int, shelf: Shelf | None 
     if len(computes) > 1:
         raise ConfigError("compute: the experiments of a sweep run on the same actors; only precision and shard_size may differ")
     compute, shelf = computes.pop(), shelf or Shelf()
-    _try(experiments, shelf)
+    _check_own(experiments, shelf)
     if compute.grid == "inline":
         _check_share(parallel, 1)
         yield [Crew(shelf)]
@@ -65,12 +67,14 @@ def crews(experiments: Sequence[Experiment], parallel: int, shelf: Shelf | None 
         yield [Crew(shelf, part) for part in pool.split(parallel)]
 
 
-def _try(experiments: Sequence[Experiment], shelf: Shelf) -> None:
-    """Read and deal somebody's own data, and deal by what may refuse a dataset, before anything starts."""
+def _check_own(experiments: Sequence[Experiment], shelf: Shelf) -> None:
+    """Read and deal somebody's own data, deal by what may refuse a dataset, and make somebody's own networks, before anything starts."""
     ours = set(PARTITIONS) - {"natural"}
-    for experiment in {(e.data.model_dump_json(), e.seed): e for e in experiments}.values():
+    for experiment in {(e.data.model_dump_json(), e.model.model_dump_json(), e.seed): e for e in experiments}.values():
         if datasets.is_own(experiment.data.source) or experiment.data.partition.name not in ours:
             deal(experiment, shelf.get(experiment))
+        if experiment.model.name not in MODELS:
+            network(experiment, shelf.get(experiment), torch.device("cpu"), DTYPES[experiment.compute.precision])
 
 
 def _check_share(parallel: int, actors: int) -> None:

@@ -268,3 +268,18 @@ def test_public_names_are_complete() -> None:
 
 def test_partitions_are_checked_alike() -> None:
     assert [part.tolist() for part in partition.checked([[2, 0], (1,)], 3, 2, "mine")] == [[2, 0], [1]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def X(image, classes):\n    return 3", "model: 'broken:X' is not allowed: it makes a int, not a torch.nn.Module"),
+        ("def X(image, classes):\n    return image.height", "model: 'broken:X' is not allowed: it ended with AttributeError: "),
+    ],
+)
+def test_wrong_networks_are_told_before_anything_starts(project: Path, text: str, message: str) -> None:
+    (project / "broken.py").write_text(text)
+    with pytest.raises(ConfigError) as error:
+        run(experiment(project, "model=broken:X"))
+    assert message in str(error.value)
+    assert not (project / "runs").exists()
