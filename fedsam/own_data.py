@@ -142,13 +142,16 @@ def load(part: Part) -> Dataset:
         ConfigError: As `check`, or it cannot be read or made; the message names the file or array.
     """
     read = check(part)
-    try:
-        made = read()
-        if isinstance(made, tuple | list) and len(made) == 4:
-            made = Dataset.from_arrays(*made)
-    except Exception as error:  # a factory may raise anything
-        told = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        raise ConfigError(f"{WHERE}: {part.name!r} is not allowed: {told}") from error
+    if part.name.partition(":")[0] in FORMS:
+        try:
+            made = read()
+        except (ValueError, OSError) as error:
+            raise ConfigError(f"{WHERE}: {part.name!r} is not allowed: {error}") from error
+    else:
+        with plugins.blamed(WHERE, part.name):
+            made = read()
+            if isinstance(made, tuple | list) and len(made) == 4:
+                made = Dataset.from_arrays(*made)
     if not isinstance(made, Dataset):
         expected = "a fedsam.dataset.Dataset, or x_train, y_train, x_test, y_test"
         raise ConfigError(f"{WHERE}: {part.name!r} is not allowed: it makes a {type(made).__name__}, not {expected}")

@@ -316,9 +316,9 @@ def test_a_function_makes_a_dataset(mine: str) -> None:
         ("blob", {}, "has no blob, did you mean 'blobs'"),
         ("blobs", {"exampels": 3}, "data.dataset.exampels: unknown key, did you mean 'examples'"),
         ("blobs", {"examples": "many"}, "data.dataset.examples: 'many' is not allowed"),
-        ("blobs", {"examples": 0}, "data.dataset: 'own_blobs:blobs' is not allowed: x_train: is empty"),
+        ("blobs", {"examples": 0}, "data.dataset: 'own_blobs:blobs' is not allowed: it ended with ValueError: x_train: is empty"),
         ("nothing", {}, "it makes a int, not a fedsam.dataset.Dataset, or x_train"),
-        ("broken", {}, "'own_blobs:broken' is not allowed: KeyError: 'weights'"),
+        ("broken", {}, r"'own_blobs:broken' is not allowed: it ended with KeyError: 'weights' \(.*own_blobs\.py, line 19\)"),
     ],
 )
 def test_what_is_wrong_with_a_function_is_said(mine: str, name: str, settings: dict[str, Any], message: str) -> None:
