@@ -19,7 +19,15 @@ from fedsam.imports import PACKAGES
 from fedsam.results import Results
 
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = ["rounds=1", "model=lenet5", "data.dataset=digits", "data.examples=200", "client.epochs=1", "measure.union=false"]
+SMALL = [
+    "rounds=1",
+    "model=lenet5",
+    "data.dataset=digits",
+    "data.examples=200",
+    "client.epochs=1",
+    "measure.union=false",
+    "measure.flatness.measures=[]",
+]
 OVERRIDES = [word for setting in SMALL for word in ("-o", setting)]
 INLINE = ["-o", "compute.grid=inline"]
 ONE_ACTOR = ["-o", "compute.actors=1"]
