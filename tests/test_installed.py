@@ -170,6 +170,7 @@ def test_ours_win_over_modules_in_the_working_directory(scripts: Path, here: Pat
     assert "control_variate" in out
 
 
+@pytest.mark.ray
 def test_ours_win_on_the_search_path_and_in_actors(scripts: Path, here: Path) -> None:
     names = {"fedsam/__init__.py": FOREIGN, "clients.py": FOREIGN, "strategies/__init__.py": FOREIGN, "experiments/__init__.py": FOREIGN}
     write(here, names)
@@ -195,6 +196,7 @@ def factory(image, classes):
 
 
 @pytest.mark.slow
+@pytest.mark.ray
 def test_ours_win_in_the_actors_of_a_script_and_its_other_modules_are_found(scripts: Path, here: Path) -> None:
     write(here, THEIRS | {"mine.py": MODEL, "script.py": SCRIPT})
     status, _, err = call(here, scripts / "python", "script.py")
@@ -255,7 +257,7 @@ def main(grid, context):
 }
 
 
-@pytest.mark.parametrize("grid", ["inline", pytest.param("ray", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("grid", ["inline", pytest.param("ray", marks=[pytest.mark.slow, pytest.mark.ray])])
 def test_a_flower_app_may_have_such_names(scripts: Path, here: Path, grid: str) -> None:
     write(here, {f"app/{name}": text for name, text in APP.items()})
     status, out, err = call(here, scripts / "fedsam", "flower", "app", "-n", "2", "--grid", grid, "--actors", "1")
