@@ -19,7 +19,15 @@ from fedsam.imports import PACKAGES
 from fedsam.results import Results
 
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = ["rounds=1", "model=lenet5", "data.dataset=digits", "data.examples=200", "client.epochs=1", "measure.union=false"]
+SMALL = [
+    "rounds=1",
+    "model=lenet5",
+    "data.dataset=digits",
+    "data.examples=200",
+    "client.epochs=1",
+    "measure.union=false",
+    "measure.flatness.measures=[]",
+]
 OVERRIDES = [word for setting in SMALL for word in ("-o", setting)]
 INLINE = ["-o", "compute.grid=inline"]
 ONE_ACTOR = ["-o", "compute.actors=1"]
@@ -162,6 +170,7 @@ def test_ours_win_over_modules_in_the_working_directory(scripts: Path, here: Pat
     assert "control_variate" in out
 
 
+@pytest.mark.ray
 def test_ours_win_on_the_search_path_and_in_actors(scripts: Path, here: Path) -> None:
     names = {"fedsam/__init__.py": FOREIGN, "clients.py": FOREIGN, "strategies/__init__.py": FOREIGN, "experiments/__init__.py": FOREIGN}
     write(here, names)
@@ -187,6 +196,7 @@ def factory(image, classes):
 
 
 @pytest.mark.slow
+@pytest.mark.ray
 def test_ours_win_in_the_actors_of_a_script_and_its_other_modules_are_found(scripts: Path, here: Path) -> None:
     write(here, THEIRS | {"mine.py": MODEL, "script.py": SCRIPT})
     status, _, err = call(here, scripts / "python", "script.py")
@@ -247,7 +257,7 @@ def main(grid, context):
 }
 
 
-@pytest.mark.parametrize("grid", ["inline", pytest.param("ray", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("grid", ["inline", pytest.param("ray", marks=[pytest.mark.slow, pytest.mark.ray])])
 def test_a_flower_app_may_have_such_names(scripts: Path, here: Path, grid: str) -> None:
     write(here, {f"app/{name}": text for name, text in APP.items()})
     status, out, err = call(here, scripts / "fedsam", "flower", "app", "-n", "2", "--grid", grid, "--actors", "1")
