@@ -169,7 +169,6 @@ def test_the_plan_knows_what_has_finished_and_who_made_it(tmp_path: Path) -> Non
     assert [note.partition(",")[0] for note in notes] == ["some were made by commit abc", "some were made with other versions of torch"]
 
 
-@pytest.mark.ray
 @pytest.mark.parametrize(("compute", "actors"), [({"grid": "inline"}, 1), ({"actors": 2}, 2)])
 def test_more_at_once_than_actors_is_refused(tmp_path: Path, compute: Mapping[str, Any], actors: int) -> None:
     experiments = sweep(tmp_path, compute=compute)

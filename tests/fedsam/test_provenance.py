@@ -43,14 +43,17 @@ def test_commit_is_that_of_the_checkout_that_tracks_the_file(tmp_path: Path) -> 
     assert module._git_commit(tracked) == f"{git('rev-parse', 'HEAD')}-dirty"
 
 
+OWN, NOBODY = 0, 2**22 + 1  # this process, and a number that no process has
+
+
 @pytest.mark.parametrize(
     ("host", "pid", "born", "gone"),
     [
-        ("here", os.getpid(), "now", False),
-        ("here", os.getpid(), "another", True),  # the number was given again
-        ("elsewhere", 2**22 + 1, "now", False),
-        ("here", 2**22 + 1, "", True),  # no such process, and no /proc when it was written
-        ("here", os.getpid(), "", False),
+        ("here", OWN, "now", False),
+        ("here", OWN, "another", True),  # the number was given again
+        ("elsewhere", NOBODY, "now", False),
+        ("here", NOBODY, "", True),  # no such process, and no /proc when it was written
+        ("here", OWN, "", False),
     ],
 )
 def test_only_a_process_of_this_host_is_known_to_be_gone(
@@ -58,7 +61,7 @@ def test_only_a_process_of_this_host_is_known_to_be_gone(
 ) -> None:
     monkeypatch.setattr("platform.node", lambda: "here")
     monkeypatch.setattr(module, "born", lambda _: "now")
-    assert module.gone(host, pid, born) is gone
+    assert module.gone(host, pid or os.getpid(), born) is gone
 
 
 def test_without_a_gpu_the_device_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
