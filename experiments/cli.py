@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from experiments.commands import cluster, compare, doctor, export, flower, partition, report, run, run_config, runs
+from experiments.commands import check, cluster, compare, doctor, export, flower, new, partition, report, run, run_config, runs
 from experiments.commands import list as list_
 from experiments.commands.output import USAGE, complain
 from fedsam.config import ConfigError
@@ -24,6 +24,8 @@ COMMANDS = {
     "runs": runs,
     "report": report,
     "partition": partition,
+    "check": check,
+    "new": new,
     "export": export,
     "flower": flower,
     "run-config": run_config,

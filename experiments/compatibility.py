@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import cast
 
 import torch
@@ -11,6 +11,7 @@ import strategies
 from clients import corrections, optimizers
 from clients.corrections import CORRECTIONS
 from clients.corrections.base import Correction
+from clients.objective import Batch
 from clients.optimizers.base import LocalOptimizer, Task
 from fedsam import parts
 from fedsam.config import ConfigError, Experiment, Part
@@ -40,13 +41,19 @@ def check(experiment: Experiment) -> None:
         given = terms(correction)
     with blamed("client.optimizer", experiment.client.optimizer.name):
         if not optimizer.needs:
-            optimizer.init(torch.zeros(1), Task(terms=given))
+            optimizer.init(torch.zeros(1), _task(experiment.rounds, given))
     with blamed("client.schedule", experiment.client.schedule.name):
         float(schedule(1, experiment.rounds))
     for key, part, problem in _problems(experiment, optimizer, correction, rule):
         raise ConfigError(f"{key}: {part.name!r} is not allowed here: {problem}")
     if experiment.budget is not None:
         _check_length(experiment, optimizer, correction, rule)
+
+
+def _task(rounds: int, given: Mapping[str, torch.Tensor]) -> Task:
+    """A round of which everything is known, as clients have it: some optimizers cannot begin without their examples."""
+    x, y = torch.zeros(1, 1, 8, 8), torch.zeros(1, dtype=torch.long)
+    return Task(rounds=rounds, steps=1, class_counts=(1, 1), peek=lambda count: Batch(x, y), terms=given)
 
 
 def _check_length(experiment: Experiment, optimizer: LocalOptimizer, correction: Correction, rule: ServerRule) -> None:

@@ -55,7 +55,7 @@ def formulas(method: type[LocalOptimizer]) -> tuple[str, str]:
 def documented(optimizer: LocalOptimizer, letters: Mapping[str, float]) -> Passes:
     """The value of the docstring's formulas for this optimizer's hyperparameters."""
     values = {field.name: getattr(optimizer, field.name) for field in fields(optimizer)} | dict(letters)
-    # The text is that of our own docstrings: sums and products of names.
+    # Sums and products of names, from the docstring of a class that is imported: who wrote it could have run anything already.
     return Passes(*(float(eval(formula, {"__builtins__": {}}, values)) for formula in formulas(type(optimizer))))
 
 

@@ -261,7 +261,7 @@ def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from None
-    return override(settings, dict(_split(text) for text in overrides))
+    return override(settings, dict(assigned(text) for text in overrides))
 
 
 def override(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -284,7 +284,8 @@ def override(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[st
     return result
 
 
-def _split(text: str) -> tuple[str, Any]:
+def assigned(text: str) -> tuple[str, Any]:
+    """Key and value of `KEY=VALUE`, the value as in TOML, or else a text. Raises `ConfigError` where there is no key."""
     key, found, value = text.partition("=")
     if not found or not key.strip():
         raise ConfigError(f"{text!r}: an override is KEY=VALUE, for example client.optimizer.rho=0.1")

@@ -78,9 +78,11 @@ class LocalOptimizer(ABC):
         eps: Added to the root of the second moment of base `adamw`.
         clip_norm: Largest L2 norm of the descent gradient; unset: no clip.
         needs: Names of the correction's terms that it uses.
+        reduces_to_base: Hyperparameters with which it is its base optimizer, a correction's terms being 0; None: nothing is promised.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
+    reduces_to_base: ClassVar[Mapping[str, Any] | None] = None
     lr: Positive = 0.1
     base: Literal["sgd", "adamw"] = "sgd"
     momentum: Decay = 0.0

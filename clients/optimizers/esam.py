@@ -5,8 +5,9 @@ Legend: `w, g1, g2, e: (..., P)`; `rise, weights: (..., B)`; "..." are client ax
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -40,6 +41,7 @@ class ESAM(SAM):
         norm_eps: As in the released code.
     """
 
+    reduces_to_base: ClassVar[Mapping[str, Any] | None] = {"rho": 0.0, "gamma": 1.0}
     beta: Share = 1.0
     gamma: Share = 1.0
     adaptive: bool = False

@@ -5,8 +5,9 @@ Legend: `w, g, e, y, wp: (..., P)`; `share: (1,)`; "..." are client axes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -30,6 +31,7 @@ class GF(LocalOptimizer):
     """
 
     needs: ClassVar[tuple[str, ...]] = ("wp", "share")
+    reduces_to_base: ClassVar[Mapping[str, Any] | None] = {"rho": 0.0}
     rho: NonNegative = 0.05
     norm_eps: NonNegative = 1e-16
 

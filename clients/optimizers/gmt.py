@@ -5,8 +5,9 @@ Legend: `w, g, ema: (..., P)`; "..." are client axes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -30,6 +31,7 @@ class GMT(LocalOptimizer):
     """
 
     needs: ClassVar[tuple[str, ...]] = ("ema",)
+    reduces_to_base: ClassVar[Mapping[str, Any] | None] = {"gamma": 0.0}
     tau: Positive = 3.0
     gamma: NonNegative = 1.0
 

@@ -5,8 +5,9 @@ Legend: `w, g, g_p, e: (..., P)`; "..." are client axes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -37,6 +38,7 @@ class GSAM(LocalOptimizer):
         minimize_fp: Descend along the perturbed gradient; else along the clean one plus the orthogonal part of the perturbed.
     """
 
+    reduces_to_base: ClassVar[Mapping[str, Any] | None] = {"rho_max": 0.0, "rho_min": 0.0}
     rho_max: NonNegative = 0.05
     rho_min: NonNegative | None = None
     lr_max: Positive | None = None

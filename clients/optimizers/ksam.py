@@ -5,8 +5,9 @@ Legend: `w, g, e: (..., P)`; `order: (..., B)` examples by falling loss; "..." a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor
@@ -34,6 +35,7 @@ class KSAM(SAM):
         descent_share: Share of the batch that the descent gradient comes from; both 1 is SAM.
     """
 
+    reduces_to_base: ClassVar[Mapping[str, Any] | None] = {"rho": 0.0, "ascent_share": 1.0, "descent_share": 1.0}
     ascent_share: Share = 0.5
     descent_share: Share = 0.5
 

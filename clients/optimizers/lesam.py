@@ -5,8 +5,9 @@ Legend: `w, e, ascent: (..., P)`; "..." are client axes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ class LESAM(LocalOptimizer):
     """
 
     needs: ClassVar[tuple[str, ...]] = ("ascent",)
+    reduces_to_base: ClassVar[Mapping[str, Any] | None] = {"rho": 0.0}
     rho: NonNegative = 0.1
     norm_eps: Positive = 1e-7
 

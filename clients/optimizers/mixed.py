@@ -5,7 +5,9 @@ Legend: `w, g1, g2: (..., P)`; "..." are client axes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -26,6 +28,7 @@ class Mixed(LocalOptimizer):
         mix: Weight of the second gradient, the paper's alpha.
     """
 
+    reduces_to_base: ClassVar[Mapping[str, Any] | None] = {"rho": 0.0}
     rho: NonNegative = 0.1
     mix: Fraction = 1.0
 

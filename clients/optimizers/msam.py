@@ -5,8 +5,9 @@ Legend: `w, s, g, q, v, m: (..., P)`; `c: (..., 1)`; w the weights, s the displa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -36,6 +37,8 @@ class MSAM(LocalOptimizer):
         momentum: At 0 the displacement is along the previous gradient.
     """
 
+    # Its weight decay follows the Adam step, which is another optimizer.
+    reduces_to_base: ClassVar[Mapping[str, Any] | None] = {"rho": 0.0, "weight_decay": 0.0}
     rho: NonNegative = 3.0
     norm_eps: NonNegative = 1e-12
     form: Literal["msam", "nag"] = "msam"

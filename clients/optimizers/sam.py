@@ -5,7 +5,9 @@ Legend: `w, g1, g2, e: (..., P)`; "..." are client axes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -27,6 +29,7 @@ class SAM(LocalOptimizer):
         norm_eps: Added to the gradient norm in the denominator; 1e-7 and 1e-16 are in use elsewhere.
     """
 
+    reduces_to_base: ClassVar[Mapping[str, Any] | None] = {"rho": 0.0}
     rho: NonNegative = 0.05
     norm_eps: NonNegative = 1e-12
 

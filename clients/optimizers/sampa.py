@@ -5,7 +5,9 @@ Legend: `w, h, a, y: (..., P)`; `state["h"]` is the gradient at the last look-ah
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -33,6 +35,8 @@ class SAMPa(SAM):
         lam: Weight of the look-ahead gradient; 1 leaves the perturbed gradient without effect.
     """
 
+    # It looks ahead along the last gradient, whatever rho is.
+    reduces_to_base: ClassVar[Mapping[str, Any] | None] = None
     rho: NonNegative = 0.1
     lam: Fraction = 0.2
 

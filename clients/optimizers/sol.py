@@ -5,7 +5,9 @@ Legend: `w, w0, g, e, t: (..., P)`; "..." are client axes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -33,6 +35,7 @@ class SOL(LocalOptimizer):
         norm_eps: Added to the gradient norm in the denominator.
     """
 
+    reduces_to_base: ClassVar[Mapping[str, Any] | None] = {"rho": 0.0}
     rho: NonNegative = 1.0
     adaptive: bool = True
     tau: Positive = 3.0

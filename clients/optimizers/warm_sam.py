@@ -5,8 +5,9 @@ Legend: `w, g1, g2, e: (..., P)`; "..." are client axes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor
@@ -29,6 +30,7 @@ class WarmSAM(SAM):
         warmup_start: Radius of the first round, if there is a warm-up.
     """
 
+    reduces_to_base: ClassVar[Mapping[str, Any] | None] = {"rho": 0.0, "warmup_rounds": 0}
     warmup_rounds: Annotated[int, Field(ge=0)] = 0
     warmup_start: NonNegative = 0.001
 

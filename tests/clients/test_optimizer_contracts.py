@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -14,13 +12,21 @@ from torch.overrides import TorchFunctionMode
 
 from clients.objective import Batch, Objective
 from clients.optimizers import OPTIMIZERS, build
-from clients.optimizers.base import LocalOptimizer, State, Task
-from experiments import passes
+from clients.optimizers.base import LocalOptimizer, State
+from experiments.contracts.base import Check, Component, NotDeclared
+from experiments.contracts.objectives import Softmax, random_batches
+from experiments.contracts.optimizers import (
+    BASES,
+    CHECKS,
+    cost_is_as_declared,
+    it_reduces_to_its_base,
+    reductions,
+    start,
+    train,
+)
 from fedsam.config import Part
-from tests.objectives import Quadratic, Softmax, layout_of, random_batches
 
 METHODS = tuple(OPTIMIZERS)
-BASES: dict[str, dict[str, Any]] = {"sgd": {"momentum": 0.9, "weight_decay": 0.01}, "adamw": {"base": "adamw", "lr": 0.02}}
 
 # Settings that bring every phase of a method into a few steps.
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -35,112 +41,54 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "warm_sam": {"warmup_rounds": 2},
 }
 
-# Settings that leave the base optimizer and nothing else; without an entry: rho = 0.
-REDUCED: dict[str, dict[str, Any]] = {
-    "sgd": {},
-    "esam": {"rho": 0.0, "gamma": 1.0},
-    "gsam": {"rho_max": 0.0, "rho_min": 0.0},
-    "gmt": {"gamma": 0.0},
-    "ksam": {"rho": 0.0, "ascent_share": 1.0, "descent_share": 1.0},
-    "warm_sam": {"rho": 0.0, "warmup_rounds": 0},
-}
 # Sums and differences that cancel in exact arithmetic; all others equal their base to the bit.
 ROUNDED = {"focal_sam", "gsam", "gmt", "ksam", "m_sharpness_sam", "multistep_sam"}
-# SAMPa looks ahead along the last gradient whatever rho is; its first step is a base step.
-REDUCES_FIRST_STEP_ONLY = {"sampa"}
+# Says nothing of its base: `sgd` is it, SAMPa looks ahead along the last gradient whatever rho is.
+UNREDUCED = {"sgd", "sampa"}
+# Settings with which the formulas of the costs are exact.
+COSTED: dict[str, dict[str, Any]] = {
+    "esam": {"beta": 0.5, "gamma": 0.5},  # half of 12 examples are a whole number
+    "sparse_sam": {"num_samples": 4},  # a refresh for every round of 20 steps
+}
+
+
+def component(name: str, settings: Mapping[str, Any] | None = None) -> Component:
+    """A method of the table, set so that all its phases come up."""
+    return Component("optimizer", name, OPTIMIZERS, SETTINGS.get(name, {}) if settings is None else settings)
 
 
 def make(name: str, base: str = "sgd", **settings: Any) -> LocalOptimizer:
     """A method on a base optimizer; the settings must pass the validation of an experiment."""
-    return build(Part(name=name, **{"lr": 0.05, **BASES[base], **settings}))
+    return build(Part(name=name, **{**BASES[base], **settings}))
 
 
-def task(examples: Batch) -> Task:
-    """A round of which everything is known."""
-    return Task(round=1, rounds=10, steps=20, class_counts=(5, 3, 2), peek=lambda n: Batch(examples.x[..., :n, :], examples.y[..., :n]))
-
-
-def start(features: int = 3, classes: int = 3, seed: int = 7) -> Tensor:
-    """Weights of `Softmax` to start from."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(2 * features + classes * features + classes, generator=generator, dtype=torch.float64)
-
-
-def train(
-    optimizer: LocalOptimizer, objective: Objective, w: Tensor, batches: Sequence[Batch], seed: int = 0
-) -> tuple[Tensor, State, list[Tensor]]:
-    """Local training: the weights after each step, from a fresh state, and the last state."""
-    rng, state, trace, losses = np.random.default_rng(seed), optimizer.init(w, task(batches[0])), [], []
-    for batch in batches:
-        w, state, loss = optimizer.step(w, state, objective, batch, rng)
-        trace.append(w)
-        losses.append(loss)
-    return torch.stack(trace), state, losses
-
-
-def snapshot(state: State) -> dict[str, Any]:
-    """A copy that later changes in place cannot reach."""
-    return {name: value.clone() if isinstance(value, Tensor) else value for name, value in state.items()}
-
-
-def same(a: object, b: object) -> bool:
-    """Equality of two state entries, to the bit."""
-    return torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a is b or bool(a == b)
-
-
-@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("check", [check for check in CHECKS if not check.starts_ray], ids=lambda check: check.title)
 @pytest.mark.parametrize("name", METHODS)
-def test_without_a_perturbation_it_is_its_base(name: str, base: str) -> None:
-    batches = random_batches(1 if name in REDUCES_FIRST_STEP_ONLY else 12)
-    reduced = make(name, base, **{**SETTINGS.get(name, {}), **REDUCED.get(name, {"rho": 0.0})})
-    # MSAM decays after the Adam step, which is another optimizer.
-    plain = replace(reduced, weight_decay=0.0) if name == "msam" and base == "adamw" else reduced
-    got, _, got_losses = train(plain, Softmax(), start(), batches)
-    shared = {f.name: getattr(plain, f.name) for f in fields(LocalOptimizer)}
-    want, _, want_losses = train(OPTIMIZERS["sgd"](**shared), Softmax(), start(), batches)
-    if name in ROUNDED:
-        assert torch.allclose(got, want, rtol=1e-10, atol=1e-12)
+def test_every_method_keeps_the_contract(name: str, check: Check) -> None:
+    costs = check.run is cost_is_as_declared
+    checked = component(name, COSTED.get(name) if costs else None)
+    if check.run is it_reduces_to_its_base and name in UNREDUCED:
+        with pytest.raises(NotDeclared):
+            check.run(checked)
     else:
-        assert torch.equal(got, want)
-    assert torch.allclose(torch.stack(got_losses), torch.stack(want_losses), rtol=1e-10, atol=1e-12)
+        check.run(checked)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_inputs_are_unchanged(name: str) -> None:
-    optimizer, objective, rng = make(name, **SETTINGS.get(name, {})), Softmax(), np.random.default_rng(0)
-    batches, w = random_batches(12), start()
-    state = optimizer.init(w, task(batches[0]))
-    for batch in batches:
-        before = w.clone(), snapshot(state), batch.x.clone(), batch.y.clone()
-        new_w, new_state, _ = optimizer.step(w, state, objective, batch, rng)
-        assert torch.equal(w, before[0])
-        assert state.keys() == before[1].keys()
-        assert all(same(state[key], before[1][key]) for key in state)
-        assert torch.equal(batch.x, before[2])
-        assert torch.equal(batch.y, before[3])
-        w, state = new_w, new_state
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in ROUNDED | UNREDUCED])
+def test_without_a_perturbation_it_is_its_base_to_the_bit(name: str) -> None:
+    found = [torch.equal(got.trace, want.trace) for _, got, want in reductions(component(name))]
+    assert found == [True, True]
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_same_seed_same_result(name: str) -> None:
-    optimizer, batches = make(name, **SETTINGS.get(name, {})), random_batches(12)
-    first, _, _ = train(optimizer, Softmax(), start(), batches, seed=3)
-    again, _, _ = train(optimizer, Softmax(), start(), batches, seed=3)
-    assert torch.equal(first, again)
+def test_the_first_step_of_sampa_is_a_base_step() -> None:
+    for base in BASES:
+        first, plain = (train(optimizer, Softmax(), start(), random_batches(1)) for optimizer in (make("sampa", base), make("sgd", base)))
+        assert torch.equal(first.trace, plain.trace)
 
 
-@pytest.mark.parametrize("base", BASES)
-@pytest.mark.parametrize("name", METHODS)
-def test_it_minimizes_a_quadratic(name: str, base: str) -> None:
-    objective = Quadratic([0.5, 1.0, 2.0, 4.0], layout_of(("norm.weight", (2,)), ("fc.weight", (2,))))
-    small = {f.name: 0.01 for f in fields(OPTIMIZERS[name]) if f.name in ("rho", "rho_max", "rho_min")}
-    optimizer = make(name, base, **{**SETTINGS.get(name, {}), **small, "momentum": 0.5, "weight_decay": 0.0, "lr": 0.05})
-    lowest = torch.tensor([1.0, -1.0, 2.0, 0.5], dtype=torch.float64)
-    batch = Batch(lowest.expand(6, 4), torch.arange(6) % 3)
-    w = torch.zeros(4, dtype=torch.float64)
-    trace, _, losses = train(optimizer, objective, w, [batch] * 200)
-    assert losses[0].mean() > 4
-    assert objective.losses(trace[-1], batch).mean() < 1e-3
+def test_momentum_sam_without_a_displacement_decays_as_base_sgd() -> None:
+    ends = [train(optimizer, Softmax(), start(), random_batches(12)).trace for optimizer in (make("msam", rho=0.0), make("sgd"))]
+    assert torch.equal(*ends)
 
 
 @pytest.mark.parametrize("base", BASES)
@@ -152,30 +100,13 @@ def test_a_client_axis_equals_a_loop_over_clients(name: str, base: str) -> None:
     weights = [start(seed=seed) for seed in (1, 2, 3)]
     batches = [random_batches(steps, seed=seed) for seed in (4, 5, 6)]
     together = [Batch(torch.stack([b.x for b in row]), torch.stack([b.y for b in row])) for row in zip(*batches, strict=True)]
-    cohort, _, losses = train(optimizer, Softmax(), torch.stack(weights), together)
-    assert cohort.shape == (steps, 3, 18)
-    assert losses[0].shape == (3, 8)
+    cohort = train(optimizer, Softmax(), torch.stack(weights), together)
+    assert cohort.trace.shape == (steps, 3, start().numel())
+    assert cohort.losses[0].shape == (3, 8)
     for client in range(3):
-        alone, _, alone_losses = train(optimizer, Softmax(), weights[client], batches[client])
-        assert torch.allclose(cohort[:, client], alone, rtol=1e-9, atol=1e-11)
-        assert torch.allclose(torch.stack(losses)[:, client], torch.stack(alone_losses), rtol=1e-9, atol=1e-11)
-
-
-# Settings with which the formulas are exact.
-COSTED: dict[str, dict[str, Any]] = {
-    "esam": {"beta": 0.5, "gamma": 0.5},  # half of 12 examples are a whole number
-    "sparse_sam": {"num_samples": 4},  # a refresh for every round of 20 steps
-}
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_measured_cost_is_the_documented_one(name: str) -> None:
-    optimizer, batches = make(name, **COSTED.get(name, SETTINGS.get(name, {}))), random_batches(120, 12)
-    # Sixty steps are whole periods of all methods.
-    few = batches[: passes.settled(optimizer) + 60]
-    got, letters = passes.measured(optimizer, Softmax(), start(), few, task(batches[0]))
-    want = passes.documented(optimizer, letters)
-    assert (got.forward, got.backward) == pytest.approx((want.forward, want.backward))
+        alone = train(optimizer, Softmax(), weights[client], batches[client])
+        assert torch.allclose(cohort.trace[:, client], alone.trace, rtol=1e-9, atol=1e-11)
+        assert torch.allclose(cohort.losses[:, client], alone.losses, rtol=1e-9, atol=1e-11)
 
 
 class NoSync(TorchFunctionMode):
@@ -217,17 +148,6 @@ def test_a_phase_never_waits_for_the_device(name: str, monkeypatch: pytest.Monke
 def test_the_guard_notices_a_read_back(read: Callable[[Tensor], Any]) -> None:
     with pytest.raises(AssertionError), NoSync():
         read(torch.ones(()))
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_a_kept_state_goes_on_at_new_weights(name: str) -> None:
-    optimizer, batches = make(name, **SETTINGS.get(name, {})), random_batches(12)
-    _, state, _ = train(optimizer, Softmax(), start(), batches)
-    w, rng = start(seed=8), np.random.default_rng(1)
-    state = optimizer.resume(state, w, task(batches[0]))
-    for batch in batches:
-        w, state, _ = optimizer.step(w, state, Softmax(), batch, rng)
-    assert torch.isfinite(w).all()
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -1,0 +1,118 @@
+"""What every component promises: one experiment gives one model, in this process, on one actor and on two."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from clients import optimizers
+from experiments.contracts.base import Check, Component, LeftOut, expect
+from experiments.methods import METHODS, expand
+from fedsam.config import ConfigError, Experiment, override, parse
+from strategies.flower import FlowerRule
+
+if TYPE_CHECKING:
+    from experiments.grids import Crew
+
+# The setting that names a component of each kind.
+KEYS = {
+    "optimizer": "client.optimizer",
+    "correction": "client.correction",
+    "strategy": "server.strategy",
+    "partition": "data.partition",
+    "schedule": "client.schedule",
+    "distribution": "simulate.speed",
+    "model": "model",
+    "dataset": "data.dataset",
+    "sampler": "server.sampling",
+}
+# Two rounds of three of four clients, with two or three steps each.
+SMALL: dict[str, Any] = {
+    "rounds": 2,
+    "data": {"dataset": "digits", "clients": 4, "examples": 80},
+    "model": "lenet5",
+    "client": {"batch_size": 8},
+    "server": {"participation": 3},
+}
+
+
+def fitting(component: Component, folder: Path) -> Experiment:
+    """A small experiment with the component, and beside it the parts of the first published method that goes with it.
+
+    Raises:
+        LeftOut: No published method goes with it.
+    """
+    from experiments.catalogue import resolved
+
+    refusals = []
+    for settings in _candidates(component):
+        try:
+            experiment = expand({"runs_dir": str(folder), **settings})
+            resolved(experiment)
+            _check_layout(experiment)
+        except ConfigError as error:
+            refusals.append(str(error))
+        else:
+            return experiment
+    raise LeftOut(f"no published method goes with it; name what does by --with ({refusals[0]})")
+
+
+def _candidates(component: Component) -> Iterator[dict[str, Any]]:
+    """Settings of experiments: the component in each published method, FedAvg first, on a network without and with normalization."""
+    own: dict[str, Any] = {KEYS[component.kind]: {"name": component.name, **component.settings}, **component.beside}
+    rule = component.make() if component.kind == "strategy" else None
+    enough = {"data.clients": rule.least() + 1, "server.participation": rule.least()} if isinstance(rule, FlowerRule) else {}
+    for model, method in product(("lenet5", "resnet20"), METHODS):
+        yield override(SMALL, {"model": model, "method": method, **enough, **own})
+
+
+def _check_layout(experiment: Experiment) -> None:
+    """Raise `ConfigError` where the optimizer cannot work on the network."""
+    import torch
+
+    from clients.workplace import network
+    from fedsam import datasets
+
+    dataset = datasets.load(experiment.data.dataset, experiment.data.root)
+    made = network(experiment, dataset, torch.device("cpu"), torch.float32)
+    optimizers.build(experiment.client.optimizer).check(made.layout)
+
+
+def one_model(component: Component) -> None:
+    """The bytes of the final model, and what was simulated, are those of this process on one actor and on two."""
+    from experiments.grids import crews
+
+    with TemporaryDirectory(prefix="fedsam-check-") as folder:
+        experiment = fitting(component, Path(folder))
+        inline, ray = (parse(override(experiment.dump(), {"compute": compute})) for compute in ({"grid": "inline"}, {"actors": 3}))
+        with crews([inline], 1) as (here,):
+            first = _outcome(inline, here)
+        with crews([ray], 2) as parts:  # two actors, and the third
+            others = {f"{crew.size} actor{'s' * (crew.size > 1)}": _outcome(ray, crew) for crew in parts}
+    for where, outcome in others.items():
+        expect(outcome.model == first.model, f"on {where} the model of this process, to the byte", "another model")
+        expect(outcome.simulated == first.simulated, f"on {where} simulated seconds {first.simulated}", f"{outcome.simulated}")
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What a run must give wherever it runs: the bytes of its final model, and its simulated seconds."""
+
+    model: bytes
+    simulated: list[float | None]
+
+
+def _outcome(experiment: Experiment, crew: Crew) -> _Outcome:
+    from experiments.app import serve
+    from experiments.progress import Quiet
+
+    result = serve(experiment, *crew(experiment), Quiet())
+    model = Path(experiment.runs_dir) / result.run_id / "model.safetensors"
+    return _Outcome(model.read_bytes(), [row.simulated_seconds for row in result.rows])
+
+
+ONE_MODEL = Check("one and two actors give the model of this process", one_model, starts_ray=True)

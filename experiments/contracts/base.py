@@ -1,0 +1,203 @@
+"""What a contract is made of: a component, checks of it, and what they find."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedsam import parts
+from fedsam.config import Part
+from fedsam.parts import Registry
+
+
+class ContractError(AssertionError):
+    """A component does not do what its kind promises; the message says what was expected and what was found."""
+
+
+class NotDeclared(Exception):
+    """A component does not say what the check would compare; the message says how it could."""
+
+
+class LeftOut(Exception):
+    """A check does not apply; the message says why."""
+
+
+@dataclass(frozen=True)
+class Component:
+    """What is checked: a class or function with some of its hyperparameters.
+
+    Attributes:
+        kind: A key of `experiments.contracts.KINDS`.
+        name: As written in an experiment: one of the registry's, or `module:attribute`.
+        registry: The components of its kind.
+        settings: Hyperparameters; what is left out has its default.
+        beside: Settings, by dotted key, of the experiment that is run with it.
+    """
+
+    kind: str
+    name: str
+    registry: Registry[Any]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    beside: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def entry(self) -> Any:
+        """The class or function behind the name."""
+        return self.registry.find(self.name, self.name)
+
+    @property
+    def part(self) -> Part:
+        """The component as an experiment has it."""
+        return Part(name=self.name, **self.settings)
+
+    def make(self, defaults: Mapping[str, Any] | None = None, **changes: Any) -> Any:
+        """The piece, built: an instance of a class, or a function with its hyperparameters bound.
+
+        Args:
+            defaults: Hyperparameters that `settings` wins over; `changes` win over these.
+
+        Raises:
+            ConfigError: A hyperparameter is unknown, missing or not allowed.
+        """
+        return parts.build(self.registry, Part(name=self.name, **{**(defaults or {}), **self.settings, **changes}), self.name)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One sentence of a contract.
+
+    Attributes:
+        title: The sentence.
+        run: Returns where it holds; raises `ContractError` where it does not, `NotDeclared` or `LeftOut` where it says nothing.
+        starts_ray: Whether it starts Ray, which takes a while.
+    """
+
+    title: str
+    run: Callable[[Component], None]
+    starts_ray: bool = False
+
+
+def expect(holds: bool, expected: str, found: str) -> None:
+    """Raise a `ContractError` of the two halves unless it `holds`."""
+    if not holds:
+        raise ContractError(f"expected {expected}, found {found}")
+
+
+def expect_unchanged(before: Mapping[str, Any], after: Mapping[str, Any], whose: str = "") -> None:
+    """Raise a `ContractError` that names the first of the values that is not what it was in its `snapshot`."""
+    changed = difference(before, after)
+    expect(changed is None, f"{whose}inputs to stay as they are", str(changed))
+
+
+def expect_vector(value: object, like: Tensor, what: str) -> None:
+    """Raise a `ContractError` unless the value is a finite tensor of the shape and type of `like`, without a graph."""
+    wanted = f"{what} to be a finite {like.dtype} tensor of shape {tuple(like.shape)} without a graph"
+    expect(isinstance(value, Tensor), wanted, f"a {type(value).__name__}")
+    assert isinstance(value, Tensor)
+    expect(value.shape == like.shape and value.dtype == like.dtype, wanted, f"{value.dtype} of shape {tuple(value.shape)}")
+    expect(not value.requires_grad, wanted, "one that requires a gradient: compute on detached tensors")
+    expect(bool(torch.isfinite(value).all()), wanted, f"{int((~torch.isfinite(value)).sum())} values that are not finite")
+
+
+def snapshot(value: Any) -> Any:
+    """A copy of nested mappings, sequences, tensors and arrays that later changes in place cannot reach."""
+    if isinstance(value, Mapping):
+        return {name: snapshot(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [snapshot(item) for item in value]
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    return value.copy() if isinstance(value, np.ndarray) else value
+
+
+def difference(a: Any, b: Any, where: str = "") -> str | None:
+    """Where two nested values first differ, in words; nothing where they are equal to the bit."""
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        if a.keys() != b.keys():
+            return f"{where or 'names'} {sorted(a)} and {sorted(b)}"
+        pairs = [(f"{where}[{name!r}]" if where else str(name), a[name], b[name]) for name in a]
+    elif isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        if len(a) != len(b):
+            return f"{where} of {len(a)} and of {len(b)} values"
+        pairs = [(f"{where}[{place}]", left, right) for place, (left, right) in enumerate(zip(a, b, strict=True))]
+    else:
+        return None if _equal(a, b) else f"{where or 'values'} that {apart(a, b)}"
+    return next((found for name, left, right in pairs if (found := difference(left, right, name))), None)
+
+
+def apart(a: Any, b: Any) -> str:
+    """How far two values are from each other, as the end of a sentence."""
+    if isinstance(a, Tensor | np.ndarray) and isinstance(b, Tensor | np.ndarray):
+        left, right = torch.as_tensor(a), torch.as_tensor(b)
+        if left.shape != right.shape:
+            return f"have shapes {tuple(left.shape)} and {tuple(right.shape)}"
+        if left.dtype != right.dtype:
+            return f"have types {left.dtype} and {right.dtype}"
+        return f"differ by up to {(left.double() - right.double()).abs().max().item() if left.numel() else 0.0:.3g}"
+    return f"are {a!r} and {b!r}"
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return a.dtype == b.dtype and np.array_equal(a, b)
+    return a is b or (type(a) is type(b) and bool(a == b))
+
+
+@contextmanager
+def global_generators(seed: int) -> Iterator[None]:
+    """Seed the global generators of Python, NumPy and torch inside the block, and put them back after it.
+
+    Raises:
+        ContractError: The block has drawn from one of them, or seeded it.
+    """
+    kept = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        before = _states()
+        try:
+            yield
+            used = [name for name, state in _states().items() if state != before[name]]
+            expect(not used, "every draw to come from the generator that is handed in", f"that {' and '.join(used)} was used")
+        finally:
+            random.setstate(kept[0])
+            np.random.set_state(kept[1])
+
+
+def _states() -> dict[str, object]:
+    numpy_state = np.random.get_state(legacy=False)["state"]
+    return {
+        "the global generator of Python's random": random.getstate(),
+        "NumPy's global generator": (numpy_state["key"].tobytes(), numpy_state["pos"]),
+        "torch's global generator": torch.random.get_rng_state().numpy().tobytes(),
+    }
+
+
+def twice(run: Callable[[], Any], what: str) -> None:
+    """Run it twice, with other global generators, and raise a `ContractError` where the results are not the same to the bit."""
+    results = []
+    for seed in (1, 2):
+        with global_generators(seed):
+            results.append(snapshot(run()))
+    found = difference(*results)
+    expect(found is None, f"{what} twice to give the same, whatever was run before", str(found))
+
+
+def listed(values: Sequence[Any], most: int = 5) -> str:
+    """The first of the values, and how many more there are.
+
+    >>> listed([1, 2, 3], most=2)
+    '1, 2 and 1 more'
+    """
+    more = len(values) - most
+    return ", ".join(map(str, values[:most])) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,148 @@
+"""What a correction promises.
+
+Legend: `w, x, g: (P,)`: received vector, local iterate, gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clients.corrections.base import Correction, Sent, Trained, Vectors
+from clients.optimizers.sgd import SGD
+from experiments.contracts.actors import ONE_MODEL
+from experiments.contracts.base import (
+    Check,
+    Component,
+    expect,
+    expect_unchanged,
+    expect_vector,
+    listed,
+    snapshot,
+    twice,
+)
+
+SIZE, STEPS, LR = 6, 4, 0.5
+
+
+@dataclass(frozen=True)
+class Round:
+    """One client's round with a correction, all that goes in; see `Correction` for the names."""
+
+    received: Vectors
+    kept: Vectors
+    trained: Trained
+
+    @classmethod
+    def of(cls, correction: Correction) -> Round:
+        """What the correction says it needs and reads, and no more; it takes part for the first time."""
+        w, x = vector(0), vector(1)
+        names = ("w", *correction.needs)
+        received = {name: w if name == "w" else vector(10 + place) for place, name in enumerate(names)}
+        state = {name: vector(20 + place) for place, name in enumerate(correction.reads)}
+        return cls(received, correction.initial(w), Trained(w, x, state, STEPS, SGD(lr=LR)))
+
+    def inputs(self) -> dict[str, Any]:
+        """The vectors that go in, by name."""
+        return {"received": self.received, "kept": self.kept, "w": self.trained.w, "x": self.trained.x, "state": self.trained.state}
+
+    def play(self, correction: Correction) -> tuple[Tensor, Vectors, Sent]:
+        """The direction at x for one gradient, what is kept and what is sent."""
+        terms = correction.start(self.trained.w, self.received, self.kept)
+        direction = correction.linear(vector(2), terms)
+        return direction, *correction.finish(self.trained, self.received, self.kept)
+
+
+def vector(seed: int) -> Tensor:
+    """A random vector (P,)."""
+    return torch.randn(SIZE, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def names_sent(sent: Sent) -> set[str]:
+    """What was sent besides the delta, as `Correction.sends` writes it."""
+    return {f"{kind.name}.{name}" for kind in fields(Sent) if kind.name != "delta" for name in getattr(sent, kind.name)}
+
+
+def it_keeps_what_it_says(component: Component) -> None:
+    """The names in `keeps`, before the first round and after it."""
+    correction: Correction = component.make()
+    start = Round.of(correction)
+    after = start.play(correction)[1]
+    for when, kept in (("`initial`", start.kept), ("`finish`", after)):
+        expect(isinstance(kept, Mapping), f"{when} to give a mapping to keep", f"a {type(kept).__name__}")
+        expected = f"{when} to keep what `keeps` names ({listed(sorted(correction.keeps)) or 'nothing'})"
+        expect(set(kept) == set(correction.keeps), expected, listed(sorted(kept)) or "nothing")
+        for name, value in kept.items():
+            expect_vector(value, start.trained.w, f"kept {name}")
+
+
+def it_sends_what_it_says(component: Component) -> None:
+    """The names in `sends`."""
+    correction: Correction = component.make()
+    start = Round.of(correction)
+    sent = start.play(correction)[2]
+    expect(isinstance(sent, Sent), "`finish` to give (what to keep, Sent(...))", f"a {type(sent).__name__}")
+    names, said = names_sent(sent), set(correction.sends)
+    expect(names == said, f"what `sends` names ({listed(sorted(said)) or 'nothing'})", listed(sorted(names)) or "nothing")
+    vectors = {"delta": sent.delta} if sent.delta is not None else {}
+    for name, value in {**vectors, **sent.mean, **sent.population}.items():
+        expect_vector(value, start.trained.w, f"sent {name}")
+    for name, number in sent.metrics.items():
+        is_number = isinstance(number, int | float) and math.isfinite(number)
+        expect(is_number, f"metric {name} to be a finite number", repr(number))
+
+
+def it_gives_a_direction(component: Component) -> None:
+    """`linear` gives a vector, `kappa` a curvature."""
+    correction: Correction = component.make()
+    start = Round.of(correction)
+    expect_vector(start.play(correction)[0], vector(2), "the direction that `linear` gives")
+    kappa = correction.kappa
+    is_number = isinstance(kappa, int | float) and math.isfinite(kappa) and kappa >= 0
+    expect(is_number, "`kappa` to be a finite number, >= 0", repr(kappa))
+
+
+def inputs_are_unchanged(component: Component) -> None:
+    """What was received and kept, the weights and the optimizer's state."""
+    correction: Correction = component.make()
+    start = Round.of(correction)
+    before = snapshot(start.inputs())
+    start.play(correction)
+    expect_unchanged(before, start.inputs())
+
+
+def gradient_is_unchanged(component: Component) -> None:
+    """`linear` returns a new vector, and leaves the terms of the round alone."""
+    correction: Correction = component.make()
+    start, g = Round.of(correction), vector(2)
+    terms = correction.start(start.trained.w, start.received, start.kept)
+    before = snapshot({"g": g, "terms": terms})
+    correction.linear(g, terms)
+    expect_unchanged(before, {"g": g, "terms": terms}, "`linear`'s ")
+
+
+def same_inputs_same_result(component: Component) -> None:
+    """The same instance in the same round twice: it keeps nothing to itself and draws nothing."""
+    correction: Correction = component.make()
+
+    def run() -> dict[str, Any]:
+        direction, kept, sent = Round.of(correction).play(correction)
+        return {"direction": direction, "kept": kept, "sent": [getattr(sent, kind.name) for kind in fields(Sent)]}
+
+    twice(run, "the same round")
+
+
+CHECKS = (
+    Check("a client keeps what `keeps` says", it_keeps_what_it_says),
+    Check("a client sends what `sends` says", it_sends_what_it_says),
+    Check("it gives a direction and a curvature", it_gives_a_direction),
+    Check("its inputs stay as they are", inputs_are_unchanged),
+    Check("the gradient and the round's terms stay as they are", gradient_is_unchanged),
+    Check("the same round gives the same result", same_inputs_same_result),
+    ONE_MODEL,
+)
