@@ -19,6 +19,7 @@ from fedsam.results import Results
 from fedsam.rows import Run
 
 FINAL = "model.safetensors"
+NETWORK = "network"  # the entry of a file that says what its network is made for
 
 
 def save_model(module: nn.Module, path: Path, image: Image, classes: int) -> None:
@@ -32,7 +33,8 @@ def save_model(module: nn.Module, path: Path, image: Image, classes: int) -> Non
     partial = path.with_name(f".{path.stem}.partial")
     # Parameters are views of one storage, which safetensors refuses to write: copy them apart.
     state = {key: tensor.detach().cpu().clone() for key, tensor in module.state_dict().items()}
-    save_file(state, partial, metadata={"image": json.dumps(image), "classes": str(classes)})
+    # One entry: safetensors writes several in any order, and files of equal models are to be equal.
+    save_file(state, partial, metadata={NETWORK: json.dumps({"image": image, "classes": classes})})
     partial.replace(path)
 
 
@@ -65,10 +67,10 @@ def _load(path: Path, run: Run) -> nn.Module:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no mapping
     except SafetensorError as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
-    if "image" not in said:
+    if NETWORK not in said:
         raise ConfigError(f"{path}: does not say what images its network takes: an older fedsam wrote it; make run {run.id} again")
-    channels, height, width = json.loads(said["image"])
-    settings: Mapping[str, Any] = run.config["model"]
-    model = models.create(Part(**settings), (channels, height, width), int(said["classes"]), torch.Generator())
+    made_for, settings = json.loads(said[NETWORK]), dict[str, Any](run.config["model"])
+    channels, height, width = made_for["image"]
+    model = models.create(Part(**settings), (channels, height, width), made_for["classes"], torch.Generator())
     model.load_state_dict(state, assign=True)  # assigned, tensors keep the precision of the run
     return model.eval()

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from experiments import Result, run
 from fedsam import load_model
 from fedsam.config import ConfigError, override
+from fedsam.model_files import save_model
 from fedsam.results import Results
 
 SETTINGS: dict[str, Any] = {
@@ -39,6 +41,13 @@ def test_a_stored_model_is_the_one_of_the_run(tmp_path: Path, model: Any, precis
     assert all(torch.equal(state[name], expected[name]) and state[name].dtype == expected[name].dtype for name in state)
     x = torch.rand(3, 1, 32, 32, dtype=getattr(torch, precision))
     assert torch.equal(loaded(x), result.model.eval()(x))
+
+
+def test_files_of_equal_models_are_equal(tmp_path: Path) -> None:
+    network = nn.Linear(3, 2)
+    for number in range(20):
+        save_model(network, tmp_path / f"{number}.safetensors", (1, 1, 3), 2)
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
 
 
 def test_the_global_generator_stays_as_it_was(tmp_path: Path) -> None:
