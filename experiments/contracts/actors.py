@@ -53,7 +53,7 @@ def fitting(component: Component, folder: Path) -> Experiment:
         try:
             experiment = expand({"runs_dir": str(folder), **settings})
             resolved(experiment)
-            _check_layout(experiment)
+            _check_on_data(experiment)
         except ConfigError as error:
             refusals.append(str(error))
         else:
@@ -70,14 +70,16 @@ def _candidates(component: Component) -> Iterator[dict[str, Any]]:
         yield override(SMALL, {"model": model, "method": method, **enough, **own})
 
 
-def _check_layout(experiment: Experiment) -> None:
-    """Raise `ConfigError` where the optimizer cannot work on the network."""
+def _check_on_data(experiment: Experiment) -> None:
+    """Raise `ConfigError` where the data cannot be dealt so, or the optimizer cannot work on the network."""
     import torch
 
     from clients.workplace import network
     from fedsam import datasets
+    from fedsam.federation import deal
 
     dataset = datasets.load(experiment.data.dataset, experiment.data.root)
+    deal(experiment, dataset)
     made = network(experiment, dataset, torch.device("cpu"), torch.float32)
     optimizers.build(experiment.client.optimizer).check(made.layout)
 
@@ -100,9 +102,9 @@ def one_model(component: Component) -> None:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What a run must give wherever it runs: the bytes of its final model, and its simulated seconds."""
+    """What a run must give wherever it runs: the bytes of its final model's tensors, by name, and its simulated seconds."""
 
-    model: bytes
+    model: dict[str, bytes]
     simulated: list[float | None]
 
 
@@ -111,8 +113,8 @@ def _outcome(experiment: Experiment, crew: Crew) -> _Outcome:
     from experiments.progress import Quiet
 
     result = serve(experiment, *crew(experiment), Quiet())
-    model = Path(experiment.runs_dir) / result.run_id / "model.safetensors"
-    return _Outcome(model.read_bytes(), [row.simulated_seconds for row in result.rows])
+    tensors = {name: tensor.detach().numpy().tobytes() for name, tensor in result.model.state_dict().items()}
+    return _Outcome(tensors, [row.simulated_seconds for row in result.rows])
 
 
 ONE_MODEL = Check("one and two actors give the model of this process", one_model, starts_ray=True)

@@ -5,6 +5,7 @@ Legend: `labels: (N,)`.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,8 +22,9 @@ LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(10), [90, 80, 
 
 
 def dealt(component: Component, labels: Ints = LABELS, clients: int = CLIENTS, seed: int = 0) -> list[Any]:
-    """What each client gets."""
-    return list(component.make()(labels, clients, np.random.default_rng(seed)))
+    """What each client gets; a partition that asks whose examples are, is told that they are the clients' in turn."""
+    owners = {"owner": np.arange(len(labels)) % clients} if "owner" in inspect.signature(component.entry).parameters else {}
+    return list(component.make()(labels, clients, np.random.default_rng(seed), **owners))
 
 
 def one_array_per_client(component: Component) -> None:

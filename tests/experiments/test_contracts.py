@@ -542,7 +542,7 @@ def test_runs_that_differ_are_noticed(name: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(grids, "crews", Crews)
     finding = contracts.examine(contracts.find(f"{__name__}:{name}"), ONE_MODEL)
     if name == "Cheap":
-        assert finding.verdict == "ok"
+        assert finding.verdict == "ok", finding.text
     else:
         assert finding.verdict == "failed"
         assert finding.text == "expected on 2 actors the model of this process, to the byte, found another model"
@@ -562,6 +562,9 @@ def test_what_goes_with_nothing_is_left_out() -> None:
     finding = contracts.examine(checked, ONE_MODEL)
     assert finding.verdict == "left out"
     assert "name what does by --with (server.strategy: 'scaffold' is not allowed here" in finding.text
+    finding = contracts.examine(contracts.find("natural"), ONE_MODEL)  # the digits are nobody's
+    assert finding.verdict == "left out"
+    assert "data.partition" in finding.text
 
 
 def test_names_of_ours() -> None:
