@@ -14,6 +14,7 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from clients import workplace
+from clients.optimizers import OPTIMIZERS
 from experiments.app import serve
 from experiments.catalogue import resolved
 from experiments.costs import Cost, cost
@@ -63,6 +64,15 @@ def test_a_preset_is_complete_and_costs_what_the_specification_says(method: str)
     resolved(experiment)
     assert cost(experiment) == Cost(*COSTS[method])
     assert METHODS[method].source
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_optimizer_is_a_setting(optimizer: str) -> None:
+    needed = {"lesam": "lookback", "gmt": "ema_teacher", "smoo": "smoo", "gf": "global_point"}
+    preset = {"lesam": "fedlesam", "gmt": "fedgmt", "smoo": "fedsmoo", "gf": "fedgf"}.get(optimizer)
+    experiment = expand({"method": preset} if preset else {"client": {"optimizer": optimizer}})
+    assert experiment.client.optimizer.name == optimizer
+    assert resolved(experiment)["client"]["correction"]["name"] == needed.get(optimizer, "none")
 
 
 def test_the_settings_win_over_the_preset() -> None:
