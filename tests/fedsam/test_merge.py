@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import Error, Message, RecordDict
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsam import flower, merge, wire
@@ -41,6 +41,7 @@ def part(entry: tuple[float, float, float], node: int = 1, weights: str = "examp
     return merge.part(reply(node, torch.tensor(entry[:2], dtype=torch.float64), entry[2]), terms(weights))
 
 
+@settings(deadline=None)
 @given(UPDATES, st.integers(1, 9), st.sampled_from(["examples", "uniform"]))
 def test_the_sum_of_sums_is_the_mean_of_numpy(entries: list[tuple[float, float, int]], size: int, weights: str) -> None:
     shards = merge.shards(list(enumerate(entries, start=1)), size)
