@@ -86,7 +86,6 @@ def test_no_rank_correlation_of_too_few_or_equal_values(y: list[float]) -> None:
 
 
 @settings(deadline=None)
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1))
 def test_front_dominates_all_else_and_nothing_of_itself(points: list[tuple[int, int]]) -> None:
     kept = [points[index] for index in front(*zip(*points, strict=True))]
