@@ -168,19 +168,12 @@ def _end(processes: Iterable[psutil.Process]) -> None:
 
 
 def import_ray(*, private: bool) -> Any:
-    """The module ray, for a private Ray in token mode; it reads these variables once, when it is imported.
+    """The module ray, for a private Ray in token mode.
 
     Raises:
         RuntimeError: It was imported before, without authentication.
     """
-    token = Path.home() / ".cache" / "fedsam" / "ray-token"
-    if private and not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
-        _make_token(token)
-        os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
-    if private:
-        os.environ["RAY_AUTH_MODE"] = "token"
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    set_environment(private=private)
     import ray
     from ray._private.authentication.authentication_utils import is_token_auth_enabled
 
@@ -189,6 +182,18 @@ def import_ray(*, private: bool) -> Any:
             "ray was imported without authentication: set RAY_AUTH_MODE=token before, or import ray after fedsam's first run"
         )
     return ray
+
+
+def set_environment(*, private: bool) -> None:
+    """Set the variables that ray reads once, when it is imported; a private Ray is one in token mode."""
+    token = Path.home() / ".cache" / "fedsam" / "ray-token"
+    if private and not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
+        _make_token(token)
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+    if private:
+        os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 
 def _make_token(path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fedsam.ray_session import set_environment
 from tests.official import root, server
 
 __all__ = ["root", "server"]  # fixtures
@@ -31,6 +32,12 @@ def interruptible() -> None:
     """Processes that tests start can be interrupted, even where this one runs in the background of a shell, which has it ignore Ctrl-C."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def guarded_ray() -> None:
+    """Whichever test imports Ray first, it does so in token mode, which a private Ray needs."""
+    set_environment(private=True)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -130,7 +130,16 @@ def test_every_file_that_we_ship_can_be_planned_on_what_it_falls_back_to(
 
     monkeypatch.setattr(forecast, "PROBE_SECONDS", 0.0)  # two local steps are enough here, and few examples
     runs = max(1, said("run", str(path), "--print-config").count("# run "))
-    cheap = ("-o", "compute.grid=inline", "-o", "measure.flatness.examples=10", "-o", "measure.flatness.batch_size=10")
+    cheap = (
+        "-o",
+        "compute.grid=inline",
+        "-o",
+        "measure.flatness.examples=10",
+        "-o",
+        "measure.flatness.batch_size=10",
+        "-o",
+        "measure.flatness.probes=2",
+    )
     plan = said("compare", str(path), "--dry-run", *cheap)
     assert f"{runs} runs, 0 of them finished before" in plan
     assert "–" not in plan  # every line has a forecast
