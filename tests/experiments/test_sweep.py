@@ -1,9 +1,14 @@
 """Sweeps: what a file with a table [sweep] expands to."""
 
+import hashlib
+
 import pytest
 
+from experiments import shipped
+from experiments.catalogue import resolved
 from experiments.sweep import expand
-from fedsam.config import ConfigError, override
+from fedsam.config import ConfigError, override, read
+from fedsam.results import config_hash
 
 
 def test_every_combination_for_every_seed() -> None:
@@ -131,3 +136,13 @@ def test_a_typed_setting_of_a_swept_table_and_a_typed_seed_hold() -> None:
 def test_mistakes_are_named(sweep: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         expand({"sweep": sweep})
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [("compare", "97e397902eb1"), ("methods", "5ec252d98616"), ("optimizers", "410daf9a10cd"), ("quickstart", "d505cc141831")],
+)
+def test_stored_runs_of_our_configs_are_found_again(name: str, digest: str) -> None:
+    """The hashes under which databases know these experiments: a change here makes `compare` repeat every run of every user."""
+    hashes = [config_hash(resolved(experiment)) for experiment in expand(read(shipped.configs()[name]))]
+    assert hashlib.sha256(" ".join(hashes).encode()).hexdigest()[:12] == digest
