@@ -119,6 +119,7 @@ def _started(address: str, **settings: Any) -> Iterator[None]:
                 if main:
                     signal.signal(signal.SIGTERM, handler)
         except KeyboardInterrupt:
+            threading.excepthook = lambda _: None  # threads of Ray, which its end surprises, would print tracebacks
             signal.alarm(0)  # Ray's C++ part, if it saw the signal first, would abort this process 3 seconds later
             wait([up], ANSWER)  # what is up can be ended in order; but it never comes up if Ray's processes were signalled too
             raise

@@ -50,6 +50,8 @@ def test_its_components_keep_their_contracts(project: Path, name: str) -> None:
     assert "left out      one and two actors give the model of this process" in done.stdout
 
 
+@pytest.mark.slow
+@pytest.mark.ray
 def test_its_optimizer_gives_the_same_on_actors(project: Path) -> None:
     done = called(project, ["experiments.cli", "check", "mine:HalfSAM"])
     assert done.returncode == 0, done.stdout + done.stderr

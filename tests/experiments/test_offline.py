@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from experiments import cli, forecast
-from fedsam.config import ConfigError, parse
+from experiments.sweep import expand
+from fedsam.config import ConfigError, parse, read
 from fedsam.datasets import load
 from fedsam.federation import deal
 from fedsam.results import Results
@@ -129,7 +130,8 @@ def test_every_file_that_we_ship_can_be_planned_on_what_it_falls_back_to(
         return out
 
     monkeypatch.setattr(forecast, "PROBE_SECONDS", 0.0)  # two local steps are enough here, and few examples
-    runs = max(1, said("run", str(path), "--print-config").count("# run "))
+    runs = len(expand(read(path)))
+    assert said("run", str(path), "--print-config").startswith(f"# {runs} runs")
     cheap = (
         "-o",
         "compute.grid=inline",

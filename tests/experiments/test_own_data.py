@@ -215,6 +215,8 @@ def results_of(experiment: Experiment, parallel: int = 1) -> torch.Tensor:
         return serve(experiment, *crew(experiment), Quiet()).w
 
 
+@pytest.mark.slow
+@pytest.mark.ray
 def test_two_actors_give_the_numbers_of_this_process(place: Path) -> None:
     expected = results_of(own(place, grid="inline"))
     assert torch.equal(results_of(own(place, actors=2)), expected)

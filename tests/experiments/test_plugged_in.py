@@ -84,8 +84,9 @@ class HeavyBall(ServerRule):
 
 
 def by_class(labels, num_clients, rng, *, noise: float = 0.1):
-    """Each client gets the classes of its number; some examples go anywhere."""
-    owner = np.where(rng.random(len(labels)) < noise, rng.integers(num_clients, size=len(labels)), labels % num_clients)
+    """Each client gets one class; some examples go anywhere."""
+    own = (labels + 3 * rng.integers(2, size=len(labels))) % num_clients
+    owner = np.where(rng.random(len(labels)) < noise, rng.integers(num_clients, size=len(labels)), own)
     return [np.flatnonzero(owner == client) for client in range(num_clients)]
 
 
@@ -104,6 +105,18 @@ def net(image, classes, width=8):
     return nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(image[0] * 64, width), nn.ReLU(), nn.Linear(width, classes))
 
 
+def blobs(*, examples: int = 150):
+    """Three classes of light at a place of their own, in noise."""
+    from fedsam.datasets import Dataset
+
+    rng = np.random.default_rng(0)
+    y = rng.integers(3, size=examples)
+    x = rng.uniform(0, 0.4, (examples, 32, 32))
+    for image, kind in zip(x, y):
+        image[8 * kind : 8 * kind + 8, 8:24] += 0.6
+    return Dataset.from_arrays(x[30:], y[30:], x[:30], y[:30], class_names=("top", "middle", "bottom"), name="blobs")
+
+
 def erratic(rng, *, most: float = 1e9):
     """FLOP/s."""
     return most * (0.1 + rng.random())
@@ -119,9 +132,8 @@ server.sampling = "mine:odd_rounds"
 measure.union = false
 simulate.speed = "mine:erratic"
 [data]
-dataset = "digits"
+dataset = { name = "mine:blobs", examples = 150 }
 clients = 6
-examples = 120
 partition = "mine:by_class"
 [client]
 optimizer = { name = "mine:HalfSAM", lr = 0.05, rho = 0.1 }
@@ -151,6 +163,7 @@ def experiment(project: Path, *overrides: str) -> Experiment:
     return found
 
 
+@pytest.mark.ray
 def test_the_same_bits_on_every_grid(project: Path) -> None:
     inline = run(experiment(project, "compute.grid=inline"))
     assert len(inline.rows) == 3
@@ -180,6 +193,7 @@ def test_settings_of_plugged_components_are_checked_and_filled_in(project: Path)
     assert plain["client"]["schedule"] == {"name": "mine:warmup", "first": 2}
     assert plain["server"]["sampling"] == {"name": "mine:odd_rounds", "step": 2}
     assert plain["model"] == {"name": "mine:net", "width": 12}
+    assert plain["data"]["dataset"] == {"name": "mine:blobs", "examples": 150}
     json.dumps(plain)
 
 
