@@ -6,6 +6,7 @@ Exit codes: 0 all went well; 1 a run failed; 2 wrong usage or configuration; 130
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, NoReturn
@@ -14,7 +15,7 @@ import typer
 
 from experiments.commands import check, cluster, compare, doctor, export, flower, new, partition, report, run, run_config, runs
 from experiments.commands import list as list_
-from experiments.commands.output import USAGE, complain
+from experiments.commands.output import INTERRUPTED, TERMINATED, USAGE, complain
 from fedsam.config import ConfigError
 
 COMMANDS = {
@@ -71,6 +72,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except ConfigError as error:
         complain(str(error))
         sys.exit(USAGE)
+    except SystemExit as end:
+        if end.code in (INTERRUPTED, TERMINATED):
+            # Everything is closed. A thread in which Ray was still starting would end this process with a code of its own, a minute later.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(end.code)
+        raise
     sys.exit(0)
 
 
