@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fedsam.flat import Layout
-from fedsam.network import Network
+from fedsam.models.flat import Layout
+from fedsam.models.network import Network
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,15 @@ from dataclasses import replace
 from flwr.app import Context, Message, MetricRecord, RecordDict
 from torch import Tensor
 
-from clients.workplace import Workplace
-from fedsam import flatness as measures
-from fedsam import wire
-from fedsam.evaluate import evaluate
+from clients.runtime import Workplace
+from fedsam.evaluation import flatness as measures
+from fedsam.evaluation.accuracy import evaluate
+from fedsam.messages import codec
 
 
 def speed(place: Workplace, message: Message, context: Context) -> Message:
     """The reply to `query.speed`: `seconds` per local step of the client, from the second of two trainings of `steps` local steps."""
-    broadcast, asked = wire.decode_query(message.content, place.federation.device)
+    broadcast, asked = codec.decode_query(message.content, place.federation.device)
     client, settings = int(context.node_config["partition-id"]), place.experiment.client.model_copy(update={"steps": int(asked["steps"])})
     probe = replace(place, experiment=place.experiment.model_copy(update={"client": settings}))
     for _ in range(2):  # the first warms up
@@ -33,7 +33,7 @@ def speed(place: Workplace, message: Message, context: Context) -> Message:
 
 def union(place: Workplace, message: Message) -> Message:
     """The reply to `query.union`: sums of loss and right answers over the training examples of the clients `from` to `to` - 1."""
-    broadcast, asked = wire.decode_query(message.content, place.federation.device)
+    broadcast, asked = codec.decode_query(message.content, place.federation.device)
     images, dataset = place.federation.held(*range(int(asked["from"]), int(asked["to"]))), place.federation.dataset
     found = evaluate(
         place.network, broadcast.vectors["w"], _buffers(place, broadcast), images, dataset, place.experiment.measure.batch_size
@@ -44,7 +44,7 @@ def union(place: Workplace, message: Message) -> Message:
 
 def flatness(place: Workplace, message: Message) -> Message:
     """The reply to `query.flatness`: the values of `measure`, what they took, and the losses of a slice row by row."""
-    broadcast, asked = wire.decode_query(message.content, place.federation.device)
+    broadcast, asked = codec.decode_query(message.content, place.federation.device)
     settings, federation = place.experiment.measure.flatness, place.federation
     found = measures.measure(
         str(asked["measure"]),
@@ -64,5 +64,5 @@ def flatness(place: Workplace, message: Message) -> Message:
     return Message(content, reply_to=message)
 
 
-def _buffers(place: Workplace, broadcast: wire.Broadcast) -> Tensor:
+def _buffers(place: Workplace, broadcast: codec.Broadcast) -> Tensor:
     return broadcast.vectors.get("buffers", place.network.buffers)

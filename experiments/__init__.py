@@ -8,8 +8,8 @@ from fedsam.config import Experiment
 from fedsam.imports import prefer_own
 
 if TYPE_CHECKING:
-    from experiments.app import run
-    from experiments.session import Result
+    from experiments.running.run import Result
+    from experiments.running.server_app import run
 
 __all__ = ["Experiment", "Result", "run"]
 
@@ -19,7 +19,7 @@ prefer_own()  # before anything here imports `clients` or `strategies`
 def __getattr__(name: str) -> Any:
     # torch and Flower take seconds to import, and the command line's `--help` needs neither.
     if name in ("Result", "run"):
-        from experiments import app, session
+        from experiments.running import run, server_app
 
-        return getattr(app if name == "run" else session, name)
+        return getattr(server_app if name == "run" else run, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,11 +6,11 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from experiments.app import run
-    from experiments.compare import compare
+    from experiments.running.scheduler import compare
+    from experiments.running.server_app import run
     from fedsam.config import Experiment
-    from fedsam.model_files import load_model
-    from fedsam.results import Results
+    from fedsam.results.model_files import load_model
+    from fedsam.results.store import Results
 
     __version__: str
 
@@ -21,10 +21,10 @@ os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 
 _HOMES = {
     "Experiment": "fedsam.config",
-    "Results": "fedsam.results",
-    "compare": "experiments.compare",
-    "load_model": "fedsam.model_files",
-    "run": "experiments.app",
+    "Results": "fedsam.results.store",
+    "compare": "experiments.running.scheduler",
+    "load_model": "fedsam.results.model_files",
+    "run": "experiments.running.server_app",
 }
 
 

@@ -13,11 +13,11 @@ def main() -> NoReturn:
     """Run this process's command line, and exit."""
     try:
         prefer_own()  # before `experiments` is looked for: the working directory may have one, too
-        from experiments import cli
+        from experiments.cli import main
     except ConfigError as error:
         print(f"fedsam: {error}", file=sys.stderr)
         sys.exit(2)
-    cli.main()
+    main.main()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 An experiment is read from TOML, changed by dotted overrides (`client.optimizer.rho=0.1`) and checked before anything starts.
 Interchangeable pieces (datasets, partitions, models, optimizers, corrections, strategies, schedules) are `Part`s: a name and its
-hyperparameters, checked by `fedsam.parts`.
+hyperparameters, checked by `fedsam.registry`.
 """
 
 from __future__ import annotations

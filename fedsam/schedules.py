@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fedsam.parts import FunctionContract, Registry
+from fedsam.registry import FunctionContract, Registry
 
 
 def constant(round: int, rounds: int) -> float:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fedsam import config, parts
-from fedsam.parts import ClassContract, Registry
+from fedsam import config, registry
+from fedsam.registry import ClassContract, Registry
 from strategies.base import Aggregate, ServerRule, State, Wrapping
 from strategies.ema import Ema
 from strategies.fedacg import FedACG
@@ -19,8 +19,8 @@ from strategies.fedgloss import FedGloSS
 from strategies.fednova import FedNova
 from strategies.fedsmoo import FedSMOO
 from strategies.fedyogi import FedYogi
-from strategies.flower import FlowerBulyan, FlowerKrum, FlowerMedian, FlowerMultiKrum, FlowerTrimmedMean
 from strategies.previous import Previous
+from strategies.robust import FlowerBulyan, FlowerKrum, FlowerMedian, FlowerMultiKrum, FlowerTrimmedMean
 from strategies.scaffold import Scaffold
 from strategies.swa import SWA
 
@@ -87,5 +87,5 @@ STRATEGIES = Registry[type[ServerRule]](
 
 def build(part: config.Part, where: str = "server.strategy") -> ServerRule:
     """The strategy that the key `where` names. Raises `ConfigError` for an unknown name or a wrong hyperparameter."""
-    rule: ServerRule = parts.build(STRATEGIES, part, where)
+    rule: ServerRule = registry.build(STRATEGIES, part, where)
     return rule

@@ -18,12 +18,12 @@ from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedsam import merge, wire
-from fedsam.merge import Part, Terms
-from fedsam.meter import Meter
+from fedsam.messages import aggregation, codec
+from fedsam.messages.aggregation import Part, Terms
+from fedsam.system.cost import Meter
 from strategies.base import Aggregate, ServerRule, State
-from strategies.flower import FlowerRule
-from strategies.plan import Exchange, Plan, RunError
+from strategies.robust import FlowerRule
+from strategies.round import Exchange, Plan, RunError
 
 
 class CohortStrategy(Strategy):
@@ -72,7 +72,7 @@ class CohortStrategy(Strategy):
         """One message per client of the cohort that stays, all sharing one ArrayRecord."""
         self._meter = Meter(self.plan.energy)
         if self.w is None:
-            received = wire.tensors(arrays)
+            received = codec.tensors(arrays)
             self.begin(received["w"], received.get("buffers", torch.empty(0)))
         assert self.w is not None
         sampled = self.plan.sample(server_round)
@@ -110,7 +110,7 @@ class CohortStrategy(Strategy):
             energy=spent.energy,
         )
         assert self.w is not None
-        return wire.arrays({"w": self.w}), None
+        return codec.arrays({"w": self.w}), None
 
     def advance(self, round: int, sent: Part, replies: Sequence[Message]) -> None:
         """Replace the global vector, the rule's state and the running statistics by those after the round."""
@@ -132,7 +132,7 @@ class CohortStrategy(Strategy):
         self.client_measures = {}
         if not self._sent:
             return None
-        got, retried = self._gathered(list(replies), merge.evaluation)
+        got, retried = self._gathered(list(replies), aggregation.evaluation)
         failures = self._failures([got])
         self._refuse(server_round, failures)
         assert self.last is not None
@@ -148,13 +148,13 @@ class CohortStrategy(Strategy):
 
     def _messages(self, kind: str, round: int, vectors: Mapping[str, Tensor], grid: Grid) -> list[Message]:
         vectors = {**vectors, "buffers": self.buffers} if self.buffers.numel() else vectors
-        self._bytes_down = wire.count_bytes(vectors)
-        record, nodes = wire.arrays(vectors), self._population(grid)
+        self._bytes_down = codec.count_bytes(vectors)
+        record, nodes = codec.arrays(vectors), self._population(grid)
         self._terms = Terms.from_vectors(vectors, self.rule.expects, self.plan.weights, "delta" if self.reply == "delta" else "w")
         merged = self._terms.config() if kind == "train" and self.reply == "delta" else None
         return [
             Message(
-                wire.encode_broadcast(record, round, reply=self.reply, accepted=self._acknowledged(client), terms=merged),
+                codec.encode_broadcast(record, round, reply=self.reply, accepted=self._acknowledged(client), terms=merged),
                 dst_node_id=nodes[client],
                 message_type=kind,
                 group_id=str(round),
@@ -185,21 +185,21 @@ class CohortStrategy(Strategy):
             again = self._again(nodes)
             arrived += again
             parts = [*(replace(part, failures={}) for part in parts), *self._parts(again, nodes, part_of)]
-        return merge.total_(parts), retried
+        return aggregation.total_(parts), retried
 
     def _parts(self, replies: Sequence[Message], nodes: Sequence[int], part_of: Callable[[Message], Part]) -> list[Part]:
         """The replies of an exchange added up by shards of the `nodes` that were asked in it; whoever did it, the result is the same."""
-        parts = [part for reply in replies if (part := merge.decode(reply)) is not None]
+        parts = [part for reply in replies if (part := aggregation.decode(reply)) is not None]
         single = {reply.metadata.src_node_id: reply for reply in replies if reply.has_error() or "merged" not in reply.content}
         if single:
             parts += [
-                merge.total_(part_of(single[node]) for node in shard if node in single)
-                for shard in merge.shards(nodes, self.plan.shard_size)
+                aggregation.total_(part_of(single[node]) for node in shard if node in single)
+                for shard in aggregation.shards(nodes, self.plan.shard_size)
             ]
         return sorted((part for part in parts if part.nodes or part.failures), key=self._first)
 
     def _part(self, reply: Message) -> Part:
-        return merge.part(reply, self._terms)
+        return aggregation.part(reply, self._terms)
 
     def _first(self, part: Part) -> int:
         return min(self._clients[node] for node in (*part.nodes, *part.failures))
@@ -282,7 +282,7 @@ class FlowerCohort(CohortStrategy):
         usable = {reply.metadata.src_node_id: reply for reply in replies if not reply.has_error()}
         record, _ = self._flower.aggregate_train(round, [usable[node] for node in sent.nodes])
         assert record is not None
-        vectors = wire.tensors(record)
+        vectors = codec.tensors(record)
         self.w, self.buffers = vectors["w"], vectors.get("buffers", self.buffers)
 
     def _part(self, reply: Message) -> Part:

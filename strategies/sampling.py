@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from fedsam.config import ConfigError
-from fedsam.parts import FunctionContract, Registry
+from fedsam.registry import FunctionContract, Registry
 from fedsam.seeds import stream
 
 Sampler = Callable[[int], tuple[int, ...]]

@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from tests import replay_optimizers, replay_sharpness, replay_strategies
-from tests.replay import Case, Replay, Unknown
+from tests.golden_replay import optimizers, sharpness, strategies
+from tests.golden_replay.replay import Case, Replay, Unknown
 
 REPLAY: Mapping[str, Replay] = {
-    "golden-optimizer/1": replay_optimizers.replay,
-    "fl-golden/1": replay_strategies.replay,
-    "golden-sharpness/1": replay_sharpness.replay,
+    "golden-optimizer/1": optimizers.replay,
+    "fl-golden/1": strategies.replay,
+    "golden-sharpness/1": sharpness.replay,
 }
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedsam.ray_session import set_environment
-from tests.official import root, server
+from fedsam.grid.session import set_environment
+from tests.support.official import root, server
 
 __all__ = ["root", "server"]  # fixtures
 
@@ -48,7 +48,7 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def cifar_root() -> Path:
-    """A folder with the official CIFAR-10 files, for proofs; tests write small files of their own (`tests.official`)."""
+    """A folder with the official CIFAR-10 files, for proofs; tests write small files of their own (`tests.support.official`)."""
     given = os.environ.get("FEDSAM_DATA", "")
     if not given or not (Path(given) / "cifar-10-batches-py").is_dir():
         pytest.fail(f"this proof reads CIFAR-10: FEDSAM_DATA is {given!r} and must be the folder that holds cifar-10-batches-py")

@@ -16,7 +16,7 @@ from zipfile import ZipFile
 import pytest
 
 from fedsam.imports import PACKAGES
-from fedsam.results import Results
+from fedsam.results.store import Results
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = [
@@ -230,10 +230,10 @@ APP = {
         publisher = "nobody"
         [tool.flwr.app.components]
         serverapp = "strategies:app"
-        clientapp = "clients.app:app"
+        clientapp = "clients.client_app:app"
     """,
     "clients/__init__.py": "",
-    "clients/app.py": """
+    "clients/client_app.py": """
 from flwr.app import Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 

@@ -7,15 +7,15 @@ from clients.corrections.client_momentum import ClientMomentum
 from clients.corrections.control_variate import ControlVariate
 from clients.corrections.dual import Dual
 from clients.corrections.ema_teacher import EmaTeacher
+from clients.corrections.fedsmoo import SmooDual
 from clients.corrections.global_point import GlobalPoint
 from clients.corrections.lookback import Lookback
 from clients.corrections.none import NoCorrection
 from clients.corrections.normalized import Normalized
 from clients.corrections.prox_correction import ProxCorrection
 from clients.corrections.proximal import Proximal
-from clients.corrections.smoo import SmooDual
-from fedsam import config, parts
-from fedsam.parts import ClassContract, Registry
+from fedsam import config, registry
+from fedsam.registry import ClassContract, Registry
 
 __all__ = [
     "CORRECTIONS",
@@ -58,5 +58,5 @@ CORRECTIONS = Registry[type[Correction]](
 
 def build(part: config.Part, where: str = "client.correction") -> Correction:
     """The correction that the key `where` names. Raises `ConfigError` for an unknown name or a wrong hyperparameter."""
-    correction: Correction = parts.build(CORRECTIONS, part, where)
+    correction: Correction = registry.build(CORRECTIONS, part, where)
     return correction

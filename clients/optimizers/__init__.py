@@ -8,14 +8,16 @@ from clients.optimizers.asam import ASAM
 from clients.optimizers.base import LocalOptimizer, State, Task, ball, dot, norm
 from clients.optimizers.crsam import CRSAM
 from clients.optimizers.esam import ESAM
+from clients.optimizers.fedgf import GF
+from clients.optimizers.fedgmt import GMT
+from clients.optimizers.fedlesam import LESAM
+from clients.optimizers.fedsmoo import SMOO
+from clients.optimizers.fedsol import SOL
 from clients.optimizers.focal_sam import FocalSAM
 from clients.optimizers.fsam import FSAM
 from clients.optimizers.gcsam import GCSAM
-from clients.optimizers.gf import GF
-from clients.optimizers.gmt import GMT
 from clients.optimizers.gsam import GSAM
 from clients.optimizers.ksam import KSAM
-from clients.optimizers.lesam import LESAM
 from clients.optimizers.looksam import LookSAM
 from clients.optimizers.m_sharpness_sam import MSharpnessSAM
 from clients.optimizers.mixed import Mixed
@@ -25,16 +27,14 @@ from clients.optimizers.sam import SAM
 from clients.optimizers.sam_on import SAMON
 from clients.optimizers.sampa import SAMPa
 from clients.optimizers.sgd import SGD
-from clients.optimizers.smoo import SMOO
-from clients.optimizers.sol import SOL
 from clients.optimizers.sparse_sam import SparseSAM
-from clients.optimizers.torch_adapter import TorchOptimizer, as_torch
+from clients.optimizers.torch.adapter import TorchOptimizer, as_torch
 from clients.optimizers.vsam import VSAM
 from clients.optimizers.warm_sam import WarmSAM
 from clients.optimizers.wsam import WSAM
 from clients.optimizers.zosam import ZOSAM
-from fedsam import config, parts
-from fedsam.parts import ClassContract, Registry
+from fedsam import config, registry
+from fedsam.registry import ClassContract, Registry
 
 __all__ = [
     "AESAM",
@@ -117,5 +117,5 @@ OPTIMIZERS = Registry[type[LocalOptimizer]](
 
 def build(part: config.Part) -> LocalOptimizer:
     """The local optimizer that `client.optimizer` names. Raises `ConfigError` for an unknown name or a wrong hyperparameter."""
-    optimizer: LocalOptimizer = parts.build(OPTIMIZERS, part, "client.optimizer")
+    optimizer: LocalOptimizer = registry.build(OPTIMIZERS, part, "client.optimizer")
     return optimizer

@@ -16,7 +16,7 @@ from clients.objective import Batch, Objective
 from clients.optimizers.base import State, norm
 from clients.optimizers.sam import SAM
 from fedsam.config import NonNegative
-from fedsam.flat import Layout
+from fedsam.models.flat import Layout
 
 
 def scaled_ball(direction: Tensor, scale: Tensor, rho: float, eps: float) -> Tensor:

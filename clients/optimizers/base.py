@@ -17,7 +17,7 @@ from torch import Tensor
 
 from clients.objective import Batch, Objective
 from fedsam.config import NonNegative, Positive
-from fedsam.flat import Layout
+from fedsam.models.flat import Layout
 
 State = Mapping[str, Any]
 Decay = Annotated[float, Field(ge=0, lt=1)]

@@ -13,7 +13,7 @@ from clients.objective import Batch, Objective
 from clients.optimizers.base import State, ball, norm
 from clients.optimizers.sam import SAM
 from clients.optimizers.tensors import tensorwise
-from fedsam.flat import Segment
+from fedsam.models.flat import Segment
 
 
 @dataclass(frozen=True, kw_only=True)

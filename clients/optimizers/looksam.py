@@ -18,7 +18,7 @@ from clients.optimizers.base import State, Task, ball, dot, norm
 from clients.optimizers.sam import SAM
 from clients.optimizers.tensors import tensorwise
 from fedsam.config import Count, NonNegative
-from fedsam.flat import Layout
+from fedsam.models.flat import Layout
 
 
 @dataclass(frozen=True, kw_only=True)

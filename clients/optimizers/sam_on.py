@@ -16,7 +16,7 @@ from clients.optimizers.base import State, norm
 from clients.optimizers.sam import SAM
 from clients.optimizers.tensors import tensorwise
 from fedsam.config import ConfigError, NonNegative
-from fedsam.flat import Layout, Segment
+from fedsam.models.flat import Layout, Segment
 
 
 @dataclass(frozen=True, kw_only=True)

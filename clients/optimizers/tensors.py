@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from clients.objective import Batch
-from fedsam.flat import Layout, Segment
+from fedsam.models.flat import Layout, Segment
 
 
 def tensorwise(rule: Callable[..., Tensor], layout: Layout, *vectors: Tensor) -> Tensor:

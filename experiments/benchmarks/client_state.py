@@ -30,12 +30,13 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.benchmarks.watch import Peak, Watch, session_folder, store_stats
-from fedsam import models, wire
 from fedsam.config import ConfigError, Part
-from fedsam.flat import Layout
-from fedsam.pool import ActorPool
-from fedsam.ray_grid import RayGrid
-from fedsam.ray_session import ray_session
+from fedsam.grid.pool import ActorPool
+from fedsam.grid.ray_grid import RayGrid
+from fedsam.grid.session import ray_session
+from fedsam.messages import codec
+from fedsam.models import architectures
+from fedsam.models.flat import Layout
 from fedsam.seeds import stream
 
 GIB = 2**30
@@ -121,14 +122,14 @@ def load() -> ClientApp:
     @app.train()
     def train(message: Message, context: Context) -> Message:
         size, vectors = int(str(context.run_config["size"])), int(str(context.run_config["vectors"]))
-        visits = int(str((wire.record(message.content, "config", ConfigRecord) or ConfigRecord())["visits"]))
+        visits = int(str((codec.record(message.content, "config", ConfigRecord) or ConfigRecord())["visits"]))
         first = int(context.node_config["partition-id"]) * vectors
         pattern = torch.arange(size, dtype=torch.float32) % 251
         fresh = {str(j): pattern + (first + j) for j in range(vectors)}
-        kept = wire.record(context.state, "kept", ArrayRecord)
-        held = fresh if kept is None else wire.tensors(kept)
+        kept = codec.record(context.state, "kept", ArrayRecord)
+        held = fresh if kept is None else codec.tensors(kept)
         wrong = sum(int((held[name] != vector + visits).sum()) for name, vector in fresh.items())
-        context.state["kept"] = wire.arrays({name: vector + 1 for name, vector in held.items()})
+        context.state["kept"] = codec.arrays({name: vector + 1 for name, vector in held.items()})
         return Message(RecordDict({"metrics": MetricRecord({"wrong": wrong})}), reply_to=message)
 
     return app
@@ -187,7 +188,7 @@ def _visit(client: int, visits: int) -> Message:
 def _wrong(reply: Message) -> int:
     if reply.has_error():
         raise RuntimeError(reply.error.reason)
-    return int(str((wire.record(reply.content, "metrics", MetricRecord) or MetricRecord())["wrong"]))
+    return int(str((codec.record(reply.content, "metrics", MetricRecord) or MetricRecord())["wrong"]))
 
 
 def _settled(watch: Watch, wanted: int) -> int:
@@ -205,7 +206,7 @@ def affordable(state: int, per_round: int, keep_free: int) -> int:
 
 def parameters(model: str) -> int:
     """P of a model for CIFAR-10. Raises `ConfigError` where there is none of that name."""
-    return Layout.of_module(models.create(Part(name=model), (3, 32, 32), 10, torch.Generator())).size
+    return Layout.of_module(architectures.create(Part(name=model), (3, 32, 32), 10, torch.Generator())).size
 
 
 def report(setting: Setting, outcome: Outcome) -> Table:

@@ -27,14 +27,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from clients import workplace
-from experiments.app import run
-from experiments.catalogue import cohort
-from fedsam import datasets
+from clients import runtime
+from experiments.running.server_app import run
+from experiments.settings.catalogue import cohort
 from fedsam.config import Experiment, parse
-from fedsam.evaluate import evaluate
-from fedsam.federation import FederatedDataset
-from fedsam.network import Network
+from fedsam.data import datasets
+from fedsam.data.federated import FederatedDataset
+from fedsam.evaluation.accuracy import evaluate
+from fedsam.models.network import Network
 from fedsam.seeds import stream
 
 State = dict[str, Tensor]
@@ -65,7 +65,7 @@ class Plain:
         dataset = datasets.load(settings.data.dataset, settings.data.root)
         self.settings = settings
         self.federation = FederatedDataset.of(settings, dataset, torch.device("cpu"), torch.float32)
-        self.module = copy.deepcopy(workplace.network(settings, dataset, torch.device("cpu"), torch.float32).module)
+        self.module = copy.deepcopy(runtime.network(settings, dataset, torch.device("cpu"), torch.float32).module)
 
     def train(self, start: State, client: int, round: int) -> tuple[State, int]:
         """One client's local epoch from the state dict `start`."""

@@ -32,11 +32,11 @@ from flwr.serverapp.strategy import FedAvg
 from rich.console import Console
 from rich.table import Table
 
-from fedsam.flower import merging
-from fedsam.grid import InlineGrid
-from fedsam.pool import ActorPool
-from fedsam.ray_grid import RayGrid
-from fedsam.ray_session import ray_session
+from fedsam.grid.base import InlineGrid
+from fedsam.grid.pool import ActorPool
+from fedsam.grid.ray_grid import RayGrid
+from fedsam.grid.session import ray_session
+from fedsam.messages.flower_private import merging
 
 COHORT, ACTORS, CROWD = 100, 2, 100_000
 

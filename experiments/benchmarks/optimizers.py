@@ -31,10 +31,10 @@ from torch.nn.functional import cross_entropy
 from clients.objective import Batch, Counted, NetworkObjective
 from clients.optimizers import as_torch, build
 from clients.optimizers.base import LocalOptimizer, Task
-from fedsam import augmentation, datasets
 from fedsam.config import Part
-from fedsam.models import resnet18
-from fedsam.network import Network
+from fedsam.data import augmentation, datasets
+from fedsam.models.architectures import resnet18
+from fedsam.models.network import Network
 from fedsam.seeds import stream, tensor_stream
 
 LR = 0.01

@@ -22,9 +22,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fedsam import parts
+from fedsam import registry
 from fedsam.config import Part
-from fedsam.partition import PARTITIONS
+from fedsam.data.partition import PARTITIONS
 from fedsam.seeds import stream
 
 CONFIG = """
@@ -36,7 +36,7 @@ steps = 1
 [server]
 participation = 2
 """
-COMMAND = [sys.executable, "-m", "experiments.cli"]
+COMMAND = [sys.executable, "-m", "experiments.cli.main"]
 
 
 def seconds(command: list[str]) -> float:
@@ -48,7 +48,7 @@ def seconds(command: list[str]) -> float:
 
 def dealing(name: str) -> float:
     """Wall time of dealing as many examples as CIFAR-10 has to 10,000 clients."""
-    labels, draw = np.arange(50_000) % 10, parts.build(PARTITIONS, Part(name=name), "data.partition")
+    labels, draw = np.arange(50_000) % 10, registry.build(PARTITIONS, Part(name=name), "data.partition")
     start = time.perf_counter()
     draw(labels, 10_000, stream(0, "partition"))
     return time.perf_counter() - start
@@ -80,7 +80,7 @@ def main(
     rows: dict[str, list[float]] = {}
     for _ in range(repeats):
         rows.setdefault("fedsam --help", []).append(seconds([*COMMAND, "--help"]))
-        for module in ("torch", "torchvision", "ray", "flwr.serverapp", "experiments.app"):
+        for module in ("torch", "torchvision", "ray", "flwr.serverapp", "experiments.running.server_app"):
             rows.setdefault(f"import {module}", []).append(seconds([sys.executable, "-c", f"import {module}"]))
         for name in PARTITIONS:
             rows.setdefault(f"partition {name}, 10,000 clients", []).append(dealing(name))

@@ -13,18 +13,18 @@ from clients.corrections import CORRECTIONS
 from clients.optimizers import OPTIMIZERS
 from experiments.contracts import corrections, datasets, models, numbers, optimizers, partitions, samplers, strategies
 from experiments.contracts.base import Check, Component, ContractError, LeftOut, NotDeclared
-from fedsam import datasets as known_datasets
 from fedsam import plugins
 from fedsam.config import ConfigError, nearest
-from fedsam.datasets import DATASETS
-from fedsam.heterogeneity import DISTRIBUTIONS
-from fedsam.models import MODELS
-from fedsam.own_data import FACTORIES
-from fedsam.partition import PARTITIONS
-from fedsam.parts import ClassContract, FunctionContract, Registry
+from fedsam.data import datasets as known_datasets
+from fedsam.data.datasets import DATASETS
+from fedsam.data.own_data import FACTORIES
+from fedsam.data.partition import PARTITIONS
+from fedsam.models.architectures import MODELS
+from fedsam.registry import ClassContract, FunctionContract, Registry
 from fedsam.schedules import SCHEDULES
+from fedsam.system.heterogeneity import DISTRIBUTIONS
 from strategies import STRATEGIES
-from strategies.flower import FlowerRule
+from strategies.robust import FlowerRule
 from strategies.sampling import SAMPLERS
 
 __all__ = ["KINDS", "Check", "Component", "ContractError", "Finding", "Kind", "checks", "examine", "find"]

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from clients import optimizers
 from experiments.contracts.base import Check, Component, LeftOut, expect
-from experiments.methods import METHODS, expand
+from experiments.settings.presets import METHODS, expand
 from fedsam.config import ConfigError, Experiment, override, parse
-from strategies.flower import FlowerRule
+from strategies.robust import FlowerRule
 
 if TYPE_CHECKING:
-    from experiments.grids import Crew
+    from experiments.running.grids import Crew
 
 # The setting that names a component of each kind.
 KEYS = {
@@ -46,7 +46,7 @@ def fitting(component: Component, folder: Path) -> Experiment:
     Raises:
         LeftOut: No published method goes with it.
     """
-    from experiments.catalogue import resolved
+    from experiments.settings.catalogue import resolved
 
     refusals = []
     for settings in _candidates(component):
@@ -74,9 +74,9 @@ def _check_on_data(experiment: Experiment) -> None:
     """Raise `ConfigError` where the data cannot be dealt so, or the optimizer cannot work on the network."""
     import torch
 
-    from clients.workplace import network
-    from fedsam import datasets
-    from fedsam.federation import deal
+    from clients.runtime import network
+    from fedsam.data import datasets
+    from fedsam.data.federated import deal
 
     dataset = datasets.load(experiment.data.dataset, experiment.data.root)
     deal(experiment, dataset)
@@ -86,7 +86,7 @@ def _check_on_data(experiment: Experiment) -> None:
 
 def one_model(component: Component) -> None:
     """The bytes of the final model, and what was simulated, are those of this process on one actor and on two."""
-    from experiments.grids import crews
+    from experiments.running.grids import crews
 
     with TemporaryDirectory(prefix="fedsam-check-") as folder:
         experiment = fitting(component, Path(folder))
@@ -109,8 +109,8 @@ class _Outcome:
 
 
 def _outcome(experiment: Experiment, crew: Crew) -> _Outcome:
-    from experiments.app import serve
-    from experiments.progress import Quiet
+    from experiments.running.progress import Quiet
+    from experiments.running.server_app import serve
 
     result = serve(experiment, *crew(experiment), Quiet())
     tensors = {name: tensor.detach().numpy().tobytes() for name, tensor in result.model.state_dict().items()}

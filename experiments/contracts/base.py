@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedsam import parts
+from fedsam import registry
 from fedsam.config import Part
-from fedsam.parts import Registry
+from fedsam.registry import Registry
 
 
 class ContractError(AssertionError):
@@ -66,7 +66,7 @@ class Component:
         Raises:
             ConfigError: A hyperparameter is unknown, missing or not allowed.
         """
-        return parts.build(self.registry, Part(name=self.name, **{**(defaults or {}), **self.settings, **changes}), self.name)
+        return registry.build(self.registry, Part(name=self.name, **{**(defaults or {}), **self.settings, **changes}), self.name)
 
 
 @dataclass(frozen=True)

@@ -16,16 +16,7 @@ from torch import Tensor
 from clients.corrections.base import Correction, Sent, Trained, Vectors
 from clients.optimizers.sgd import SGD
 from experiments.contracts.actors import ONE_MODEL
-from experiments.contracts.base import (
-    Check,
-    Component,
-    expect,
-    expect_unchanged,
-    expect_vector,
-    listed,
-    snapshot,
-    twice,
-)
+from experiments.contracts.base import Check, Component, expect, expect_unchanged, expect_vector, listed, snapshot, twice
 
 SIZE, STEPS, LR = 6, 4, 0.5
 

@@ -11,15 +11,15 @@ import torch
 
 from experiments.contracts.actors import ONE_MODEL
 from experiments.contracts.base import Check, Component, expect, listed, twice
-from fedsam import datasets
-from fedsam.augmentation import AUGMENTATIONS
-from fedsam.datasets import Dataset, Images
+from fedsam.data import datasets
+from fedsam.data.augmentation import AUGMENTATIONS
+from fedsam.data.datasets import Dataset, Images
 
 
 def made(component: Component) -> Dataset:
     """The dataset, loaded as a run does it."""
     dataset = datasets.load(component.part)
-    expect(isinstance(dataset, Dataset), "a fedsam.datasets.Dataset", f"a {type(dataset).__name__}")
+    expect(isinstance(dataset, Dataset), "a fedsam.data.datasets.Dataset", f"a {type(dataset).__name__}")
     assert isinstance(dataset, Dataset)
     return dataset
 

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from experiments.contracts.actors import ONE_MODEL
 from experiments.contracts.base import Check, Component, apart, expect, expect_vector, global_generators, listed
-from fedsam import models
-from fedsam.flat import Layout
-from fedsam.network import Network
+from fedsam.models import architectures
+from fedsam.models.flat import Layout
+from fedsam.models.network import Network
 
 IMAGES = ((1, 32, 32), (1, 28, 28), (3, 32, 32))  # the digits, Fashion-MNIST, CIFAR
 CLASSES, BATCH = 7, 2
@@ -17,7 +17,7 @@ CLASSES, BATCH = 7, 2
 
 def created(component: Component, image: tuple[int, int, int] = IMAGES[0], seed: int = 0) -> nn.Module:
     """The network, as a run creates it."""
-    return models.create(component.part, image, CLASSES, torch.Generator().manual_seed(seed))
+    return architectures.create(component.part, image, CLASSES, torch.Generator().manual_seed(seed))
 
 
 def images(image: tuple[int, int, int] = IMAGES[0]) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from clients.objective import Batch, Objective
-from fedsam.flat import Layout, Segment
+from fedsam.models.flat import Layout, Segment
 
 
 def layout_of(*tensors: tuple[str, tuple[int, ...]]) -> Layout:

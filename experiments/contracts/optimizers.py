@@ -18,7 +18,6 @@ from torch import Tensor
 from clients.objective import Batch, Objective
 from clients.optimizers.base import LocalOptimizer, State, Task
 from clients.optimizers.sgd import SGD
-from experiments import passes
 from experiments.contracts.actors import ONE_MODEL
 from experiments.contracts.base import (
     Check,
@@ -34,8 +33,9 @@ from experiments.contracts.base import (
     twice,
 )
 from experiments.contracts.objectives import Quadratic, Softmax, layout_of, random_batches
-from fedsam import wire
+from experiments.settings import documented_cost
 from fedsam.config import ConfigError
+from fedsam.messages import codec
 
 STEPS = 12
 # Both base optimizers, set so that momentum and weight decay matter.
@@ -185,7 +185,7 @@ def state_can_be_kept(component: Component) -> None:
     optimizer, batches = component.make(BASES["sgd"]), random_batches(STEPS)
     state, w = train(optimizer, Softmax(), start(), batches).state, start(seed=8)
     known = task(optimizer, w, batches)
-    travelled = wire.decode_state(*wire.encode_state(state))
+    travelled = codec.decode_state(*codec.encode_state(state))
 
     def go_on(state: State) -> Tensor:
         rng, x, state = np.random.default_rng(1), w, optimizer.resume(state, w, known)
@@ -206,18 +206,18 @@ def cost_is_as_declared(component: Component) -> None:
     """Passes counted in sixty steps after its start, which are whole periods of all our methods."""
     optimizer = component.make(BASES["sgd"])
     try:
-        passes.formulas(type(optimizer))
+        documented_cost.formulas(type(optimizer))
     except ValueError as error:
         raise NotDeclared(str(error)) from None
-    another = optimizer.degenerate(passes.LONGEST_START)
+    another = optimizer.degenerate(documented_cost.LONGEST_START)
     if another:
         raise LeftOut(another)
-    batches = random_batches(passes.settled(optimizer) + 60, 12)
-    got, letters = passes.measured(optimizer, Softmax(), start(), batches, task(optimizer, start(), batches))
+    batches = random_batches(documented_cost.settled(optimizer) + 60, 12)
+    got, letters = documented_cost.measured(optimizer, Softmax(), start(), batches, task(optimizer, start(), batches))
     try:
-        want = passes.documented(optimizer, letters)
+        want = documented_cost.documented(optimizer, letters)
     except Exception as error:  # the docstring may hold anything
-        formulas = " and ".join(map(repr, passes.formulas(type(optimizer))))
+        formulas = " and ".join(map(repr, documented_cost.formulas(type(optimizer))))
         raise ContractError(f"expected formulas of its hyperparameters, B, S and p as its cost, found {formulas} ({error})") from None
     for kind in ("forward", "backward"):
         declared, counted = getattr(want, kind), getattr(got, kind)

@@ -14,7 +14,7 @@ import numpy as np
 from experiments.contracts.actors import ONE_MODEL
 from experiments.contracts.base import Check, Component, apart, expect, listed, snapshot, twice
 from fedsam.config import ConfigError
-from fedsam.partition import Ints
+from fedsam.data.partition import Ints
 
 CLIENTS = 7
 # Ten classes of unlike sizes in random order, one of them empty.

@@ -12,15 +12,7 @@ import torch
 from torch import Tensor
 
 from experiments.contracts.actors import ONE_MODEL
-from experiments.contracts.base import (
-    Check,
-    Component,
-    expect,
-    expect_unchanged,
-    expect_vector,
-    snapshot,
-    twice,
-)
+from experiments.contracts.base import Check, Component, expect, expect_unchanged, expect_vector, snapshot, twice
 from strategies.base import Aggregate, ServerRule, State
 
 SIZE, ROUNDS = 6, 3

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from clients.objective import Batch, Objective
 from clients.optimizers import LocalOptimizer
 from clients.optimizers.base import State, norm
-from fedsam.datasets import Dataset
+from fedsam.data.datasets import Dataset
 from strategies import ServerRule
 from strategies.base import Aggregate
 

@@ -12,7 +12,7 @@ from clients.local import LocalResult, local_train
 from clients.objective import Batch, NetworkObjective
 from clients.optimizers import SAM, SGD
 from clients.optimizers.base import LocalOptimizer
-from fedsam.network import Network
+from fedsam.models.network import Network
 
 
 def setting() -> tuple[Network, list[Batch]]:

@@ -7,7 +7,7 @@ from torch.nn import functional
 from clients.corrections import NoCorrection, Proximal
 from clients.corrections.base import Corrected
 from clients.objective import Batch, Counted, NetworkObjective
-from fedsam.network import Network
+from fedsam.models.network import Network
 
 
 def objective(batchnorm: bool = False) -> NetworkObjective:

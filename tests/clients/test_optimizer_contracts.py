@@ -15,15 +15,7 @@ from clients.optimizers import OPTIMIZERS, build
 from clients.optimizers.base import LocalOptimizer, State
 from experiments.contracts.base import Check, Component, NotDeclared
 from experiments.contracts.objectives import Softmax, random_batches
-from experiments.contracts.optimizers import (
-    BASES,
-    CHECKS,
-    cost_is_as_declared,
-    it_reduces_to_its_base,
-    reductions,
-    start,
-    train,
-)
+from experiments.contracts.optimizers import BASES, CHECKS, cost_is_as_declared, it_reduces_to_its_base, reductions, start, train
 from fedsam.config import Part
 
 METHODS = tuple(OPTIMIZERS)

@@ -11,13 +11,13 @@ import torch
 from flwr.app import ConfigRecord, Message, RecordDict
 from torch import Tensor
 
-from clients import workplace
-from experiments.grids import grids
-from experiments.methods import expand
-from experiments.session import cohort_strategy
-from fedsam import wire
+from clients import runtime
+from experiments.running.grids import grids
+from experiments.running.run import cohort_strategy
+from experiments.settings.presets import expand
 from fedsam.config import Experiment, override
-from fedsam.grid import InlineGrid
+from fedsam.grid.base import InlineGrid
+from fedsam.messages import codec
 from strategies.cohort import CohortStrategy
 
 SETTINGS: dict[str, Any] = {
@@ -38,7 +38,7 @@ def begun(experiment: Experiment) -> tuple[InlineGrid, CohortStrategy]:
     """A grid in this process, and the strategy at the start of a run."""
     with grids([experiment]) as grid_of:
         grid, dataset = grid_of(experiment)
-    network = workplace.network(experiment, dataset, torch.device("cpu"), torch.float32)
+    network = runtime.network(experiment, dataset, torch.device("cpu"), torch.float32)
     strategy = cohort_strategy(experiment)
     strategy.begin(network.initial.clone(), network.buffers)
     assert isinstance(grid, InlineGrid)
@@ -47,7 +47,7 @@ def begun(experiment: Experiment) -> tuple[InlineGrid, CohortStrategy]:
 
 def ask(grid: InlineGrid, name: str, vectors: Mapping[str, Tensor], node: int = 1, **asked: int | str) -> RecordDict:
     """The answer to `query.NAME`."""
-    content = wire.encode_query(wire.arrays(vectors), 1, asked)
+    content = codec.encode_query(codec.arrays(vectors), 1, asked)
     (reply,) = grid.send_and_receive([Message(content, dst_node_id=node, message_type=f"query.{name}")])
     assert not reply.has_error(), reply.error.reason
     return reply.content
@@ -55,7 +55,7 @@ def ask(grid: InlineGrid, name: str, vectors: Mapping[str, Tensor], node: int = 
 
 def play(grid: InlineGrid, strategy: CohortStrategy, round: int) -> Tensor:
     """One round; the vector after it."""
-    replies = grid.send_and_receive(strategy.configure_train(round, wire.arrays({}), ConfigRecord(), grid))
+    replies = grid.send_and_receive(strategy.configure_train(round, codec.arrays({}), ConfigRecord(), grid))
     strategy.aggregate_train(round, replies)
     return strategy.evaluated
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from clients.optimizers import LocalOptimizer, build
-from experiments import tables
-from experiments.catalogue import PARTS, TABLES
-from fedsam import parts, plugins
+from experiments.cli import console_tables
+from experiments.settings.catalogue import PARTS, TABLES
+from fedsam import plugins, registry
 from fedsam.config import ConfigError, Part
 
 OPTIMIZER = """
@@ -53,7 +53,7 @@ def write(folder: Path, name: str, text: str) -> Path:
 
 def said(name: str, key: str = "client.optimizer") -> str:
     with pytest.raises(ConfigError) as error:
-        parts.build(PARTS[key], Part(name=name), key)
+        registry.build(PARTS[key], Part(name=name), key)
     return str(error.value)
 
 
@@ -133,11 +133,11 @@ def test_settings_of_a_function_follow_the_callers_arguments(tmp_path: Path) -> 
     write(tmp_path / "here", "plugged", "def net(image, classes, width, depth: int = 2): return image, classes, width, depth")
     plugins.search()
     models = PARTS["model"]
-    assert parts.resolve(models, Part.model_validate({"name": "plugged:net", "width": 3}), "model") == {"width": 3, "depth": 2}
-    assert parts.build(models, Part.model_validate({"name": "plugged:net", "width": 3}), "model")(1, 2) == (1, 2, 3, 2)
+    assert registry.resolve(models, Part.model_validate({"name": "plugged:net", "width": 3}), "model") == {"width": 3, "depth": 2}
+    assert registry.build(models, Part.model_validate({"name": "plugged:net", "width": 3}), "model")(1, 2) == (1, 2, 3, 2)
     for settings, message in (({}, "model.width: must be given"), ({"width": 1, "depth": "x"}, "model.depth: 'x' is not allowed")):
         with pytest.raises(ConfigError, match=message):
-            parts.build(models, Part.model_validate({"name": "plugged:net", **settings}), "model")
+            registry.build(models, Part.model_validate({"name": "plugged:net", **settings}), "model")
 
 
 def test_a_changed_module_is_imported_again_and_has_another_hash(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_packages_register_components_by_entry_points(tmp_path: Path, monkeypatc
     assert build(Part(name="doubled")).__class__.__name__ == "Mine"
     assert build(Part(name="sam")).__class__.__name__ == "SAM"  # ours keep their names
     assert "allowed: " in said("double") and "did you mean 'doubled'" in said("double")
-    listed = tables.parts("optimizers", TABLES["optimizers"])
+    listed = console_tables.parts("optimizers", TABLES["optimizers"])
     cells = [str(cell) for column in listed.columns for cell in column.cells]
     assert "doubled" in cells and "broken" in cells
     text = " ".join(cells)

@@ -29,10 +29,10 @@ print(*sorted(set({heavy!r}) & set(sys.modules)))
     ("name", "home"),
     [
         ("Experiment", "fedsam.config"),
-        ("Results", "fedsam.results"),
-        ("compare", "experiments.compare"),
-        ("load_model", "fedsam.model_files"),
-        ("run", "experiments.app"),
+        ("Results", "fedsam.results.store"),
+        ("compare", "experiments.running.scheduler"),
+        ("load_model", "fedsam.results.model_files"),
+        ("run", "experiments.running.server_app"),
     ],
 )
 def test_every_public_name_is_the_one_of_its_module(name: str, home: str) -> None:

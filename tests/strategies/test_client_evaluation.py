@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 
-from fedsam import wire
-from fedsam.grid import InlineGrid
-from strategies.plan import RunError
-from tests.replay_strategies import Stage, app_of
+from fedsam.grid.base import InlineGrid
+from fedsam.messages import codec
+from strategies.round import RunError
+from tests.golden_replay.strategies import Stage, app_of
 from tests.strategies.test_cohort import Singly
 from tests.strategies.test_identities import federation, stage
 
@@ -49,7 +49,7 @@ def tiring(what: str, times: int, grid: type[InlineGrid] = Lossy, **changes: obj
 def evaluated(played: Stage) -> Mapping[str, float]:
     """What the clients measure after the first round."""
     played.play(1)
-    sent = played.strategy.configure_evaluate(1, wire.arrays({}), ConfigRecord(), played.grid)
+    sent = played.strategy.configure_evaluate(1, codec.arrays({}), ConfigRecord(), played.grid)
     played.strategy.aggregate_evaluate(1, played.grid.send_and_receive(sent))
     return played.strategy.client_measures
 

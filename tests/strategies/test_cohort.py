@@ -16,18 +16,19 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
-from clients.app import answer
-from fedsam import ray_grid, wire
-from fedsam.grid import InlineGrid
-from fedsam.pool import ActorPool
-from fedsam.ray_grid import RayGrid
-from fedsam.ray_session import import_ray, ray_session
-from strategies.plan import RunError
+from clients.client_app import answer
+from fedsam.grid import ray_grid
+from fedsam.grid.base import InlineGrid
+from fedsam.grid.pool import ActorPool
+from fedsam.grid.ray_grid import RayGrid
+from fedsam.grid.session import import_ray, ray_session
+from fedsam.messages import codec
+from strategies.round import RunError
 from strategies.sampling import drawn, fixed, independent, listed
-from tests.replay_strategies import Stage, app_of, flat
+from tests.golden_replay.strategies import Stage, app_of, flat
 from tests.strategies.test_identities import federation, stage
 
-Spoil = Callable[[wire.Update], wire.Update]
+Spoil = Callable[[codec.Update], codec.Update]
 
 
 def spoiled(played: Stage, client: int, round: int, spoil: Spoil, *others: int) -> Stage:
@@ -38,7 +39,7 @@ def spoiled(played: Stage, client: int, round: int, spoil: Spoil, *others: int) 
     def train(message: Message, context: Context) -> Message:
         reply = answer(played.place, message, context)
         if int(context.node_config["partition-id"]) in (client, *others) and message.content["config"]["server-round"] == round:
-            return Message(wire.encode_update(spoil(wire.decode_update(reply.content))), reply_to=message)
+            return Message(codec.encode_update(spoil(codec.decode_update(reply.content))), reply_to=message)
         return reply
 
     played.grid._app = app
@@ -46,15 +47,15 @@ def spoiled(played: Stage, client: int, round: int, spoil: Spoil, *others: int) 
 
 
 def swap(name: str, value: Tensor) -> Spoil:
-    return lambda update: wire.Update({**update.vectors, name: value}, update.metrics)
+    return lambda update: codec.Update({**update.vectors, name: value}, update.metrics)
 
 
 def drop(name: str) -> Spoil:
-    return lambda update: wire.Update({key: v for key, v in update.vectors.items() if key != name}, update.metrics)
+    return lambda update: codec.Update({key: v for key, v in update.vectors.items() if key != name}, update.metrics)
 
 
 def count(name: str, value: float) -> Spoil:
-    return lambda update: wire.Update(update.vectors, {**update.metrics, name: value})
+    return lambda update: codec.Update(update.vectors, {**update.metrics, name: value})
 
 
 BAD: dict[str, tuple[Spoil, str]] = {
@@ -97,7 +98,7 @@ def test_with_failures_allowed_a_refused_update_counts_nowhere(what: str, method
         assert sorted((*played.strategy.last.metrics, *failures)) == [0, 1, 2, 3]
     # What the last round left pending counts: the server accepted it.
     counted = [played.grid._states[client + 1].array_records["pending"] for client in range(4)]
-    mean = torch.stack([wire.tensors(record)[name] for record in counted]).mean(dim=0)
+    mean = torch.stack([codec.tensors(record)[name] for record in counted]).mean(dim=0)
     assert torch.allclose(flat(played.strategy.state)[name], mean, rtol=0, atol=1e-12)
     without = [entry if round != 1 else {**entry, "clients": [0, 2, 3]} for round, entry in enumerate(scene["schedule"])]
     excluded = stage(method, {**scene, "schedule": without})
@@ -128,7 +129,7 @@ def test_too_few_usable_updates_stop_the_run(quorum: float, enough: bool) -> Non
 def test_a_client_that_fails_once_is_asked_again_and_leaves_no_trace(method: str) -> None:
     scene, times = federation("full"), []
 
-    def once(update: wire.Update) -> wire.Update:
+    def once(update: codec.Update) -> codec.Update:
         times.append(len(times))
         return BAD["not finite"][0](update) if len(times) == 1 else update
 
@@ -243,7 +244,7 @@ def test_actors_killed_after_training_leave_no_trace(tmp_path: Path, ray: None, 
     assert all(note.startswith("an actor died; ") for note in notes)
     assert all(torch.equal(a, b) for a, b in zip(vectors, undisturbed, strict=True))
     if mirror:
-        kept = [wire.tensors(_state(grid, client).array_records["correction"])[mirror] for client in range(4)]
+        kept = [codec.tensors(_state(grid, client).array_records["correction"])[mirror] for client in range(4)]
         assert torch.allclose(flat(played.strategy.state)[mirror], torch.stack(kept).mean(dim=0), rtol=0, atol=1e-12)
 
 

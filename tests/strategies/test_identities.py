@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from experiments.methods import expand
+from experiments.settings.presets import expand
 from fedsam.config import Experiment, override
-from tests.replay_strategies import Stage, flat
+from tests.golden_replay.strategies import Stage, flat
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "strategies"
 RHO = "client.optimizer.rho"

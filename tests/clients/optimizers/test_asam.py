@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from clients.optimizers.asam import ASAM
-from tests.objectives import Quadratic, at_origin
+from tests.support.objectives import Quadratic, at_origin
 
 W = torch.tensor([3.0, 2.0], dtype=torch.float64)
 

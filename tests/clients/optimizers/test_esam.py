@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from clients.objective import Batch, Counted, NetworkObjective
 from clients.optimizers.esam import ESAM, examples, most_sensitive
 from clients.optimizers.sam import SAM
-from fedsam.network import Network
-from tests.objectives import Quadratic, Softmax, at_origin, random_batches
+from fedsam.models.network import Network
+from tests.support.objectives import Quadratic, Softmax, at_origin, random_batches
 
 W = torch.tensor([3.0, 2.0], dtype=torch.float64)
 

@@ -14,15 +14,15 @@ from clients.corrections.base import Correction
 from clients.local import LocalResult, local_train
 from clients.objective import Batch, NetworkObjective
 from clients.optimizers.base import LocalOptimizer, State, Task
-from clients.optimizers.gf import GF
-from clients.optimizers.gmt import GMT
-from clients.optimizers.lesam import LESAM
+from clients.optimizers.fedgf import GF
+from clients.optimizers.fedgmt import GMT
+from clients.optimizers.fedlesam import LESAM
+from clients.optimizers.fedsmoo import SMOO
+from clients.optimizers.fedsol import SOL, movement
 from clients.optimizers.mixed import Mixed
-from clients.optimizers.smoo import SMOO
-from clients.optimizers.sol import SOL, movement
 from clients.optimizers.warm_sam import WarmSAM
-from fedsam.network import Network
-from tests.objectives import Quadratic, Softmax, at_origin, layout_of, random_batches
+from fedsam.models.network import Network
+from tests.support.objectives import Quadratic, Softmax, at_origin, layout_of, random_batches
 
 W = torch.tensor([3.0, 4.0], dtype=torch.float64)
 

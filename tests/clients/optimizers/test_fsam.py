@@ -9,7 +9,7 @@ from torch import Tensor
 
 from clients.optimizers.base import State
 from clients.optimizers.fsam import FSAM
-from tests.objectives import Quadratic, at_origin
+from tests.support.objectives import Quadratic, at_origin
 
 W = torch.tensor([3.0, 2.0], dtype=torch.float64)
 A = torch.tensor([1.0, 2.0], dtype=torch.float64)

@@ -5,8 +5,8 @@ from torch.testing import assert_close
 
 from clients.optimizers.base import Task
 from clients.optimizers.looksam import LookSAM
-from tests.objectives import at_origin, layout_of
-from tests.watched import RHO, START, Watched, hill, step, vector
+from tests.support.objectives import at_origin, layout_of
+from tests.support.watched import RHO, START, Watched, hill, step, vector
 
 
 def test_the_orthogonal_part_is_reused_at_the_length_of_the_gradient() -> None:

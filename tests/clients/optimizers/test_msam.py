@@ -11,7 +11,7 @@ from clients.optimizers import build
 from clients.optimizers.base import State, Task
 from clients.optimizers.msam import MSAM
 from fedsam.config import ConfigError, Part
-from tests.objectives import Quadratic, at_origin
+from tests.support.objectives import Quadratic, at_origin
 
 W = torch.tensor([3.0, 2.0], dtype=torch.float64)
 OBJECTIVE = Quadratic([1.0, 2.0])

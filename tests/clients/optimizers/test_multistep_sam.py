@@ -12,7 +12,7 @@ from clients.optimizers import build
 from clients.optimizers.multistep_sam import MultistepSAM
 from clients.optimizers.sam import SAM
 from fedsam.config import ConfigError, Part
-from tests.objectives import Quadratic, at_origin
+from tests.support.objectives import Quadratic, at_origin
 
 W = torch.tensor([3.0, 2.0], dtype=torch.float64)
 A = torch.tensor([1.0, 2.0], dtype=torch.float64)

@@ -8,8 +8,8 @@ from torch.testing import assert_close
 from clients.objective import Batch
 from clients.optimizers.base import Task
 from clients.optimizers.sampa import SAMPa
-from tests.objectives import at_origin, random_batches
-from tests.watched import NO_DRAW, RHO, START, Watched, batchnorm_network, hill, statistics_after, step, vector
+from tests.support.objectives import at_origin, random_batches
+from tests.support.watched import NO_DRAW, RHO, START, Watched, batchnorm_network, hill, statistics_after, step, vector
 
 
 def test_it_perturbs_on_the_previous_batch_and_looks_ahead_on_the_current() -> None:

@@ -18,16 +18,16 @@ from clients.optimizers import OPTIMIZERS, TorchOptimizer, as_torch, build
 from clients.optimizers.aesam import AESAM
 from clients.optimizers.base import LocalOptimizer, Task
 from clients.optimizers.esam import ESAM
-from clients.optimizers.lesam import LESAM
+from clients.optimizers.fedlesam import LESAM
 from clients.optimizers.msam import MSAM
 from clients.optimizers.sam import SAM
 from clients.optimizers.sam_on import SAMON
 from clients.optimizers.sgd import SGD
 from clients.optimizers.sparse_sam import SparseSAM
 from fedsam.config import ConfigError, Part
-from fedsam.network import Network
+from fedsam.models.network import Network
 from fedsam.seeds import stream
-from tests.objectives import random_batches
+from tests.support.objectives import random_batches
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "esam": {"beta": 0.5, "gamma": 0.6},

@@ -13,7 +13,7 @@ from clients.optimizers import build
 from clients.optimizers.base import State, Task
 from clients.optimizers.vsam import VSAM
 from fedsam.config import ConfigError, Part
-from tests.objectives import Quadratic, Softmax, at_origin, random_batches
+from tests.support.objectives import Quadratic, Softmax, at_origin, random_batches
 
 W = torch.tensor([3.0, 2.0], dtype=torch.float64)
 A = torch.tensor([1.0, 2.0], dtype=torch.float64)

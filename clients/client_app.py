@@ -1,0 +1,147 @@
+"""The Flower ClientApp: decode the broadcast, train or evaluate, encode the update. It holds no formula.
+
+The experiment travels in the node's run config under `experiment`, as one line of JSON; the client's number is the node config's
+`partition-id`. So the app runs alike on every grid, Flower's own runtime included.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from torch import Tensor
+
+from clients import queries
+from clients.corrections.base import Sent
+from clients.local import LocalResult
+from clients.optimizers.base import State
+from clients.runtime import Places, Workplace
+from fedsam.data.datasets import Dataset
+from fedsam.evaluation.accuracy import evaluate as evaluate_images
+from fedsam.messages import codec
+from fedsam.models.network import Network
+
+
+def make(dataset: Dataset | None = None) -> ClientApp:
+    """The ClientApp, with a memory of its own; `dataset` as in `Places`."""
+    made, places = ClientApp(), Places(dataset)
+
+    @made.train()
+    def train(message: Message, context: Context) -> Message:
+        return answer(places.at(context), message, context)
+
+    @made.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        return assess(places.at(context), message, context)
+
+    @made.query("partition")
+    def partition(message: Message, context: Context) -> Message:
+        # Which client this node is; Flower's own runtime hands out node ids at random.
+        metrics = MetricRecord({"partition-id": int(context.node_config["partition-id"])})
+        return Message(RecordDict({"metrics": metrics}), reply_to=message)
+
+    @made.query("speed")
+    def speed(message: Message, context: Context) -> Message:
+        return queries.speed(places.at(context), message, context)
+
+    @made.query("union")
+    def union(message: Message, context: Context) -> Message:
+        return queries.union(places.at(context), message)
+
+    @made.query("flatness")
+    def flatness(message: Message, context: Context) -> Message:
+        return queries.flatness(places.at(context), message)
+
+    return made
+
+
+def answer(place: Workplace, message: Message, context: Context) -> Message:
+    """The reply to a `train` message: local training from the received vector; it carries the delta, or the vector if so asked."""
+    start = time.perf_counter()
+    client = int(context.node_config["partition-id"])
+    broadcast = codec.decode_broadcast(message.content, place.federation.device)
+    if "buffers" in broadcast.vectors:
+        place.network.buffers = broadcast.vectors["buffers"]
+    device = place.federation.device
+    result = place.train(broadcast, client, _recall(context.state, broadcast.accepted, device), _resumed(context.state, device))
+    _remember(context.state, result.kept, broadcast)
+    if place.experiment.client.optimizer_state == "keep":
+        context.state["optimizer"], context.state["optimizer-state"] = codec.encode_state(result.state)
+    update = codec.Update(
+        vectors={**_moved(broadcast, result), **_named(result.sent), **_buffers(place.network)},
+        metrics=_metrics(place.federation.examples(client), result, time.perf_counter() - start),
+    )
+    return Message(codec.encode_update(update), reply_to=message)
+
+
+def assess(place: Workplace, message: Message, context: Context) -> Message:
+    """The reply to an `evaluate` message: loss and accuracy of the received vector on the client's own training examples."""
+    broadcast = codec.decode_broadcast(message.content, place.federation.device)
+    images = place.federation.held(int(context.node_config["partition-id"]))
+    buffers = broadcast.vectors.get("buffers", place.network.buffers)
+    got = evaluate_images(
+        place.network, broadcast.vectors["w"], buffers, images, place.federation.dataset, place.experiment.measure.batch_size
+    )
+    metrics = MetricRecord({"num-examples": got.examples, "loss": got.loss, "accuracy": got.accuracy})
+    return Message(RecordDict({"metrics": metrics}), reply_to=message)
+
+
+def _recall(state: RecordDict, accepted: int | None, device: torch.device) -> dict[str, Tensor]:
+    """The correction's vectors that count: what the last round left pending does so only if the server accepted that round's update."""
+    pending, round = codec.record(state, "pending", ArrayRecord), codec.record(state, "pending-round", ConfigRecord)
+    if pending is not None and round is not None:
+        if int(str(round["round"])) == accepted:
+            state["correction"] = pending
+        del state["pending"], state["pending-round"]
+    held = codec.record(state, "correction", ArrayRecord)
+    return codec.tensors(held, device) if held else {}
+
+
+def _resumed(state: RecordDict, device: torch.device) -> State | None:
+    """The optimizer's state of the client's last round, where it was kept."""
+    record, config = codec.record(state, "optimizer", ArrayRecord), codec.record(state, "optimizer-state", ConfigRecord)
+    return None if record is None or config is None else codec.decode_state(record, config, device)
+
+
+def _remember(state: RecordDict, kept: Mapping[str, Tensor], broadcast: codec.Broadcast) -> None:
+    if not kept:
+        return
+    if broadcast.accepted is None:
+        state["correction"] = codec.arrays(kept)
+    else:
+        state["pending"], state["pending-round"] = codec.arrays(kept), ConfigRecord({"round": broadcast.round})
+
+
+def _moved(broadcast: codec.Broadcast, result: LocalResult) -> dict[str, Tensor]:
+    if broadcast.reply == "delta":
+        return {"delta": result.delta}
+    return {"w": result.x}
+
+
+def _buffers(network: Network) -> dict[str, Tensor]:
+    buffers = network.buffers
+    return {"buffers": buffers} if buffers.numel() else {}
+
+
+def _named(sent: Sent) -> dict[str, Tensor]:
+    return {f"mean.{name}": v for name, v in sent.mean.items()} | {f"population.{name}": v for name, v in sent.population.items()}
+
+
+def _metrics(examples: int, result: LocalResult, seconds: float) -> dict[str, float]:
+    return {
+        "num-examples": examples,
+        "steps": result.steps,
+        "delta-norm": float(torch.linalg.vector_norm(result.delta, dtype=torch.float64)),
+        "examples": result.examples,
+        "train-loss": result.loss,
+        "gradient-evaluations": result.gradient_evaluations,
+        "forward-evaluations": result.forward_evaluations,
+        "seconds": seconds,
+        **{f"sent.{name}": value for name, value in result.sent.metrics.items()},
+    }
+
+
+app = make()

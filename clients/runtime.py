@@ -1,0 +1,123 @@
+"""What the clients of one process share: data, network and the parts that the experiment names. It holds no formula."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from flwr.app import Context
+from torch import Tensor
+
+from clients import corrections, optimizers
+from clients.corrections.base import Correction
+from clients.local import LocalResult, local_train
+from clients.objective import Batch, NetworkObjective
+from clients.optimizers.base import LocalOptimizer, State, Task
+from fedsam import registry, schedules
+from fedsam.config import Experiment
+from fedsam.data import datasets
+from fedsam.data.datasets import Dataset
+from fedsam.data.federated import FederatedDataset
+from fedsam.messages import codec
+from fedsam.models import architectures
+from fedsam.models.network import Network
+from fedsam.seeds import stream, tensor_stream
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+ENGINES = {"loop": NetworkObjective}
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """What the clients of one process share: everything but their own examples and state."""
+
+    experiment: Experiment
+    federation: FederatedDataset
+    network: Network
+    optimizer: LocalOptimizer
+    correction: Correction
+
+    @classmethod
+    def of(cls, experiment: Experiment, dataset: Dataset) -> Workplace:
+        """Deal the data and build the parts that the experiment names. Raises `ConfigError` where it cannot."""
+        device = torch.device("cuda" if experiment.compute.gpus_per_actor else "cpu")
+        dtype = DTYPES[experiment.compute.precision]
+        return cls(
+            experiment,
+            FederatedDataset.of(experiment, dataset, device, dtype),
+            network(experiment, dataset, device, dtype),
+            optimizers.build(experiment.client.optimizer),
+            corrections.build(experiment.client.correction),
+        )
+
+    def train(self, broadcast: codec.Broadcast, client: int, kept: Mapping[str, Tensor], state: State | None) -> LocalResult:
+        """The client's local training of one round, with what it kept of the correction and of the optimizer's state."""
+        settings, round = self.experiment.client, broadcast.round
+        amount: dict[str, Any] = {"batch_size": settings.batch_size, "epochs": settings.epochs, "steps": settings.steps}
+        task = Task(
+            round=round,
+            rounds=self.experiment.rounds,
+            steps=self.federation.steps(client, **amount),
+            class_counts=self.federation.class_counts(client),
+            peek=lambda count: Batch(*self.federation.peek(client, count)),
+        )
+        batches = (Batch(x, y) for x, y in self.federation.batches(client, round, **amount))
+        devices = [self.federation.device] if self.federation.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):  # dropout and the like draw from the global generator: give each client its own
+            torch.manual_seed(int(stream(self.experiment.seed, "dropout", round, client).integers(2**63)))
+            return local_train(
+                broadcast.vectors["w"],
+                self.optimizer,
+                self.correction,
+                ENGINES[self.experiment.compute.engine](self.network),
+                batches,
+                stream(self.experiment.seed, "optimizer", round, client),
+                task=task,
+                lr_factor=self.lr_factor(round),
+                received=broadcast.vectors,
+                kept=kept,
+                state=state,
+                clip=settings.clip,
+            )
+
+    def lr_factor(self, round: int) -> float:
+        """What the learning rate is multiplied by in a round."""
+        return lr_factor(self.experiment, round)
+
+
+def lr_factor(experiment: Experiment, round: int) -> float:
+    """What the experiment's schedule multiplies the learning rate by in a round."""
+    schedule = registry.build(schedules.SCHEDULES, experiment.client.schedule, "client.schedule")
+    return float(schedule(round, experiment.rounds))
+
+
+def network(experiment: Experiment, dataset: Dataset, device: torch.device, dtype: torch.dtype) -> Network:
+    """The experiment's network with its initial weights, which depend on the seed alone."""
+    _, *image = dataset.train.x.shape
+    generator = tensor_stream(experiment.seed, "initial weights")
+    return Network(architectures.create(experiment.model, (image[0], image[1], image[2]), dataset.classes, generator), device, dtype)
+
+
+class Places:
+    """The workplace of the latest experiment, kept while messages of that experiment come.
+
+    Args:
+        dataset: The experiments' data, where the process already has it; default: loaded as the experiment says.
+    """
+
+    def __init__(self, dataset: Dataset | None = None) -> None:
+        self._dataset = dataset
+        self._key = ""
+        self._place: Workplace | None = None
+
+    def at(self, context: Context) -> Workplace:
+        """The workplace of the experiment in a run config. Raises `ConfigError` or `DataError` where it cannot be set up."""
+        key = str(context.run_config["experiment"])
+        if self._place is None or key != self._key:
+            experiment = Experiment.model_validate_json(key)
+            data = experiment.data
+            dataset = self._dataset or datasets.load(data.dataset, data.root, data.fallback)
+            self._key, self._place = key, Workplace.of(experiment, dataset)
+        return self._place

@@ -1,0 +1,1 @@
+"""Numbers from stored runs: labels, statistics, leaderboards, curves."""

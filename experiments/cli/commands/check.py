@@ -1,0 +1,74 @@
+"""`fedsam check`: whether a component keeps the contract of its kind."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from experiments.cli.output import FAILED, orderly
+from fedsam.config import assigned
+
+if TYPE_CHECKING:
+    from experiments.contracts import Finding
+
+EXAMPLES = (
+    "fedsam check mine:MyOptimizer",
+    "fedsam check mine:MyOptimizer -o rho=0.1 --no-ray",
+    "fedsam check mine:my_function --kind partition",
+    "fedsam check mine:MyCorrection --with server.strategy=mine:MyRule",
+    "fedsam check sam",
+)
+STYLES = {"ok": "green", "failed": "bold red", "not declared": "yellow", "left out": "yellow"}
+INDENT = 14  # columns: a verdict and two spaces
+
+Component = Annotated[str, typer.Argument(metavar="COMPONENT", show_default=False)]
+Settings = Annotated[list[str] | None, typer.Option("-o", metavar="KEY=VALUE", help="A hyperparameter of it; repeat for more.")]
+Beside = Annotated[
+    list[str] | None,
+    typer.Option("--with", metavar="KEY=VALUE", help="A setting of the small runs it is tried in, such as client.correction=dual."),
+]
+Kind = Annotated[str | None, typer.Option("--kind", metavar="KIND", help="What it is, where that cannot be told.")]
+NoRay = Annotated[bool, typer.Option("--no-ray", help="Leave out the last check, which starts Ray.")]
+
+
+def command(component: Component, settings: Settings = None, beside: Beside = None, kind: Kind = None, no_ray: NoRay = False) -> None:
+    """Check that COMPONENT does what its kind promises, and print what was found, check by check.
+
+    COMPONENT is module:attribute, the module here or installed, or a name that `fedsam list` shows. What kind it is of, its base class or
+    its first parameters tell: optimizer, correction, strategy, partition, schedule, distribution, sampler, model or dataset.
+
+    Exit code 1: a check failed; 2: there is no such component.
+    """
+    chosen, around = (dict(assigned(text) for text in given or ()) for given in (settings, beside))
+    from experiments import contracts
+    from fedsam import plugins
+
+    plugins.search()
+    found = contracts.find(component, kind, chosen, around)
+    console = Console(highlight=False)
+    console.print(Text.assemble((found.name, "bold"), f", a {contracts.KINDS[found.kind].noun}"))
+    verdicts: Counter[str] = Counter()
+    with orderly("interrupted; Ray is stopped"):
+        for check in contracts.checks(found):
+            if check.starts_ray and no_ray:
+                finding = contracts.Finding("left out", "it starts Ray, and --no-ray is given")
+            else:
+                with console.status(check.title):
+                    finding = contracts.examine(found, check)
+            show(console, check.title, finding)
+            verdicts[finding.verdict] += 1
+    console.print(", ".join(f"{count} {verdict}" for verdict, count in verdicts.items()), style="bold")
+    if verdicts["failed"]:
+        raise typer.Exit(FAILED)
+
+
+def show(console: Console, title: str, finding: Finding) -> None:
+    """A line with verdict and title, and below it what was found."""
+    console.print(Text.assemble((f"{finding.verdict:<{INDENT}}", STYLES[finding.verdict]), title))
+    if finding.text:
+        console.print(Padding(Text(finding.text, style="dim" if finding.verdict != "failed" else ""), (0, 0, 0, INDENT)))

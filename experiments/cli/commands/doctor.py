@@ -1,0 +1,46 @@
+"""`fedsam doctor`: what is wrong with this machine, before anything starts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from experiments.cli.options import RUNS_DIR, AllowOpen, DataRoot, RayAddress, RunsDir
+from experiments.cli.output import FAILED, orderly, print_table
+from fedsam.config import Compute
+
+EXAMPLES = (
+    "fedsam doctor",
+    "fedsam doctor --data-root /data --runs-dir /scratch/runs",
+    "fedsam doctor --ray-address 10.0.0.1:6379   # versions and size of a cluster",
+)
+COLOURS = {"ok": "green", "warning": "yellow", "problem": "bold red"}
+
+
+def command(
+    data_root: DataRoot = None,
+    runs_dir: RunsDir = RUNS_DIR,
+    ray_address: RayAddress = None,
+    allow_unauthenticated_cluster: AllowOpen = False,
+) -> None:
+    """Check Python, packages, GPU, Ray, data, memory, disk and limits of this machine, and say what would run where.
+
+    Each warning and problem comes with what to do about it. Ray is started once, or joined at --ray-address, which takes some seconds.
+    Exit code 1: a problem.
+    """
+    compute = Compute(ray_address=ray_address, allow_unauthenticated_cluster=allow_unauthenticated_cluster)
+    from experiments.diagnostics import checks
+
+    root = Path(data_root or os.environ.get("FEDSAM_DATA") or "~/.cache/fedsam").expanduser()
+    with orderly("interrupted; Ray is stopped"):
+        found = list(checks.examine(root, runs_dir, compute))
+    table = Table("Check", "Found", "Verdict", "What to do")
+    for check in found:
+        table.add_row(check.name, escape(check.found), f"[{COLOURS[check.verdict]}]{check.verdict}[/]", escape(check.fix))
+    print_table(table)
+    if checks.worst(found) == "problem":
+        raise typer.Exit(FAILED)

@@ -1,0 +1,70 @@
+"""`fedsam partition`: who holds what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from experiments.cli.options import ConfigFile, DataRoot, Overrides, read
+from experiments.cli.output import FAILED, complain, print_table
+from fedsam.config import Experiment, Part
+
+if TYPE_CHECKING:
+    from experiments.running.grids import Shelf
+    from fedsam.data.datasets import Dataset
+
+EXAMPLES = (
+    "fedsam partition quickstart",
+    "fedsam partition quickstart -o data.partition.alpha=0.1 --plot partition.png",
+)
+
+
+def command(
+    path: ConfigFile,
+    overrides: Overrides = None,
+    data_root: DataRoot = None,
+    plot: Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Also draw it, client by class, as PNG.")] = None,
+) -> None:
+    """Deal the examples of CONFIG to its clients, without training, and show who holds what.
+
+    CONFIG is a file as `fedsam run` takes it, and the partition the one that it uses. When the file sweeps, each different one is shown.
+    """
+    from experiments.cli import console_tables
+    from experiments.reporting import figures
+    from experiments.running.grids import Shelf
+    from fedsam.data import federated
+    from fedsam.data import partition as partitions
+
+    experiments = read(path, overrides, {"data.root": data_root})
+    different = list({(experiment.data.model_dump_json(), experiment.seed): experiment for experiment in experiments}.values())
+    shelf = Shelf()
+    for number, experiment in enumerate(different, 1):
+        dataset = _dataset(experiment, shelf)
+        counts = partitions.class_counts(dataset.train.y.numpy(), federated.deal(experiment, dataset), dataset.classes)
+        typer.echo(f"{dataset.name}, {experiment.data.clients} clients, {_part(experiment.data.partition)}, seed {experiment.seed}")
+        print_table(console_tables.holdings(counts, dataset.class_names))
+        if plot:
+            target = plot if len(different) == 1 else plot.with_stem(f"{plot.stem}-{number}")
+            target.write_bytes(figures.encode(figures.holdings(counts, _warning(experiment, dataset), dataset.class_names), "png"))
+            typer.echo(f"plot: {target}")
+
+
+def _dataset(experiment: Experiment, shelf: Shelf) -> Dataset:
+    from fedsam.data.datasets import DataError
+
+    try:
+        return shelf.get(experiment)
+    except DataError as error:
+        complain(str(error))
+        raise typer.Exit(FAILED) from None
+
+
+def _warning(experiment: Experiment, dataset: Dataset) -> str:
+    wanted = experiment.data.source.name
+    return "" if dataset.name == wanted else f"{dataset.name}, not {wanted}"
+
+
+def _part(part: Part) -> str:
+    return " ".join([part.name, *(f"{key}={value}" for key, value in part.settings.items())])

@@ -1,0 +1,59 @@
+"""`fedsam run`: run the experiments of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from experiments.cli.options import AllowOpen, ConfigFile, DataRoot, NewRunsDir, Overrides, Quiet, RayAddress, TensorBoard, places, read
+from experiments.cli.output import end, kept, show, watch
+from experiments.settings.toml import toml
+from fedsam.config import Experiment
+
+EXAMPLES = (
+    "fedsam run quickstart",
+    "fedsam run quickstart -o client.optimizer.name=sam -o client.optimizer.rho=0.1 -o data.clients=50",
+    "fedsam run quickstart -o 'sweep.seeds=[0, 1, 2]'",
+    "fedsam run quickstart --print-config > resolved.toml",
+    "fedsam run quickstart --tensorboard",
+    "fedsam run quickstart --ray-address auto",
+)
+
+
+def command(
+    path: ConfigFile,
+    overrides: Overrides = None,
+    print_config: Annotated[bool, typer.Option("--print-config", help="Print the full settings, defaults included, and stop.")] = False,
+    data_root: DataRoot = None,
+    runs_dir: NewRunsDir = None,
+    ray_address: RayAddress = None,
+    allow_unauthenticated_cluster: AllowOpen = False,
+    tensorboard: TensorBoard = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run the experiments of CONFIG, then print their table and write a report.
+
+    CONFIG is a TOML file of settings; what it leaves out has a default, and its table `sweep` makes it several experiments.
+    Every setting is checked before anything starts. Each finished round is kept at once: Ctrl-C loses only the current one.
+    """
+    experiments = read(path, overrides, places(data_root, runs_dir, ray_address, allow_unauthenticated_cluster))
+    if print_config:
+        _print_settings(experiments)
+        return
+    from experiments.running.scheduler import run_all
+
+    folder = experiments[0].runs_dir
+    with watch(quiet, tensorboard) as seen, kept(folder):
+        outcomes = run_all(experiments, seen)
+    show([outcome.run_id for outcome in outcomes if outcome.run_id], folder)
+    end(outcomes)
+
+
+def _print_settings(experiments: Sequence[Experiment]) -> None:
+    from experiments.settings.catalogue import resolved
+    from experiments.settings.sweep import as_one
+
+    text = toml(as_one([resolved(experiment) for experiment in experiments]))
+    typer.echo(f"# {len(experiments)} runs\n{text}" if len(experiments) > 1 else text)

@@ -1,0 +1,269 @@
+"""Tables for the terminal: what can be chosen by name, the runs there are, who holds which examples."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from experiments.settings.presets import METHODS, PARTS, Method, expand
+from fedsam import plugins
+from fedsam.config import ConfigError
+from fedsam.registry import Registry, hyperparameters
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from clients.optimizers.base import LocalOptimizer
+    from fedsam.results.rows import Run
+
+Entry = Callable[..., Any]
+SHOWN = 20  # clients in a table of holdings
+PART_NAMES = {f"{part}{inner}.name" for part in PARTS for inner in ("", ".inner")}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A hyperparameter as a person reads it; `default` is empty when it must be given."""
+
+    name: str
+    default: str
+    allowed: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What can be chosen by name, as a person reads it."""
+
+    summary: str
+    settings: tuple[Setting, ...]
+    source: str
+
+
+def shown(kind: str, entries: Mapping[str, Any]) -> list[Table]:
+    """All there is to say of one kind."""
+    return [parts(kind, entries), costs(entries)] if kind == "optimizers" else [parts(kind, entries)]
+
+
+def parts(kind: str, entries: Mapping[str, Entry | Method]) -> Table:
+    """The pieces of one kind: settings with defaults and limits, and the source; what all of them share stands once, under `all`."""
+    if kind == "methods":
+        return methods([name for name, entry in entries.items() if isinstance(entry, Method)])
+    pieces = {name: _part(entry) for name, entry in entries.items() if not isinstance(entry, Method)}
+    shared = _shared([piece.settings for piece in pieces.values()])
+    pieces |= _registered(entries) if isinstance(entries, Registry) else {}
+    result = Table(title=kind, title_justify="left", title_style="bold", header_style="bold", expand=False)
+    for column, style in (("name", "bold cyan"), ("setting", "cyan"), ("default", ""), ("allowed", "")):
+        result.add_column(column, style=style, overflow="fold")
+    result.add_column("meaning", overflow="fold", min_width=30, max_width=80)
+    for name, piece in pieces.items():
+        result.add_section()
+        result.add_row(name, "", "", "", escape(piece.summary))
+        _add(result, [setting for setting in piece.settings if setting not in shared])
+        if piece.source:
+            result.add_row("", "", "", "", f"[dim]{escape(piece.source)}[/dim]")
+    if shared:
+        result.add_section()
+        result.add_row("all", "", "", "", f"Settings of all {kind}.")
+        _add(result, shared)
+    return result
+
+
+def _part(entry: Entry, leading: int | None = None) -> Piece:
+    return Piece(summary(entry), tuple(settings_of(entry, leading)), source(entry))
+
+
+def _registered(registry: Registry[Any]) -> dict[str, Piece]:
+    """What installed packages register, with the package; also what cannot be used, and why."""
+    pieces = {}
+    for name, point in plugins.entry_points(registry.kind).items():
+        package = f"From {plugins.origin(point)}."
+        if name in registry:
+            pieces[f"{name} "] = Piece(f"Out of reach: the name is fedsam's. {package}", (), "")
+            continue
+        try:
+            piece = _part(registry.find(name, registry.kind), registry.contract.leading)
+        except ConfigError as error:
+            pieces[name] = Piece(f"Cannot be used: {error}", (), package)
+        else:
+            pieces[name] = replace(piece, source=f"{piece.source} {package}".strip())
+    return pieces
+
+
+def costs(optimizers: Mapping[str, type[LocalOptimizer]]) -> Table:
+    """Passes of the local optimizers: what their docstrings say beside what is counted."""
+    from experiments.settings import documented_cost
+
+    result = Table(title="costs of optimizers", title_justify="left", title_style="bold", header_style="bold")
+    result.add_column("name", style="bold cyan", no_wrap=True)
+    for kind in ("forward", "backward"):
+        result.add_column(f"{kind},\ndocumented", overflow="fold")
+        result.add_column(f"{kind},\nmeasured", justify="right")
+    result.add_column("where", overflow="fold")
+    result.caption = (
+        "passes per example and local step: forward only, and forward and backward; measured on a toy problem after the method's start, "
+        "with the defaults unless said; B examples in a batch, S local steps in a round, p share of the steps that pass backward twice"
+    )
+    for name, optimizer in optimizers.items():
+        built, got, letters = documented_cost.on_toy(name, optimizer)
+        said, values = documented_cost.formulas(optimizer), dataclasses.astuple(documented_cost.documented(built, letters))
+        cells = [_equation(text, value) for text, value in zip(said, values, strict=True)]
+        used = dict.fromkeys([*re.findall(r"[A-Za-z]\w*", " ".join(said)), *documented_cost.PUBLISHED.get(name, {})])
+        where = ", ".join(f"{key} = {_value(letters[key] if key in letters else getattr(built, key))}" for key in used)
+        result.add_row(name, cells[0], f"{got.forward:.4g}", cells[1], f"{got.backward:.4g}", where)
+    return result
+
+
+def _equation(text: str, value: float) -> str:
+    """A formula with its value, which a plain number is already."""
+    return text if text.isdigit() else f"{text} = {value:.4g}"
+
+
+def methods(names: Sequence[str]) -> Table:
+    """Presets: their three parts, what they cost, what else they set, and the source."""
+    from experiments.settings.method_cost import cost
+
+    result = Table(title="methods", title_justify="left", title_style="bold", header_style="bold", expand=False)
+    result.add_column("name", style="bold cyan", overflow="fold")
+    result.add_column("optimizer x correction x strategy", overflow="fold")
+    for column in ("down", "up", "client\nstate", "server\nstate", "gradients\nper step", "forwards\nper step"):
+        result.add_column(column, justify="right")
+    result.add_column("settings", overflow="fold", min_width=30, max_width=80)
+    result.caption = "down, up, state: vectors of the model's size per active client and round; passes: per example and local step"
+    for name in names:
+        method = METHODS[name]
+        costs = dataclasses.astuple(cost(expand({"method": name})))
+        rest = ", ".join(f"{key} = {_value(value)}" for key, value in method.settings.items() if key not in PART_NAMES)
+        result.add_section()
+        result.add_row(name, _expansion(method), *(f"{value:g}" for value in costs), escape(rest))
+        result.add_row("", *[""] * 7, f"[dim]{escape(f'Source: {method.source}')}[/dim]")
+    return result
+
+
+def _expansion(method: Method) -> str:
+    """The names of the three parts, with those inside them in brackets."""
+    settings = method.settings
+    inner = {part: f" ({settings[f'{part}.inner.name']})" if f"{part}.inner.name" in settings else "" for part in PARTS}
+    return " x ".join(f"{settings[f'{part}.name']}{inner[part]}" for part in PARTS)
+
+
+def _shared(settings: Sequence[tuple[Setting, ...]]) -> tuple[Setting, ...]:
+    return tuple(s for s in settings[0] if all(s in others for others in settings)) if len(settings) > 1 else ()
+
+
+def _add(result: Table, settings: Sequence[Setting]) -> None:
+    for setting in settings:
+        result.add_row("", setting.name, escape(setting.default), escape(setting.allowed), escape(setting.meaning))
+
+
+def runs(entries: Sequence[tuple[Run, int]]) -> Table:
+    """Runs and how many rounds each has finished."""
+    result = Table(header_style="bold")
+    for column in ("run", "name", "status", "rounds", "dataset", "clients", "seed", "started (UTC)"):
+        result.add_column(column, overflow="fold", justify="right" if column in ("rounds", "clients", "seed") else "left")
+    for run, rounds in entries:
+        dataset = run.dataset if run.dataset == run.dataset_wanted else f"{run.dataset} (not {run.dataset_wanted})"
+        done = f"{rounds}" if run.config.get("budget") else f"{rounds}/{run.config['rounds']}"
+        cells = (run.id, run.name, run.status, done, dataset, str(run.clients), str(run.seed), run.started[:19].replace("T", " "))
+        result.add_row(*(escape(cell) for cell in cells))
+    return result
+
+
+def holdings(counts: NDArray[np.integer[Any]], names: Sequence[str] = ()) -> Table:
+    """Examples of each class that each client holds (clients, classes): the first clients, then the spread over all.
+
+    Args:
+        names: Of the classes; empty: they are numbered.
+    """
+    sizes, kinds = counts.sum(axis=1), (counts > 0).sum(axis=1)
+    result = Table(header_style="bold", caption=f"the first {SHOWN} of {len(counts)} clients" if len(counts) > SHOWN else None)
+    kinds_named = map(escape, names) if names else (f"class\n{kind}" for kind in range(counts.shape[1]))
+    for column in ("client", "examples", "classes", *kinds_named):
+        result.add_column(column, justify="right")
+    for client, row in enumerate(counts[:SHOWN]):
+        result.add_row(str(client), str(sizes[client]), str(kinds[client]), *(str(count) if count else "." for count in row))
+    result.add_section()
+    for word, share in (("least", 0), ("median", 50), ("most", 100)):
+        columns = (_percentile(values, share) for values in (sizes, kinds, *counts.T))
+        result.add_row(word, *columns)
+    return result
+
+
+def _percentile(values: NDArray[np.integer[Any]], share: int) -> str:
+    import numpy as np
+
+    return f"{np.percentile(values, share):g}"
+
+
+def settings_of(entry: Entry, leading: int | None = None) -> Iterator[Setting]:
+    """The hyperparameters of a part, in the order of its signature; `leading` as for `hyperparameters`."""
+    schema = hyperparameters(entry, leading).model_json_schema()
+    meanings = _meanings(entry)
+    for name, field in schema.get("properties", {}).items():
+        default = _value(field["default"]) if "default" in field else ""
+        yield Setting(name, default, allowed(field), meanings.get(name, ""))
+
+
+def allowed(field: Mapping[str, Any]) -> str:
+    """What a JSON schema allows, in words.
+
+    >>> allowed({"type": "number", "exclusiveMinimum": 0, "maximum": 1})
+    '> 0, <= 1'
+    >>> allowed({"anyOf": [{"enum": ["crop", "flip"]}, {"type": "null"}]})
+    'crop | flip | unset'
+    """
+    if "anyOf" in field:
+        return " | ".join(allowed(option) for option in field["anyOf"])
+    if "enum" in field:
+        return " | ".join(_value(value) for value in field["enum"])
+    if "const" in field:
+        return _value(field["const"])
+    signs = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
+    limits = ", ".join(f"{sign} {_value(field[key])}" for key, sign in signs.items() if key in field)
+    if "$ref" in field:
+        return "part"
+    words = {"integer": "whole number", "number": "number", "boolean": "true | false", "string": "text", "null": "unset", "array": "list"}
+    word = words.get(field.get("type", ""), "any")
+    return f"{word} {limits}" if limits and word == "whole number" else limits or word
+
+
+def summary(entry: Entry) -> str:
+    """The first sentence of an entry's docstring, joined to one line."""
+    return " ".join((inspect.getdoc(entry) or "").partition("\n\n")[0].split())
+
+
+def source(entry: Entry) -> str:
+    """The paragraph `Source: ...` of an entry's docstring up to its `Cost: ...`, joined to one line; empty when there is none."""
+    found = re.search(r"^Source:.*?(?=\n\s*\n|\nCost:|\Z)", inspect.getdoc(entry) or "", re.DOTALL | re.MULTILINE)
+    return " ".join(found.group().split()) if found else ""
+
+
+def _meanings(entry: Entry) -> dict[str, str]:
+    """What the `Attributes` and `Args` sections say of each name, inherited ones included."""
+    classes = reversed(inspect.getmro(entry)) if inspect.isclass(entry) else [entry]
+    found: dict[str, str] = {}
+    for documented in classes:
+        for section in re.findall(
+            r"^(?:Attributes|Args):\n((?:[ \t]+.*\n?|\n)+)", inspect.cleandoc(documented.__doc__ or ""), re.MULTILINE
+        ):
+            for name, meaning in re.findall(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", section, re.MULTILINE):
+                found[name] = " ".join(meaning.split())
+    return found
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, Mapping):  # a part: its name says enough when it has no settings
+        return str(value["name"]) if set(value) == {"name"} else str(dict(value))
+    return "unset" if value is None else str(value)

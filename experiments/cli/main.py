@@ -1,0 +1,86 @@
+"""The command `fedsam`: run and compare experiments, list what can be chosen, look at runs and reports.
+
+Nothing heavy is imported before a command needs it: help and completion answer at once.
+Exit codes: 0 all went well; 1 a run failed; 2 wrong usage or configuration; 130 interrupted (Ctrl-C), 143 terminated.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+from experiments.cli.commands import check, cluster, compare, doctor, export, flower, new, partition, report, run, run_config, runs
+from experiments.cli.commands import list as list_
+from experiments.cli.output import INTERRUPTED, TERMINATED, USAGE, complain
+from fedsam.config import ConfigError
+
+COMMANDS = {
+    "run": run,
+    "compare": compare,
+    "list": list_,
+    "runs": runs,
+    "report": report,
+    "partition": partition,
+    "check": check,
+    "new": new,
+    "export": export,
+    "flower": flower,
+    "run-config": run_config,
+    "doctor": doctor,
+    "cluster": cluster,
+}
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        import fedsam
+
+        typer.echo(f"fedsam {fedsam.__version__}")
+        raise typer.Exit
+
+
+app = typer.Typer(
+    name="fedsam",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Simulate federated learning with sharpness-aware local optimizers; compare accuracy, flatness and cost.",
+    epilog="Begin with:  [bold]fedsam run quickstart[/bold]",
+)
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)] = False,
+) -> None: ...
+
+
+for name, module in COMMANDS.items():
+    # typer joins the lines of a paragraph, so each example is one.
+    app.command(name, epilog="\n\n".join(["[bold]Examples[/bold]", *(f"  {line}" for line in module.EXAMPLES)]))(module.command)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line `arguments`, by default this process's own, and exit."""
+    try:
+        app(arguments, prog_name="fedsam")
+    except ConfigError as error:
+        complain(str(error))
+        sys.exit(USAGE)
+    except SystemExit as end:
+        if end.code in (INTERRUPTED, TERMINATED):
+            # Everything is closed. A thread in which Ray was still starting would end this process with a code of its own, a minute later.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(end.code)
+        raise
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

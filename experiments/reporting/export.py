@@ -1,0 +1,78 @@
+"""The tables of a results database as Parquet or CSV files, for pandas, polars, R and spreadsheets.
+
+Where the database has NULL for "not a number" the files have NaN; what was not measured is null in Parquet and empty in CSV.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedsam.results.database import connect
+
+if TYPE_CHECKING:
+    import pyarrow
+
+ROWS = 50_000  # in memory at once
+NOT_A_NUMBER = {("rounds", "train_loss"), ("clients", "train_loss"), ("measures", "value"), ("slices", "loss")}
+
+
+class Format(StrEnum):
+    """Kinds of files."""
+
+    PARQUET = "parquet"
+    CSV = "csv"
+
+
+def export(database: Path, runs: Sequence[str], folder: Path, kind: Format) -> dict[Path, int]:
+    """Write every table, of the given runs alone, to a file of its own in `folder`; the files and their numbers of rows.
+
+    The first column of a table's primary key is the run's id.
+
+    The tables agree with each other even if runs go on meanwhile. A file appears complete or not at all.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = {}
+    with closing(connect(database)) as connection:
+        connection.execute("BEGIN")
+        for table in [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]:
+            target = folder / f"{table}.{kind}"
+            written[target] = _write(connection, table, json.dumps(list(runs)), target, kind)
+        connection.execute("COMMIT")
+    return written
+
+
+def _write(connection: sqlite3.Connection, table: str, runs: str, target: Path, kind: Format) -> int:
+    import pyarrow
+    from pyarrow.csv import CSVWriter
+    from pyarrow.parquet import ParquetWriter
+
+    types = {"TEXT": pyarrow.string(), "INTEGER": pyarrow.int64(), "REAL": pyarrow.float64()}
+    columns = connection.execute(f"PRAGMA table_info({table})").fetchall()
+    schema = pyarrow.schema([(column["name"], types[column["type"]]) for column in columns])
+    order = [column["name"] for column in sorted(columns, key=lambda column: int(column["pk"])) if column["pk"]]
+    query = f"SELECT * FROM {table} WHERE {order[0]} IN (SELECT value FROM json_each(?)) ORDER BY {', '.join(order)}"
+    partial, rows = target.with_name(f".{target.name}.partial"), 0
+    with {Format.PARQUET: ParquetWriter, Format.CSV: CSVWriter}[kind](partial, schema) as writer:
+        for batch in _batches(connection.execute(query, (runs,)), table, schema):
+            writer.write_batch(batch)
+            rows += batch.num_rows
+    partial.replace(target)
+    return rows
+
+
+def _batches(cursor: sqlite3.Cursor, table: str, schema: pyarrow.Schema) -> Iterator[pyarrow.RecordBatch]:
+    import pyarrow
+
+    while rows := cursor.fetchmany(ROWS):
+        arrays = []
+        for field, column in zip(schema, zip(*rows, strict=True), strict=True):
+            values = [math.nan if value is None else value for value in column] if (table, field.name) in NOT_A_NUMBER else column
+            arrays.append(pyarrow.array(values, field.type))
+        yield pyarrow.record_batch(arrays, schema=schema)

@@ -1,0 +1,71 @@
+"""Ray and its actors, as settings ask for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from flwr.clientapp import ClientApp
+
+from fedsam.config import Compute, ConfigError
+from fedsam.grid.cluster import check_guarded, check_nodes
+from fedsam.grid.pool import ActorPool
+from fedsam.grid.session import cores, ray_session
+
+
+@contextmanager
+def session(compute: Compute) -> Iterator[Mapping[str, float]]:
+    """The Ray that the settings ask for; gives its resources.
+
+    Raises:
+        ConfigError: There is no Ray at the address, or strangers can use it, or its nodes have other versions.
+    """
+    address = compute.ray_address
+    with ray_session(address, cpus=None if address else max(cores(), (compute.actors or 1) * compute.cpus_per_actor)) as resources:
+        if address:
+            _check(compute)
+        yield resources
+
+
+@contextmanager
+def actor_pool(compute: Compute, load: Callable[..., ClientApp]) -> Iterator[ActorPool]:
+    """Actors that serve with the ClientApp that `load` gives; they and a private Ray end with the block.
+
+    Raises:
+        ConfigError: As for `session`, or an actor is to have more than there is.
+    """
+    with session(compute) as resources:
+        fit = actors(resources, compute)
+        if fit < 1 and not (compute.ray_address and compute.actors):  # a cluster may grow for actors that are asked for
+            raise ConfigError(
+                f"compute: no actor of compute.cpus_per_actor {compute.cpus_per_actor} and compute.gpus_per_actor "
+                f"{compute.gpus_per_actor:g} fits; Ray has {resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
+            )
+        yield ActorPool(
+            load,
+            actors=compute.actors or fit,
+            cpus=compute.cpus_per_actor,
+            gpus=compute.gpus_per_actor,
+            memory=compute.memory_fraction,
+        )
+
+
+def actors(resources: Mapping[str, float], compute: Compute) -> int:
+    """How many actors fit: no actor has parts of two GPUs.
+
+    >>> actors({"CPU": 16, "GPU": 2}, Compute(gpus_per_actor=0.4))
+    4
+    """
+    gpus, fit = compute.gpus_per_actor, int(resources.get("CPU", 0) // compute.cpus_per_actor)
+    if not gpus:
+        return fit
+    whole = int(resources.get("GPU", 0))
+    return min(fit, whole * int(1 / gpus + 1e-9) if gpus <= 1 else int(whole // gpus))
+
+
+def _check(compute: Compute) -> None:
+    import ray
+
+    if not compute.allow_unauthenticated_cluster:
+        check_guarded(ray.get_runtime_context().gcs_address)
+    check_nodes()

@@ -1,0 +1,140 @@
+"""What is measured of the global vector after a round: the test set in this process, everything else where the clients are.
+
+The client that a query is addressed to decides where it is computed, nothing else. Queries and the order of sums are fixed, so the
+number of actors changes no value.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from flwr.app import Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedsam.config import Experiment
+from fedsam.data.datasets import Dataset
+from fedsam.evaluation.accuracy import client_accuracies, evaluate, spread
+from fedsam.messages import codec
+from fedsam.models.network import Network
+from fedsam.results.rows import Row, Slice
+from strategies.round import RunError
+
+CHUNKS = 16  # of clients, whose examples one query of the union covers
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is asked: the message type's action, and what the message says besides the vectors."""
+
+    action: str
+    asked: Mapping[str, int | str]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a run measures, and with what.
+
+    Attributes:
+        network: Evaluates the test set.
+        holdings: Examples of each class that each client holds, (clients, classes).
+    """
+
+    experiment: Experiment
+    grid: Grid
+    network: Network
+    dataset: Dataset
+    holdings: NDArray[np.integer[Any]]
+
+    def take(self, row: Row, w: Tensor, buffers: Tensor, *, last: bool) -> tuple[Row, list[Slice]]:
+        """The row of a round with what is due after it, and the slices.
+
+        Args:
+            w: Global vector (P,), with its running statistics `buffers` (Q,).
+            last: Whether the run ends with this round.
+
+        Raises:
+            RunError: A query failed; the message names it.
+        """
+        start, settings = time.perf_counter(), self.experiment.measure
+        every = settings.flatness.every
+        names = list(dict.fromkeys(settings.flatness.measures)) if last or (every and row.round % every == 0) else []
+        chunks = _chunks(len(self.holdings)) if last and settings.union else []
+        queries = [*(Query("flatness", {"measure": name}) for name in names), *(Query("union", chunk) for chunk in chunks)]
+        tested = self._tested(w, buffers) if last or row.round % settings.every == 0 else {}
+        if not queries and not tested:
+            return row, []
+        answers = self._ask(queries, w, buffers, row.round)
+        flat, union = answers[: len(names)], answers[len(names) :]
+        values = {**row.measures, **tested, **_flatness(flat), **_union(union)}
+        found = {name: codec.record(answer, "slice", MetricRecord) for name, answer in zip(names, flat, strict=True)}
+        slices = [_slice(row, name, losses) for name, losses in found.items() if losses is not None]
+        return replace(row, measures=values, evaluate_seconds=time.perf_counter() - start), slices
+
+    def _tested(self, w: Tensor, buffers: Tensor) -> dict[str, float]:
+        device = self.network.parameters[0].device
+        test = evaluate(self.network, w.to(device), buffers.to(device), self.dataset.test, self.dataset, self.experiment.measure.batch_size)
+        clients = {f"client_accuracy_{name}": value for name, value in spread(client_accuracies(test, self.holdings)).items()}
+        return {"test_accuracy": test.accuracy, "test_loss": test.loss, "calibration_error": test.calibration_error, **clients}
+
+    def _ask(self, queries: Sequence[Query], w: Tensor, buffers: Tensor, round: int) -> list[RecordDict]:
+        """The answers, in the order of the queries, which share one record of the vectors."""
+        record, nodes = codec.arrays({"w": w, **({"buffers": buffers} if buffers.numel() else {})}), list(self.grid.get_node_ids())
+        messages = [
+            Message(
+                codec.encode_query(record, round, query.asked),
+                dst_node_id=nodes[number % len(nodes)],
+                message_type=f"query.{query.action}",
+                group_id=str(number),
+            )
+            for number, query in enumerate(queries)
+        ]
+        replies = {reply.metadata.group_id: reply for reply in self.grid.send_and_receive(messages)}
+        return [self._content(query, replies.get(str(number)), round) for number, query in enumerate(queries)]
+
+    def _content(self, query: Query, reply: Message | None, round: int) -> RecordDict:
+        if reply is not None and not reply.has_error():
+            return reply.content
+        what = f"{query.action} ({', '.join(f'{key} {value}' for key, value in query.asked.items())})"
+        reason = f"failed: {reply.error.reason}" if reply is not None else "was not answered"
+        raise RunError(f"measuring {what} after round {round} (seed {self.experiment.seed}) {reason}")
+
+
+def _chunks(clients: int) -> list[dict[str, int | str]]:
+    edges = np.linspace(0, clients, min(CHUNKS, clients) + 1).astype(int).tolist()
+    return [{"from": first, "to": end} for first, end in pairwise(edges)]
+
+
+def _union(answers: Sequence[RecordDict]) -> dict[str, float]:
+    """Mean loss and accuracy over the examples of all chunks."""
+    if not answers:
+        return {}
+    sums = [_numbers(answer, "metrics") for answer in answers]
+    loss, correct, examples = (sum(chunk[name] for chunk in sums) for name in ("total-loss", "correct", "num-examples"))
+    return {"union_loss": loss / examples, "union_accuracy": correct / examples}
+
+
+def _flatness(answers: Sequence[RecordDict]) -> dict[str, float]:
+    """The values of all measures, and what they took together."""
+    if not answers:
+        return {}
+    costs = [_numbers(answer, "cost") for answer in answers]
+    values = {name: value for answer in answers for name, value in _numbers(answer, "metrics").items()}
+    return values | {f"flatness_{name.replace('-', '_')}": sum(cost[name] for cost in costs) for name in costs[0]}
+
+
+def _slice(row: Row, name: str, found: Mapping[str, Any]) -> Slice:
+    alphas, width = found["alphas"], len(found["losses"]) // len(found["alphas"])
+    losses = tuple(tuple(found["losses"][start : start + width]) for start in range(0, len(found["losses"]), width))
+    return Slice(run=row.run, round=row.round, name=name, alphas=tuple(alphas), losses=losses)
+
+
+def _numbers(answer: RecordDict, key: str) -> dict[str, float]:
+    found = codec.record(answer, key, MetricRecord)
+    return {} if found is None else codec.numbers(found)

@@ -1,0 +1,55 @@
+"""Running any Flower app on our grids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from flwr.app import Context, RecordDict
+
+from experiments.running.actors import actor_pool
+from fedsam.config import Compute, ConfigError
+from fedsam.grid.base import InlineGrid, LocalGrid
+from fedsam.grid.flower_app import FlowerApp
+from fedsam.grid.ray_grid import RayGrid
+from fedsam.grid.synchronized import Turns
+
+
+def run(app: FlowerApp, compute: Compute, supernodes: int | None = None, halts: list[Callable[[], None]] | None = None) -> Context:
+    """Run an app's ServerApp in this process and its ClientApp where `compute` says; gives the ServerApp's context after it.
+
+    Node ids are 1 to `supernodes`, so that an app that seeds its generators samples the same nodes every time.
+
+    Args:
+        supernodes: Number of nodes; default: what the app's pyproject.toml asks for.
+        halts: Gets what interrupts threads of the app that wait for clients, as those of Flower's older strategies do.
+
+    Raises:
+        ConfigError: The number of nodes is nowhere given, or settings ask for more than there is.
+    """
+    nodes = supernodes or app.supernodes
+    if nodes is None:
+        raise ConfigError(
+            f"num-supernodes: must be given: {app.folder / 'pyproject.toml'} has no options.num-supernodes in [tool.flwr.federations.*]"
+        )
+    with grid_of(app, compute, nodes) as grid:
+        if halts is not None and isinstance(grid, RayGrid):
+            halts.append(grid.pool.stop)
+        return serve(app, grid)
+
+
+def serve(app: FlowerApp, grid: LocalGrid) -> Context:
+    """Run an app's ServerApp in this process on a grid that has its ClientApp; gives the ServerApp's context after it."""
+    context = Context(run_id=grid.run.run_id, node_id=0, node_config={}, state=RecordDict(), run_config=dict(app.run_config))
+    app.load_server()(Turns(grid), context)
+    return context
+
+
+@contextmanager
+def grid_of(app: FlowerApp, compute: Compute, nodes: int) -> Iterator[LocalGrid]:
+    """A grid of `nodes` nodes that have the app's ClientApp."""
+    if compute.grid == "inline":
+        yield InlineGrid(app.load_client, nodes, app.run_config, compute.cpus_per_actor)
+        return
+    with actor_pool(compute, app.load_client) as pool:
+        yield RayGrid(pool, nodes, app.run_config)

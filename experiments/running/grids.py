@@ -1,0 +1,176 @@
+"""Grids for experiments: Ray, its actors and the data they share are set up once for all runs of a sweep."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid
+
+from clients import client_app as client_app
+from clients.runtime import DTYPES, network
+from experiments.running.actors import actor_pool
+from experiments.settings.catalogue import sources
+from fedsam import plugins
+from fedsam.config import ConfigError, Experiment, Part
+from fedsam.data import datasets
+from fedsam.data.datasets import DataError, Dataset, Images
+from fedsam.data.federated import deal
+from fedsam.data.partition import PARTITIONS
+from fedsam.grid.base import InlineGrid
+from fedsam.grid.pool import ActorPool
+from fedsam.grid.ray_grid import RayGrid
+from fedsam.models.architectures import MODELS
+from fedsam.plugins import Source
+
+
+@contextmanager
+def grids(experiments: Sequence[Experiment]) -> Iterator[Crew]:
+    """As `crews`, for one run at a time."""
+    with crews(experiments, 1) as (crew,):
+        yield crew
+
+
+@contextmanager
+def crews(experiments: Sequence[Experiment], parallel: int, shelf: Shelf | None = None) -> Iterator[list[Crew]]:
+    """So many crews, each for one run at a time, that give experiments their grids; what was started is stopped at the end of the block.
+
+    Args:
+        shelf: Datasets that are loaded already.
+
+    Raises:
+        ConfigError: The experiments ask for different Ray clusters or actors, or for more than there is, crews would have no actor, or
+            data cannot be used.
+        DataError: A dataset cannot be had.
+    """
+    computes = {e.compute.model_copy(update={"precision": "float32", "shard_size": None}) for e in experiments}
+    if len(computes) > 1:
+        raise ConfigError("compute: the experiments of a sweep run on the same actors; only precision and shard_size may differ")
+    compute, shelf = computes.pop(), shelf or Shelf()
+    _check_own(experiments, shelf)
+    if compute.grid == "inline":
+        _check_share(parallel, 1)
+        yield [Crew(shelf)]
+        return
+    if compute.actors:
+        _check_share(parallel, compute.actors)
+    # The actors import what they need while this process loads the data.
+    with actor_pool(compute, load_clients) as pool:
+        _check_share(parallel, pool.size)
+        yield [Crew(shelf, part) for part in pool.split(parallel)]
+
+
+def _check_own(experiments: Sequence[Experiment], shelf: Shelf) -> None:
+    """Read and deal somebody's own data, deal by what may refuse a dataset, and make somebody's own networks, before anything starts."""
+    ours = set(PARTITIONS) - {"natural"}
+    for experiment in {(e.data.model_dump_json(), e.model.model_dump_json(), e.seed): e for e in experiments}.values():
+        if datasets.is_own(experiment.data.source) or experiment.data.partition.name not in ours:
+            deal(experiment, shelf.get(experiment))
+        if experiment.model.name not in MODELS:
+            network(experiment, shelf.get(experiment), torch.device("cpu"), DTYPES[experiment.compute.precision])
+
+
+def _check_share(parallel: int, actors: int) -> None:
+    if parallel > actors:
+        raise ConfigError(f"parallel: {parallel} is not allowed: compute.actors is {actors}, and each run needs one")
+
+
+class Crew:
+    """Those who serve the clients of one run at a time: some of the actors, or this process.
+
+    Attributes:
+        size: How many clients train at once.
+    """
+
+    def __init__(self, shelf: Shelf, pool: ActorPool | None = None) -> None:
+        self._shelf, self._pool = shelf, pool
+        self._loaded: object = None
+        self.size = pool.size if pool else 1
+
+    def __call__(self, experiment: Experiment) -> tuple[Grid, Dataset]:
+        """The experiment's grid and its data. Raises `DataError` if the data cannot be had."""
+        dataset, clients, settings = self._shelf.get(experiment), experiment.data.clients, {"experiment": experiment.dumps()}
+        if self._pool is None:
+            compute = experiment.compute
+            return InlineGrid(partial(client_app.make, dataset), clients, settings, compute.cpus_per_actor, compute.shard_size), dataset
+        modules = sources(experiment)
+        if self._loaded != (source(experiment), modules):
+            self._pool.supply(dataset=self._shelf.stored(experiment), modules=modules)
+            self._loaded = source(experiment), modules
+        return RayGrid(self._pool, clients, settings, experiment.compute.shard_size), dataset
+
+    def stop(self) -> None:
+        """End the actors, from another thread than the run's, which is interrupted when it needs them."""
+        if self._pool is not None:
+            self._pool.stop()
+
+
+def load_clients(dataset: Any, modules: Sequence[Source]) -> ClientApp:
+    """Our ClientApp in an actor's process, on data shared through the object store.
+
+    Args:
+        dataset: Arrays in place of tensors.
+        modules: What components are imported from, as it is in the driver's process; this machine may not have the files.
+    """
+    plugins.receive(modules)
+    with warnings.catch_warnings():
+        # Shared memory cannot be written, and torch says so; nobody writes to the images.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        return client_app.make(_mapped(dataset, torch.from_numpy))
+
+
+class Shelf:
+    """The datasets of a sweep, each loaded once, and put into Ray's object store once. What cannot be had is not tried again."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._datasets: dict[object, Dataset] = {}
+        self._missing: dict[object, str] = {}
+        self._stored: dict[object, Any] = {}
+
+    def get(self, experiment: Experiment) -> Dataset:
+        """The experiment's dataset. Raises `DataError` if it cannot be had."""
+        wanted = source(experiment)
+        with self._lock:
+            if wanted in self._missing:
+                raise DataError(self._missing[wanted])
+            if wanted not in self._datasets:
+                try:
+                    self._datasets[wanted] = datasets.load(*wanted)
+                except DataError as error:
+                    self._missing[wanted] = str(error)
+                    raise
+            return self._datasets[wanted]
+
+    def stored(self, experiment: Experiment) -> Any:
+        """A reference to the experiment's dataset in the object store, with arrays in place of tensors."""
+        import ray
+
+        dataset = self.get(experiment)
+        with self._lock:
+            if source(experiment) not in self._stored:
+                self._stored[source(experiment)] = ray.put(_numpy(dataset))
+            return self._stored[source(experiment)]
+
+
+def source(experiment: Experiment) -> tuple[str | Part, Path | None, str | None]:
+    """What decides which dataset an experiment uses."""
+    return experiment.data.dataset, experiment.data.root, experiment.data.fallback
+
+
+def _numpy(dataset: Dataset) -> Any:
+    """The dataset with arrays in place of tensors: Ray shares arrays between processes and copies tensors."""
+    return _mapped(dataset, torch.Tensor.numpy)
+
+
+def _mapped(dataset: Dataset, change: Callable[[Any], Any]) -> Any:
+    train, test = (Images(change(part.x), change(part.y)) for part in (dataset.train, dataset.test))
+    return replace(dataset, train=train, test=test, clients=None if dataset.clients is None else change(dataset.clients))

@@ -1,0 +1,235 @@
+"""One run in progress: its rounds, what is measured after them, the rows and the model that it leaves."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord, MetricRecord
+from flwr.serverapp import Grid
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+import strategies
+from clients import corrections, optimizers, runtime
+from experiments.running.evaluation import Survey
+from experiments.running.progress import Watch
+from experiments.settings.catalogue import sampler
+from fedsam.config import Experiment
+from fedsam.data.datasets import Dataset
+from fedsam.grid.base import LocalGrid
+from fedsam.messages import codec
+from fedsam.models.network import Network
+from fedsam.results.model_files import save_model
+from fedsam.results.rows import ClientRow, Row
+from fedsam.results.store import Results
+from fedsam.system.cost import flops, gpu_energy
+from fedsam.system.heterogeneity import Heterogeneity, Load
+from strategies.cohort import CohortStrategy, FlowerCohort
+from strategies.robust import FlowerRule
+from strategies.round import Exchange, Plan
+
+DROPPED = "dropped out (simulated)"  # status of a client
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run.
+
+    Attributes:
+        run_id: Its id in the results file.
+        rows: One per round.
+        w: The final model's parameters (P,), in `Layout` order.
+        model: The network with these parameters.
+    """
+
+    run_id: str
+    rows: tuple[Row, ...]
+    w: Tensor
+    model: nn.Module
+
+    @property
+    def accuracy(self) -> float:
+        """Test accuracy (a fraction) after the last round."""
+        return self.rows[-1].measures["test_accuracy"]
+
+
+class _BudgetSpentError(Exception):
+    """The budget is reached: what ends Flower's loop, which knows of rounds alone."""
+
+
+class Session:
+    """One run in progress: the strategy, the network that evaluates, and where rows go.
+
+    Attributes:
+        rows: The rounds so far.
+        spent: Their gradient evaluations.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        dataset: Dataset,
+        holdings: NDArray[Any],
+        grid: Grid,
+        results: Results,
+        run_id: str,
+        watch: Watch,
+        started: float,
+    ) -> None:
+        self.experiment, self.dataset, self.grid = experiment, dataset, grid
+        self.results, self.run_id, self.watch = results, run_id, watch
+        self.rows: list[Row] = []
+        self.spent = 0
+        self._started = started  # time.perf_counter() when the run began
+        self.network = self._network()
+        optimizers.build(experiment.client.optimizer).check(self.network.layout)
+        self.flops = flops(self.network, dataset.image)
+        self.heterogeneity = Heterogeneity.of(experiment)
+        self.strategy = cohort_strategy(experiment)
+        self.survey = Survey(experiment, grid, self.network, dataset, holdings)
+
+    def run(self) -> Result:
+        """All rounds; rows are kept as they come."""
+        logging.getLogger("flwr").setLevel(logging.WARNING)
+        # The server's vectors stay on the CPU, where updates arrive; only evaluation uses the device.
+        w, buffers = self.network.initial.cpu(), self.network.buffers.cpu()
+        self.strategy.begin(w.clone(), buffers)
+        initial = {"w": w} | ({"buffers": buffers} if buffers.numel() else {})
+        deadline = self.experiment.server.deadline or math.inf
+        with suppress(_BudgetSpentError):
+            self.strategy.start(self.grid, codec.arrays(initial), self.experiment.rounds, timeout=deadline, evaluate_fn=self._evaluate)
+        budget = self.experiment.budget
+        if budget is not None and self.spent < budget:
+            note = f"rounds: all {len(self.rows)} are over after {self.spent} gradient evaluations of a budget of {budget}"
+            self.watch.note(self.run_id, note)
+        self._save("model")
+        return Result(self.run_id, tuple(self.rows), self.strategy.evaluated, self.network.module)
+
+    def _network(self) -> Network:
+        gpu = self.experiment.compute.gpus_per_actor > 0 and torch.cuda.is_available()
+        dtype = runtime.DTYPES[self.experiment.compute.precision]
+        return runtime.network(self.experiment, self.dataset, torch.device("cuda" if gpu else "cpu"), dtype)
+
+    def _evaluate(self, round: int, _: ArrayRecord) -> MetricRecord | None:
+        if self.strategy.last is None:
+            self.results.begun(self.run_id, time.perf_counter() - self._started)
+            return None
+        row = self._row(self.strategy.last)
+        for client, what in (*self.strategy.last.retried.items(), *self.strategy.last.evaluate_retried.items()):
+            self.watch.note(self.run_id, f"client {client} in round {round} was asked again: it {what.splitlines()[0]}")
+        last = self._is_last(row)
+        row, slices = self.survey.take(row, self.strategy.evaluated, self.strategy.buffers, last=last)
+        self.results.append(row)
+        for found in slices:
+            self.results.keep_slice(found)
+        self.rows.append(row)
+        self.spent += row.gradient_evaluations
+        self.watch.round(row)
+        if self.experiment.checkpoint.every and round % self.experiment.checkpoint.every == 0:
+            self._save(f"round-{round:05d}")
+        if last and round < self.experiment.rounds:
+            raise _BudgetSpentError
+        return None
+
+    def _is_last(self, row: Row) -> bool:
+        """Whether the run ends with this round, whose training `row` tells; it is not among `rows` yet."""
+        budget = self.experiment.budget
+        return row.round == self.experiment.rounds or (budget is not None and self.spent + row.gradient_evaluations >= budget)
+
+    def _row(self, exchange: Exchange) -> Row:
+        clients = tuple(_client_row(client, m, exchange.evaluate_failures.get(client)) for client, m in exchange.metrics.items())
+        reasons = dict(exchange.failures) | dict.fromkeys(exchange.dropped, DROPPED)
+        failed = tuple(_failed_row(client, what) for client, what in reasons.items())
+        retries = len(exchange.retried) + len(exchange.evaluate_retried)
+        loads = self._loads(exchange)
+        total = {name: sum(int(m[name]) for m in exchange.metrics.values()) for name in ("gradient-evaluations", "forward-evaluations")}
+        rss, device = self.grid.peak_memory() if isinstance(self.grid, LocalGrid) else (0, None)
+        examples = [row.examples for row in clients]
+        return Row(
+            run=self.run_id,
+            round=exchange.round,
+            cohort=len(clients),
+            failures=len({*reasons, *exchange.evaluate_failures}),
+            examples=sum(examples),
+            steps=sum(row.steps for row in clients),
+            gradient_evaluations=total["gradient-evaluations"],
+            forward_evaluations=total["forward-evaluations"],
+            bytes_down=exchange.bytes_down,
+            bytes_up=exchange.bytes_up,
+            flops=sum(load.flops for load in loads.values()),
+            client_seconds=sum(row.seconds for row in clients),
+            wall_seconds=exchange.seconds,
+            evaluate_seconds=0.0,
+            simulated_seconds=self.heterogeneity.round_seconds(loads),
+            energy=exchange.energy,
+            peak_rss=rss,
+            peak_device_memory=device,
+            train_loss=float(np.average([row.train_loss for row in clients], weights=examples)) if clients else math.nan,
+            measures={**self.strategy.client_measures, **({"retries": retries} if retries else {})},
+            clients=tuple(sorted((*clients, *failed), key=lambda row: row.client)),
+        )
+
+    def _loads(self, exchange: Exchange) -> dict[int, Load]:
+        """What each client that trained computed and exchanged; all of a cohort receive the same vectors and send as many."""
+        trained, asked = len(exchange.metrics), len(exchange.metrics) + len(exchange.failures)
+        return {
+            client: Load(
+                self.flops.total(
+                    gradient_evaluations=int(metrics["gradient-evaluations"]), forward_evaluations=int(metrics["forward-evaluations"])
+                ),
+                exchange.bytes_down / asked,
+                exchange.bytes_up / trained,
+            )
+            for client, metrics in exchange.metrics.items()
+        }
+
+    def _save(self, name: str) -> None:
+        path = Path(self.experiment.runs_dir) / self.run_id / f"{name}.safetensors"
+        self.network.buffers = self.strategy.buffers
+        self.network.load_(self.strategy.evaluated)
+        save_model(self.network.module, path, self.dataset.image, self.dataset.classes)
+
+
+def cohort_strategy(experiment: Experiment) -> CohortStrategy:
+    """The shell that holds the experiment's rounds. Raises `ConfigError` where a part cannot be built."""
+    rule, optimizer = strategies.build(experiment.server.strategy), optimizers.build(experiment.client.optimizer)
+    plan = Plan(
+        clients=experiment.data.clients,
+        sample=sampler(experiment),
+        leaves=Heterogeneity.of(experiment).leaves,
+        rounds=experiment.rounds,
+        seed=experiment.seed,
+        lr=lambda round: optimizer.lr * runtime.lr_factor(experiment, round),
+        weights=experiment.server.weights,
+        on_client_error=experiment.server.on_client_error,
+        deadline=experiment.server.deadline,
+        quorum=experiment.server.quorum,
+        shard_size=experiment.compute.shard_size,
+        acknowledge=experiment.server.on_client_error != "fail" and bool(corrections.build(experiment.client.correction).keeps),
+        evaluate_clients=experiment.measure.clients,
+        energy=gpu_energy() if experiment.compute.gpus_per_actor > 0 else None,
+    )
+    return FlowerCohort(rule, plan) if isinstance(rule, FlowerRule) else CohortStrategy(rule, plan)
+
+
+def _failed_row(client: int, what: str) -> ClientRow:
+    return ClientRow(client=client, examples=0, steps=0, train_loss=math.nan, seconds=0.0, status=what.splitlines()[0])
+
+
+def _client_row(client: int, metrics: Any, unevaluated: str | None) -> ClientRow:
+    return ClientRow(
+        client=client,
+        examples=int(metrics["examples"]),
+        steps=int(metrics["steps"]),
+        train_loss=metrics["train-loss"],
+        seconds=metrics["seconds"],
+        status="ok" if unevaluated is None else f"evaluation: {unevaluated.splitlines()[0]}",
+    )

@@ -1,0 +1,118 @@
+"""Running experiments: the Flower ServerApp, and `run`, which brings its own grid."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from clients import optimizers
+from experiments.running.grids import grids
+from experiments.running.progress import Quiet, Watch
+from experiments.running.run import Result, Session
+from experiments.settings.catalogue import resolved, sources
+from experiments.settings.presets import expand
+from fedsam import plugins
+from fedsam.config import ConfigError, Experiment, parse
+from fedsam.data import datasets, partition
+from fedsam.data.datasets import Dataset
+from fedsam.data.federated import deal, replaces
+from fedsam.grid.base import LocalGrid
+from fedsam.results.provenance import provenance
+from fedsam.results.store import Results
+
+app = ServerApp()
+
+
+def run(experiment: Experiment | Mapping[str, Any], watch: Watch | None = None) -> Result:
+    """Run one experiment on the grid that it names, and keep its results.
+
+    Args:
+        experiment: An `Experiment`, or plain settings such as a TOML file has.
+
+    Raises:
+        ConfigError: A setting is wrong; nothing has started.
+        DataError: The dataset cannot be had.
+        RunError: A client failed or diverged; the rounds before it are kept.
+    """
+    plugins.refresh()
+    if not isinstance(experiment, Experiment):
+        if "sweep" in experiment:
+            raise ConfigError("sweep: is not allowed here: `run` makes one run; `compare` makes those of a sweep")
+        experiment = expand(experiment)
+    resolved(experiment)
+    watch = watch or Quiet()
+    watch.plan([experiment])
+    with grids([experiment]) as grid_of:
+        return serve(experiment, *grid_of(experiment), watch)
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """The ServerApp: runs the experiment in the run config on whatever grid it is given.
+
+    Raises:
+        ConfigError: The experiment is not valid, or leaves settings to its preset, which clients do not know.
+    """
+    settings = json.loads(str(context.run_config["experiment"]))
+    experiment = parse(settings)
+    if expand(settings) != experiment:
+        raise ConfigError(f"experiment: the settings of method {experiment.method!r} must be written out; `fedsam run-config` does that")
+    dataset = datasets.load(experiment.data.dataset, experiment.data.root, experiment.data.fallback)
+    _await_nodes(grid, experiment.data.clients)
+    serve(experiment, grid, dataset, Quiet())
+
+
+def _await_nodes(grid: Grid, clients: int) -> None:
+    """Give the nodes a minute to register: Flower's runtime starts the ServerApp before them, and tells nobody when they are there."""
+    for _ in range(600):
+        if len(list(grid.get_node_ids())) >= clients:
+            return
+        threading.Event().wait(0.1)
+
+
+def serve(experiment: Experiment, grid: Grid, dataset: Dataset, watch: Watch, *, once: bool = False) -> Result:
+    """Run one experiment on a grid: rounds, evaluation, results. Raises as `run`, and as `Results.start` for `once`."""
+    started, plain = time.perf_counter(), resolved(experiment)
+    holdings = partition.class_counts(dataset.train.y.numpy(), deal(experiment, dataset), dataset.classes)
+    if isinstance(grid, LocalGrid):
+        grid.weigh(holdings.sum(axis=1).tolist())
+    with Results.open(experiment.runs_dir) as results:
+        where = provenance(gpu=experiment.compute.gpus_per_actor > 0, sources=sources(experiment), data=dataset.digest)
+        names = dataset.class_names
+        run_id = results.start(experiment, plain, dataset=dataset.name, holdings=holdings, provenance=where, class_names=names, once=once)
+        watch.started(run_id, experiment)
+        if isinstance(grid, LocalGrid):
+            grid.note = partial(watch.note, run_id)
+        if note := replaces(dataset, experiment):
+            watch.note(run_id, note)
+        _warn(experiment, holdings.sum(axis=1), run_id, watch)
+        try:
+            session = Session(experiment, dataset, holdings, grid, results, run_id, watch, started)
+            result = session.run()
+        except BaseException as error:
+            interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
+            status, what = ("interrupted", "stopped by the user") if interrupted else ("failed", f"{type(error).__name__}: {error}")
+            results.finish(run_id, "interrupted" if interrupted else "failed", what)
+            watch.finished(run_id, status, what)
+            error.run_id = run_id  # type: ignore[attr-defined]
+            raise
+        results.finish(run_id, "finished")
+        watch.finished(run_id, "finished", None)
+    return result
+
+
+def _warn(experiment: Experiment, examples: Any, run_id: str, watch: Watch) -> None:
+    """Say where the optimizer, afresh in every round, has too few local steps to be what it is."""
+    client = experiment.client
+    steps = client.steps or client.epochs * -(-int(np.median(examples)) // client.batch_size)
+    reason = optimizers.build(client.optimizer).degenerate(steps)
+    if reason and client.optimizer_state == "fresh":
+        watch.note(run_id, f"client.optimizer: {reason} (a median client has {steps} local steps a round; client.optimizer_state is fresh)")

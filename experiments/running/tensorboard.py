@@ -1,0 +1,70 @@
+"""TensorBoard event files, written while runs go on: `<runs_dir>/<run>/tensorboard`."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from experiments.running.progress import Quiet
+from experiments.settings.toml import toml
+from fedsam.optional import require
+from fedsam.results.rows import OPTIONAL, PEAKS, TOTALS, Row, cumulative
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+    from fedsam.config import Experiment
+
+
+class Events(Quiet):
+    """A `Watch` that writes every round at once; a context manager that closes what is open.
+
+    Raises:
+        ConfigError: The package tensorboard is not installed.
+    """
+
+    def __init__(self) -> None:
+        require("tensorboard", "--tensorboard")
+        self._writers: dict[str, SummaryWriter] = {}
+        self._totals: dict[str, Row] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for writer in self._writers.values():
+            writer.close()
+
+    def started(self, run_id: str, experiment: Experiment) -> None:
+        """Begin the run's file with its settings."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        writer = SummaryWriter(str(experiment.runs_dir / run_id / "tensorboard"))
+        writer.add_text("settings", f"```toml\n{toml(experiment.dump())}\n```")
+        self._writers[run_id] = writer
+
+    def round(self, row: Row) -> None:
+        """Write what `scalars` gives, at the step that is the round's number."""
+        writer, before = self._writers[row.run], self._totals.get(row.run)
+        total = cumulative([before, row])[-1] if before else row
+        for name, value in scalars(row, total).items():
+            writer.add_scalar(name, value, row.round)
+        writer.flush()
+        self._totals[row.run] = total
+
+    def finished(self, run_id: str, status: str, error: str | None) -> None:
+        """Close the run's file."""
+        self._writers.pop(run_id).close()
+        self._totals.pop(run_id, None)
+
+
+def scalars(row: Row, total: Row) -> dict[str, float]:
+    """What is shown of a round: what was measured, its cohort, and the costs so far, `total`."""
+    costs = {name: getattr(total, name) for name in (*TOTALS, *OPTIONAL, *PEAKS) if name not in ("cohort", "failures")}
+    return {
+        "train_loss": row.train_loss,
+        "cohort": row.cohort,
+        "failures": row.failures,
+        **{f"measures/{name}": value for name, value in row.measures.items()},
+        **{f"costs/{name}": value for name, value in costs.items() if value is not None},
+    }

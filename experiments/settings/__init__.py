@@ -1,0 +1,1 @@
+"""Experiments from TOML files, presets and sweeps."""

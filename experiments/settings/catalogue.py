@@ -1,0 +1,161 @@
+"""Everything an experiment can name, by kind: the tables behind `fedsam list` and behind validation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial, reduce
+from pathlib import Path
+from typing import Any
+
+import strategies
+from clients.corrections import CORRECTIONS
+from clients.optimizers import OPTIMIZERS
+from experiments.settings import compatibility
+from experiments.settings.presets import METHODS
+from fedsam import config, plugins, registry
+from fedsam.config import ConfigError, Experiment, Part
+from fedsam.data import datasets, own_data
+from fedsam.data.partition import PARTITIONS
+from fedsam.models.architectures import MODELS
+from fedsam.registry import FunctionContract, Registry
+from fedsam.schedules import SCHEDULES
+from fedsam.system.heterogeneity import DISTRIBUTIONS, Heterogeneity
+from strategies import STRATEGIES, sampling
+from strategies.robust import FlowerRule
+from strategies.sampling import SAMPLERS, Sampler
+
+TABLES: dict[str, Mapping[str, Any]] = {
+    "optimizers": OPTIMIZERS,
+    "corrections": CORRECTIONS,
+    "strategies": STRATEGIES,
+    "methods": METHODS,
+    "partitions": PARTITIONS,
+    "models": MODELS,
+    "datasets": Registry(
+        "datasets",
+        FunctionContract(()),
+        datasets.DATASETS | {f"{form}:PATH": read for form, read in own_data.FORMS.items()} | {"module:factory": own_data.factory},
+    ),
+    "schedules": SCHEDULES,
+    "distributions": DISTRIBUTIONS,
+    "samplers": SAMPLERS,
+}
+
+
+# Where an experiment names a part, and the table that the name is looked up in.
+PARTS: dict[str, Registry[Any]] = {
+    "client.optimizer": OPTIMIZERS,
+    "client.correction": CORRECTIONS,
+    "client.schedule": SCHEDULES,
+    "server.strategy": STRATEGIES,
+    "data.partition": PARTITIONS,
+    "model": MODELS,
+    "simulate.speed": DISTRIBUTIONS,
+    "simulate.bandwidth": DISTRIBUTIONS,
+    "server.sampling": SAMPLERS,
+}
+
+
+def resolved(experiment: Experiment) -> dict[str, Any]:
+    """Every setting as plain values, the defaults of the named parts included.
+
+    Raises:
+        ConfigError: A part's name or hyperparameter is wrong, or settings contradict each other.
+    """
+    plain = experiment.dump()
+    for key, choices in PARTS.items():
+        part = _named(experiment, key)
+        if part is not None:
+            plain = config.override(plain, {key: _filled(choices, part, key)})
+    datasets.check(experiment.data.source, experiment.data.fallback)
+    how = experiment.server.sampling
+    with plugins.blamed("server.sampling", how.name if isinstance(how, Part) else str(how)):
+        sampler(experiment)(1)
+    Heterogeneity.of(experiment)
+    compatibility.check(experiment)
+    rule, size, quorum = strategies.build(experiment.server.strategy), cohort(experiment), experiment.server.quorum
+    if isinstance(quorum, int) and not isinstance(experiment.server.sampling, tuple) and quorum > size:
+        raise ConfigError(f"server.quorum: {quorum} is not allowed: a cohort has {size} clients (server.participation)")
+    if isinstance(rule, FlowerRule) and size < rule.least():
+        needs = f"{experiment.server.strategy.name} needs {rule.least()} clients"
+        raise ConfigError(f"server.participation: {size} is not allowed: {needs} in a cohort")
+    return plain
+
+
+def sources(experiment: Experiment) -> tuple[plugins.Source, ...]:
+    """The modules that the experiment's components come from, those aside that are installed. Raises `ConfigError` as `resolved`."""
+    found = {name for key, choices in PARTS.items() for name in _references(choices, _named(experiment, key), key)}
+    if experiment.compute.grid == "inline":  # clients are in this process, and so see what its script or notebook defines
+        found = {name for name in found if not name.startswith("__main__:")}
+    return plugins.sources(found | own_data.references(experiment.data.source))
+
+
+def _references(choices: Registry[Any], part: Part | None, key: str) -> Iterator[str]:
+    """Every `module:attribute` of a component and of those inside it."""
+    if part is None:
+        return
+    if plugins.is_reference(part.name):
+        yield part.name
+    for name, value in registry.resolve(choices, part, key).items():
+        if isinstance(value, Part):
+            yield from _references(choices, value, f"{key}.{name}")
+
+
+def _named(experiment: Experiment, key: str) -> Part | None:
+    """The component at a dotted key; None where the key is unset or names none by a table."""
+    value: Any = reduce(getattr, key.split("."), experiment)
+    return value if isinstance(value, Part) else None
+
+
+def _filled(choices: Registry[Any], part: Part, key: str) -> dict[str, Any]:
+    """A part as plain values with its defaults filled in, parts inside it included; unset settings are left out."""
+    given = registry.resolve(choices, part, key)
+    nested = {name: _filled(choices, value, f"{key}.{name}") for name, value in given.items() if isinstance(value, Part)}
+    # A default of somebody else's function may be anything; what is no plain value cannot be set in a file either.
+    plain = {name: value for name, value in given.items() if _is_plain(value)}
+    return {"name": part.name, **plain, **nested}
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value has a form in TOML."""
+    if isinstance(value, list | tuple):
+        return all(_is_plain(item) for item in value)
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    return isinstance(value, str | bool | int | float | Path)
+
+
+def sampler(experiment: Experiment) -> Sampler:
+    """Who takes part in a round.
+
+    Raises:
+        ConfigError: There are fewer clients than that, or the listed cohorts do not fit the run.
+    """
+    size, clients, how = cohort(experiment), experiment.data.clients, experiment.server.sampling
+    if not isinstance(how, tuple):
+        part = how if isinstance(how, Part) else Part(name=how)
+        share = experiment.server.participation
+        if how == "independent":
+            part = Part.model_validate({"name": how, "probability": share if isinstance(share, float) else share / clients})
+        draw = registry.build(SAMPLERS, part, "server.sampling")
+        return partial(sampling.drawn, draw=draw, clients=clients, cohort=size, seed=experiment.seed)
+    if len(how) < experiment.rounds:
+        raise ConfigError(f"server.sampling: {len(how)} cohorts are not allowed: there are {experiment.rounds} rounds")
+    for number, members in enumerate(how, start=1):
+        if not members or len(set(members)) < len(members) or max(members) >= clients:
+            raise ConfigError(f"server.sampling: cohort {number} is not allowed: must be different clients from 0 to {clients - 1}")
+    return partial(sampling.listed, cohorts=how)
+
+
+def cohort(experiment: Experiment) -> int:
+    """Clients of a round.
+
+    Raises:
+        ConfigError: There are fewer clients than that.
+    """
+    share, clients = experiment.server.participation, experiment.data.clients
+    if isinstance(share, float):
+        return max(1, round(share * clients))
+    if share > clients:
+        raise ConfigError(f"server.participation: {share} is not allowed: the population has {clients} clients (data.clients)")
+    return share

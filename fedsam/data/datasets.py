@@ -1,0 +1,200 @@
+"""Images of classes as uint8 tensors from official, MD5-checked files.
+
+Legend: `x: (N, C, H, W)` images, `y: (N,)` labels.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from http.client import HTTPException
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fedsam import plugins
+from fedsam.config import ConfigError, Part, nearest
+from fedsam.data import own_data
+from fedsam.data.dataset import DataError, Dataset, Images
+from fedsam.data.download import download
+
+if TYPE_CHECKING:
+    from torchvision.datasets import CIFAR10
+
+__all__ = ["DATASETS", "DataError", "Dataset", "Images", "check", "is_own", "load", "official"]
+
+
+def load(dataset: str | Part, root: Path | None = None, fallback: str | None = None) -> Dataset:
+    """A dataset: one of DATASETS, downloaded first if its files are not there, or somebody's own, as `fedsam.data.own_data` reads it.
+
+    Args:
+        dataset: Its name, or its name and settings.
+        root: Folder of the official files; default: $FEDSAM_DATA, else ~/.cache/fedsam.
+        fallback: One of DATASETS to use when official files cannot be had; a line on stderr says so, and the result's `name` tells which
+            it is. Nothing stands in for somebody's own data.
+
+    Raises:
+        ConfigError: A name is not known, a setting is not allowed, or somebody's own data cannot be used.
+        DataError: Official files are missing and cannot be downloaded, or cannot be read, or are not the official ones.
+    """
+    part = Part(name=dataset) if isinstance(dataset, str) else dataset
+    check(part, fallback)
+    if is_own(part):
+        return own_data.load(part)
+    folder = Path(root or os.environ.get("FEDSAM_DATA") or "~/.cache/fedsam").expanduser()
+    try:
+        return DATASETS[part.name](folder)
+    except DataError as error:
+        if fallback is None:
+            raise
+        print(f"WARNING: using dataset {fallback!r} instead of {part.name!r}, which cannot be had: {error}", file=sys.stderr)
+    return DATASETS[fallback](folder)
+
+
+def is_own(part: Part) -> bool:
+    """Whether a dataset is somebody's own: from files or functions that are not part of the product."""
+    return part.name not in DATASETS
+
+
+def check(part: Part, fallback: str | None = None) -> None:
+    """Refuse what can be seen to be wrong without reading a dataset. Raises `ConfigError` as `load`."""
+    if fallback is not None and fallback not in DATASETS:
+        raise ConfigError(f"data.fallback: {fallback!r} is not known{nearest(fallback, list(DATASETS))}; allowed: {_listed(DATASETS)}")
+    if not is_own(part):
+        if part.settings:
+            raise ConfigError(f"data.dataset.{next(iter(part.settings))}: unknown key; {part.name} has no settings")
+        return
+    registered = plugins.entry_points("datasets")
+    if ":" not in part.name and part.name not in registered:
+        known = [*DATASETS, *registered]
+        forms = ", ".join([*(f"{form}:PATH" for form in own_data.FORMS), "module:factory"])
+        raise ConfigError(f"data.dataset: {part.name!r} is not known{nearest(part.name, known)}; allowed: {_listed(known)}, {forms}")
+    own_data.check(part)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+def cifar10(root: Path) -> Dataset:
+    """60,000 colour photographs, 32 x 32, of 10 classes, 10,000 of them for testing.
+
+    Source: Krizhevsky, 2009, Learning multiple layers of features from tiny images.
+    """
+    from torchvision.datasets import CIFAR10
+
+    return _cifar(root, "cifar10", CIFAR10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+
+
+def cifar100(root: Path) -> Dataset:
+    """60,000 colour photographs, 32 x 32, of 100 classes (the fine labels), 10,000 of them for testing.
+
+    Source: Krizhevsky, 2009, Learning multiple layers of features from tiny images.
+    """
+    from torchvision.datasets import CIFAR100
+
+    return _cifar(root, "cifar100", CIFAR100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
+
+
+def fashion_mnist(root: Path) -> Dataset:
+    """70,000 grey pictures of clothes, 28 x 28, of 10 classes, 10,000 of them for testing.
+
+    Source: Xiao et al., 2017, arXiv:1708.07747.
+    """
+    from torchvision.datasets import FashionMNIST
+
+    files = {f"FashionMNIST/raw/{name}": md5 for name, md5 in FashionMNIST.resources}
+    servers = [f"{mirror}{FashionMNIST.resources[0][0]}" for mirror in FashionMNIST.mirrors]
+    _obtain(root, "fashion_mnist", files, servers, lambda folder: FashionMNIST(folder, download=True))
+    # Read from the compressed files because those are the ones with an official MD5.
+    train_x, train_y, test_x, test_y = (_idx(gzip.decompress((root / name).read_bytes())) for name in files)
+    train, test = Images(train_x.unsqueeze(1), train_y.long()), Images(test_x.unsqueeze(1), test_y.long())
+    return Dataset("fashion_mnist", train, test, 10, (0.2860,), (0.3530,), ("crop", "flip"), tuple(FashionMNIST.classes))
+
+
+def digits(root: Path) -> Dataset:
+    """1,797 handwritten digits that come with scikit-learn, 8 x 8 grey pixels scaled to 32 x 32; 355 of them for testing.
+
+    The test set is every fifth example of each class. Needs no files, so `root` plays no part. Not augmented: a mirrored digit is none.
+
+    Source: Alpaydin and Kaynak, 1998, UCI Optical Recognition of Handwritten Digits (its test part).
+    """
+    from sklearn.datasets import load_digits
+
+    small, labels = load_digits(return_X_y=True)
+    # Exact in float32: grey levels are 0..16 and the weights of a fourfold scaling are eighths. So every machine rounds alike.
+    grey = torch.from_numpy(small).float().view(-1, 1, 8, 8) * (255 / 16)
+    x = F.interpolate(grey, scale_factor=4, mode="bilinear", align_corners=False).round().to(torch.uint8)
+    y = torch.from_numpy(labels).long()
+    test = (F.one_hot(y).cumsum(0).gather(1, y[:, None]) % 5 == 0)[:, 0]
+    return Dataset("digits", Images(x[~test], y[~test]), Images(x[test], y[test]), 10, (0.3051,), (0.3238,), ())
+
+
+DATASETS: dict[str, Callable[[Path], Dataset]] = {
+    "cifar10": cifar10,
+    "cifar100": cifar100,
+    "fashion_mnist": fashion_mnist,
+    "digits": digits,
+}
+
+
+def _cifar(root: Path, name: str, kind: type[CIFAR10], mean: tuple[float, ...], std: tuple[float, ...]) -> Dataset:
+    """CIFAR-10 or CIFAR-100; torchvision reads the files, after it checked their MD5 a second time."""
+    listed = [*kind.train_list, *kind.test_list]
+    files = {f"{kind.base_folder}/{file}": md5 for file, md5 in [*listed, (kind.meta["filename"], kind.meta["md5"])]}
+    _obtain(root, name, files, [kind.url], lambda folder: kind(folder, download=True))
+    # One reader for both parts, because a reader checks every file each time.
+    both = type(kind.__name__, (kind,), {"train_list": listed, "test_list": []})(root)
+    x, y = torch.from_numpy(both.data.transpose(0, 3, 1, 2)).contiguous(), torch.tensor(both.targets)
+    split = len(y) * 5 // 6  # 50,000 of 60,000
+    # Clones, because a view drags all 60,000 images along when it is sent to another process.
+    train, test = (Images(x[part].clone(), y[part].clone()) for part in (slice(split), slice(split, None)))
+    return Dataset(name, train, test, len(both.classes), mean, std, ("crop", "flip"), tuple(both.classes))
+
+
+def _idx(blob: bytes) -> Tensor:
+    """An array of bytes in the IDX format: two zeros, type 8, the number of sizes, the sizes (big-endian), the values."""
+    sizes = np.frombuffer(blob, ">i4", count=blob[3], offset=4)
+    return torch.from_numpy(np.frombuffer(blob, np.uint8, offset=4 + 4 * blob[3]).reshape(sizes).copy())
+
+
+def _obtain(root: Path, name: str, files: Mapping[str, str], servers: Sequence[str], fetch: Callable[[Path], object]) -> None:
+    """Make sure that `files` (path below root -> MD5) are the official ones, downloading those that are missing; arguments as `download`.
+
+    Raises:
+        DataError: A file is corrupt or cannot be read, or is missing and cannot be downloaded.
+    """
+    missing = [path for path, md5 in files.items() if not official(root / path, md5, name)]
+    if not missing:
+        return
+    try:
+        download(root, name, missing, servers, fetch)
+    # torchvision raises RuntimeError for a wrong MD5; OSError covers network, time-out and disk.
+    except (OSError, RuntimeError, HTTPException) as error:
+        folder = Path(missing[0]).parent.as_posix()
+        raise DataError(
+            f"{name}: {missing[0]} is missing below {root} and cannot be downloaded there ({error}). Put the folder {folder}/ with the "
+            f'official files below {root}, or set --data-root or FEDSAM_DATA to where it is, or use data.dataset = "digits", '
+            "which needs no files."
+        ) from error
+
+
+def official(path: Path, md5: str, name: str) -> bool:
+    """Whether the file is there. Raises `DataError` if it is there but is not the official one, or cannot be read."""
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "md5").hexdigest()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise DataError(f"{name}: {path} cannot be read ({error.strerror}); set --data-root or FEDSAM_DATA to a folder that can") from error
+    if found != md5:
+        raise DataError(f"{name}: {path} is corrupt or truncated (MD5 {found}, official {md5}); delete it to have it downloaded again")
+    return True

@@ -1,0 +1,139 @@
+"""Who holds which examples, and the batches of a client's local training.
+
+Legend: `x: (B, C, H, W)` images, `y: (B,)` labels.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedsam import registry
+from fedsam.config import ConfigError, Experiment
+from fedsam.data import augmentation, partition
+from fedsam.data.datasets import Dataset, Images
+from fedsam.plugins import blamed
+from fedsam.seeds import stream, tensor_stream
+
+
+def replaces(dataset: Dataset, experiment: Experiment) -> str:
+    """Where the dataset is the fallback: a sentence that says so; empty where it is the one that the experiment asks for."""
+    wanted, limit, there = experiment.data.source.name, experiment.data.examples, len(dataset.train.y)
+    if dataset.name == wanted:
+        return ""
+    less = f", all {there} training examples of it (data.examples: {limit})" if limit is not None and limit > there else ""
+    return f"dataset {wanted} cannot be had: this run uses {dataset.name} instead{less}"
+
+
+def deal(experiment: Experiment, dataset: Dataset) -> list[np.ndarray]:
+    """Index arrays into the training examples, one per client: the experiment's partition, from its seed alone.
+
+    A fallback that has fewer examples than `data.examples` is used whole.
+
+    Raises:
+        ConfigError: The partition cannot be drawn, for example because there are more clients than examples.
+    """
+    labels, limit = dataset.train.y.numpy(), experiment.data.examples
+    if limit is not None and limit > len(labels) and not replaces(dataset, experiment):
+        raise ConfigError(f"data.examples: {limit} is not allowed: {dataset.name} has {len(labels)} training examples")
+    chosen = np.arange(len(labels))
+    if limit is not None and limit < len(labels):
+        chosen = np.sort(stream(experiment.seed, "examples").choice(len(labels), size=limit, replace=False))
+    draw = registry.build(partition.PARTITIONS, experiment.data.partition, "data.partition")
+    owner = inspect.signature(draw).parameters.get("owner")
+    if owner is not None and dataset.clients is not None:
+        draw = partial(draw, owner=dataset.clients.numpy()[chosen])
+    elif owner is not None and owner.default is owner.empty:
+        refused = f"data.partition: {experiment.data.partition.name!r} is not allowed"
+        raise ConfigError(f"{refused}: {dataset.name} does not say which client an example comes from")
+    with blamed("data.partition", experiment.data.partition.name):
+        dealt = draw(labels[chosen], experiment.data.clients, stream(experiment.seed, "partition"))
+    indices = partition.checked(dealt, len(chosen), experiment.data.clients, experiment.data.partition.name)
+    return [chosen[index] for index in indices]
+
+
+@dataclass(frozen=True)
+class FederatedDataset:
+    """A dataset on a device, dealt to clients.
+
+    Attributes:
+        indices: Index arrays into `dataset.train`, one per client.
+        kinds: Training augmentation.
+    """
+
+    dataset: Dataset
+    indices: list[np.ndarray]
+    seed: int
+    kinds: tuple[str, ...]
+    device: torch.device
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, experiment: Experiment, dataset: Dataset, device: torch.device, dtype: torch.dtype) -> FederatedDataset:
+        """The federation that the experiment describes. Raises `ConfigError` as `deal`."""
+        kinds = dataset.augment if experiment.data.augment is None else experiment.data.augment
+        resident = Images(dataset.train.x.to(device), dataset.train.y.to(device))
+        return cls(replace(dataset, train=resident), deal(experiment, dataset), experiment.seed, kinds, device, dtype)
+
+    def examples(self, client: int) -> int:
+        """Number of examples that the client holds."""
+        return len(self.indices[client])
+
+    def class_counts(self, client: int) -> tuple[int, ...]:
+        """Examples that the client holds, per class."""
+        return tuple(torch.bincount(self.held(client).y, minlength=self.dataset.classes).tolist())
+
+    def batches(self, client: int, round: int, *, batch_size: int, epochs: int, steps: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Shuffled, augmented batches of a client's local training; an epoch's last batch may be smaller.
+
+        Args:
+            steps: Stop after so many batches, passing over the examples as often as needed, instead of after `epochs`.
+        """
+        order = stream(self.seed, "batches", round, client)
+        rng = tensor_stream(self.seed, "augment", round, client, device=self.device)
+        taken, epoch = 0, 0
+        while taken < steps if steps is not None else epoch < epochs:
+            shuffled = torch.from_numpy(order.permutation(self.indices[client]))
+            for index in shuffled.split(batch_size):
+                if taken == steps:
+                    return
+                yield self._load(self.dataset.train, index, rng)
+                taken += 1
+            epoch += 1
+
+    def steps(self, client: int, *, batch_size: int, epochs: int, steps: int | None) -> int:
+        """Number of batches that `batches` yields."""
+        return steps if steps is not None else epochs * -(-self.examples(client) // batch_size)
+
+    def peek(self, client: int, count: int) -> tuple[Tensor, Tensor]:
+        """The first `count` of the client's examples in a fixed random order, not augmented; all of them if it holds fewer."""
+        order = stream(self.seed, "peek", client).permutation(self.indices[client])[:count]
+        return self._load(self.dataset.train, torch.from_numpy(order), None)
+
+    def held(self, *clients: int) -> Images:
+        """The clients' training examples as they are, one client after another."""
+        return self._images(np.concatenate([self.indices[client] for client in clients]))
+
+    def sample(self, count: int) -> Images:
+        """So many of all clients' training examples as they are, drawn by seed; all of them if there are fewer.
+
+        The same ones, in the same random order, however they are dealt to clients.
+        """
+        held = np.sort(np.concatenate(self.indices))
+        return self._images(stream(self.seed, "sample").choice(held, size=min(count, len(held)), replace=False))
+
+    def _images(self, indices: np.ndarray) -> Images:
+        index = torch.from_numpy(indices).to(self.device)
+        return Images(self.dataset.train.x[index], self.dataset.train.y[index])
+
+    def _load(self, images: Images, index: Tensor, rng: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        index = index.to(self.device)
+        x, y = images.x[index], images.y[index]
+        x = augmentation.normalize(x, self.dataset.mean, self.dataset.std, self.dtype)
+        return (x if rng is None else augmentation.augment(x, self.kinds, rng)), y

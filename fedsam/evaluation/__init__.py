@@ -1,0 +1,1 @@
+"""Accuracy, loss and flatness of a model."""

@@ -1,0 +1,118 @@
+"""Loss, accuracy and calibration of a global vector on a fixed set of images, and what they say of each client.
+
+Legend: `w: (P,)`, `buffers: (Q,)`; `p: (clients, classes)` share of each class among a client's examples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from fedsam.data.augmentation import normalize
+from fedsam.data.datasets import Dataset, Images
+from fedsam.models.network import Network
+
+BINS = 15
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one pass over some images finds.
+
+    Attributes:
+        total_loss: Sum of the cross-entropies (nats).
+        correct: Examples that the network gets right, of each class.
+        held: Examples, of each class.
+        calibration_error: As the function of this name.
+    """
+
+    total_loss: float
+    correct: tuple[int, ...]
+    held: tuple[int, ...]
+    calibration_error: float
+
+    @property
+    def examples(self) -> int:
+        """Number of examples."""
+        return sum(self.held)
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy (nats)."""
+        return self.total_loss / self.examples
+
+    @property
+    def accuracy(self) -> float:
+        """Share of examples that the network gets right."""
+        return sum(self.correct) / self.examples
+
+
+def evaluate(network: Network, w: Tensor, buffers: Tensor, images: Images, dataset: Dataset, batch_size: int = 500) -> Evaluation:
+    """Evaluate in evaluation mode, without augmentation, weighted so that the batch size does not matter.
+
+    Args:
+        dataset: Gives the normalization constants and the number of classes.
+    """
+    device, dtype = w.device, w.dtype
+    loss = torch.zeros((), dtype=torch.float64, device=device)
+    confidence, predicted = [], []
+    network.buffers = buffers
+    with torch.no_grad(), network.evaluating():
+        for x, y in zip(images.x.split(batch_size), images.y.split(batch_size), strict=True):
+            logits = network(w, normalize(x.to(device), dataset.mean, dataset.std, dtype))
+            loss += functional.cross_entropy(logits, y.to(device), reduction="sum").double()
+            most = logits.softmax(dim=1).max(dim=1)
+            confidence.append(most.values)
+            predicted.append(most.indices)
+    labels = images.y.cpu()
+    right = torch.cat(predicted).cpu() == labels
+    return Evaluation(
+        total_loss=float(loss),
+        correct=tuple(torch.bincount(labels[right], minlength=dataset.classes).tolist()),
+        held=tuple(torch.bincount(labels, minlength=dataset.classes).tolist()),
+        calibration_error=calibration_error(torch.cat(confidence).cpu(), right),
+    )
+
+
+def calibration_error(confidence: Tensor, right: Tensor) -> float:
+    """Expected calibration error: |accuracy - mean confidence| over 15 bins of confidence of equal width, weighted by examples.
+
+    Source: Guo et al., 2017, arXiv:1706.04599, Eq. 3; a bin holds its upper edge.
+
+    Args:
+        confidence: (N,) probability of the predicted class.
+        right: (N,) whether that is the class.
+    """
+    if not bool(torch.isfinite(confidence).all()):
+        return math.nan
+    bins = (confidence.double() * BINS).ceil().long().clamp(1, BINS) - 1
+    gaps = torch.bincount(bins, weights=right.double() - confidence.double(), minlength=BINS)
+    return float(gaps.abs().sum()) / len(confidence)
+
+
+def client_accuracies(evaluation: Evaluation, holdings: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
+    """Each client's accuracy (clients,) on fresh examples of its own mix of classes: the sum over classes of p accuracy(class).
+
+    Unbiased where clients differ by how many examples of each class they hold and in nothing else, as those of our partitions do.
+    NaN where a client holds a class of which the evaluation had no example.
+
+    Args:
+        holdings: Examples of each class that each client holds, (clients, classes).
+    """
+    of_class = np.array([right / held if held else math.nan for right, held in zip(evaluation.correct, evaluation.held, strict=True)])
+    p = holdings / holdings.sum(axis=1, keepdims=True)
+    return np.asarray(np.where(p > 0, p * of_class, 0.0).sum(axis=1), dtype=np.float64)
+
+
+def spread(accuracies: NDArray[np.float64]) -> Mapping[str, float]:
+    """Mean and standard deviation over clients, and the mean over the worst tenth of them, one at least."""
+    worst = np.sort(accuracies)[: max(1, len(accuracies) // 10)]
+    return {"mean": float(accuracies.mean()), "std": float(accuracies.std()), "worst10": float(worst.mean())}

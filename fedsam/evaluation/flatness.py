@@ -1,0 +1,144 @@
+"""The loss around a global vector: its Hessian, its rise in a ball, its slices; each as named values with error and cost.
+
+The draws (probes, noise, directions) depend on the seed alone: runs that differ in method or number of clients are measured with the
+same ones. They are made on the CPU, so that a GPU gets them too.
+
+Legend: `w: (P,)`, `buffers: (Q,)`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from fedsam.config import Flatness
+from fedsam.data.augmentation import normalize
+from fedsam.data.datasets import Dataset, Images
+from fedsam.evaluation.hessian import Top, hessian_top, hessian_trace
+from fedsam.evaluation.loss import Cost, Loss, even
+from fedsam.evaluation.sharpness import Estimate, Slice, filter_normalized, gaussian, sharpness_avg, sharpness_max, slice_1d, slice_2d
+from fedsam.models.network import Network
+from fedsam.seeds import tensor_stream
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one measure found.
+
+    Attributes:
+        values: Estimates, and the error of each under its name + `_error`; NaN where the loss is not finite.
+        cost: Of all that was computed to the end.
+        seconds: On the device that computed it.
+        slice: The losses of a slice.
+    """
+
+    values: Mapping[str, float]
+    cost: Cost
+    seconds: float = 0.0
+    slice: Slice | None = None
+
+
+Measurement = Callable[[Loss, Tensor, Flatness, int], Measured]  # loss, w, settings, seed
+
+
+def measure(
+    name: str, network: Network, w: Tensor, buffers: Tensor, images: Images, dataset: Dataset, settings: Flatness, seed: int
+) -> Measured:
+    """The measure of this name at `w`, of the mean loss over all `images`, as they are.
+
+    Args:
+        dataset: Gives the normalization constants.
+    """
+    start = time.perf_counter()
+    prepare = partial(normalize, mean=dataset.mean, std=dataset.std, dtype=w.dtype)
+    # An infinite weight need not make the loss infinite: a dead unit hides it.
+    w = w if bool(torch.isfinite(w).all()) else torch.full_like(w, math.nan)
+    with network.evaluating():
+        loss = Loss(network.module, buffers, images.x, images.y, even(len(images.y), settings.batch_size), prepare)
+        found = FLATNESS[name](loss, w, settings, seed)
+    return replace(found, seconds=time.perf_counter() - start)
+
+
+def top(loss: Loss, w: Tensor, settings: Flatness, seed: int) -> Measured:
+    """`hessian_top_1` to `hessian_top_K` and `hessian_smallest`, algebraically; their errors are Lanczos residuals."""
+    k = settings.eigenvalues
+    try:
+        found = hessian_top(loss, w, tensor_stream(seed, "flatness start"), k=k)
+    except FloatingPointError:  # the run diverged: it is measured, and the answer is not a number
+        unknown = (math.nan,) * k
+        found = Top(unknown, unknown, math.nan, math.nan, converged=False, steps=0, cost=Cost(0, 0))
+    values = {f"hessian_top_{i}": value for i, value in enumerate(found.values, start=1)}
+    errors = {f"hessian_top_{i}_error": error for i, error in enumerate(found.errors, start=1)}
+    return Measured(values | errors | {"hessian_smallest": found.smallest, "hessian_smallest_error": found.smallest_error}, found.cost)
+
+
+def trace(loss: Loss, w: Tensor, settings: Flatness, seed: int) -> Measured:
+    """`hessian_trace`; its error is a standard error over probes."""
+    found = hessian_trace(loss, w, tensor_stream(seed, "flatness probes"), probes=settings.probes)
+    return Measured({"hessian_trace": found.value, "hessian_trace_error": found.error}, found.cost)
+
+
+def worst(loss: Loss, w: Tensor, settings: Flatness, seed: int) -> Measured:
+    """`sharpness_worst` of batches of `batch_size`; its error is a standard error over batches."""
+    found = sharpness_max(loss, w, rho=settings.rho, m=settings.batch_size, iterations=settings.iterations)
+    return _estimated("sharpness_worst", found)
+
+
+def worst_adaptive(loss: Loss, w: Tensor, settings: Flatness, seed: int) -> Measured:
+    """`sharpness_worst_adaptive`, as `worst`."""
+    found = sharpness_max(loss, w, rho=settings.rho_adaptive, adaptive=True, m=settings.batch_size, iterations=settings.iterations)
+    return _estimated("sharpness_worst_adaptive", found)
+
+
+def average(loss: Loss, w: Tensor, settings: Flatness, seed: int) -> Measured:
+    """`sharpness_average`; its error is a standard error over draws."""
+    found = sharpness_avg(loss, w, tensor_stream(seed, "flatness noise"), rho=settings.rho_average, draws=settings.draws)
+    return _estimated("sharpness_average", found)
+
+
+def average_adaptive(loss: Loss, w: Tensor, settings: Flatness, seed: int) -> Measured:
+    """`sharpness_average_adaptive`, from the draws of `average`."""
+    rho, rng = settings.rho_average_adaptive, tensor_stream(seed, "flatness noise")
+    return _estimated("sharpness_average_adaptive", sharpness_avg(loss, w, rng, rho=rho, adaptive=True, draws=settings.draws))
+
+
+def line(loss: Loss, w: Tensor, settings: Flatness, seed: int) -> Measured:
+    """The slice along one random, filter-normalized direction."""
+    found = slice_1d(loss, w, _direction(loss, w, seed, 1), _alphas(settings.points))
+    return Measured({}, found.cost, slice=found)
+
+
+def plane(loss: Loss, w: Tensor, settings: Flatness, seed: int) -> Measured:
+    """The slice along two such directions; the first is that of `line`."""
+    found = slice_2d(loss, w, _direction(loss, w, seed, 1), _direction(loss, w, seed, 2), _alphas(settings.points))
+    return Measured({}, found.cost, slice=found)
+
+
+FLATNESS: Mapping[str, Measurement] = {
+    "top": top,
+    "trace": trace,
+    "worst": worst,
+    "worst_adaptive": worst_adaptive,
+    "average": average,
+    "average_adaptive": average_adaptive,
+    "line": line,
+    "plane": plane,
+}
+
+
+def _estimated(name: str, found: Estimate) -> Measured:
+    return Measured({name: found.value, f"{name}_error": found.error}, found.cost)
+
+
+def _direction(loss: Loss, w: Tensor, seed: int, index: int) -> Tensor:
+    return filter_normalized(gaussian(w, tensor_stream(seed, "flatness direction", index)), w, loss.layout)
+
+
+def _alphas(points: int) -> tuple[float, ...]:
+    return tuple(2 * i / (points - 1) - 1 for i in range(points))

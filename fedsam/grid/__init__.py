@@ -1,0 +1,1 @@
+"""Grids that carry messages to clients: in this process, or on Ray actors."""

@@ -1,0 +1,171 @@
+"""The Ray actors that serve clients: hired, fed, replaced when they die."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from flwr.clientapp import ClientApp
+
+from fedsam.grid.actor import ClientActor, peak_memory
+
+RESTARTS = 3
+
+
+class ActorPool:
+    """Ray actors that serve clients; they outlive a run, so that the runs of a sweep start at once.
+
+    An actor gets work once it is up: one that Ray cannot place, because a machine was lost, holds nothing back.
+
+    Args:
+        load: Gives the ClientApp, in the actor's process; called with the supplies as keywords.
+        actors: How many.
+        cpus: Of each, also its torch threads.
+        gpus: Share of a GPU of each; fractions allowed.
+        memory: Fraction of its GPU's memory that each may use; default: its share of the GPU.
+
+    Attributes:
+        busy: The actors that are up, and how many calls each has to do.
+        away: Those of them that are on other machines.
+        starting: The others, by the reference that is there once they are up.
+        stopped: Whether it was: nobody is hired any more.
+        memory: Fraction of its GPU's memory that each may use; None without a GPU.
+        gpus: Share of a GPU of each.
+    """
+
+    def __init__(
+        self, load: Callable[..., ClientApp], *, actors: int, cpus: int = 1, gpus: float = 0.0, memory: float | None = None
+    ) -> None:
+        import ray
+
+        self._load, self._cpus = load, cpus
+        self.memory = (memory or min(gpus, 1.0)) if gpus else None
+        self._supplies: dict[str, Any] = {}
+        self._kind = ray.remote(num_cpus=cpus, num_gpus=gpus)(ClientActor)
+        self.gpus, self.stopped = gpus, False
+        self._peaks: dict[Any, tuple[int, int | None]] = {}
+        self._deaths = 0
+        self.busy: dict[Any, int] = {}
+        self.away: set[Any] = set()
+        self.starting: dict[Any, Any] = {}
+        for _ in range(actors):
+            self._start()
+
+    @property
+    def size(self) -> int:
+        """How many actors there are."""
+        return len(self.busy) + len(self.starting)
+
+    def split(self, number: int) -> list[ActorPool]:
+        """As many pools, among which the actors of this one are dealt; it keeps none, and they must not be at work."""
+        parts = [ActorPool(self._load, actors=0, cpus=self._cpus, gpus=self.gpus, memory=self.memory) for _ in range(number)]
+        for turn, (reference, actor) in enumerate(self.starting.items()):
+            parts[turn % number].starting[reference] = actor
+        for turn, actor in enumerate(self.busy, len(self.starting)):
+            parts[turn % number].busy[actor] = 0
+            parts[turn % number].away |= self.away & {actor}
+        self.starting, self.busy, self.away = {}, {}, set()
+        return parts
+
+    @property
+    def shared(self) -> bool:
+        """Whether an actor shares its GPU with others."""
+        return 0 < self.gpus <= 0.5
+
+    def spread(self) -> None:
+        """Have half as many actors, each with twice the share of a GPU and of its memory; what the present ones do is lost."""
+        import ray
+
+        devices, share = math.ceil(self.gpus * self.size - 1e-9), min(1.0, 2 * self.gpus)
+        actors = max(1, min(self.size // 2, devices * int(1 / share)))
+        for actor in (*self.busy, *self.starting.values()):
+            ray.kill(actor)
+        self.busy, self.starting, self.away = {}, {}, set()
+        self.gpus, self.memory = share, self.memory and min(1.0, 2 * self.memory)
+        self._kind = ray.remote(num_cpus=self._cpus, num_gpus=share)(ClientActor)
+        for _ in range(actors):
+            self._start()
+
+    def stop(self) -> None:
+        """End the actors, from any thread: who waits for them, or asks them from now on, is interrupted."""
+        import ray
+
+        self.stopped = True
+        for actor in (*self.busy, *self.starting.values()):
+            ray.kill(actor)
+
+    def supply(self, **supplies: Any) -> None:
+        """Give the actors what `load` needs, and have them load the app with it.
+
+        Args:
+            supplies: Things, each put into the object store once for all actors of a node, or references to what is there already.
+        """
+        import ray
+
+        self._supplies = {name: thing if isinstance(thing, ray.ObjectRef) else ray.put(thing) for name, thing in supplies.items()}
+        for actor in (*self.busy, *self.starting.values()):
+            actor.supply.remote(self._supplies)
+
+    def ready(self) -> list[int]:
+        """Wait until every actor is up; their process ids."""
+        import ray
+
+        while self.starting:
+            self.admit(ray.wait(list(self.starting))[0][0])
+        return [pid for pid, _ in ray.get([actor.process.remote() for actor in self.busy])]
+
+    def admit(self, reference: Any) -> None:
+        """Give work from now on to the starting actor that `reference` belongs to.
+
+        Raises:
+            RuntimeError: Actors die at their start, again and again.
+        """
+        import ray
+
+        actor = self.starting.pop(reference)
+        try:
+            _, machine = ray.get(reference)
+        except ray.exceptions.RayActorError as error:
+            self._start()
+            self._deaths += 1
+            if self._deaths > RESTARTS:
+                raise RuntimeError(f"actors die at their start, {self._deaths} in a row: {error}") from error
+            return
+        self._deaths = 0
+        self.busy[actor] = 0
+        if machine != ray.get_runtime_context().get_node_id():
+            self.away.add(actor)
+
+    def free(self, *, most: int | None = None) -> Any:
+        """The actor with the least work, None where all have `most` shards or more."""
+        actor = min(self.busy, key=self.busy.__getitem__, default=None)
+        return actor if actor is not None and (most is None or self.busy[actor] < most) else None
+
+    def replace(self, actor: Any) -> None:
+        """Start a new actor in the place of one that died or hangs."""
+        import ray
+
+        del self.busy[actor]
+        self.away.discard(actor)
+        self._peaks.pop(actor, None)
+        ray.kill(actor)
+        self._start()
+
+    def release(self, actor: Any, peak: tuple[int, int | None] | None) -> None:
+        """Note that an actor is done with what it was dealt once, and its `fedsam.grid.actor.peak_memory` where that is known."""
+        self.busy[actor] -= 1
+        if peak is not None:
+            self._peaks[actor] = peak
+
+    def peak_memory(self) -> tuple[int, int | None]:
+        """Over this process and all actors, as last reported: largest peak resident bytes, largest peak GPU bytes."""
+        peaks = [peak_memory(), *self._peaks.values()]
+        return max(rss for rss, _ in peaks), max((device for _, device in peaks if device is not None), default=None)
+
+    def _start(self) -> None:
+        """Start an actor. Raises `KeyboardInterrupt` once the pool was stopped."""
+        if self.stopped:
+            raise KeyboardInterrupt
+        actor: Any = self._kind.remote(self._load, self._cpus, self._supplies, self.memory)
+        self.starting[actor.process.remote()] = actor

@@ -1,0 +1,79 @@
+"""Threads that share a grid: Flower's older strategies send each message from a thread of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import Future
+from threading import Lock
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from fedsam.messages.flower_private import Run
+
+
+class Turns(Grid):
+    """A grid that one thread uses at a time; what others send meanwhile goes out together at the next turn.
+
+    Args:
+        grid: Gives replies that say which message they are to.
+    """
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+        self._turn, self._door = Lock(), Lock()
+        self._waiting: list[tuple[list[Message], Future[list[Message]]]] = []
+
+    def set_run(self, run: Run) -> None:
+        """As `Grid.set_run`."""
+        self._grid.set_run(run)
+
+    @property
+    def run(self) -> Run:
+        """As `Grid.run`."""
+        return self._grid.run
+
+    def create_message(self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None) -> Message:
+        """As `Grid.create_message`."""
+        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """As `Grid.get_node_ids`."""
+        return self._grid.get_node_ids()
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """As `Grid.push_messages`."""
+        with self._turn:
+            return self._grid.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """As `Grid.pull_messages`."""
+        with self._turn:
+            return self._grid.pull_messages(message_ids)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """As `Grid.send_and_receive`; the time spent waiting for the turn does not count."""
+        if timeout is not None:
+            with self._turn:
+                return self._grid.send_and_receive(messages, timeout=timeout)
+        mine: Future[list[Message]] = Future()
+        with self._door:
+            self._waiting.append((list(messages), mine))
+        with self._turn:
+            if not mine.done():
+                self._exchange()
+        return mine.result()
+
+    def _exchange(self) -> None:
+        """Send what waits, and give each of the waiting their replies, or all of them the error."""
+        with self._door:
+            waiting, self._waiting = self._waiting, []
+        try:
+            replies = list(self._grid.send_and_receive([message for messages, _ in waiting for message in messages]))
+        except BaseException as error:
+            for _, future in waiting:
+                future.set_exception(error)
+            return
+        for messages, future in waiting:
+            ids = {message.metadata.message_id for message in messages}
+            future.set_result([reply for reply in replies if reply.metadata.reply_to_message_id in ids])

@@ -1,0 +1,1 @@
+"""What server and clients send each other, and how updates are aggregated on the way."""

@@ -1,0 +1,169 @@
+"""Networks that are pure functions of their parameters: no dropout, and no running statistics unless BatchNorm is asked for.
+
+A factory is `(image, classes, *, hyperparameters) -> module`, where `image` is (channels, height, width). Numbers of parameters below are
+for 10 classes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fedsam import registry
+from fedsam.config import ConfigError, Part
+from fedsam.plugins import blamed
+from fedsam.registry import FunctionContract, Registry
+
+Image = tuple[int, int, int]
+Norm = Literal["group", "batch"]
+Groups = Literal[1, 2, 4, 8, 16]  # what divides the channels of every layer
+
+
+def cnn(image: Image, classes: int) -> nn.Module:
+    """Two 5 x 5 convolutions of 32 and 64 channels, each with 2 x 2 max-pooling, and a hidden layer of 512.
+
+    1,663,370 parameters for (1, 28, 28), 2,156,490 for (3, 32, 32).
+
+    Source: McMahan et al., 2017, arXiv:1602.05629, section 3, the network for MNIST.
+    """
+    body = nn.Sequential(
+        *(nn.Conv2d(image[0], 32, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(32, 64, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
+        nn.Flatten(),
+    )
+    return body.extend([nn.Linear(_features(body, image), 512), nn.ReLU(), nn.Linear(512, classes)])
+
+
+def lenet5(image: Image, classes: int) -> nn.Module:
+    """LeNet-5 with ReLU and max-pooling; images of 28 x 28 are padded to 32 x 32.
+
+    61,706 parameters for grey images, 62,006 for colour.
+
+    Source: LeCun et al., 1998, Gradient-based learning applied to document recognition, with the activations of our day.
+    """
+    body = nn.Sequential(
+        *(nn.Conv2d(image[0], 6, 5, padding=2 if image[1] < 32 else 0), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)),
+        nn.Flatten(),
+    )
+    return body.extend([nn.Linear(_features(body, image), 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, classes)])
+
+
+def resnet18(image: Image, classes: int, *, norm: Norm = "group", groups: Groups = 2) -> nn.Module:
+    """ResNet-18 for small images: a 3 x 3 convolution of stride 1 first, no max-pooling.
+
+    11,173,962 parameters for colour images.
+
+    Source: He et al., 2016, arXiv:1512.03385; GroupNorm against unlike clients: Hsieh et al., 2020, arXiv:1910.00189; two groups: the
+    code of Acar et al., 2021, arXiv:2111.04263 (FedDyn).
+
+    Args:
+        norm: Normalization layers: GroupNorm or BatchNorm.
+        groups: Groups of GroupNorm.
+    """
+    from torchvision.models.resnet import BasicBlock, ResNet
+
+    network: nn.Module = ResNet(BasicBlock, [2, 2, 2, 2], num_classes=classes, norm_layer=_norm(norm, groups))
+    network.conv1 = _conv(image[0], 64)
+    network.maxpool = nn.Identity()
+    return network
+
+
+def resnet20(image: Image, classes: int, *, norm: Norm = "group", groups: Groups = 2) -> nn.Module:
+    """ResNet-20 for small images: three stages of three blocks with 16, 32 and 64 channels, shortcuts without parameters.
+
+    269,722 parameters for colour images.
+
+    Source: He et al., 2016, arXiv:1512.03385, section 4.2, with GroupNorm in place of BatchNorm unless that is asked for.
+
+    Args:
+        norm: Normalization layers: GroupNorm or BatchNorm.
+        groups: Groups of GroupNorm.
+    """
+    from torchvision.models.resnet import BasicBlock
+
+    layer = _norm(norm, groups)
+
+    def stage(before: int, channels: int, stride: int) -> nn.Sequential:
+        first = BasicBlock(before, channels, stride, Shortcut(channels - before, stride) if stride > 1 else None, norm_layer=layer)
+        return nn.Sequential(first, *(BasicBlock(channels, channels, norm_layer=layer) for _ in range(2)))
+
+    stem = OrderedDict(conv=_conv(image[0], 16), norm=layer(16), relu=nn.ReLU())
+    stages = OrderedDict(stage1=stage(16, 16, 1), stage2=stage(16, 32, 2), stage3=stage(32, 64, 2))
+    head = OrderedDict(pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(64, classes))
+    network = nn.Sequential(OrderedDict({**stem, **stages, **head}))
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            _he(module)
+    return network
+
+
+_GLOBAL_GENERATOR = threading.Lock()  # torch's layers draw from it; runs side by side would take each other's numbers
+
+MODELS = Registry[Callable[..., nn.Module]](
+    "models",
+    FunctionContract(("image", "classes")),
+    {"cnn": cnn, "lenet5": lenet5, "resnet18": resnet18, "resnet20": resnet20},
+)
+
+
+def create(part: Part, image: Image, classes: int, generator: torch.Generator) -> nn.Module:
+    """The network that `part` names, on the CPU, its initial weights drawn from `generator`; the global generator is left as it was.
+
+    Args:
+        part: A name of MODELS, or `module:factory` for any importable `factory(image, classes, **settings)`.
+
+    Raises:
+        ConfigError: The name is not known or cannot be imported, or a setting is not allowed.
+    """
+    factory = registry.build(MODELS, part, "model")
+    seed = int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
+    with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the accelerators, too
+        with blamed("model", part.name):
+            network = factory(image, classes)
+    if not isinstance(network, nn.Module):
+        raise ConfigError(f"model: {part.name!r} is not allowed: it makes a {type(network).__name__}, not a torch.nn.Module")
+    return network
+
+
+class Shortcut(nn.Module):
+    """The identity between stages: every `stride`-th pixel, and zeros for the channels that are new.
+
+    Source: He et al., 2016, arXiv:1512.03385, section 3.3, option A.
+    """
+
+    def __init__(self, new_channels: int, stride: int) -> None:
+        super().__init__()
+        self.new_channels, self.stride = new_channels, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C + new, H / stride, W / stride)."""
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
+
+
+def _features(body: nn.Module, image: Image) -> int:
+    """Number of values that `body` makes of an image."""
+    with torch.no_grad():
+        return int(body(torch.zeros(1, *image)).numel())
+
+
+def _norm(norm: Norm, groups: int) -> Callable[[int], nn.Module]:
+    return nn.BatchNorm2d if norm == "batch" else partial(nn.GroupNorm, groups)
+
+
+def _conv(before: int, channels: int) -> nn.Conv2d:
+    """The first convolution of a ResNet for small images."""
+    return _he(nn.Conv2d(before, channels, 3, padding=1, bias=False))
+
+
+def _he(layer: nn.Conv2d) -> nn.Conv2d:
+    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")  # in place; as torchvision's ResNet does
+    return layer

@@ -1,0 +1,1 @@
+"""The results database, its rows, and where each run came from."""

@@ -1,0 +1,134 @@
+"""Clients that differ in speed and bandwidth, and that leave: a clock that is simulated, not measured, and dropouts.
+
+A distribution is `(rng, *, hyperparameters) -> value`, a number above 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple
+
+import numpy as np
+from pydantic import Field
+
+from fedsam import registry
+from fedsam.config import ConfigError, Experiment, Part, Positive
+from fedsam.plugins import blamed
+from fedsam.registry import FunctionContract, Registry
+from fedsam.seeds import stream
+
+Distribution = Callable[[np.random.Generator], float]
+
+
+def constant(rng: np.random.Generator, *, value: Positive) -> float:
+    """All clients alike.
+
+    Args:
+        value: Of each client.
+    """
+    return value
+
+
+def uniform(rng: np.random.Generator, *, low: Positive, high: Positive) -> float:
+    """Any value between two, all equally likely.
+
+    Args:
+        low: Smallest value.
+        high: Largest value.
+    """
+    if high < low:
+        raise ConfigError(f"high: {high} is not allowed: at least low, {low}")
+    return float(rng.uniform(low, high))
+
+
+def lognormal(rng: np.random.Generator, *, median: Positive, sigma: Annotated[float, Field(ge=0, le=10)]) -> float:
+    """Half of the clients below the median, half above, and a few far above.
+
+    Args:
+        median: Value that half of the clients stay below.
+        sigma: Standard deviation of the value's natural logarithm; 0 makes all clients alike.
+    """
+    return median * math.exp(sigma * rng.standard_normal())
+
+
+def tiers(rng: np.random.Generator, *, values: tuple[Positive, ...], weights: tuple[Positive, ...] | None = None) -> float:
+    """A few kinds of clients.
+
+    Args:
+        values: Of each kind.
+        weights: How frequent each kind is, in proportion; unset: all equally.
+    """
+    if not values or len(weights or values) != len(values):
+        key, given = ("weights", weights) if values else ("values", values)
+        raise ConfigError(f"{key}: {given} is not allowed: one number for each kind, and one kind at least")
+    shares = np.array(weights or [1.0] * len(values))
+    return float(rng.choice(values, p=shares / shares.sum()))
+
+
+DISTRIBUTIONS = Registry[Callable[..., float]](
+    "distributions", FunctionContract(("rng",)), {"constant": constant, "uniform": uniform, "lognormal": lognormal, "tiers": tiers}
+)
+
+
+class Load(NamedTuple):
+    """What a client computes and exchanges in a round."""
+
+    flops: int
+    bytes_down: float
+    bytes_up: float
+
+
+@dataclass(frozen=True)
+class Heterogeneity:
+    """How clients differ. A draw depends on the seed and the client, for dropouts also on the round, and on nothing else.
+
+    Attributes:
+        speed: Draws a client's FLOP/s; None: computing takes no time.
+        bandwidth: Draws a client's bytes/s, the same down and up; None: sending takes no time.
+        dropout: Probability that a client leaves a round before it trains.
+    """
+
+    seed: int
+    speed: Distribution | None = None
+    bandwidth: Distribution | None = None
+    dropout: float = 0.0
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> Heterogeneity:
+        """What the experiment simulates. Raises `ConfigError` for a distribution that is not known or cannot be drawn from."""
+        simulate = experiment.simulate
+        speed, bandwidth = _distribution(simulate.speed, "simulate.speed"), _distribution(simulate.bandwidth, "simulate.bandwidth")
+        return cls(experiment.seed, speed, bandwidth, simulate.dropout)
+
+    def leaves(self, round: int, client: int) -> bool:
+        """Whether the client drops out of the round."""
+        return self.dropout > 0 and stream(self.seed, "simulated dropout", round, client).random() < self.dropout
+
+    def client_seconds(self, client: int, load: Load) -> float:
+        """Simulated seconds that the client takes to receive, train and send, one after another."""
+        computing = load.flops / self.speed(stream(self.seed, "simulated speed", client)) if self.speed else 0.0
+        traffic = load.bytes_down + load.bytes_up
+        sending = traffic / self.bandwidth(stream(self.seed, "simulated bandwidth", client)) if self.bandwidth else 0.0
+        return computing + sending
+
+    def round_seconds(self, loads: Mapping[int, Load]) -> float | None:
+        """Simulated seconds of a round: those of the slowest of its clients, 0 without any; None when no time is simulated."""
+        if self.speed is None and self.bandwidth is None:
+            return None
+        return max((self.client_seconds(client, load) for client, load in loads.items()), default=0.0)
+
+
+def _distribution(part: Part | None, where: str) -> Distribution | None:
+    if part is None:
+        return None
+    draw: Distribution = registry.build(DISTRIBUTIONS, part, where)
+    try:
+        with blamed(where, part.name):
+            value = draw(np.random.default_rng(0))
+            if not value > 0:
+                raise ValueError(f"it drew {value}, which is not above 0")
+    except ConfigError as error:
+        raise ConfigError(str(error) if str(error).startswith(where) else f"{where}.{error}") from None
+    return draw

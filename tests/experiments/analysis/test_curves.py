@@ -1,0 +1,90 @@
+"""Curves over seeds, what a target took, accuracy at equal cost; by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from experiments.analysis.comparison import study
+from experiments.analysis.curves import Reached, equal, reached, series
+from experiments.analysis.leaderboard import groups
+from fedsam.results.store import Results
+from tests.support.recorded import SAM, add
+
+
+@pytest.fixture
+def results(runs_dir: Path) -> Iterator[Results]:
+    with Results.open(runs_dir) as results:
+        yield results
+
+
+def reach(results: Results, target: float) -> Reached:
+    (group,) = groups(results, results.runs())
+    return reached(group, target)
+
+
+def test_series_have_the_rounds_that_all_seeds_have(results: Results) -> None:
+    add(results, [0.1, 0.2, 0.3], seed=0, evaluations=100)
+    add(results, [0.2, None, 0.5], seed=1, evaluations=300)
+    (one,) = series(groups(results, results.runs()))
+    np.testing.assert_array_equal(one.spent["rounds"], [1, 3])
+    np.testing.assert_array_equal(one.spent["gradient_evaluations"], [200, 600])
+    np.testing.assert_array_equal(one.spent["bytes"], [1500, 4500])
+    np.testing.assert_allclose(one.accuracy, [0.15, 0.4])
+    np.testing.assert_allclose(one.half_width[0], stats.t.ppf(0.975, 1) * 0.05)
+    assert not {"flops", "simulated_seconds", "energy"} & set(one.spent)
+
+
+def test_target_is_reached_at_the_first_evaluation_at_or_above_it(results: Results) -> None:
+    add(results, [0.1, None, 0.4, 0.3, 0.9])
+    found = reach(results, 0.4)
+    assert (found.runs, found.seeds) == (1, 1)
+    assert {name: estimate.mean for name, estimate in found.spent.items()} == {
+        "rounds": 3,
+        "gradient_evaluations": 300,
+        "client_seconds": 6.0,
+        "wall_seconds": 3.0,
+        "bytes": 4500,
+    }
+    assert reach(results, 0.41).spent["rounds"].mean == 5
+
+
+def test_only_runs_that_reach_the_target_count(results: Results) -> None:
+    for seed, curve in enumerate(([0.5, 0.6], [0.1, 0.5], [0.1, 0.2], [0.1, math.nan])):
+        add(results, curve, seed=seed)
+    found = reach(results, 0.5)
+    assert (found.runs, found.seeds) == (2, 4)
+    assert found.spent["rounds"].mean == 1.5
+    assert reach(results, 0.7).runs == 0 and not reach(results, 0.7).spent
+
+
+def test_equal_cost_is_the_most_that_all_have_spent(results: Results) -> None:
+    add(results, [0.1, 0.2, 0.3], evaluations=100)
+    add(results, [0.2, 0.4], evaluations=250, client__optimizer=SAM)
+    add(results, [0.6, 0.7], evaluations=250, client__optimizer=SAM, data__clients=9)
+    at = {one.cost: one for one in equal(groups(results, results.runs()))}
+    assert list(at) == ["rounds", "gradient_evaluations", "client_seconds", "bytes"]
+    assert (at["rounds"].value, at["gradient_evaluations"].value) == (2, 300)
+    accuracies = [estimate.mean if estimate else None for estimate in at["rounds"].accuracy.values()]
+    assert accuracies == [0.2, 0.4, 0.7]
+    assert [e.mean for e in at["gradient_evaluations"].accuracy.values() if e] == [0.3, 0.2, 0.6]
+
+
+def test_nothing_was_evaluated_yet_at_a_small_cost(results: Results) -> None:
+    add(results, [0.5], evaluations=100)
+    add(results, [None, 0.6], evaluations=100, client__optimizer=SAM)
+    at = {one.cost: one.accuracy for one in equal(groups(results, results.runs()))}
+    assert at["gradient_evaluations"]["sam", 4] is None
+
+
+def test_unfinished_runs_do_not_lower_the_equal_cost(results: Results) -> None:
+    add(results, [0.1, 0.2, 0.3])
+    assert study(results, results.runs()).equal == []
+    add(results, [0.1], client__optimizer=SAM, status="failed")
+    add(results, [0.1, 0.2, 0.3], data__clients=9)
+    assert [one.value for one in study(results, results.runs()).equal][:2] == [3, 300]

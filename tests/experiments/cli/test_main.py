@@ -1,0 +1,434 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from experiments.cli import main
+from experiments.cli.commands.list import Kind
+from experiments.cli.console_tables import settings_of
+from experiments.running.progress import Watch
+from experiments.settings import shipped
+from experiments.settings.catalogue import TABLES, resolved
+from experiments.settings.sweep import expand
+from fedsam.config import Experiment, parse, read
+from fedsam.data import datasets
+from fedsam.results.provenance import Provenance
+from fedsam.results.rows import Row
+from fedsam.results.store import Results
+
+QUICKSTART = Path(main.__file__).parent / "configs" / "quickstart.toml"
+
+Fedsam = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def fedsam(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Fedsam:
+    """The command line in this process: arguments in; exit code, stdout and stderr out."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stopped:
+            main.main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        assert isinstance(stopped.value.code, int)
+        return stopped.value.code, out, err
+
+    return call
+
+
+@dataclass
+class Runner:
+    """Stands in for `experiments.running.scheduler`: keeps what it was asked to run, and writes one round of each."""
+
+    status: str = "finished"
+    stop: bool = False
+    asked: Sequence[Experiment] = ()
+
+    def run_all(self, experiments: Sequence[Experiment], watch: Watch) -> list[SimpleNamespace]:
+        self.asked = experiments
+        watch.plan(experiments)
+        ids = [record(experiment, self.status) for experiment in experiments]
+        if self.stop:
+            raise KeyboardInterrupt
+        error = None if self.status == "finished" else "client 3 of round 1 diverged"
+        return [SimpleNamespace(run_id=run_id, status=self.status, error=error) for run_id in ids]
+
+
+@pytest.fixture
+def runner(monkeypatch: pytest.MonkeyPatch) -> Runner:
+    """A `Runner` in the place of `experiments.running.scheduler`."""
+    runner = Runner()
+    monkeypatch.setitem(sys.modules, "experiments.running.scheduler", runner)
+    return runner
+
+
+def record(experiment: Experiment, status: str) -> str:
+    """A run of one round in the experiment's results."""
+    provenance = Provenance(versions={"python": "3"}, git_commit="unknown", device="cpu", command="fedsam")
+    costs: dict[str, Any] = dict.fromkeys(
+        ("bytes_down", "bytes_up", "client_seconds", "wall_seconds", "evaluate_seconds", "peak_rss", "forward_evaluations"), 1
+    )
+    with Results.open(experiment.runs_dir) as results:
+        holdings = np.ones((experiment.data.clients, 10), dtype=int)
+        run = results.start(experiment, resolved(experiment), dataset=experiment.data.dataset, holdings=holdings, provenance=provenance)
+        measures = {"test_accuracy": 0.5, "test_loss": 1.5}
+        row = Row(run=run, round=1, cohort=2, examples=9, steps=3, gradient_evaluations=9, train_loss=1.0, measures=measures, **costs)
+        results.append(row)
+        results.finish(run, status, None if status == "finished" else "diverged")  # type: ignore[arg-type]
+    return run
+
+
+@pytest.fixture
+def config_file(tmp_path: Path, runs_dir: Path) -> Path:
+    """A small experiment on digits, in this process."""
+    path = tmp_path / "small.toml"
+    path.write_text(
+        f"""
+        rounds = 2
+        runs_dir = {str(runs_dir)!r}
+        model = "lenet5"
+        server.participation = 2
+        compute.grid = "inline"
+        [data]
+        dataset = "digits"
+        clients = 4
+        examples = 100
+        """
+    )
+    return path
+
+
+def test_import_and_help_are_light() -> None:
+    heavy = "torch", "ray", "flwr", "numpy", "matplotlib"
+    code = f"""
+import sys, experiments.cli.main
+try:
+    experiments.cli.main.main(["--help"])
+except SystemExit as stopped:
+    sys.exit(" ".join(sorted(set({heavy!r}) & set(sys.modules))) or stopped.code)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.strip()) == (0, "")
+    assert "Usage" in done.stdout
+
+
+@pytest.mark.parametrize("command", list(main.COMMANDS))
+def test_help_teaches_by_examples(fedsam: Fedsam, command: str) -> None:
+    code, out, _ = fedsam(command, "--help")
+    assert code == 0
+    assert f"fedsam {command}" in out.partition("Examples")[2]
+
+
+def test_completion_is_offered(fedsam: Fedsam) -> None:
+    assert "--install-completion" in fedsam("--help")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-o", "client.optimiser=sam"], "client.optimiser: unknown key, did you mean 'optimizer'?"),
+        (["-o", "rounds=0"], "rounds: 0 is not allowed"),
+        (["-o", "client.optimizer=sam", "-o", "client.optimizer.rho=-1"], "client.optimizer.rho: -1 is not allowed"),
+        (["-o", "client.optimizer=smap"], "client.optimizer: 'smap' is not known"),
+        (["-o", "server.participation=5"], "server.participation: 5 is not allowed"),
+        (["-o", "rounds"], "an override is KEY=VALUE"),
+        (["-o", "sweep.data.clients=5"], "sweep.data.clients: 5 is not allowed"),
+    ],
+)
+def test_wrong_settings_are_one_line_and_exit_2(fedsam: Fedsam, config_file: Path, runs_dir: Path, arguments: list[str], said: str) -> None:
+    code, out, err = fedsam("run", config_file, *arguments)
+    assert code == 2
+    assert said in err
+    assert err.count("\n") == 1 and err.startswith("fedsam: ")
+    assert out == "" and not runs_dir.exists()
+
+
+def test_a_missing_file_and_wrong_usage_exit_2(fedsam: Fedsam, tmp_path: Path) -> None:
+    code, _, err = fedsam("run", tmp_path / "none.toml")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "none.toml: cannot be read" in err
+    assert fedsam("run")[0] == 2
+    assert fedsam("walk")[0] == 2
+    assert fedsam("list", "optimisers")[0] == 2
+
+
+def test_run_ends_with_table_and_report(fedsam: Fedsam, runner: Runner, config_file: Path, runs_dir: Path) -> None:
+    code, out, err = fedsam("run", config_file, "-o", "sweep.seeds=[0, 1]")
+    assert code == 0
+    assert [experiment.seed for experiment in runner.asked] == [0, 1]
+    assert "2 runs, 4 rounds" in err
+    path = Path(out.splitlines()[-1].removeprefix("report: "))
+    assert path.is_file() and path.is_relative_to(runs_dir)
+
+
+def test_quiet_run_says_only_the_outcome(fedsam: Fedsam, runner: Runner, config_file: Path) -> None:
+    code, out, err = fedsam("run", config_file, "--quiet")
+    assert (code, err) == (0, "")
+    assert "report: " in out
+
+
+def test_a_failed_run_exits_1_and_says_why(fedsam: Fedsam, runner: Runner, config_file: Path) -> None:
+    runner.status = "failed"
+    code, out, err = fedsam("run", config_file)
+    assert code == 1
+    assert "client 3 of round 1 diverged" in err
+    assert "report: " in out
+
+
+def test_an_interrupted_run_exits_130_and_says_where_results_are(fedsam: Fedsam, runner: Runner, config_file: Path, runs_dir: Path) -> None:
+    runner.stop = True
+    code, _, err = fedsam("run", config_file)
+    assert code == 130
+    assert str(runs_dir / "fedsam.db") in err
+
+
+def test_options_are_settings(fedsam: Fedsam, runner: Runner, config_file: Path, tmp_path: Path) -> None:
+    options = ["--data-root", tmp_path / "data", "--runs-dir", tmp_path / "other", "--ray-address", "auto"]
+    assert fedsam("run", config_file, *options)[0] == 0
+    (asked,) = runner.asked
+    assert (asked.data.root, asked.runs_dir, asked.compute.ray_address) == (tmp_path / "data", tmp_path / "other", "auto")
+
+
+@pytest.mark.parametrize(
+    ("override", "clients", "optimizers"),
+    [
+        ("data.clients=7", [7, 7], ["sgd", "sam"]),
+        ("client.optimizer.name=sam", [10, 30], ["sam", "sam"]),
+        ("client.optimizer=sam", [10, 30], ["sam", "sam"]),
+        ("sweep.seeds=[0]", [10, 30, 10, 30], ["sgd", "sgd", "sam", "sam"]),
+    ],
+)
+def test_a_key_typed_is_swept_no_more(
+    fedsam: Fedsam, runner: Runner, runs_dir: Path, override: str, clients: list[int], optimizers: list[str]
+) -> None:
+    assert fedsam("run", QUICKSTART, "-o", override, "--runs-dir", runs_dir)[0] == 0
+    assert [experiment.data.clients for experiment in runner.asked] == clients
+    assert [experiment.client.optimizer.name for experiment in runner.asked] == optimizers
+
+
+def test_print_config_can_be_run_again(fedsam: Fedsam, config_file: Path, runs_dir: Path, tmp_path: Path) -> None:
+    code, out, _ = fedsam("run", config_file, "--print-config", "-o", "client.optimizer=sam")
+    assert code == 0 and not runs_dir.exists()
+    assert tomllib.loads(out)["client"]["optimizer"]["rho"] == 0.05
+    again = tmp_path / "again.toml"
+    again.write_text(out)
+    assert fedsam("run", again, "--print-config")[1] == out
+    assert resolved(parse(read(again))) == tomllib.loads(out)
+
+
+def test_print_config_prints_nothing_when_one_run_is_wrong(fedsam: Fedsam, config_file: Path) -> None:
+    code, out, err = fedsam("run", config_file, "--print-config", "-o", "sweep.server.participation=[2, 5]")
+    assert (code, out) == (2, "")
+    assert "server.participation: 5 is not allowed" in err
+
+
+@pytest.mark.parametrize("name", ["quickstart", "methods"])
+def test_print_config_of_a_sweep_can_be_run_again(fedsam: Fedsam, name: str, tmp_path: Path) -> None:
+    code, out, err = fedsam("run", name, "--print-config")
+    assert (code, err) == (0, "")
+    mine = tmp_path / "mine.toml"
+    mine.write_text(out)
+    runs = [resolved(experiment) for experiment in expand(read(shipped.configs()[name]))]
+    assert [resolved(experiment) for experiment in expand(read(mine))] == runs
+    assert out.startswith(f"# {len(runs)} runs\n")
+
+
+def test_print_config_of_runs_that_no_file_can_say_exits_2(fedsam: Fedsam, config_file: Path) -> None:
+    overrides = "sweep.overrides=[{when = {seed = 1}, set = {budget = 10}}]"
+    code, out, err = fedsam("run", config_file, "--print-config", "-o", "sweep.seeds=[0, 1]", "-o", overrides)
+    assert (code, out) == (2, "")
+    assert "budget: only some of the 2 runs set it" in err
+
+
+def test_a_config_of_ours_is_known_by_its_name(fedsam: Fedsam, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "quickstart").mkdir()
+    ours = fedsam("run", "quickstart", "--print-config")
+    assert ours[0] == 0
+    assert fedsam("run", "quickstart.toml", "--print-config") == ours
+    assert fedsam("run", QUICKSTART, "--print-config") == ours
+    (tmp_path / "quickstart.toml").write_text("rounds = 77\n")
+    assert "rounds = 77\n" in fedsam("run", "quickstart.toml", "--print-config")[1]
+    assert fedsam("run", "quickstart", "--print-config") == ours
+
+
+@pytest.mark.parametrize("command", ["run", "compare", "partition", "run-config"])
+def test_an_unknown_config_exits_2_and_names_ours(fedsam: Fedsam, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = fedsam(command, "quikstart.toml")
+    assert (code, out) == (2, "")
+    assert "no file 'quikstart.toml' is here, did you mean 'quickstart'?" in err
+    assert "compare, methods, optimizers, quickstart" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_list_shows_the_configs(fedsam: Fedsam) -> None:
+    code, out, _ = fedsam("list", "configs")
+    assert code == 0
+    assert all(name in out for name in shipped.configs())
+    assert "do sharpness-aware clients help, and does that change with the number of clients?" in " ".join(out.split())
+
+
+def test_completion_knows_the_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "quiet.toml").touch()
+    environment = os.environ | {"_FEDSAM_COMPLETE": "complete_bash", "COMP_WORDS": "fedsam run qui", "COMP_CWORD": "2"}
+    done = subprocess.run([sys.executable, "-m", "fedsam"], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["quickstart", "quiet.toml"]
+
+
+@pytest.mark.parametrize("kind", list(TABLES))
+def test_list_shows_every_name_and_setting(fedsam: Fedsam, kind: str) -> None:
+    code, out, _ = fedsam("list", kind)
+    assert code == 0
+    for name, entry in TABLES[kind].items():
+        assert name in out
+        if callable(entry):
+            assert all(setting.name in out for setting in settings_of(entry))
+
+
+def test_list_shows_limits_and_sources(fedsam: Fedsam) -> None:
+    assert set(Kind) == {*TABLES, "configs"}
+    assert "arXiv:2010.01412" in fedsam("list")[1]
+    rho = next(setting for setting in settings_of(TABLES["optimizers"]["sam"]) if setting.name == "rho")
+    assert (rho.default, rho.allowed) == ("0.05", ">= 0")
+    assert rho.meaning.startswith("Perturbation radius")
+
+
+def test_runs_lists_what_there_is(fedsam: Fedsam, config_file: Path, runs_dir: Path) -> None:
+    run = record(parse(read(config_file)), "finished")
+    code, out, _ = fedsam("runs", "--runs-dir", runs_dir)
+    assert code == 0
+    assert run in out and "finished" in out and "1/2" in out
+
+
+def test_commands_on_a_folder_without_results_exit_2(fedsam: Fedsam, tmp_path: Path) -> None:
+    for command in ("runs", "report", "export"):
+        code, _, err = fedsam(command, "--runs-dir", tmp_path)
+        assert (code, err.count("\n")) == (2, 1)
+        assert str(tmp_path) in err
+
+
+def test_report_takes_the_beginning_of_an_id(fedsam: Fedsam, config_file: Path, runs_dir: Path, tmp_path: Path) -> None:
+    run = record(parse(read(config_file)), "finished")
+    code, out, _ = fedsam("report", run[:10], "--runs-dir", runs_dir, "--out", tmp_path / "mine")
+    assert code == 0
+    assert out.splitlines()[-1] == f"report: {tmp_path / 'mine' / 'report.html'}"
+    assert fedsam("report", "1999", "--runs-dir", runs_dir)[0] == 2
+
+
+def test_export_writes_the_tables_of_a_run(fedsam: Fedsam, config_file: Path, runs_dir: Path, tmp_path: Path) -> None:
+    run = record(parse(read(config_file)), "finished")
+    code, out, _ = fedsam("export", run[:10], "--runs-dir", runs_dir, "--format", "csv", "--out", tmp_path / "tables")
+    assert code == 0
+    assert f"{tmp_path / 'tables' / 'rounds.csv'}: 1 rows" in out.splitlines()
+    assert fedsam("export", "--runs-dir", runs_dir)[0] == 0
+    assert (runs_dir / "export" / "measures.parquet").is_file()
+
+
+def test_report_takes_a_baseline_and_a_target(fedsam: Fedsam, config_file: Path, runs_dir: Path) -> None:
+    for name in ("first", "second"):
+        record(parse(read(config_file, [f"name={name}"])), "finished")
+    code, out, _ = fedsam("report", "--runs-dir", runs_dir, "--baseline", "second", "--target", 0.1)
+    assert code == 0
+    assert "evals to" in out and "10 %" in out and "above second" in " ".join(out.split())
+    code, _, err = fedsam("report", "--runs-dir", runs_dir, "--baseline", "third")
+    assert (code, err.strip()) == (2, "fedsam: baseline: 'third' is not known; allowed: first; second")
+    assert fedsam("report", "--runs-dir", runs_dir, "--target", 60)[0] == 2
+
+
+def test_partition_shows_and_draws(fedsam: Fedsam, config_file: Path, tmp_path: Path) -> None:
+    plot = tmp_path / "partition.png"
+    code, out, _ = fedsam("partition", config_file, "-o", "data.partition=iid", "--plot", plot)
+    assert code == 0
+    assert "digits, 4 clients, iid, seed 0" in out
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_partition_of_a_sweep_draws_each(fedsam: Fedsam, config_file: Path, tmp_path: Path) -> None:
+    sweep = ["-o", "sweep.data.clients=[4, 5]", "-o", 'sweep.client.optimizer=["sgd", "sam"]']
+    assert fedsam("partition", config_file, *sweep, "--plot", tmp_path / "p.png")[0] == 0
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["p-1.png", "p-2.png"]
+
+
+def test_partition_without_data_exits_1(fedsam: Fedsam, config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: object) -> None:
+        raise datasets.DataError("test_batch is missing")
+
+    monkeypatch.setattr(datasets, "load", load)
+    code, out, err = fedsam("partition", config_file)
+    assert (code, out, err) == (1, "", "fedsam: test_batch is missing\n")
+
+
+def test_a_run_with_tensorboard_writes_its_events(fedsam: Fedsam, config_file: Path, runs_dir: Path) -> None:
+    code, _, err = fedsam("run", config_file, "--tensorboard", "--quiet", "-o", "compute.grid=inline")
+    assert (code, err) == (0, "")
+    assert len(list(runs_dir.glob("*/tensorboard/events.out.tfevents.*"))) == 1
+
+
+def test_a_real_run(fedsam: Fedsam, config_file: Path, runs_dir: Path) -> None:
+    code, out, err = fedsam("run", config_file, "-o", "client.optimizer=sam")
+    assert code == 0, err
+    assert "round 2/2 cohort 2 acc " in err
+    assert Path(out.splitlines()[-1].removeprefix("report: ")).is_file()
+    with Results.open(runs_dir) as results:
+        (run,) = results.runs()
+        assert (run.status, len(results.rounds(run.id))) == ("finished", 2)
+
+
+TWO = ["-o", 'sweep.client.optimizer=["sgd", "sam"]', "-o", "measure.flatness.measures=['average']", "-o", "measure.flatness.examples=40"]
+
+
+def test_a_dry_run_shows_the_plan_and_keeps_nothing(fedsam: Fedsam, config_file: Path, runs_dir: Path) -> None:
+    code, out, err = fedsam("compare", config_file, "--dry-run", "-o", "sweep.data.clients=[4, 5]", "-o", "sweep.seeds=[0, 1]", *TWO)
+    assert (code, err.strip()) == (0, "")
+    rows = [line.split() for line in out.splitlines() if line.startswith((" sgd", " sam"))]
+    assert [row[:4] for row in rows] == [[name, clients, "2", "2"] for clients in ("4", "5") for name in ("sgd", "sam")]
+    evaluations = [int(row[4]) for row in rows]
+    assert evaluations[1::2] == [2 * number for number in evaluations[::2]]
+    assert "8 runs, 0 of them finished before" in out
+    assert "about " in out.splitlines()[-1]
+    assert not runs_dir.exists()
+
+
+def test_compare_repeats_no_finished_run(fedsam: Fedsam, config_file: Path, runs_dir: Path) -> None:
+    code, out, err = fedsam("compare", config_file, *TWO)
+    assert code == 0, err
+    assert err.count("finished after") == 2
+    with Results.open(runs_dir) as results:
+        ids = [run.id for run in results.runs()]
+    again, out_again, err_again = fedsam("compare", config_file, *TWO, "-o", "sweep.seeds=[0, 1]")
+    assert again == 0
+    assert "4 runs, 2 of them finished before" in out_again
+    assert err_again.count("finished after") == 2
+    with Results.open(runs_dir) as results:
+        assert [run.id for run in results.runs()][:2] == ids
+    assert "4 runs, 4 of them finished before" in fedsam("compare", config_file, *TWO, "-o", "sweep.seeds=[0, 1]")[1]
+    last = fedsam("compare", config_file, *TWO, "--quiet")
+    assert (last[0], last[2]) == (0, "")
+    assert last[1].splitlines()[-1] == out.splitlines()[-1]
+    assert "finished before" not in last[1]
+
+
+def test_compare_goes_on_after_a_failure_and_exits_1(fedsam: Fedsam, config_file: Path) -> None:
+    lrs = '[{name = "sgd", lr = 1e30}, {name = "sgd", lr = 0.1}]'
+    code, out, err = fedsam("compare", config_file, "-o", f"sweep.client.optimizer={lrs}")
+    assert code == 1
+    assert "diverged" in err
+    assert err.count("failed after") == err.count("finished after") == 1
+    assert "report: " in out
+
+
+def test_more_at_once_than_there_are_actors_exits_2(fedsam: Fedsam, config_file: Path) -> None:
+    code, _, err = fedsam("compare", config_file, "--parallel", 2)
+    assert (code, err) == (2, "fedsam: parallel: 2 is not allowed: compute.actors is 1, and each run needs one\n")

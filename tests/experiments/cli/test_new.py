@@ -1,0 +1,82 @@
+"""`fedsam new`: the generated project, as a stranger runs it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from experiments.cli.commands.new import FILES, write
+from fedsam.config import ConfigError
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project, written by the command."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    done = called(folder, ["experiments.cli.main", "new", "project"])
+    assert done.returncode == 0, done.stderr
+    assert "fedsam run config.toml" in done.stdout
+    return folder / "project"
+
+
+def called(folder: Path, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """A module of this environment, run in the folder by somebody who has nothing at home."""
+    home = folder / "home"
+    home.mkdir(exist_ok=True)
+    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "TMPDIR")}
+    environment = {**kept, "HOME": str(home), "COLUMNS": "80", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900, check=False)
+
+
+def test_it_runs(project: Path) -> None:
+    assert sorted(path.name for path in project.iterdir()) == sorted(FILES)
+    done = called(project, ["experiments.cli.main", "run", "config.toml", "--quiet"])
+    assert done.returncode == 0, done.stderr
+    assert "mine:HalfSAM" in done.stdout
+    assert list(project.glob("runs/reports/*/report.html"))
+
+
+@pytest.mark.parametrize("name", ["small_cnn", "ClippedMomentum", "shapes"])
+def test_its_components_keep_their_contracts(project: Path, name: str) -> None:
+    done = called(project, ["experiments.cli.main", "check", f"mine:{name}", "--no-ray"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "failed" not in done.stdout
+    assert "left out      one and two actors give the model of this process" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_its_optimizer_gives_the_same_on_actors(project: Path) -> None:
+    done = called(project, ["experiments.cli.main", "check", "mine:HalfSAM"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ok            one and two actors give the model of this process" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_its_tests_pass(project: Path) -> None:
+    done = called(project, ["pytest", "-q", "-p", "no:cacheprovider"])
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_broken_component_is_exit_code_1(project: Path) -> None:
+    source = (project / "mine.py").read_text()
+    (project / "broken.py").write_text(source.replace("self.rho * here", "(self.rho + 0.01) * here"))
+    done = called(project, ["experiments.cli.main", "check", "broken:HalfSAM", "--no-ray"])
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "failed        with `reduces_to_base` it is its base optimizer" in done.stdout
+    assert called(project, ["experiments.cli.main", "check", "broken:Nothing"]).returncode == 2
+
+
+def test_a_folder_with_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"is not allowed: it is not empty"):
+        write(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    with pytest.raises(ConfigError, match=r"cannot be written \(Not a directory\)"):
+        write(tmp_path / "notes.txt" / "project")

@@ -1,0 +1,59 @@
+"""Tables as CSV and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+
+import pytest
+
+from experiments.analysis.format import percent
+from experiments.analysis.statistics import Estimate
+from experiments.reporting.table import Column, Sheet, as_csv, as_latex, escaped
+
+COLUMNS = [Column("method", "method"), Column("clients", "clients"), Column("accuracy", "test\naccuracy", percent), Column("empty", "none")]
+ROWS = [
+    ['a, "b" & c_1', 4, Estimate(0.5, 0.0125), None],
+    ["[x]", 4, Estimate(0.25, None), None],
+    ["diverged", 10, Estimate(math.nan, None), None],
+    ["missing", 10, None, None],
+]
+SHEET = Sheet.of("some", COLUMNS, ROWS, by="clients", best=[0])
+
+
+def test_columns_without_a_value_are_left_out_and_blocks_begin_where_the_value_changes() -> None:
+    assert [column.key for column in SHEET.columns] == ["method", "clients", "accuracy"]
+    assert (SHEET.starts, SHEET.best, SHEET.worded) == ({2}, {0}, [True, False, False])
+    assert [row[2] for row in SHEET.shown()] == ["50.00 ± 1.25 %", "25.00 %", "diverged", "–"]
+
+
+def test_csv_has_numbers_in_full_and_half_widths_in_a_column_of_their_own() -> None:
+    assert list(csv.DictReader(io.StringIO(as_csv(SHEET)))) == [
+        {"method": 'a, "b" & c_1', "clients": "4", "accuracy": "0.5", "accuracy_half_width": "0.0125"},
+        {"method": "[x]", "clients": "4", "accuracy": "0.25", "accuracy_half_width": ""},
+        {"method": "diverged", "clients": "10", "accuracy": "nan", "accuracy_half_width": ""},
+        {"method": "missing", "clients": "10", "accuracy": "", "accuracy_half_width": ""},
+    ]
+
+
+def test_latex_has_the_rules_of_booktabs_and_escapes() -> None:
+    assert as_latex(SHEET).splitlines() == [
+        r"% \usepackage{booktabs}",
+        r"\begin{tabular}{lrr}",
+        r"\toprule",
+        r"method & clients & test accuracy \\",
+        r"\midrule",
+        r'a, "b" \& c\_1 & 4 & 50.00 $\pm$ 1.25 \% \\',
+        r"{[}x] & 4 & 25.00 \% \\",
+        r"\addlinespace",
+        r"diverged & 10 & diverged \\",
+        r"missing & 10 & -- \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+
+
+@pytest.mark.parametrize("character", list("&%$#_{}~^\\"))
+def test_no_special_character_of_latex_stays_bare(character: str) -> None:
+    assert escaped(character) != character and escaped(character).startswith("\\")

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console as RichConsole
+
+from experiments.running.progress import Console, Quiet, Watch, duration
+from fedsam.config import Experiment, parse
+from fedsam.results.rows import Row
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def row(round: int, run: str = "r1", **measures: float) -> Row:
+    return Row(
+        run=run,
+        round=round,
+        cohort=10,
+        examples=500,
+        steps=10,
+        gradient_evaluations=500,
+        forward_evaluations=0,
+        bytes_down=1,
+        bytes_up=1,
+        client_seconds=1.0,
+        wall_seconds=0.5,
+        evaluate_seconds=0.1,
+        peak_rss=1,
+        train_loss=1.75,
+        measures=measures,
+    )
+
+
+def experiments() -> list[Experiment]:
+    return [parse({"name": name, "rounds": 3, "data": {"clients": 20}}) for name in ("first", "second")]
+
+
+def play(watch: Watch, clock: Clock) -> None:
+    plan = experiments()
+    watch.plan(plan)
+    watch.started("r1", plan[0])
+    watch.note("r1", "uses [digits] instead")
+    for round in (1, 2, 3):
+        clock.now += 2.0
+        watch.round(row(round, test_accuracy=0.412, test_loss=1.634) if round > 1 else row(round))
+    watch.finished("r1", "finished", None)
+    watch.started("r2", plan[1])
+    watch.finished("r2", "failed", "client 3 of round 1 diverged")
+
+
+def test_plain_lines_without_a_terminal() -> None:
+    out, clock = io.StringIO(), Clock()
+    with Console(RichConsole(file=out, width=40), clock) as watch:
+        play(watch, clock)
+    assert out.getvalue().splitlines() == [
+        "2 runs, 6 rounds",
+        "run 1/2 first, 20 clients, seed 0 (r1)",
+        "uses [digits] instead",
+        "round 1/3 cohort 10 train loss 1.75 2 rounds/s ETA 2 s",
+        "round 2/3 cohort 10 acc 41.2 % loss 1.63 0.5 rounds/s ETA 8 s",
+        "round 3/3 cohort 10 acc 41.2 % loss 1.63 0.5 rounds/s ETA 6 s",
+        "run 1/2 first, 20 clients finished after 6 s: acc 41.2 % loss 1.63",
+        "run 2/2 second, 20 clients, seed 0 (r2)",
+        "run 2/2 second, 20 clients failed after 0 s: client 3 of round 1 diverged",
+    ]
+
+
+def test_live_display_on_a_terminal() -> None:
+    out, clock = io.StringIO(), Clock()
+    with Console(RichConsole(file=out, width=120, force_terminal=True, legacy_windows=False), clock) as watch:
+        play(watch, clock)
+        watch.plan(experiments())
+        watch.started("r3", experiments()[0])
+        watch.round(row(1, "r3", test_accuracy=0.25, test_loss=2.0))
+    shown = out.getvalue()
+    assert "uses [digits] instead" in shown
+    assert "cohort 10 acc 25.0 % loss 2 2 rounds/s" in shown
+    assert "run 2/2 second, 20 clients failed after 0 s" in shown
+    assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") == 1, "the cursor is hidden once and shown again"
+
+
+def test_the_terminal_is_restored_after_an_error() -> None:
+    out = io.StringIO()
+    with pytest.raises(KeyboardInterrupt), Console(RichConsole(file=out, force_terminal=True, legacy_windows=False)) as watch:
+        watch.plan(experiments())
+        raise KeyboardInterrupt
+    assert out.getvalue().count("\x1b[?25l") == out.getvalue().count("\x1b[?25h") == 1
+
+
+def test_a_diverged_round_is_shown() -> None:
+    out, clock = io.StringIO(), Clock()
+    with Console(RichConsole(file=out), clock) as watch:
+        watch.plan(experiments())
+        watch.started("r1", experiments()[0])
+        watch.round(row(1, test_accuracy=0.1, test_loss=float("nan")))
+    assert "acc 10.0 % loss nan" in out.getvalue()
+
+
+def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    play(Quiet(), Clock())
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_run_without_a_name_shows_its_method() -> None:
+    out, clock = io.StringIO(), Clock()
+    with Console(RichConsole(file=out), clock) as watch:
+        watch.plan([parse({"client": {"optimizer": "sam"}})])
+        watch.started("r1", parse({"client": {"optimizer": "sam"}}))
+    assert "run 1/1 sam x none x fedavg, 100 clients, seed 0 (r1)" in out.getvalue()
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (3600, "1 h 0 min")])
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_runs_that_go_on_at_once_are_told_apart_and_count_by_their_estimates() -> None:
+    out, clock = io.StringIO(), Clock()
+    first, second = experiments()
+    with Console(RichConsole(file=out, width=40), clock) as watch:
+        watch.plan([first, second, second.model_copy(update={"seed": 1})], [30.0, 60.0, 10.0])
+        watch.started("r2", second)
+        watch.started("r1", first)
+        watch.note("r1", "uses digits")
+        watch.round(row(1, "r2"))
+        clock.now += 2.0
+        watch.round(row(1, "r1"))
+        watch.finished("r2", "finished", None)
+        watch.skipped(second.model_copy(update={"seed": 1}), "it is at work elsewhere")
+        clock.now += 2.0
+        watch.round(row(2, "r1"))
+    assert out.getvalue().splitlines() == [
+        "3 runs, 9 rounds",
+        "run 2/3 second, 20 clients, seed 0 (r2)",
+        "run 1/3 first, 20 clients, seed 0 (r1)",
+        "run 1/3 first, 20 clients: uses digits",
+        "run 2/3 second, 20 clients: round 1/3 cohort 10 train loss 1.75 2 rounds/s ETA 2 s",
+        "run 1/3 first, 20 clients: round 1/3 cohort 10 train loss 1.75 2 rounds/s ETA 14 s",
+        "run 2/3 second, 20 clients finished after 2 s: train loss 1.75",
+        "run 3/3 second, 20 clients skipped: it is at work elsewhere",
+        "round 2/3 cohort 10 train loss 1.75 0.5 rounds/s ETA 1 s",
+    ]
+
+
+def test_the_share_of_the_budget_counts() -> None:
+    out, clock = io.StringIO(), Clock()
+    experiment = parse({"name": "first", "rounds": 10, "budget": 1000})
+    with Console(RichConsole(file=out), clock) as watch:
+        watch.plan([experiment])
+        watch.started("r1", experiment)
+        watch.round(row(1))
+        clock.now += 2.0
+        watch.round(row(2))
+    first, _, _, last = out.getvalue().splitlines()
+    assert first == "1 run, at most 10 rounds"
+    assert last == "round 2/10 budget 100 % cohort 10 train loss 1.75 0.5 rounds/s ETA 0 s"

@@ -1,0 +1,226 @@
+"""Whole runs on small data: every grid gives the same numbers, everything is kept, failures are named."""
+
+import sqlite3
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from clients.optimizers import OPTIMIZERS
+from experiments import Experiment, run
+from experiments.running.progress import Quiet
+from experiments.running.scheduler import run_all
+from experiments.settings.catalogue import resolved
+from experiments.settings.presets import METHODS, expand
+from fedsam.config import ConfigError, override, parse
+from fedsam.results.store import Results
+from strategies.round import RunError
+
+SMALL: dict[str, dict[str, Any]] = {"vsam": {"warmup_steps": 4, "window": 4, "blocks": 2}}
+
+
+def experiment(folder: Path, **changes: Any) -> Experiment:
+    """Two rounds of four digits clients out of eight, in this process."""
+    settings = {
+        "rounds": 2,
+        "runs_dir": str(folder),
+        "data": {"dataset": "digits", "clients": 8, "examples": 400},
+        "model": "lenet5",
+        "client": {"optimizer": {"name": "sgd", "lr": 0.05}, "batch_size": 20},
+        "server": {"participation": 4},
+        "compute": {"grid": "inline"},
+    }
+    return parse(override(settings, {key.replace("__", "."): value for key, value in changes.items()}))
+
+
+def test_a_run_keeps_its_rounds_and_its_model(tmp_path: Path) -> None:
+    result = run(experiment(tmp_path, rounds=3, checkpoint__every=2, measure__clients=True))
+    assert [row.round for row in result.rows] == [1, 2, 3]
+    assert 0 <= result.accuracy <= 1
+    assert {"test_accuracy", "test_loss", "client_accuracy", "client_loss"} <= set(result.rows[0].measures)
+    with Results.open(tmp_path) as results:
+        (kept,) = results.runs()
+        assert kept.status == "finished"
+        assert kept.config["client"]["optimizer"]["momentum"] == 0.0  # defaults of the parts are part of the record
+        assert len(results.rounds(kept.id)) == 3
+        assert results.holdings(kept.id).sum() == 400
+    files = sorted(path.name for path in (tmp_path / result.run_id).iterdir())
+    assert files == ["model.safetensors", "round-00002.safetensors"]
+    saved = load_file(tmp_path / result.run_id / "model.safetensors")
+    assert all(torch.equal(saved[name], tensor) for name, tensor in result.model.state_dict().items())
+    assert torch.equal(torch.cat([p.detach().reshape(-1) for p in result.model.parameters()]), result.w)
+
+
+def test_costs_add_up(tmp_path: Path) -> None:
+    row = run(experiment(tmp_path, client__optimizer__name="sam", rounds=1)).rows[0]
+    size = run(experiment(tmp_path, rounds=1)).w.numel()
+    assert row.gradient_evaluations == 2 * row.examples == 2 * sum(c.examples for c in row.clients)
+    assert row.bytes_down == row.bytes_up == 4 * size * 4
+    assert row.cohort == len(row.clients) == 4
+    assert row.wall_seconds > 0
+    assert row.client_seconds <= row.wall_seconds
+
+
+def test_sam_without_radius_is_sgd_to_the_bit(tmp_path: Path) -> None:
+    sam = run(experiment(tmp_path, client__optimizer={"name": "sam", "rho": 0.0, "lr": 0.05}))
+    assert torch.equal(sam.w, run(experiment(tmp_path)).w)
+
+
+def test_the_seed_decides(tmp_path: Path) -> None:
+    assert torch.equal(run(experiment(tmp_path, seed=1)).w, run(experiment(tmp_path, seed=1)).w)
+    assert not torch.equal(run(experiment(tmp_path, seed=1)).w, run(experiment(tmp_path, seed=2)).w)
+
+
+def test_batch_norm_statistics_are_averaged_as_values(tmp_path: Path) -> None:
+    changes = {"model": {"name": "resnet20", "norm": "batch"}, "data__examples": 64, "client__steps": 1, "rounds": 1}
+    result = run(experiment(tmp_path, **changes))
+    buffers = {name: b for name, b in result.model.named_buffers() if "running_var" in name}
+    assert buffers
+    assert all(bool((b > 0).all()) and not torch.equal(b, torch.ones_like(b)) for b in buffers.values())
+
+
+def test_a_diverging_client_stops_the_run_and_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"client \d in round \d \(seed 0\) sent a non-finite delta"):
+        run(experiment(tmp_path, client__optimizer__lr=1e30, rounds=5))
+    with Results.open(tmp_path) as results:
+        (kept,) = results.runs()
+        assert kept.status == "failed"
+        assert "non-finite" in str(kept.error)
+
+
+def test_a_failed_run_does_not_stop_the_others(tmp_path: Path) -> None:
+    bad = experiment(tmp_path, client__optimizer__lr=1e30, rounds=5)
+    outcomes = run_all([bad, experiment(tmp_path)], Quiet())
+    assert [outcome.status for outcome in outcomes] == ["failed", "finished"]
+    assert all(outcome.run_id for outcome in outcomes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"client__optimizer__rho": 0.1}, "client.optimizer.rho: unknown key"),
+        ({"client__optimizer": {"name": "sam", "rho": -1}}, "client.optimizer.rho: -1 is not allowed"),
+        ({"server__participation": 9}, "server.participation: 9 is not allowed: the population has 8 clients"),
+        ({"data__clients": 500}, "data.clients: 500 is not allowed"),
+        ({"data__examples": 5000}, "data.examples: 5000 is not allowed: digits has"),
+        ({"data__dataset": "cifar11"}, "data.dataset: 'cifar11' is not known"),
+    ],
+)
+def test_bad_settings_start_nothing(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        run(experiment(tmp_path, **changes))
+    assert message in str(error.value)
+    assert not (tmp_path / "fedsam.db").exists() or not sqlite3.connect(tmp_path / "fedsam.db").execute("SELECT * FROM runs").fetchall()
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("actors", [2, pytest.param(1, marks=pytest.mark.slow)])
+def test_actors_agree_with_this_process_to_the_bit(tmp_path: Path, actors: int) -> None:
+    settings = {"rounds": 10, "client__optimizer": {"name": "sam", "lr": 0.05}}
+    inline = run(experiment(tmp_path, **settings))
+    on_ray = run(experiment(tmp_path, compute={"grid": "ray", "actors": actors}, **settings))
+    assert torch.equal(on_ray.w, inline.w)
+    assert [row.measures for row in on_ray.rows] == [row.measures for row in inline.rows]
+
+
+class Notes(Quiet):
+    """Keeps the notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, run_id: str, text: str) -> None:
+        """Kept."""
+        self.notes.append(text)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_an_optimizers_state_can_be_kept_over_rounds(tmp_path: Path, name: str) -> None:
+    preset = next((m for m, method in METHODS.items() if method.settings.get("client.optimizer.name") == name), None)
+    optimizer = {"name": name, "momentum": 0.9, "lr": 0.01} | SMALL.get(name, {})
+    norm = {"model": "resnet20", "data__examples": 64} if name == "sam_on" else {}
+    settings = {"client__optimizer": optimizer, "server__participation": 8, "rounds": 3, "client__steps": 2} | norm
+    settings |= {"method": preset} if preset not in (None, "fedavg", "fedsam", "fedasam") else {}
+    fresh = run(expand(experiment(tmp_path, **settings).model_dump(mode="json", exclude_unset=True)))
+    kept = run(expand(experiment(tmp_path, client__optimizer_state="keep", **settings).model_dump(mode="json", exclude_unset=True)))
+    assert fresh.rows[0].train_loss == kept.rows[0].train_loss  # the first round has nothing to go on with
+    assert not torch.equal(fresh.w, kept.w)
+
+
+def test_a_method_that_cannot_be_itself_is_noted(tmp_path: Path) -> None:
+    watch = Notes()
+    run(experiment(tmp_path, client__optimizer={"name": "vsam"}, client__steps=2), watch)
+    assert "vsam" in watch.notes[0].lower() or "warm-up" in watch.notes[0]
+    quiet = Notes()
+    run(experiment(tmp_path), quiet)
+    assert quiet.notes == []
+
+
+def test_a_budget_ends_the_run_after_the_round_that_reaches_it(tmp_path: Path) -> None:
+    whole = run(experiment(tmp_path / "whole", rounds=5))
+    budget = whole.rows[0].gradient_evaluations + whole.rows[1].gradient_evaluations + 1
+    watch = Notes()
+    cut = run(experiment(tmp_path / "cut", rounds=5, budget=budget, measure__every=5), watch)
+    assert len(cut.rows) == 3
+    assert cut.rows[-1].measures == whole.rows[2].measures | {
+        name: cut.rows[-1].measures[name] for name in ("union_loss", "union_accuracy")
+    }
+    assert not cut.rows[0].measures
+    assert watch.notes == []
+    assert (tmp_path / "cut" / cut.run_id / "model.safetensors").is_file()
+    with Results.open(tmp_path / "cut") as results:
+        (kept,) = results.runs()
+    assert kept.status == "finished"
+    assert kept.startup is not None and kept.startup > 0
+
+
+def test_a_budget_that_is_not_reached_is_noted(tmp_path: Path) -> None:
+    watch = Notes()
+    result = run(experiment(tmp_path, budget=10**9), watch)
+    spent = sum(row.gradient_evaluations for row in result.rows)
+    assert watch.notes == [f"rounds: all 2 are over after {spent} gradient evaluations of a budget of 1000000000"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"client__schedule": "cosine"}, "client.schedule: 'cosine'"),
+        ({"client__schedule": "cyclic"}, "client.schedule: 'cyclic'"),
+        ({"client__schedule": {"name": "cyclic", "start": 3}}, None),
+        ({"client__schedule": "exponential"}, None),
+        ({"client__optimizer": {"name": "aesam"}}, "client.optimizer: 'aesam'"),
+        ({"client__optimizer": {"name": "aesam", "total_steps": 100}}, None),
+        ({"server__strategy": "swa"}, "server.strategy: 'swa'"),
+        ({"server__strategy": {"name": "swa", "start": 3}}, None),
+    ],
+)
+def test_a_budget_and_what_counts_on_the_number_of_rounds_exclude_each_other(tmp_path: Path, changes: dict[str, Any], key: str) -> None:
+    resolved(experiment(tmp_path, **changes))
+    with pytest.raises(ConfigError, match=f"{key} is not allowed with a budget") if key else nullcontext():
+        resolved(experiment(tmp_path, budget=1000, **changes))
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_preset_may_have_a_budget(tmp_path: Path, method: str) -> None:
+    settings = experiment(tmp_path, budget=1000, method=method).model_dump(mode="json", exclude_unset=True)
+    settings["client"].pop("optimizer")
+    with pytest.raises(ConfigError, match="with a budget") if method == "fedasam_swa" else nullcontext():
+        resolved(expand(settings))
+
+
+def test_run_takes_plain_settings_presets_included(tmp_path: Path) -> None:
+    settings = override(experiment(tmp_path, rounds=1).dump(), {"method": "fedsam", "client.optimizer": {"lr": 0.05}})
+    result = run(settings)
+    assert torch.equal(result.w, run(expand(settings)).w)
+    with Results.open(tmp_path) as results:
+        assert [kept.config["client"]["optimizer"]["rho"] for kept in results.runs()] == [0.1, 0.1]
+
+
+@pytest.mark.parametrize(("key", "value"), [("rounds", 0), ("client.optimizer", "smap"), ("sweep.seeds", [0, 1]), ("round", 1)])
+def test_run_says_what_is_wrong_with_plain_settings_and_starts_nothing(tmp_path: Path, key: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"^{key.partition('.seeds')[0]}: "):
+        run(override(experiment(tmp_path / "runs").dump(), {key: value}))
+    assert not (tmp_path / "runs").exists()

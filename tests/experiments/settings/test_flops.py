@@ -1,0 +1,68 @@
+"""FLOPs of runs and of local optimizers against those that torch sees while a real convolutional network trains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from flwr.app import Context, Message
+from torch.utils.flop_counter import FlopCounterMode
+
+from clients import client_app as client_app
+from clients.objective import Batch, Counted, NetworkObjective
+from clients.optimizers import build
+from clients.optimizers.base import Task
+from experiments import run
+from experiments.settings import documented_cost
+from fedsam.config import Part
+from fedsam.data import augmentation, datasets
+from fedsam.models import architectures
+from fedsam.models.network import Network
+from fedsam.system.cost import flops
+from tests.clients.test_optimizer_contracts import COSTED, METHODS, SETTINGS
+from tests.experiments.test_app import experiment
+
+# Counted as full passes: backward passes to some of the tensors only, or several of one forward pass.
+PARTIAL = {"esam", "focal_sam", "sam_on"}
+
+
+def test_sam_costs_twice_what_sgd_does_and_as_much_as_torch_sees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer, seen = client_app.answer, []
+
+    def counted(place: client_app.Workplace, message: Message, context: Context) -> Message:
+        with FlopCounterMode(display=False) as counter:
+            reply = answer(place, message, context)
+        seen.append(counter.get_total_flops())
+        return reply
+
+    monkeypatch.setattr(client_app, "answer", counted)
+    totals = {}
+    for name in ("sgd", "sam"):
+        seen.clear()
+        rows = run(experiment(tmp_path, client__optimizer={"name": name, "lr": 0.05}, measure__clients=False)).rows
+        totals[name] = sum(row.flops for row in rows)
+        assert totals[name] == sum(seen) > 0
+    assert totals["sam"] / totals["sgd"] == pytest.approx(2.0, rel=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_a_convolutional_network_costs_what_is_documented_and_what_torch_sees(name: str) -> None:
+    digits = datasets.load("digits")
+    # A method of normalization layers needs some.
+    model = Part(name="resnet20" if name == "sam_on" else "lenet5")
+    network = Network(architectures.create(model, digits.image, digits.classes, torch.Generator().manual_seed(0)))
+    optimizer = build(Part(name=name, lr=0.01, **COSTED.get(name, SETTINGS.get(name, {}))))
+    x, y = augmentation.normalize(digits.train.x[:120], digits.mean, digits.std, torch.float32), digits.train.y[:120]
+    batches = [Batch(*batch) for batch in zip(x.split(12), y.split(12), strict=True)]
+    steps = documented_cost.settled(optimizer) + (60 if model.name == "lenet5" else 4)
+    task = Task(round=1, rounds=10, steps=20, class_counts=(12,) * 10, peek=lambda n: Batch(x[:n], y[:n]))
+    counted, each = Counted(NetworkObjective(network)), flops(network, digits.image)
+    with FlopCounterMode(display=False) as counter:
+        several = [batches[step % len(batches)] for step in range(steps)]
+        got, letters = documented_cost.measured(optimizer, counted, network.initial.clone(), several, task)
+    want = documented_cost.documented(optimizer, letters)
+    assert (got.forward, got.backward) == pytest.approx((want.forward, want.backward))
+    seen, total = counter.get_total_flops(), each.total(gradient_evaluations=counted.backward, forward_evaluations=counted.forward)
+    assert 0.6 * total < seen < total if name in PARTIAL else seen == total

@@ -1,0 +1,328 @@
+"""Grids with a toy app: order, state, errors, dead actors."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from fedsam.grid import ray_grid
+from fedsam.grid.base import InlineGrid, LocalGrid
+from fedsam.grid.pool import ActorPool
+from fedsam.grid.ray_grid import RayGrid
+from fedsam.grid.session import import_ray, ray_session
+from tests.support.processes import HANG
+
+CLIENTS = 9
+
+
+def load() -> ClientApp:
+    """Adds the client's number to `w`, counts its calls in the state; client 3 raises from its second call on."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        client = int(context.node_config["partition-id"])
+        calls = int(context.state["calls"]["n"]) + 1 if "calls" in context.state else 1
+        context.state["calls"] = MetricRecord({"n": calls})
+        if client == 3 and calls > 1:
+            raise ValueError("tired")
+        w = message.content["arrays"].pop("w").numpy()  # takes it away: others must still find theirs
+        reply = {"arrays": ArrayRecord({"w": Array(w + client)}), "metrics": MetricRecord({"calls": calls, "pid": os.getpid()})}
+        return Message(RecordDict(reply), reply_to=message)
+
+    return app
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[ActorPool]:
+    with ray_session(cpus=12, gpus=1):
+        yield ActorPool(load, actors=2)
+
+
+def messages(clients: range = range(CLIENTS)) -> list[Message]:
+    shared = ArrayRecord({"w": Array(np.arange(3.0))})
+    return [Message(RecordDict({"arrays": shared}), dst_node_id=c + 1, message_type="train", group_id="1") for c in clients]
+
+
+def outcome(reply: Message) -> object:
+    if reply.has_error():
+        return reply.error.code, reply.error.reason.splitlines()[0]
+    return reply.metadata.src_node_id, reply.content["arrays"]["w"].numpy().tolist(), reply.content["metrics"]["calls"]
+
+
+def rounds(grid: LocalGrid, count: int = 3) -> list[list[object]]:
+    return [[outcome(reply) for reply in grid.send_and_receive(messages())] for _ in range(count)]
+
+
+@pytest.mark.parametrize("shard_size", [None, 1, 4, 100])
+def test_every_grid_gives_the_same_replies_in_order(pool: ActorPool, shard_size: int | None) -> None:
+    inline = rounds(InlineGrid(load, CLIENTS, {}))
+    assert inline[0][4] == (5, [4.0, 5.0, 6.0], 1)
+    assert inline[2][4] == (5, [4.0, 5.0, 6.0], 3)
+    assert inline[1][3] == (2, "ValueError: tired")
+    assert rounds(RayGrid(pool, CLIENTS, {}, shard_size)) == inline
+
+
+def test_an_actor_that_dies_costs_its_shard_only(pool: ActorPool) -> None:
+    grid, notes = RayGrid(pool, CLIENTS, {}, 1), []
+    grid.note = notes.append
+    undisturbed = rounds(InlineGrid(load, CLIENTS, {}))
+    assert rounds(grid, 1) == undisturbed[:1]
+    victim = pool.ready()[0]
+    os.kill(victim, signal.SIGKILL)
+    assert [[outcome(r) for r in grid.send_and_receive(messages())]] == undisturbed[1:2]
+    assert victim not in pool.ready()
+    assert len(pool.busy) == 2
+    assert len(notes) == 1
+    assert notes[0].startswith("an actor died; 1 of 2 go on while it is replaced")
+
+
+def test_both_actors_take_part(pool: ActorPool) -> None:
+    replies = [r for _ in range(5) for r in RayGrid(pool, 50, {}, 1).send_and_receive(messages(range(4, 50)))]
+    assert len({reply.content["metrics"]["pid"] for reply in replies}) == 2
+
+
+def stuck() -> ClientApp:
+    """Client 1 never answers."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        if context.node_config["partition-id"] == 1:
+            threading.Event().wait()
+        return Message(RecordDict(), reply_to=message)
+
+    return app
+
+
+def deadly() -> ClientApp:
+    """Client 1 takes its actor with it."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        if context.node_config["partition-id"] == 1:
+            os._exit(1)
+        return Message(RecordDict(), reply_to=message)
+
+    return app
+
+
+def test_a_client_that_hangs_is_missing_and_its_actor_replaced(pool: ActorPool) -> None:
+    hanging = ActorPool(stuck, actors=1)
+    grid = RayGrid(hanging, CLIENTS, {}, 1)
+    hanging.ready()
+    assert [r.metadata.src_node_id for r in grid.send_and_receive(messages(range(1)))] == [1]
+    assert [r.metadata.src_node_id for r in grid.send_and_receive(messages(range(3)), timeout=6)] == [1]
+    assert [r.metadata.src_node_id for r in grid.send_and_receive(messages(range(2, 4)), timeout=HANG)] == [3, 4]
+
+
+@pytest.mark.parametrize(("app", "timeout", "errors"), [(stuck, 16.0, []), (deadly, None, [2])])
+def test_a_client_that_hangs_or_kills_costs_none_that_went_with_it(
+    pool: ActorPool, app: Callable[[], ClientApp], timeout: float | None, errors: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_grid, "AMPLE", 1.0)
+    monkeypatch.setattr(ray_grid, "RESTARTS", 1)
+    three = ActorPool(app, actors=3)
+    grid, notes = RayGrid(three, CLIENTS, {}, 1), list[str]()
+    grid.note = notes.append
+    three.ready()
+    for _ in range(2):
+        grid.send_and_receive(messages(range(2, CLIENTS)))
+    grid._slowest = {"train": 1e-4}  # as on a machine that does nothing else: three shards make a call
+    replies = list(grid.send_and_receive(messages(), timeout=timeout))
+    assert "an actor was not done in time with 3 shards" in notes[0] or "an actor died" in notes[0]
+    assert [r.metadata.src_node_id for r in replies if not r.has_error()] == [1, *range(3, CLIENTS + 1)]
+    assert [r.metadata.src_node_id for r in replies if r.has_error()] == errors
+    three.stop()
+
+
+def various() -> ClientApp:
+    """Clients that do what the message says."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        state, client = context.state, int(context.node_config["partition-id"])
+        had = int(state["calls"]["n"]) if "calls" in state else 0
+        match message.content["config"]["merge"]:
+            case "count":
+                state["calls"] = MetricRecord({"n": had + 1})
+            case "wait":
+                threading.Event().wait(0.5)
+                state["calls"] = MetricRecord({"n": had + 1})
+            case "forget":
+                state.clear()
+            case "hang":
+                threading.Event().wait()
+            case "die" if client == 3:
+                os._exit(1)
+            case "starve" if import_ray(private=True).get_runtime_context().get_assigned_resources().get("GPU", 1) < 0.5 and client == 3:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+        return Message(RecordDict({"metrics": MetricRecord({"had": had})}), reply_to=message)
+
+    return app
+
+
+def ask(what: str, *clients: int, ttl: float | None = None) -> list[Message]:
+    content = RecordDict({"config": ConfigRecord({"merge": what})})
+    return [Message(content, dst_node_id=c + 1, message_type="train", ttl=ttl) for c in clients]
+
+
+def had(replies: Iterable[Message]) -> list[object]:
+    return [reply.error.code if reply.has_error() else reply.content["metrics"]["had"] for reply in replies]
+
+
+@pytest.fixture(scope="module")
+def one(pool: ActorPool) -> ActorPool:
+    return ActorPool(various, actors=1)
+
+
+@pytest.fixture(scope="module")
+def two(pool: ActorPool) -> ActorPool:
+    return ActorPool(various, actors=2)
+
+
+def everywhere(one: ActorPool, two: ActorPool) -> list[LocalGrid]:
+    return [InlineGrid(various, CLIENTS, {}), RayGrid(one, CLIENTS, {}), RayGrid(two, CLIENTS, {}, 1)]
+
+
+def test_a_client_finds_what_its_last_message_left_even_among_those_sent_at_once(one: ActorPool, two: ActorPool) -> None:
+    for grid in everywhere(one, two):
+        assert had(grid.send_and_receive([*ask("count", 0, 1, 0), *ask("wait", 0), *ask("count", 1, 0)])) == [0, 0, 1, 2, 1, 3]
+        assert had(grid.send_and_receive(ask("forget", 0, 1, 0))) == [4, 2, 0]
+        assert had(grid.send_and_receive(ask("count", 0, 1))) == [0, 0]
+        ids = [*grid.push_messages(ask("wait", 0)), *grid.push_messages(ask("count", 0))]
+        replies: list[Message] = []
+        while len(replies) < 2:
+            replies += grid.pull_messages(ids)
+        assert sorted(had(replies)) == [1, 2]
+        assert len({reply.metadata.message_id for reply in replies}) == 2
+        assert had(grid.send_and_receive(ask("count", 0))) == [3]
+
+
+def test_a_message_has_its_time_to_live(two: ActorPool) -> None:
+    grid = RayGrid(two, CLIENTS, {}, 1)
+    two.ready()
+    assert had(grid.send_and_receive(ask("forget", *range(CLIENTS)))) == [0] * CLIENTS
+    assert had(grid.send_and_receive([*ask("count", 0), *ask("hang", 1, ttl=10.0)])) == [0, 4]
+    assert had(grid.send_and_receive(ask("count", 0, 1))) == [1, 0]
+
+
+def test_messages_pushed_to_an_actor_that_others_kill_are_answered(one: ActorPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_grid, "RESTARTS", 1)
+    grid = RayGrid(one, CLIENTS, {}, 1)
+    wanted = list(grid.push_messages(ask("die", *range(CLIENTS))))
+    replies: list[Message] = []
+    while len(replies) < CLIENTS:
+        replies += grid.pull_messages(wanted)
+    assert {r.metadata.src_node_id: r.has_error() for r in replies} == {c + 1: c == 3 for c in range(CLIENTS)}
+
+
+@pytest.mark.parametrize("timeout", [None, HANG])
+def test_a_client_that_kills_its_actors_costs_no_other_of_its_shard(
+    two: ActorPool, timeout: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_grid, "RESTARTS", 1)
+    grid = RayGrid(two, CLIENTS, {}, 5)
+    assert had(grid.send_and_receive(ask("die", *range(1, CLIENTS)), timeout=timeout)) == [0, 0, 4, 0, 0, 0, 0, 0]
+
+
+def test_fewer_actors_share_a_gpu_whose_memory_ran_out(pool: ActorPool) -> None:
+    crowd = ActorPool(various, actors=0, gpus=0.33)
+    crowd.memory = None  # of a GPU that is Ray's invention
+    for _ in range(3):
+        crowd._start()
+    grid, notes = RayGrid(crowd, CLIENTS, {}, 1), list[str]()
+    grid.note = notes.append
+    assert had(grid.send_and_receive(ask("count", *range(CLIENTS)))) == [0] * CLIENTS
+    assert had(grid.send_and_receive(ask("starve", *range(CLIENTS)))) == [1] * CLIENTS
+    assert notes == ["a GPU's memory ran out; 1 actors with 0.66 of a GPU each go on"]
+    assert len(crowd.ready()) == 1
+    crowd.stop()
+
+
+def broken() -> ClientApp:
+    """An app that cannot be loaded."""
+    raise ImportError("no such app")
+
+
+def test_an_app_that_cannot_be_loaded_is_an_error_and_the_actors_stay(pool: ActorPool) -> None:
+    useless = ActorPool(broken, actors=1)
+    for _ in range(2):
+        with pytest.raises(ImportError, match="no such app"):
+            RayGrid(useless, CLIENTS, {}).send_and_receive(messages())
+    assert len(useless.busy) == 1
+
+
+@pytest.mark.parametrize("shard_size", [1, 2])
+def test_messages_can_be_pushed_and_pulled(shard_size: int) -> None:
+    grid = InlineGrid(load, CLIENTS, {}, shard_size=shard_size)
+    ids = list(grid.push_messages(messages(range(3))))
+    assert [outcome(r)[0] for r in grid.pull_messages(ids[1:2])] == [2]  # type: ignore[index]
+    assert [outcome(r)[0] for r in grid.pull_messages(ids)] == [1, 3]  # type: ignore[index]
+    assert list(grid.pull_messages(ids)) == []
+    assert list(grid.get_node_ids()) == [node.node_id for node in grid.get_nodes()] == list(range(1, CLIENTS + 1))
+
+
+def waiting() -> ClientApp:
+    """Client 1 answers once somebody writes into the pipe that the run config names."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        if context.node_config["partition-id"] == 1:
+            Path(str(context.run_config["pipe"])).read_text()
+        return Message(RecordDict(), reply_to=message)
+
+    return app
+
+
+def test_pushed_messages_run_while_others_are_waited_for(pool: ActorPool, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    patient = ActorPool(waiting, actors=1)
+    patient.ready()
+    grid = RayGrid(patient, CLIENTS, {"pipe": str(tmp_path / "pipe")}, 1)
+    ids = list(grid.push_messages(messages(range(3))))
+    assert [r.metadata.src_node_id for r in grid.pull_messages(ids)] in ([], [1])
+    (tmp_path / "pipe").write_text("go on")
+    # The actor serves in order, so what was pushed is done when this one is.
+    assert [r.metadata.src_node_id for r in grid.send_and_receive(messages(range(5, 6)))] == [6]
+    assert {2, 3} <= {r.metadata.src_node_id for r in grid.pull_messages(ids)}
+    assert grid.peak_memory()[0] > 10**7
+
+
+def slow(now: list[float]) -> ClientApp:
+    """A second passes on the clock `now` while client 1 is called first; every client counts its calls."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        calls = int(context.state["calls"]["n"]) + 1 if "calls" in context.state else 1
+        context.state["calls"] = MetricRecord({"n": calls})
+        if context.node_config["partition-id"] == 1 and calls == 1:
+            now[0] += 1
+        return Message(RecordDict({"metrics": MetricRecord({"calls": calls})}), reply_to=message)
+
+    return app
+
+
+def test_a_late_client_in_this_process_is_missing_as_if_it_had_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("fedsam.grid.base.time", SimpleNamespace(monotonic=lambda: now[0]))
+    grid = InlineGrid(lambda: slow(now), CLIENTS, {})
+    replies = [list(grid.send_and_receive(messages(range(3)), timeout=0.5)), list(grid.send_and_receive(messages(range(1, 2))))]
+    assert [[(r.metadata.src_node_id, r.content["metrics"]["calls"]) for r in of] for of in replies] == [[(1, 1)], [(2, 1)]]
+
+
+def test_a_message_to_nobody_is_refused() -> None:
+    with pytest.raises(ValueError, match="no node has id 10"):
+        InlineGrid(load, CLIENTS, {}).send_and_receive(messages(range(9, 10)))
