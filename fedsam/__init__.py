@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from experiments.running.scheduler import compare
+    from experiments.api import compare
     from experiments.running.server_app import run
     from fedsam.config import Experiment
     from fedsam.results.model_files import load_model
@@ -22,7 +22,7 @@ os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 _HOMES = {
     "Experiment": "fedsam.config",
     "Results": "fedsam.results.store",
-    "compare": "experiments.running.scheduler",
+    "compare": "experiments.api",
     "load_model": "fedsam.results.model_files",
     "run": "experiments.running.server_app",
 }

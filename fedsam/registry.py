@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, is_dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, create_model
@@ -113,10 +114,10 @@ class Registry(dict[str, Entry], Generic[Entry]):
     Args:
         kind: In the plural, as `fedsam list` says it and the group `fedsam.KIND` of entry points.
         contract: What a component is.
-        entries: Those of the product.
+        entries: Those of the product; a package whose components use the registry themselves adds them with `update`.
     """
 
-    def __init__(self, kind: str, contract: Contract, entries: Mapping[str, Entry]) -> None:
+    def __init__(self, kind: str, contract: Contract, entries: Mapping[str, Entry] = MappingProxyType({})) -> None:
         super().__init__(entries)
         self.kind, self.contract = kind, contract
 

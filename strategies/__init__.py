@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from fedsam import config, registry
-from fedsam.registry import ClassContract, Registry
-from strategies.base import Aggregate, ServerRule, State, Wrapping
+from strategies.base import STRATEGIES, Aggregate, ServerRule, State, Wrapping, build
 from strategies.ema import Ema
 from strategies.fedacg import FedACG
 from strategies.fedadagrad import FedAdagrad
@@ -55,9 +53,7 @@ __all__ = [
     "build",
 ]
 
-STRATEGIES = Registry[type[ServerRule]](
-    "strategies",
-    ClassContract(ServerRule),
+STRATEGIES.update(
     {
         "fedavg": FedAvg,
         "fedavgm": FedAvgM,
@@ -81,11 +77,5 @@ STRATEGIES = Registry[type[ServerRule]](
         "flower_krum": FlowerKrum,
         "flower_multi_krum": FlowerMultiKrum,
         "flower_bulyan": FlowerBulyan,
-    },
+    }
 )
-
-
-def build(part: config.Part, where: str = "server.strategy") -> ServerRule:
-    """The strategy that the key `where` names. Raises `ConfigError` for an unknown name or a wrong hyperparameter."""
-    rule: ServerRule = registry.build(STRATEGIES, part, where)
-    return rule

@@ -13,7 +13,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from fedsam import registry
 from fedsam.config import ConfigError, Named, Part
+from fedsam.registry import ClassContract, Registry
 
 State = Mapping[str, Any]
 FEDAVG = Part(name="fedavg")
@@ -90,6 +92,15 @@ class ServerRule(ABC):
         return w
 
 
+STRATEGIES = Registry[type[ServerRule]]("strategies", ClassContract(ServerRule))  # filled by `strategies`
+
+
+def build(part: Part, where: str = "server.strategy") -> ServerRule:
+    """The strategy that the key `where` names. Raises `ConfigError` for an unknown name or a wrong hyperparameter."""
+    rule: ServerRule = registry.build(STRATEGIES, part, where)
+    return rule
+
+
 @dataclass(frozen=True, kw_only=True)
 class Wrapping(ServerRule):
     """A rule that adds to another one, whose state it keeps under `inner`; what it does not override is the other's.
@@ -103,9 +114,7 @@ class Wrapping(ServerRule):
     @cached_property
     def rule(self) -> ServerRule:
         """The other rule, built."""
-        import strategies  # the table imports this module
-
-        rule = strategies.build(self.inner, "server.strategy.inner")
+        rule = build(self.inner, "server.strategy.inner")
         if not rule.nests:
             raise ConfigError(f"server.strategy.inner: {self.inner.name!r} is not allowed: it aggregates by itself and takes no delta")
         return rule

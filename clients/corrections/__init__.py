@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clients.corrections.base import Correction, Sent, Trained, Vectors
+from clients.corrections.base import CORRECTIONS, Correction, Sent, Trained, Vectors, build
 from clients.corrections.client_momentum import ClientMomentum
 from clients.corrections.control_variate import ControlVariate
 from clients.corrections.dual import Dual
@@ -14,8 +14,6 @@ from clients.corrections.none import NoCorrection
 from clients.corrections.normalized import Normalized
 from clients.corrections.prox_correction import ProxCorrection
 from clients.corrections.proximal import Proximal
-from fedsam import config, registry
-from fedsam.registry import ClassContract, Registry
 
 __all__ = [
     "CORRECTIONS",
@@ -37,9 +35,7 @@ __all__ = [
     "build",
 ]
 
-CORRECTIONS = Registry[type[Correction]](
-    "corrections",
-    ClassContract(Correction),
+CORRECTIONS.update(
     {
         "none": NoCorrection,
         "proximal": Proximal,
@@ -52,11 +48,5 @@ CORRECTIONS = Registry[type[Correction]](
         "normalized": Normalized,
         "global_point": GlobalPoint,
         "ema_teacher": EmaTeacher,
-    },
+    }
 )
-
-
-def build(part: config.Part, where: str = "client.correction") -> Correction:
-    """The correction that the key `where` names. Raises `ConfigError` for an unknown name or a wrong hyperparameter."""
-    correction: Correction = registry.build(CORRECTIONS, part, where)
-    return correction

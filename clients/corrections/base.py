@@ -18,7 +18,9 @@ from torch import Tensor
 
 from clients.objective import Batch, Objective
 from clients.optimizers.base import LocalOptimizer
+from fedsam import registry
 from fedsam.config import Named, Part
+from fedsam.registry import ClassContract, Registry
 
 Vectors = Mapping[str, Tensor]
 NONE = Part(name="none")
@@ -112,6 +114,15 @@ class Correction:
         return kept, Sent()
 
 
+CORRECTIONS = Registry[type[Correction]]("corrections", ClassContract(Correction))  # filled by `clients.corrections`
+
+
+def build(part: Part, where: str = "client.correction") -> Correction:
+    """The correction that the key `where` names. Raises `ConfigError` for an unknown name or a wrong hyperparameter."""
+    correction: Correction = registry.build(CORRECTIONS, part, where)
+    return correction
+
+
 @dataclass(frozen=True, kw_only=True)
 class Wrapping(Correction):
     """A correction that adds to another one; what it does not override is the other's.
@@ -125,9 +136,7 @@ class Wrapping(Correction):
     @cached_property
     def correction(self) -> Correction:
         """The other correction, built."""
-        from clients import corrections  # the table imports this module
-
-        return corrections.build(self.inner, "client.correction.inner")
+        return build(self.inner, "client.correction.inner")
 
     @property
     def keeps(self) -> tuple[str, ...]:

@@ -32,7 +32,7 @@ from flwr.serverapp.strategy import FedAvg
 from rich.console import Console
 from rich.table import Table
 
-from fedsam.grid.base import InlineGrid
+from fedsam.grid.inline import InlineGrid
 from fedsam.grid.pool import ActorPool
 from fedsam.grid.ray_grid import RayGrid
 from fedsam.grid.session import ray_session

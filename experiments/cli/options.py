@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from experiments.settings import shipped
-from fedsam import config
+from fedsam import overrides as overriding
 from fedsam.config import Experiment
 
 RUNS_DIR = Path("runs")
@@ -78,6 +78,6 @@ def read(path: Path, overrides: Sequence[str] | None, options: Mapping[str, obje
 
     plugins.search(path.expanduser().absolute().parent)
     given = {key: str(value) for key, value in options.items() if value is not None}
-    settings = config.override(config.read(shipped.find(path), overrides or ()), given)
+    settings = overriding.override(overriding.read(shipped.find(path), overrides or ()), given)
     fixed = {text.partition("=")[0].strip() for text in overrides or ()} | set(given)
     return expand(settings, fixed)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from clients import optimizers
 from experiments.contracts.base import Check, Component, LeftOut, expect
 from experiments.settings.presets import METHODS, expand
-from fedsam.config import ConfigError, Experiment, override, parse
+from fedsam.config import ConfigError, Experiment, parse
+from fedsam.overrides import override
 from strategies.robust import FlowerRule
 
 if TYPE_CHECKING:

@@ -19,10 +19,11 @@ from experiments.running.grids import Shelf
 from experiments.settings.catalogue import resolved, sources
 from fedsam.config import ConfigError, Experiment
 from fedsam.data.federated import deal
+from fedsam.results.config_hash import config_hash
 from fedsam.results.database import FILE
 from fedsam.results.provenance import fingerprints, provenance
 from fedsam.results.rows import Run
-from fedsam.results.store import Results, config_hash
+from fedsam.results.store import Results
 
 Line = tuple[str, int]  # method and clients
 

@@ -9,8 +9,9 @@ from flwr.app import Context, RecordDict
 
 from experiments.running.actors import actor_pool
 from fedsam.config import Compute, ConfigError
-from fedsam.grid.base import InlineGrid, LocalGrid
+from fedsam.grid.base import LocalGrid
 from fedsam.grid.flower_app import FlowerApp
+from fedsam.grid.inline import InlineGrid
 from fedsam.grid.ray_grid import RayGrid
 from fedsam.grid.synchronized import Turns
 

@@ -25,7 +25,7 @@ from fedsam.data import datasets
 from fedsam.data.datasets import DataError, Dataset, Images
 from fedsam.data.federated import deal
 from fedsam.data.partition import PARTITIONS
-from fedsam.grid.base import InlineGrid
+from fedsam.grid.inline import InlineGrid
 from fedsam.grid.pool import ActorPool
 from fedsam.grid.ray_grid import RayGrid
 from fedsam.models.architectures import MODELS

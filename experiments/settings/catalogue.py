@@ -12,7 +12,7 @@ from clients.corrections import CORRECTIONS
 from clients.optimizers import OPTIMIZERS
 from experiments.settings import compatibility
 from experiments.settings.presets import METHODS
-from fedsam import config, plugins, registry
+from fedsam import overrides, plugins, registry
 from fedsam.config import ConfigError, Experiment, Part
 from fedsam.data import datasets, own_data
 from fedsam.data.partition import PARTITIONS
@@ -66,7 +66,7 @@ def resolved(experiment: Experiment) -> dict[str, Any]:
     for key, choices in PARTS.items():
         part = _named(experiment, key)
         if part is not None:
-            plain = config.override(plain, {key: _filled(choices, part, key)})
+            plain = overrides.override(plain, {key: _filled(choices, part, key)})
     datasets.check(experiment.data.source, experiment.data.fallback)
     how = experiment.server.sampling
     with plugins.blamed("server.sampling", how.name if isinstance(how, Part) else str(how)):

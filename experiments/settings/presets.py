@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedsam.config import ConfigError, Experiment, override, parse
+from fedsam.config import ConfigError, Experiment, parse
+from fedsam.overrides import override
 
 PARTS = ("client.optimizer", "client.correction", "server.strategy")
 

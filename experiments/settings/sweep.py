@@ -9,7 +9,8 @@ from functools import reduce
 from typing import Any, TypeGuard
 
 from experiments.settings.presets import expand as expand_method
-from fedsam.config import ConfigError, Experiment, override
+from fedsam.config import ConfigError, Experiment
+from fedsam.overrides import override
 
 SPECIAL = ("seeds", "zip", "overrides")
 Point = dict[str, Any]

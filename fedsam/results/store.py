@@ -10,7 +10,6 @@ NULL mean "none".
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 import math
 import os
@@ -29,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsam.config import ConfigError, Experiment
+from fedsam.results.config_hash import config_hash, digest
 from fedsam.results.database import FILE, begin, connect, insert, transaction
 from fedsam.results.provenance import Provenance, born, gone
 from fedsam.results.rows import CLIENT_COLUMNS, ROUND_COLUMNS, ClientRow, Row, Run, Slice, Status
@@ -108,7 +108,7 @@ class Results:
         config, now = json.dumps(resolved, default=str, sort_keys=True), datetime.now(UTC)
         pid = os.getpid()
         columns = {
-            "id": f"{now:%Y%m%d-%H%M%S}-{_digest(f'{now.isoformat()} {platform.node()} {pid} {config}')[:6]}",
+            "id": f"{now:%Y%m%d-%H%M%S}-{digest(f'{now.isoformat()} {platform.node()} {pid} {config}')[:6]}",
             "name": experiment.name,
             "status": "running",
             "started": now.isoformat(timespec="seconds"),
@@ -269,30 +269,11 @@ class Results:
         return list(found.values())
 
 
-def config_hash(config: Mapping[str, Any], sources: Mapping[str, str] | None = None) -> str:
-    """Twelve hexadecimal digits, equal for settings that differ only in the seed, in where files lie, and in what changes no number.
-
-    Args:
-        sources: Hashes of the modules that components come from: changed code is another experiment.
-    """
-    kept = {key: value for key, value in config.items() if key not in ("seed", "runs_dir", "checkpoint")}
-    compute = config["compute"]
-    kept["compute"] = [compute["precision"], compute["shard_size"]] if "shard_size" in compute else compute["precision"]
-    kept["data"] = {key: value for key, value in config["data"].items() if key != "root"}
-    if sources:
-        kept["sources"] = dict(sources)
-    return _digest(json.dumps(kept, default=str, sort_keys=True))[:12]
-
-
 def _run(entry: sqlite3.Row) -> Run:
     values = {f.name: entry[f.name] for f in fields(Run)} | {name: json.loads(entry[name]) for name in ("config", "versions")}
     if values["status"] == "running" and gone(entry["host"], entry["pid"], entry["born"]):
         values["status"] = "interrupted"
     return Run(**values)
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _plain(value: Any) -> Any:

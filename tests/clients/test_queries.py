@@ -15,9 +15,10 @@ from clients import runtime
 from experiments.running.grids import grids
 from experiments.running.run import cohort_strategy
 from experiments.settings.presets import expand
-from fedsam.config import Experiment, override
-from fedsam.grid.base import InlineGrid
+from fedsam.config import Experiment
+from fedsam.grid.inline import InlineGrid
 from fedsam.messages import codec
+from fedsam.overrides import override
 from strategies.cohort import CohortStrategy
 
 SETTINGS: dict[str, Any] = {

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from fedsam.config import ConfigError, Part, override, parse, read
+from fedsam.config import ConfigError, Part, parse
+from fedsam.overrides import override, read
 
 
 def test_defaults_round_trip_through_json() -> None:

@@ -22,11 +22,12 @@ from clients.runtime import Workplace
 from experiments.running.run import cohort_strategy
 from experiments.settings import compatibility
 from experiments.settings.presets import METHODS, expand
-from fedsam.config import Experiment, override
+from fedsam.config import Experiment
 from fedsam.data.federated import FederatedDataset
-from fedsam.grid.base import InlineGrid
+from fedsam.grid.inline import InlineGrid
 from fedsam.messages import codec
 from fedsam.models.network import Network
+from fedsam.overrides import override
 from strategies.cohort import CohortStrategy
 from strategies.fedgloss import FedGloSS
 from tests.golden_replay.replay import Case, Deviations, Unknown, deviation

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 
-from fedsam.grid.base import InlineGrid
+from fedsam.grid.inline import InlineGrid
 from fedsam.messages import codec
 from strategies.round import RunError
 from tests.golden_replay.strategies import Stage, app_of

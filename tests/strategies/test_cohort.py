@@ -18,7 +18,7 @@ from torch import Tensor
 
 from clients.client_app import answer
 from fedsam.grid import ray_grid
-from fedsam.grid.base import InlineGrid
+from fedsam.grid.inline import InlineGrid
 from fedsam.grid.pool import ActorPool
 from fedsam.grid.ray_grid import RayGrid
 from fedsam.grid.session import import_ray, ray_session

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from experiments.settings.presets import expand
-from fedsam.config import Experiment, override
+from fedsam.config import Experiment
+from fedsam.overrides import override
 from tests.golden_replay.strategies import Stage, flat
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "strategies"

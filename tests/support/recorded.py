@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from experiments.analysis.leaderboard import Line, groups, summarize
-from fedsam.config import override, parse
+from fedsam.config import parse
+from fedsam.overrides import override
 from fedsam.results.provenance import Provenance
 from fedsam.results.rows import Row, Slice
 from fedsam.results.store import Results

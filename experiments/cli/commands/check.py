@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from experiments.cli.output import FAILED, orderly
-from fedsam.config import assigned
+from fedsam.overrides import assigned
 
 if TYPE_CHECKING:
     from experiments.contracts import Finding

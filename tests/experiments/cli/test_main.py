@@ -20,8 +20,9 @@ from experiments.running.progress import Watch
 from experiments.settings import shipped
 from experiments.settings.catalogue import TABLES, resolved
 from experiments.settings.sweep import expand
-from fedsam.config import Experiment, parse, read
+from fedsam.config import Experiment, parse
 from fedsam.data import datasets
+from fedsam.overrides import read
 from fedsam.results.provenance import Provenance
 from fedsam.results.rows import Row
 from fedsam.results.store import Results

@@ -13,9 +13,10 @@ from experiments.running.grids import grids
 from experiments.running.progress import Quiet
 from experiments.running.server_app import run, serve
 from experiments.settings.presets import expand
-from fedsam.config import Experiment, override
+from fedsam.config import Experiment
 from fedsam.grid.ray_grid import RayGrid
 from fedsam.grid.session import import_ray
+from fedsam.overrides import override
 from fedsam.results.rows import Row
 
 

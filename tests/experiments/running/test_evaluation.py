@@ -19,13 +19,14 @@ from experiments.running.grids import grids
 from experiments.running.progress import Quiet
 from experiments.running.run import Result, Session
 from experiments.running.server_app import serve
-from fedsam.config import override, parse
+from fedsam.config import parse
 from fedsam.data import augmentation, datasets
 from fedsam.data.federated import FederatedDataset
 from fedsam.evaluation.accuracy import client_accuracies, evaluate, spread
 from fedsam.evaluation.flatness import FLATNESS
 from fedsam.models.flat import Layout
 from fedsam.models.network import Network
+from fedsam.overrides import override
 from fedsam.results.rows import Row, Slice
 from fedsam.results.store import Results
 from strategies.cohort import RunError

@@ -15,9 +15,10 @@ import pytest
 from experiments.cli import main
 from experiments.planning import forecast
 from experiments.settings.sweep import expand
-from fedsam.config import ConfigError, parse, read
+from fedsam.config import ConfigError, parse
 from fedsam.data.datasets import load
 from fedsam.data.federated import deal
+from fedsam.overrides import read
 from fedsam.results.store import Results
 from tests.support.official import offline
 

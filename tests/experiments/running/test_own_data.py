@@ -23,7 +23,8 @@ from experiments.settings.catalogue import resolved
 from experiments.settings.sweep import expand
 from fedsam import plugins
 from fedsam.config import Experiment, parse
-from fedsam.results.store import Results, config_hash
+from fedsam.results.config_hash import config_hash
+from fedsam.results.store import Results
 from tests.support.recorded import add
 
 Fedsam = Callable[..., tuple[int, str, str]]

@@ -12,15 +12,17 @@ import pytest
 import torch
 
 from clients.runtime import Workplace
+from experiments.api import compare
 from experiments.planning.forecast import Probe
 from experiments.planning.plan import made_elsewhere, plan
 from experiments.running.grids import Shelf, crews
 from experiments.running.progress import Quiet
-from experiments.running.scheduler import Outcome, compare, perform
+from experiments.running.scheduler import Outcome, perform
 from experiments.settings.catalogue import sampler
 from experiments.settings.sweep import expand
-from fedsam.config import ConfigError, Experiment, override
+from fedsam.config import ConfigError, Experiment
 from fedsam.data.federated import FederatedDataset
+from fedsam.overrides import override
 from fedsam.results.database import connect
 from fedsam.results.rows import Row, cumulative
 from fedsam.results.store import Results

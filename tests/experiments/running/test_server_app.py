@@ -15,7 +15,8 @@ from experiments.running.progress import Quiet
 from experiments.running.scheduler import run_all
 from experiments.settings.catalogue import resolved
 from experiments.settings.presets import METHODS, expand
-from fedsam.config import ConfigError, override, parse
+from fedsam.config import ConfigError, parse
+from fedsam.overrides import override
 from fedsam.results.store import Results
 from strategies.round import RunError
 

@@ -11,7 +11,8 @@ import torch
 
 from experiments import Experiment, run
 from experiments.running.run import DROPPED
-from fedsam.config import ConfigError, override, parse
+from fedsam.config import ConfigError, parse
+from fedsam.overrides import override
 from fedsam.results.rows import cumulative
 from fedsam.seeds import stream
 from fedsam.system.heterogeneity import Heterogeneity

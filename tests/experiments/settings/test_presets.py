@@ -21,8 +21,9 @@ from experiments.running.server_app import serve
 from experiments.settings.catalogue import resolved
 from experiments.settings.method_cost import Cost, cost
 from experiments.settings.presets import METHODS, expand
-from fedsam.config import ConfigError, Experiment, override
+from fedsam.config import ConfigError, Experiment
 from fedsam.messages import codec
+from fedsam.overrides import override
 from strategies import STRATEGIES
 from strategies.robust import FlowerRule
 

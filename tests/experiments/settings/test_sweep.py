@@ -7,8 +7,9 @@ import pytest
 from experiments.settings import shipped
 from experiments.settings.catalogue import resolved
 from experiments.settings.sweep import expand
-from fedsam.config import ConfigError, override, read
-from fedsam.results.store import config_hash
+from fedsam.config import ConfigError
+from fedsam.overrides import override, read
+from fedsam.results.config_hash import config_hash
 
 
 def test_every_combination_for_every_seed() -> None:

@@ -14,7 +14,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.clientapp import ClientApp
 
 from fedsam.grid import ray_grid
-from fedsam.grid.base import InlineGrid, LocalGrid
+from fedsam.grid.base import LocalGrid
+from fedsam.grid.inline import InlineGrid
 from fedsam.grid.pool import ActorPool
 from fedsam.grid.ray_grid import RayGrid
 from fedsam.grid.session import import_ray, ray_session
@@ -317,7 +318,7 @@ def slow(now: list[float]) -> ClientApp:
 
 def test_a_late_client_in_this_process_is_missing_as_if_it_had_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("fedsam.grid.base.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("fedsam.grid.inline.time", SimpleNamespace(monotonic=lambda: now[0]))
     grid = InlineGrid(lambda: slow(now), CLIENTS, {})
     replies = [list(grid.send_and_receive(messages(range(3)), timeout=0.5)), list(grid.send_and_receive(messages(range(1, 2))))]
     assert [[(r.metadata.src_node_id, r.content["metrics"]["calls"]) for r in of] for of in replies] == [[(1, 1)], [(2, 1)]]

@@ -8,7 +8,7 @@ import pytest
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedsam.grid.base import InlineGrid
+from fedsam.grid.inline import InlineGrid
 from fedsam.grid.synchronized import Turns
 from tests.support.processes import HANG
 

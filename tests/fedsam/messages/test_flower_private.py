@@ -12,7 +12,7 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian, Strategy
 
-from fedsam.grid.base import InlineGrid
+from fedsam.grid.inline import InlineGrid
 from fedsam.messages import flower_private
 
 

@@ -12,7 +12,8 @@ from torch import nn
 
 from experiments import Result, run
 from fedsam import load_model
-from fedsam.config import ConfigError, override
+from fedsam.config import ConfigError
+from fedsam.overrides import override
 from fedsam.results.model_files import save_model
 from fedsam.results.store import Results
 

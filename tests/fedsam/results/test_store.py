@@ -17,9 +17,10 @@ import pytest
 
 from fedsam.config import ConfigError, Experiment, parse
 from fedsam.results import rows as module
+from fedsam.results.config_hash import config_hash
 from fedsam.results.provenance import Provenance
 from fedsam.results.rows import ClientRow, Row, cumulative
-from fedsam.results.store import Results, config_hash
+from fedsam.results.store import Results
 
 PROVENANCE = Provenance(versions={"python": "3.11", "torch": "2.9"}, git_commit="abc", device="a CPU", command="fedsam run a.toml")
 HOLDINGS = np.array([[3, 0, 1], [0, 5, 0]])

@@ -1,0 +1,77 @@
+"""Comparing methods from Python: `fedsam.compare`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.planning.plan import plan_all
+from experiments.reporting.report import write_report
+from experiments.running.grids import Shelf, crews
+from experiments.running.progress import Quiet, Watch
+from experiments.running.scheduler import Outcome, perform
+from experiments.settings.presets import expand as expand_method
+from experiments.settings.sweep import expand
+from fedsam import plugins
+from fedsam.config import Experiment
+from fedsam.results.store import Results
+
+
+@dataclass(frozen=True)
+class ComparisonResult:
+    """What is known of the runs of a comparison, each experiment once.
+
+    Attributes:
+        outcomes: How each ended, in the order of the experiments; `finished` also if an earlier call made the run.
+        runs_dir: Folder of the results.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    runs_dir: Path
+
+    @property
+    def run_ids(self) -> list[str]:
+        """The runs that began."""
+        return [outcome.run_id for outcome in self.outcomes if outcome.run_id]
+
+    def report(self, out: Path | str | None = None, *, baseline: str | None = None, target_accuracy: float | None = None) -> Path:
+        """Write the report of the runs to a folder, by default below `runs_dir`; gives its page. Options are those of `fedsam report`."""
+        with Results.open(self.runs_dir, create=False) as results:
+            folder = Path(out or self.runs_dir / "reports" / self.run_ids[0])
+            return write_report(results, results.find(self.run_ids), folder, baseline, target_accuracy)
+
+
+def compare(
+    experiments: Sequence[Experiment | Mapping[str, Any]] | Mapping[str, Any], watch: Watch | None = None, *, parallel: int = 1
+) -> ComparisonResult:
+    """Make the runs of experiments that have not finished yet; a failed one does not stop the others.
+
+    Args:
+        experiments: Experiments, or their plain settings; or settings with a `sweep`, such as a TOML file has.
+        parallel: Runs at once, each with its share of the actors.
+
+    Raises:
+        ConfigError: A setting of any of them is wrong; nothing has started.
+        DataError: A dataset cannot be had.
+    """
+    plugins.refresh()
+    if isinstance(experiments, Mapping):
+        each = expand(experiments)
+    else:
+        each = [one if isinstance(one, Experiment) else expand_method(one) for one in experiments]
+    watch, shelf = watch or Quiet(), Shelf()
+    planned = plan_all(each, shelf)
+    todo = [one.experiment for one in planned if one.found is None]
+    made = iter(_made(todo, shelf, watch, parallel))
+    outcomes = tuple(Outcome(one.found.id, "finished") if one.found else next(made) for one in planned)
+    return ComparisonResult(outcomes, planned[0].experiment.runs_dir)
+
+
+def _made(experiments: Sequence[Experiment], shelf: Shelf, watch: Watch, parallel: int) -> list[Outcome]:
+    if not experiments:
+        return []
+    watch.plan(experiments)
+    with crews(experiments, parallel, shelf) as staff:
+        return perform(experiments, staff, watch, once=True)

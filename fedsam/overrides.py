@@ -1,0 +1,57 @@
+"""Settings as plain values: read from TOML, and changed by dotted overrides (`client.optimizer.rho=0.1`)."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedsam.config import ConfigError
+
+
+def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The TOML table in `path` with `KEY=VALUE` overrides applied, not yet validated.
+
+    Raises:
+        ConfigError: The file is missing or no TOML, or an override is not of the form `key=value`.
+    """
+    try:
+        settings = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from None
+    return override(settings, dict(assigned(text) for text in overrides))
+
+
+def override(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of `settings` with each dotted key of `changes` set.
+
+    `client.optimizer = "sam"` grows into a table when a key below it is set.
+    """
+    result: dict[str, Any] = json.loads(json.dumps(settings, default=str))
+    for key, value in changes.items():
+        *parents, last = key.split(".")
+        table = result
+        for parent in parents:
+            child = table.get(parent, {})
+            table[parent] = {"name": child} if isinstance(child, str) else child
+            if not isinstance(table[parent], dict):
+                raise ConfigError(f"{key}: {parent!r} is a value, not a table")
+            table = table[parent]
+        # A part given again by name alone keeps no hyperparameters of another part.
+        table[last] = value
+    return result
+
+
+def assigned(text: str) -> tuple[str, Any]:
+    """Key and value of `KEY=VALUE`, the value as in TOML, or else a text. Raises `ConfigError` where there is no key."""
+    key, found, value = text.partition("=")
+    if not found or not key.strip():
+        raise ConfigError(f"{text!r}: an override is KEY=VALUE, for example client.optimizer.rho=0.1")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value.strip()
