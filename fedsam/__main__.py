@@ -17,7 +17,7 @@ def main() -> NoReturn:
     except ConfigError as error:
         print(f"fedsam: {error}", file=sys.stderr)
         sys.exit(2)
-    cli.main()
+    cli.program()
 
 
 if __name__ == "__main__":
