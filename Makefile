@@ -13,6 +13,9 @@ SIDE_BY_SIDE := --numprocesses logical --maxprocesses 4 --dist loadgroup
 # A wheel of the CUDA libraries is hundreds of megabytes: give slow lines time.
 export UV_HTTP_TIMEOUT ?= 300
 
+# Tests and actors are many processes: each would compile torch anew, for seconds, where Python is told to keep nothing that it compiled.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test tests proofs check format lock clean
 

@@ -13,11 +13,11 @@ def main() -> NoReturn:
     """Run this process's command line, and exit."""
     try:
         prefer_own()  # before `experiments` is looked for: the working directory may have one, too
-        from experiments.cli import main
+        from experiments.cli.main import program
     except ConfigError as error:
         print(f"fedsam: {error}", file=sys.stderr)
         sys.exit(2)
-    main.main()
+    program()
 
 
 if __name__ == "__main__":

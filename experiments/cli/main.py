@@ -72,6 +72,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except ConfigError as error:
         complain(str(error))
         sys.exit(USAGE)
+    sys.exit(0)
+
+
+def program() -> NoReturn:
+    """As `main`, for a process that is this command and nothing else: when it is interrupted, no thread holds it up."""
+    try:
+        main()
     except SystemExit as end:
         if end.code in (INTERRUPTED, TERMINATED):
             # Everything is closed. A thread in which Ray was still starting would end this process with a code of its own, a minute later.
@@ -79,8 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             sys.stderr.flush()
             os._exit(end.code)
         raise
-    sys.exit(0)
 
 
 if __name__ == "__main__":
-    main()
+    program()

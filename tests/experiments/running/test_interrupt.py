@@ -33,15 +33,20 @@ TWO_AT_ONCE = ("compare", "e.toml", "--parallel", "2", "-o", "compute.actors=2",
 
 
 def command(
-    folder: Path, settings: str, act: Callable[[subprocess.Popen[str], str], bool], arguments: Sequence[str] = RUN
+    folder: Path,
+    settings: str,
+    act: Callable[[subprocess.Popen[str], str], bool],
+    arguments: Sequence[str] = RUN,
+    program: Sequence[str] = ("-m", "experiments.cli.main"),
 ) -> tuple[int, str]:
     """The exit code of the command and what it said, once everything that it started is gone.
 
     Args:
         act: Sees an empty line when the command starts, then each that it says, until it is true.
+        program: What Python is told to run.
     """
     (folder / "e.toml").write_text(settings)
-    call = [sys.executable, "-m", "experiments.cli.main", *arguments]
+    call = [sys.executable, *program, *arguments]
     # Ray's own folder goes to TMPDIR, so that what it leaves there can be told from that of others; Ray needs a short path.
     temporary = tempfile.mkdtemp(prefix="t", dir="/tmp")
     environment = os.environ | {"TMPDIR": temporary, "PYTHONPATH": str(ROOT)}
@@ -124,6 +129,19 @@ def test_what_is_stopped_keeps_its_rounds_and_leaves_nothing(
         runs = results.runs()
         assert [run.status for run in runs] == ["interrupted"] * (2 if arguments is TWO_AT_ONCE else 1)
         assert max(len(results.rounds(run.id)) for run in runs) >= 3
+
+
+def test_a_thread_that_goes_on_does_not_hold_up_what_is_stopped(tmp_path: Path) -> None:
+    def stop(process: subprocess.Popen[str], line: str) -> bool:
+        if " round 3/" not in f" {line}":
+            return False
+        process.send_signal(signal.SIGTERM)
+        return True
+
+    going_on = "import threading; threading.Thread(target=threading.Event().wait).start(); from experiments.cli import main; main.program()"
+    got, said = command(tmp_path, SETTINGS, stop, (*RUN, "-o", "compute.grid=inline"), ("-c", going_on))
+    assert got == 143, said
+    assert "kept" in said
 
 
 def test_an_app_whose_threads_wait_for_clients_does_not_wait_for_them_to_stop(tmp_path: Path) -> None:
