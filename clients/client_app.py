@@ -15,10 +15,10 @@ from flwr.clientapp import ClientApp
 from torch import Tensor
 
 from clients import queries
-from clients.corrections.base import Sent
+from clients.corrections.base import Payload
 from clients.local import LocalResult
 from clients.optimizers.base import State
-from clients.runtime import Places, Workplace
+from clients.runtime import ClientRuntime, RuntimeCache
 from fedsam.data.datasets import Dataset
 from fedsam.evaluation.accuracy import evaluate as evaluate_images
 from fedsam.messages import codec
@@ -26,16 +26,16 @@ from fedsam.models.network import Network
 
 
 def make(dataset: Dataset | None = None) -> ClientApp:
-    """The ClientApp, with a memory of its own; `dataset` as in `Places`."""
-    made, places = ClientApp(), Places(dataset)
+    """The ClientApp, with a memory of its own; `dataset` as in `RuntimeCache`."""
+    made, cache = ClientApp(), RuntimeCache(dataset)
 
     @made.train()
     def train(message: Message, context: Context) -> Message:
-        return answer(places.at(context), message, context)
+        return answer(cache.get(context), message, context)
 
     @made.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        return assess(places.at(context), message, context)
+        return assess(cache.get(context), message, context)
 
     @made.query("partition")
     def partition(message: Message, context: Context) -> Message:
@@ -45,45 +45,45 @@ def make(dataset: Dataset | None = None) -> ClientApp:
 
     @made.query("speed")
     def speed(message: Message, context: Context) -> Message:
-        return queries.speed(places.at(context), message, context)
+        return queries.speed(cache.get(context), message, context)
 
     @made.query("union")
     def union(message: Message, context: Context) -> Message:
-        return queries.union(places.at(context), message)
+        return queries.union(cache.get(context), message)
 
     @made.query("flatness")
     def flatness(message: Message, context: Context) -> Message:
-        return queries.flatness(places.at(context), message)
+        return queries.flatness(cache.get(context), message)
 
     return made
 
 
-def answer(place: Workplace, message: Message, context: Context) -> Message:
+def answer(runtime: ClientRuntime, message: Message, context: Context) -> Message:
     """The reply to a `train` message: local training from the received vector; it carries the delta, or the vector if so asked."""
     start = time.perf_counter()
     client = int(context.node_config["partition-id"])
-    broadcast = codec.decode_broadcast(message.content, place.federation.device)
+    broadcast = codec.decode_broadcast(message.content, runtime.federation.device)
     if "buffers" in broadcast.vectors:
-        place.network.buffers = broadcast.vectors["buffers"]
-    device = place.federation.device
-    result = place.train(broadcast, client, _recall(context.state, broadcast.accepted, device), _resumed(context.state, device))
+        runtime.network.buffers = broadcast.vectors["buffers"]
+    device = runtime.federation.device
+    result = runtime.train(broadcast, client, _recall(context.state, broadcast.accepted, device), _resumed(context.state, device))
     _remember(context.state, result.kept, broadcast)
-    if place.experiment.client.optimizer_state == "keep":
+    if runtime.experiment.client.optimizer_state == "keep":
         context.state["optimizer"], context.state["optimizer-state"] = codec.encode_state(result.state)
     update = codec.Update(
-        vectors={**_moved(broadcast, result), **_named(result.sent), **_buffers(place.network)},
-        metrics=_metrics(place.federation.examples(client), result, time.perf_counter() - start),
+        vectors={**_moved(broadcast, result), **_named(result.sent), **_buffers(runtime.network)},
+        metrics=_metrics(runtime.federation.examples(client), result, time.perf_counter() - start),
     )
     return Message(codec.encode_update(update), reply_to=message)
 
 
-def assess(place: Workplace, message: Message, context: Context) -> Message:
+def assess(runtime: ClientRuntime, message: Message, context: Context) -> Message:
     """The reply to an `evaluate` message: loss and accuracy of the received vector on the client's own training examples."""
-    broadcast = codec.decode_broadcast(message.content, place.federation.device)
-    images = place.federation.held(int(context.node_config["partition-id"]))
-    buffers = broadcast.vectors.get("buffers", place.network.buffers)
+    broadcast = codec.decode_broadcast(message.content, runtime.federation.device)
+    images = runtime.federation.held(int(context.node_config["partition-id"]))
+    buffers = broadcast.vectors.get("buffers", runtime.network.buffers)
     got = evaluate_images(
-        place.network, broadcast.vectors["w"], buffers, images, place.federation.dataset, place.experiment.measure.batch_size
+        runtime.network, broadcast.vectors["w"], buffers, images, runtime.federation.dataset, runtime.experiment.measure.batch_size
     )
     metrics = MetricRecord({"num-examples": got.examples, "loss": got.loss, "accuracy": got.accuracy})
     return Message(RecordDict({"metrics": metrics}), reply_to=message)
@@ -126,7 +126,7 @@ def _buffers(network: Network) -> dict[str, Tensor]:
     return {"buffers": buffers} if buffers.numel() else {}
 
 
-def _named(sent: Sent) -> dict[str, Tensor]:
+def _named(sent: Payload) -> dict[str, Tensor]:
     return {f"mean.{name}": v for name, v in sent.mean.items()} | {f"population.{name}": v for name, v in sent.population.items()}
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clients.corrections.base import Clip, Corrected, Correction, Sent, Trained, Vectors
+from clients.corrections.base import Clip, Corrected, Correction, LocalOutcome, Payload, Vectors
 from clients.objective import Batch, Counted, Objective
 from clients.optimizers.base import LocalOptimizer, State, Task
 
@@ -37,7 +37,7 @@ class LocalResult:
     state: State
     kept: Vectors
     delta: Tensor
-    sent: Sent
+    sent: Payload
     loss: float
     steps: int
     examples: int
@@ -82,7 +82,7 @@ def local_train(
         x, state, losses = optimizer.step(x, state, corrected, batch, rng)
         total += losses.sum(dtype=torch.float64)
         examples, steps = examples + batch.size, steps + 1
-    trained = Trained(w, x, state, steps, optimizer)
+    trained = LocalOutcome(w, x, state, steps, optimizer)
     kept, sent = correction.finish(trained, received, kept)
     return LocalResult(
         x=x,

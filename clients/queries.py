@@ -11,50 +11,50 @@ from dataclasses import replace
 from flwr.app import Context, Message, MetricRecord, RecordDict
 from torch import Tensor
 
-from clients.runtime import Workplace
+from clients.runtime import ClientRuntime
 from fedsam.evaluation import flatness as measures
 from fedsam.evaluation.accuracy import evaluate
 from fedsam.messages import codec
 
 
-def speed(place: Workplace, message: Message, context: Context) -> Message:
+def speed(runtime: ClientRuntime, message: Message, context: Context) -> Message:
     """The reply to `query.speed`: `seconds` per local step of the client, from the second of two trainings of `steps` local steps."""
-    broadcast, asked = codec.decode_query(message.content, place.federation.device)
-    client, settings = int(context.node_config["partition-id"]), place.experiment.client.model_copy(update={"steps": int(asked["steps"])})
-    probe = replace(place, experiment=place.experiment.model_copy(update={"client": settings}))
+    broadcast, asked = codec.decode_query(message.content, runtime.federation.device)
+    client, settings = int(context.node_config["partition-id"]), runtime.experiment.client.model_copy(update={"steps": int(asked["steps"])})
+    probe = replace(runtime, experiment=runtime.experiment.model_copy(update={"client": settings}))
     for _ in range(2):  # the first warms up
         if "buffers" in broadcast.vectors:
-            place.network.buffers = broadcast.vectors["buffers"]
+            runtime.network.buffers = broadcast.vectors["buffers"]
         start = time.perf_counter()
         trained = probe.train(broadcast, client, {}, None)
         seconds = (time.perf_counter() - start) / trained.steps
     return Message(RecordDict({"metrics": MetricRecord({"seconds": seconds})}), reply_to=message)
 
 
-def union(place: Workplace, message: Message) -> Message:
+def union(runtime: ClientRuntime, message: Message) -> Message:
     """The reply to `query.union`: sums of loss and right answers over the training examples of the clients `from` to `to` - 1."""
-    broadcast, asked = codec.decode_query(message.content, place.federation.device)
-    images, dataset = place.federation.held(*range(int(asked["from"]), int(asked["to"]))), place.federation.dataset
+    broadcast, asked = codec.decode_query(message.content, runtime.federation.device)
+    images, dataset = runtime.federation.held(*range(int(asked["from"]), int(asked["to"]))), runtime.federation.dataset
     found = evaluate(
-        place.network, broadcast.vectors["w"], _buffers(place, broadcast), images, dataset, place.experiment.measure.batch_size
+        runtime.network, broadcast.vectors["w"], _buffers(runtime, broadcast), images, dataset, runtime.experiment.measure.batch_size
     )
     sums = MetricRecord({"num-examples": found.examples, "total-loss": found.total_loss, "correct": sum(found.correct)})
     return Message(RecordDict({"metrics": sums}), reply_to=message)
 
 
-def flatness(place: Workplace, message: Message) -> Message:
+def flatness(runtime: ClientRuntime, message: Message) -> Message:
     """The reply to `query.flatness`: the values of `measure`, what they took, and the losses of a slice row by row."""
-    broadcast, asked = codec.decode_query(message.content, place.federation.device)
-    settings, federation = place.experiment.measure.flatness, place.federation
+    broadcast, asked = codec.decode_query(message.content, runtime.federation.device)
+    settings, federation = runtime.experiment.measure.flatness, runtime.federation
     found = measures.measure(
         str(asked["measure"]),
-        place.network,
+        runtime.network,
         broadcast.vectors["w"],
-        _buffers(place, broadcast),
+        _buffers(runtime, broadcast),
         federation.sample(settings.examples),
         federation.dataset,
         settings,
-        place.experiment.seed,
+        runtime.experiment.seed,
     )
     gradients, forwards = found.cost
     cost = MetricRecord({"gradient-evaluations": gradients, "forward-evaluations": forwards, "seconds": found.seconds})
@@ -64,5 +64,5 @@ def flatness(place: Workplace, message: Message) -> Message:
     return Message(content, reply_to=message)
 
 
-def _buffers(place: Workplace, broadcast: codec.Broadcast) -> Tensor:
-    return broadcast.vectors.get("buffers", place.network.buffers)
+def _buffers(runtime: ClientRuntime, broadcast: codec.Broadcast) -> Tensor:
+    return broadcast.vectors.get("buffers", runtime.network.buffers)

@@ -30,7 +30,7 @@ ENGINES = {"loop": NetworkObjective}
 
 
 @dataclass(frozen=True)
-class Workplace:
+class ClientRuntime:
     """What the clients of one process share: everything but their own examples and state."""
 
     experiment: Experiment
@@ -40,7 +40,7 @@ class Workplace:
     correction: Correction
 
     @classmethod
-    def of(cls, experiment: Experiment, dataset: Dataset) -> Workplace:
+    def of(cls, experiment: Experiment, dataset: Dataset) -> ClientRuntime:
         """Deal the data and build the parts that the experiment names. Raises `ConfigError` where it cannot."""
         device = torch.device("cuda" if experiment.compute.gpus_per_actor else "cpu")
         dtype = DTYPES[experiment.compute.precision]
@@ -100,7 +100,7 @@ def network(experiment: Experiment, dataset: Dataset, device: torch.device, dtyp
     return Network(architectures.create(experiment.model, (image[0], image[1], image[2]), dataset.classes, generator), device, dtype)
 
 
-class Places:
+class RuntimeCache:
     """The workplace of the latest experiment, kept while messages of that experiment come.
 
     Args:
@@ -110,14 +110,14 @@ class Places:
     def __init__(self, dataset: Dataset | None = None) -> None:
         self._dataset = dataset
         self._key = ""
-        self._place: Workplace | None = None
+        self._runtime: ClientRuntime | None = None
 
-    def at(self, context: Context) -> Workplace:
+    def get(self, context: Context) -> ClientRuntime:
         """The workplace of the experiment in a run config. Raises `ConfigError` or `DataError` where it cannot be set up."""
         key = str(context.run_config["experiment"])
-        if self._place is None or key != self._key:
+        if self._runtime is None or key != self._key:
             experiment = Experiment.model_validate_json(key)
             data = experiment.data
             dataset = self._dataset or datasets.load(data.dataset, data.root, data.fallback)
-            self._key, self._place = key, Workplace.of(experiment, dataset)
-        return self._place
+            self._key, self._runtime = key, ClientRuntime.of(experiment, dataset)
+        return self._runtime

@@ -9,8 +9,8 @@ from typing import Any
 
 from experiments.planning.plan import plan_all
 from experiments.reporting.report import write_report
-from experiments.running.grids import Shelf, crews
-from experiments.running.progress import Quiet, Watch
+from experiments.running.grids import DatasetCache, actor_groups
+from experiments.running.progress import Callback
 from experiments.running.scheduler import Outcome, perform
 from experiments.settings.presets import expand as expand_method
 from experiments.settings.sweep import expand
@@ -44,7 +44,7 @@ class ComparisonResult:
 
 
 def compare(
-    experiments: Sequence[Experiment | Mapping[str, Any]] | Mapping[str, Any], watch: Watch | None = None, *, parallel: int = 1
+    experiments: Sequence[Experiment | Mapping[str, Any]] | Mapping[str, Any], callback: Callback | None = None, *, parallel: int = 1
 ) -> ComparisonResult:
     """Make the runs of experiments that have not finished yet; a failed one does not stop the others.
 
@@ -61,17 +61,17 @@ def compare(
         each = expand(experiments)
     else:
         each = [one if isinstance(one, Experiment) else expand_method(one) for one in experiments]
-    watch, shelf = watch or Quiet(), Shelf()
-    planned = plan_all(each, shelf)
+    callback, cache = callback or Callback(), DatasetCache()
+    planned = plan_all(each, cache)
     todo = [one.experiment for one in planned if one.found is None]
-    made = iter(_made(todo, shelf, watch, parallel))
+    made = iter(_made(todo, cache, callback, parallel))
     outcomes = tuple(Outcome(one.found.id, "finished") if one.found else next(made) for one in planned)
     return ComparisonResult(outcomes, planned[0].experiment.runs_dir)
 
 
-def _made(experiments: Sequence[Experiment], shelf: Shelf, watch: Watch, parallel: int) -> list[Outcome]:
+def _made(experiments: Sequence[Experiment], cache: DatasetCache, callback: Callback, parallel: int) -> list[Outcome]:
     if not experiments:
         return []
-    watch.plan(experiments)
-    with crews(experiments, parallel, shelf) as staff:
-        return perform(experiments, staff, watch, once=True)
+    callback.plan(experiments)
+    with actor_groups(experiments, parallel, cache) as groups:
+        return perform(experiments, groups, callback, once=True)

@@ -1,7 +1,7 @@
 """Everything that can differ between two runs, as one frozen, validated value: `Experiment`.
 
 An experiment is read from TOML and changed by dotted overrides (`fedsam.overrides`), and checked before anything starts.
-Interchangeable pieces (datasets, partitions, models, optimizers, corrections, strategies, schedules) are `Part`s: a name and its
+Interchangeable pieces (datasets, partitions, models, optimizers, corrections, strategies, schedules) are `Component`s: a name and its
 hyperparameters, checked by `fedsam.registry`.
 """
 
@@ -34,7 +34,7 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
-class Part(BaseModel):
+class Component(BaseModel):
     """A named piece and its hyperparameters: `{name = "sam", rho = 0.1}`, or just `"sam"`."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -52,14 +52,14 @@ def _as_part(value: object) -> object:
 
 def _as_name_or_part(value: object) -> object:
     """A name, or a part with settings: a table of a name alone is that name, so that the two are one experiment."""
-    part = Part.model_validate(value) if isinstance(value, Mapping) and isinstance(value.get("name"), str) else value
-    if not isinstance(part, str | Part):
+    part = Component.model_validate(value) if isinstance(value, Mapping) and isinstance(value.get("name"), str) else value
+    if not isinstance(part, str | Component):
         raise PydanticCustomError("name_or_part", "must be a name, or a table with a name")
-    return part.name if isinstance(part, Part) and not part.settings else part
+    return part.name if isinstance(part, Component) and not part.settings else part
 
 
-Named = Annotated[Part, BeforeValidator(_as_part)]
-NameOrPart = Annotated[str | Part, BeforeValidator(_as_name_or_part)]
+Named = Annotated[Component, BeforeValidator(_as_part)]
+NameOrComponent = Annotated[str | Component, BeforeValidator(_as_name_or_part)]
 
 
 def _as_sampling(value: object) -> object:
@@ -70,34 +70,36 @@ def _as_sampling(value: object) -> object:
 class Data(Frozen):
     """Which examples there are and who holds them."""
 
-    dataset: NameOrPart = Field("cifar10", description="Dataset, with settings where it is your own; see `fedsam list datasets`.")
+    dataset: NameOrComponent = Field("cifar10", description="Dataset, with settings where it is your own; see `fedsam list datasets`.")
     root: Path | None = Field(None, description="Folder of the dataset files; default: $FEDSAM_DATA, else ~/.cache/fedsam.")
     fallback: str | None = Field(None, description="Dataset to use, loudly, when the wanted one cannot be had.")
     clients: Count = Field(100, description="Population: the number of clients that share the training examples.")
-    partition: Named = Field(Part(name="dirichlet"), description="How examples are dealt to clients; see `fedsam list partitions`.")
+    partition: Named = Field(Component(name="dirichlet"), description="How examples are dealt to clients; see `fedsam list partitions`.")
     examples: Count | None = Field(None, description="Use only this many training examples, drawn by seed; default: all.")
     augment: tuple[Literal["crop", "flip", "cutout"], ...] | None = Field(
         None, description="Training augmentation; default: the dataset's own."
     )
 
     @property
-    def source(self) -> Part:
+    def source(self) -> Component:
         """The dataset as a part, though it has no settings."""
-        return Part(name=self.dataset) if isinstance(self.dataset, str) else self.dataset
+        return Component(name=self.dataset) if isinstance(self.dataset, str) else self.dataset
 
 
 class Client(Frozen):
     """What a client does in a round."""
 
-    optimizer: Named = Field(Part(name="sgd"), description="Local optimizer; see `fedsam list optimizers`.")
+    optimizer: Named = Field(Component(name="sgd"), description="Local optimizer; see `fedsam list optimizers`.")
     optimizer_state: Literal["fresh", "keep"] = Field(
         "fresh", description="Whether a client's optimizer starts each round anew, or goes on with its state of the client's last round."
     )
-    correction: Named = Field(Part(name="none"), description="What the algorithm adds to every local step; see `fedsam list corrections`.")
+    correction: Named = Field(
+        Component(name="none"), description="What the algorithm adds to every local step; see `fedsam list corrections`."
+    )
     epochs: Count = Field(1, description="Local epochs per round.")
     steps: Count | None = Field(None, description="Local steps per round, instead of epochs.")
     batch_size: Count = Field(50, description="Examples per local step.")
-    schedule: Named = Field(Part(name="constant"), description="Local learning rate over the rounds; see `fedsam list schedules`.")
+    schedule: Named = Field(Component(name="constant"), description="Local learning rate over the rounds; see `fedsam list schedules`.")
     clip: Literal["fl-simulator", "loss-gradient", "everything"] = Field(
         "fl-simulator",
         description="What clip_norm bounds: the gradient with a correction's linear terms, the gradient alone, or with all its terms.",
@@ -107,7 +109,7 @@ class Client(Frozen):
 class Server(Frozen):
     """What the server does in a round."""
 
-    strategy: Named = Field(Part(name="fedavg"), description="Server rule; see `fedsam list strategies`.")
+    strategy: Named = Field(Component(name="fedavg"), description="Server rule; see `fedsam list strategies`.")
     weights: Literal["examples", "uniform"] = Field(
         "examples", description="Weights of the clients in the mean of a cohort: their numbers of examples, or all equal."
     )
@@ -115,7 +117,7 @@ class Server(Frozen):
         0.1, description="Cohort: a whole number is that many clients, a number with a point is a fraction of the population."
     )
     sampling: Annotated[
-        Literal["fixed", "independent"] | Part | tuple[tuple[Annotated[int, Field(ge=0)], ...], ...], BeforeValidator(_as_sampling)
+        Literal["fixed", "independent"] | Component | tuple[tuple[Annotated[int, Field(ge=0)], ...], ...], BeforeValidator(_as_sampling)
     ] = Field(
         "fixed",
         description="Cohort: so many clients, each client with that probability, the clients listed for each round, or what "
@@ -214,7 +216,7 @@ class Experiment(Frozen):
     seed: int = Field(0, ge=0, lt=2**63, description="The only source of randomness.")
     runs_dir: Path = Field(Path("runs"), description="Folder of the results database and the run folders.")
     data: Data = Data()
-    model: Named = Field(Part(name="cnn"), description="Network; see `fedsam list models`.")
+    model: Named = Field(Component(name="cnn"), description="Network; see `fedsam list models`.")
     client: Client = Client()
     server: Server = Server()
     measure: Measure = Measure()

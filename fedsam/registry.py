@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, create_model
 from pydantic.errors import PydanticUserError
 
 from fedsam import plugins
-from fedsam.config import ConfigError, Part, nearest, validated
+from fedsam.config import Component, ConfigError, nearest, validated
 
 Entry = TypeVar("Entry", bound=Callable[..., Any])
 
@@ -187,7 +187,7 @@ def hyperparameters(entry: Callable[..., Any], leading: int | None = None, optio
         raise ConfigError(f"{_name(entry)}: the types of its hyperparameters cannot be used: {str(error).splitlines()[0]}") from None
 
 
-def resolve(registry: Registry[Any], part: Part, where: str) -> dict[str, Any]:
+def resolve(registry: Registry[Any], part: Component, where: str) -> dict[str, Any]:
     """The hyperparameters of `part`, validated, defaults filled in.
 
     Args:
@@ -201,7 +201,7 @@ def resolve(registry: Registry[Any], part: Part, where: str) -> dict[str, Any]:
     return {name: getattr(model, name) for name in (*type(model).model_fields, *(model.model_extra or {}))}
 
 
-def build(registry: Registry[Any], part: Part, where: str) -> Any:
+def build(registry: Registry[Any], part: Component, where: str) -> Any:
     """The piece that `part` names: a dataclass instance, or the function with its parameters bound.
 
     Raises:

@@ -14,11 +14,11 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from fedsam import registry
-from fedsam.config import ConfigError, Named, Part
+from fedsam.config import Component, ConfigError, Named
 from fedsam.registry import ClassContract, Registry
 
 State = Mapping[str, Any]
-FEDAVG = Part(name="fedavg")
+FEDAVG = Component(name="fedavg")
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class ServerRule(ABC):
 STRATEGIES = Registry[type[ServerRule]]("strategies", ClassContract(ServerRule))  # filled by `strategies`
 
 
-def build(part: Part, where: str = "server.strategy") -> ServerRule:
+def build(part: Component, where: str = "server.strategy") -> ServerRule:
     """The strategy that the key `where` names. Raises `ConfigError` for an unknown name or a wrong hyperparameter."""
     rule: ServerRule = registry.build(STRATEGIES, part, where)
     return rule

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedsam.messages import aggregation, codec
-from fedsam.messages.aggregation import Part, Terms
+from fedsam.messages.aggregation import AggregationSpec, PartialSum
 from fedsam.system.cost import Meter
 from strategies.base import Aggregate, ServerRule, State
 from strategies.robust import FlowerRule
-from strategies.round import Exchange, Plan, RunError
+from strategies.round import RoundConfig, RoundResult, RunError
 
 
 class CohortStrategy(Strategy):
@@ -39,13 +39,13 @@ class CohortStrategy(Strategy):
 
     reply: Literal["delta", "model"] = "delta"
 
-    def __init__(self, rule: ServerRule, plan: Plan) -> None:
+    def __init__(self, rule: ServerRule, plan: RoundConfig) -> None:
         self.rule = rule
         self.plan = plan
         self.w: Tensor | None = None
         self.state: State = {}
         self.buffers = torch.empty(0)
-        self.last: Exchange | None = None
+        self.last: RoundResult | None = None
         self.client_measures: Mapping[str, float] = {}
         self._nodes: dict[int, int] = {}
         self._clients: dict[int, int] = {}
@@ -98,7 +98,7 @@ class CohortStrategy(Strategy):
         clients = [self._clients[node] for node in sent.nodes]
         self._accepted |= dict.fromkeys(clients, server_round)
         spent = self._meter.read()
-        self.last = Exchange(
+        self.last = RoundResult(
             round=server_round,
             metrics={clients[i]: {name: values[i] for name, values in sent.metrics.items()} for i in np.argsort(clients)},
             failures=failures,
@@ -112,7 +112,7 @@ class CohortStrategy(Strategy):
         assert self.w is not None
         return codec.arrays({"w": self.w}), None
 
-    def advance(self, round: int, sent: Part, replies: Sequence[Message]) -> None:
+    def advance(self, round: int, sent: PartialSum, replies: Sequence[Message]) -> None:
         """Replace the global vector, the rule's state and the running statistics by those after the round."""
         assert self.w is not None
         self.w, self.state = self.rule.server_step(self.w, self.state, self._aggregate(round, sent))
@@ -150,7 +150,7 @@ class CohortStrategy(Strategy):
         vectors = {**vectors, "buffers": self.buffers} if self.buffers.numel() else vectors
         self._bytes_down = codec.count_bytes(vectors)
         record, nodes = codec.arrays(vectors), self._population(grid)
-        self._terms = Terms.from_vectors(vectors, self.rule.expects, self.plan.weights, "delta" if self.reply == "delta" else "w")
+        self._terms = AggregationSpec.from_vectors(vectors, self.rule.expects, self.plan.weights, "delta" if self.reply == "delta" else "w")
         merged = self._terms.config() if kind == "train" and self.reply == "delta" else None
         return [
             Message(
@@ -173,7 +173,7 @@ class CohortStrategy(Strategy):
             self._clients = {node: client for client, node in self._nodes.items()}
         return self._nodes
 
-    def _gathered(self, arrived: list[Message], part_of: Callable[[Message], Part]) -> tuple[Part, dict[int, str]]:
+    def _gathered(self, arrived: list[Message], part_of: Callable[[Message], PartialSum]) -> tuple[PartialSum, dict[int, str]]:
         """The sum of the replies to what was sent last, and what went wrong the first time, of each client that was asked twice.
 
         What those reply is appended to `arrived`.
@@ -187,7 +187,7 @@ class CohortStrategy(Strategy):
             parts = [*(replace(part, failures={}) for part in parts), *self._parts(again, nodes, part_of)]
         return aggregation.total_(parts), retried
 
-    def _parts(self, replies: Sequence[Message], nodes: Sequence[int], part_of: Callable[[Message], Part]) -> list[Part]:
+    def _parts(self, replies: Sequence[Message], nodes: Sequence[int], part_of: Callable[[Message], PartialSum]) -> list[PartialSum]:
         """The replies of an exchange added up by shards of the `nodes` that were asked in it; whoever did it, the result is the same."""
         parts = [part for reply in replies if (part := aggregation.decode(reply)) is not None]
         single = {reply.metadata.src_node_id: reply for reply in replies if reply.has_error() or "merged" not in reply.content}
@@ -198,13 +198,13 @@ class CohortStrategy(Strategy):
             ]
         return sorted((part for part in parts if part.nodes or part.failures), key=self._first)
 
-    def _part(self, reply: Message) -> Part:
+    def _part(self, reply: Message) -> PartialSum:
         return aggregation.part(reply, self._terms)
 
-    def _first(self, part: Part) -> int:
+    def _first(self, part: PartialSum) -> int:
         return min(self._clients[node] for node in (*part.nodes, *part.failures))
 
-    def _failures(self, parts: Sequence[Part]) -> dict[int, str]:
+    def _failures(self, parts: Sequence[PartialSum]) -> dict[int, str]:
         """What went wrong, of each client of the cohort whose reply cannot be used, in ascending order."""
         said = {self._clients[node]: what for part in parts for node, what in part.failures.items()}
         usable = {self._clients[node] for part in parts for node in part.nodes}
@@ -237,7 +237,7 @@ class CohortStrategy(Strategy):
     def _told(self, round: int, failures: Mapping[int, str]) -> list[str]:
         return [f"client {client} in round {round} (seed {self.plan.seed}) {what}" for client, what in failures.items()]
 
-    def _aggregate(self, round: int, sent: Part) -> Aggregate:
+    def _aggregate(self, round: int, sent: PartialSum) -> Aggregate:
         weights, size = sent.metrics["num-examples"] if self.plan.weights == "examples" else None, len(sent.nodes)
 
         def average(values: Sequence[float] | NDArray[np.float64]) -> float:
@@ -270,11 +270,11 @@ class FlowerCohort(CohortStrategy):
 
     reply: Literal["delta", "model"] = "model"
 
-    def __init__(self, rule: FlowerRule, plan: Plan) -> None:
+    def __init__(self, rule: FlowerRule, plan: RoundConfig) -> None:
         super().__init__(rule, plan)
         self._flower, self._least = rule.strategy(), rule.least()
 
-    def advance(self, round: int, sent: Part, replies: Sequence[Message]) -> None:
+    def advance(self, round: int, sent: PartialSum, replies: Sequence[Message]) -> None:
         """As `CohortStrategy.advance`. Raises `RunError` if too few updates are left."""
         if len(sent.nodes) < self._least:
             name = type(self.rule).__name__
@@ -285,7 +285,7 @@ class FlowerCohort(CohortStrategy):
         vectors = codec.tensors(record)
         self.w, self.buffers = vectors["w"], vectors.get("buffers", self.buffers)
 
-    def _part(self, reply: Message) -> Part:
+    def _part(self, reply: Message) -> PartialSum:
         return replace(super()._part(reply), vectors={})  # checked; what they come to is the Flower strategy's
 
 

@@ -12,10 +12,10 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
-from fedsam.config import Named, Part
+from fedsam.config import Component, Named
 from strategies.base import Aggregate, State, Wrapping
 
-FEDDYN = Part(name="feddyn")
+FEDDYN = Component(name="feddyn")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ class RunError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Exchange:
+class RoundResult:
     """What crossed the network in one round, and what came of it.
 
     Attributes:
@@ -45,7 +45,7 @@ class Exchange:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class RoundConfig:
     """How a run's rounds are held.
 
     Attributes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clients.corrections.base import CORRECTIONS, Correction, Sent, Trained, Vectors, build
+from clients.corrections.base import CORRECTIONS, Correction, LocalOutcome, Payload, Vectors, build
 from clients.corrections.client_momentum import ClientMomentum
 from clients.corrections.control_variate import ControlVariate
 from clients.corrections.dual import Dual
@@ -23,14 +23,14 @@ __all__ = [
     "Dual",
     "EmaTeacher",
     "GlobalPoint",
+    "LocalOutcome",
     "Lookback",
     "NoCorrection",
     "Normalized",
+    "Payload",
     "ProxCorrection",
     "Proximal",
-    "Sent",
     "SmooDual",
-    "Trained",
     "Vectors",
     "build",
 ]

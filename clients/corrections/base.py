@@ -19,16 +19,16 @@ from torch import Tensor
 from clients.objective import Batch, Objective
 from clients.optimizers.base import LocalOptimizer
 from fedsam import registry
-from fedsam.config import Named, Part
+from fedsam.config import Component, Named
 from fedsam.registry import ClassContract, Registry
 
 Vectors = Mapping[str, Tensor]
-NONE = Part(name="none")
+NONE = Component(name="none")
 Clip = Literal["fl-simulator", "loss-gradient", "everything"]
 
 
 @dataclass(frozen=True)
-class Trained:
+class LocalOutcome:
     """What local training left behind, as a correction sees it.
 
     Attributes:
@@ -52,7 +52,7 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Sent:
+class Payload:
     """What goes up besides the delta, each vector (P,) under its name.
 
     Attributes:
@@ -109,15 +109,15 @@ class Correction:
         """The gradient with the terms that do not depend on x added."""
         return g
 
-    def finish(self, trained: Trained, received: Vectors, kept: Vectors) -> tuple[Vectors, Sent]:
+    def finish(self, trained: LocalOutcome, received: Vectors, kept: Vectors) -> tuple[Vectors, Payload]:
         """The vectors to keep until this client's next round, and what to send besides the delta."""
-        return kept, Sent()
+        return kept, Payload()
 
 
 CORRECTIONS = Registry[type[Correction]]("corrections", ClassContract(Correction))  # filled by `clients.corrections`
 
 
-def build(part: Part, where: str = "client.correction") -> Correction:
+def build(part: Component, where: str = "client.correction") -> Correction:
     """The correction that the key `where` names. Raises `ConfigError` for an unknown name or a wrong hyperparameter."""
     correction: Correction = registry.build(CORRECTIONS, part, where)
     return correction
@@ -175,7 +175,7 @@ class Wrapping(Correction):
         """As `Correction.linear`."""
         return self.correction.linear(g, terms)
 
-    def finish(self, trained: Trained, received: Vectors, kept: Vectors) -> tuple[Vectors, Sent]:
+    def finish(self, trained: LocalOutcome, received: Vectors, kept: Vectors) -> tuple[Vectors, Payload]:
         """As `Correction.finish`."""
         return self.correction.finish(trained, received, kept)
 

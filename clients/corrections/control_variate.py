@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from clients.corrections.base import Correction, Sent, Trained, Vectors
+from clients.corrections.base import Correction, LocalOutcome, Payload, Vectors
 from fedsam.config import NonNegative
 
 
@@ -50,7 +50,7 @@ class ControlVariate(Correction):
         """g + c - c_i."""
         return g + terms["variate"]
 
-    def finish(self, trained: Trained, received: Vectors, kept: Vectors) -> tuple[Vectors, Sent]:
+    def finish(self, trained: LocalOutcome, received: Vectors, kept: Vectors) -> tuple[Vectors, Payload]:
         """The new c_i, and its change."""
         change = -received["c"] - trained.delta / (trained.steps * trained.optimizer.lr)  # c_i+ - c_i, option II
-        return {**kept, "c": kept["c"] + change}, Sent(population={"c": change})
+        return {**kept, "c": kept["c"] + change}, Payload(population={"c": change})

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from clients.corrections.base import Correction, Sent, Trained, Vectors
+from clients.corrections.base import Correction, LocalOutcome, Payload, Vectors
 from fedsam.config import NonNegative
 
 
@@ -47,6 +47,6 @@ class Dual(Correction):
         """g + lam (h - w)."""
         return g + terms["dual"]
 
-    def finish(self, trained: Trained, received: Vectors, kept: Vectors) -> tuple[Vectors, Sent]:
+    def finish(self, trained: LocalOutcome, received: Vectors, kept: Vectors) -> tuple[Vectors, Payload]:
         """The dual moves with the client; the server sees that in the delta."""
-        return {**kept, "h": kept["h"] + trained.delta}, Sent()
+        return {**kept, "h": kept["h"] + trained.delta}, Payload()

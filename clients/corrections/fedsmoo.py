@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from clients.corrections.base import Sent, Trained, Vectors
+from clients.corrections.base import LocalOutcome, Payload, Vectors
 from clients.corrections.dual import Dual
 
 
@@ -51,13 +51,13 @@ class SmooDual(Dual):
         """FedDyn's term, and what the optimizer perturbs with."""
         return {**super().start(w, received, kept), "mu": kept["mu"], "s": received["s"]}
 
-    def finish(self, trained: Trained, received: Vectors, kept: Vectors) -> tuple[Vectors, Sent]:
+    def finish(self, trained: LocalOutcome, received: Vectors, kept: Vectors) -> tuple[Vectors, Payload]:
         """Both duals, and what `upload` names."""
         mu = trained.state["mu"]
         if self.upload == "mu_change":
-            sent = Sent(population={"mu_change": mu - kept["mu"]})
+            sent = Payload(population={"mu_change": mu - kept["mu"]})
         elif self.upload == "mu":
-            sent = Sent(mean={"mu": mu})
+            sent = Payload(mean={"mu": mu})
         else:
-            sent = Sent(mean={"mu_minus_last": mu - trained.state["e"]})
+            sent = Payload(mean={"mu_minus_last": mu - trained.state["e"]})
         return {**super().finish(trained, received, kept)[0], "mu": mu}, sent

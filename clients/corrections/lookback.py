@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from clients.corrections.base import Sent, Trained, Vectors, Wrapping
+from clients.corrections.base import LocalOutcome, Payload, Vectors, Wrapping
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class Lookback(Wrapping):
         w_old = kept["w_old"] if self.direction == "own_last_active" else received["w_old"]
         return {**super().start(w, received, kept), "ascent": w_old - w}
 
-    def finish(self, trained: Trained, received: Vectors, kept: Vectors) -> tuple[Vectors, Sent]:
+    def finish(self, trained: LocalOutcome, received: Vectors, kept: Vectors) -> tuple[Vectors, Payload]:
         """The inner correction's, and the received vector to remember."""
         kept, sent = super().finish(trained, received, kept)
         return ({**kept, "w_old": trained.w} if self.direction == "own_last_active" else kept), sent

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clients.corrections.base import Sent, Trained, Vectors
+from clients.corrections.base import LocalOutcome, Payload, Vectors
 from clients.corrections.proximal import Proximal
 from fedsam.config import NonNegative
 
@@ -30,7 +30,7 @@ class Normalized(Proximal):
         """The client's share of the effective number of steps."""
         return ("metrics.tau",)
 
-    def finish(self, trained: Trained, received: Vectors, kept: Vectors) -> tuple[Vectors, Sent]:
+    def finish(self, trained: LocalOutcome, received: Vectors, kept: Vectors) -> tuple[Vectors, Payload]:
         """D / a, and a (K where there is a proximal term)."""
         a = trained.optimizer.reach(trained.steps, self.kappa)
-        return kept, Sent(delta=trained.delta / a, metrics={"tau": float(trained.steps) if self.mu else a})
+        return kept, Payload(delta=trained.delta / a, metrics={"tau": float(trained.steps) if self.mu else a})

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from clients.corrections.base import Correction, Sent, Trained, Vectors
+from clients.corrections.base import Correction, LocalOutcome, Payload, Vectors
 from fedsam.config import Positive
 
 
@@ -45,7 +45,7 @@ class ProxCorrection(Correction):
         """g - ghat - lam w."""
         return g - terms["prox"]
 
-    def finish(self, trained: Trained, received: Vectors, kept: Vectors) -> tuple[Vectors, Sent]:
+    def finish(self, trained: LocalOutcome, received: Vectors, kept: Vectors) -> tuple[Vectors, Payload]:
         """The new ghat, and the delta shifted by it."""
         ghat = kept["ghat"] - self.lam * trained.delta
-        return {**kept, "ghat": ghat}, Sent(delta=trained.delta - ghat / self.lam)
+        return {**kept, "ghat": ghat}, Payload(delta=trained.delta - ghat / self.lam)

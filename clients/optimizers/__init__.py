@@ -115,7 +115,7 @@ OPTIMIZERS = Registry[type[LocalOptimizer]](
 )
 
 
-def build(part: config.Part) -> LocalOptimizer:
+def build(part: config.Component) -> LocalOptimizer:
     """The local optimizer that `client.optimizer` names. Raises `ConfigError` for an unknown name or a wrong hyperparameter."""
     optimizer: LocalOptimizer = registry.build(OPTIMIZERS, part, "client.optimizer")
     return optimizer

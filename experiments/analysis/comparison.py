@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from experiments.analysis.curves import Equal, Reached, Series, equal, reached, series
+from experiments.analysis.curves import EqualCost, Series, TimeToTarget, equal, reached, series
 from experiments.analysis.labels import flatten
-from experiments.analysis.leaderboard import Group, Key, Line, groups, summarize
+from experiments.analysis.leaderboard import Key, LeaderboardEntry, SeedGroup, groups, summarize
 from experiments.analysis.statistics import Correlation, Estimate, holm, paired, ranks, sign_flip, spearman
 from fedsam.config import ConfigError
 from fedsam.results.rows import Run
@@ -20,7 +20,7 @@ BASELINES = ("sgd", "fedavg")  # the method that others are compared with by def
 
 
 @dataclass(frozen=True)
-class Versus:
+class PairedTest:
     """How far a method is above the baseline with the same client count, over the seeds that both have.
 
     Attributes:
@@ -36,7 +36,7 @@ class Versus:
 
 
 @dataclass(frozen=True)
-class Study:
+class Comparison:
     """Runs, grouped and compared: all that a report shows follows from it.
 
     Attributes:
@@ -46,8 +46,8 @@ class Study:
 
     results: Results
     runs: tuple[Run, ...]
-    held: tuple[Group, ...]
-    lines: tuple[Line, ...]
+    held: tuple[SeedGroup, ...]
+    lines: tuple[LeaderboardEntry, ...]
     baseline: str
     wanted: float | None
 
@@ -63,7 +63,7 @@ class Study:
         return sorted({group.clients for group in self.held})
 
     @cached_property
-    def ranked(self) -> list[Line]:
+    def ranked(self) -> list[LeaderboardEntry]:
         """The lines whose accuracies may be compared."""
         return [line for line in self.lines if line.ranked]
 
@@ -78,9 +78,9 @@ class Study:
         return places
 
     @cached_property
-    def versus(self) -> Mapping[Key, Versus]:
+    def versus(self) -> Mapping[Key, PairedTest]:
         """Each ranked method against the baseline, where they have a seed in common."""
-        found: dict[Key, Versus] = {}
+        found: dict[Key, PairedTest] = {}
         for clients in self.counts:
             lines = {line.label: line for line in self.ranked if line.clients == clients}
             base = lines.pop(self.baseline, None)
@@ -88,7 +88,7 @@ class Study:
             ps = {label: sign_flip(differences) for label, differences in pairs.items() if len(differences) > 1}
             adjusted = holm(ps)
             found |= {
-                (label, clients): Versus(Estimate.of(differences), len(differences), ps.get(label), adjusted.get(label))
+                (label, clients): PairedTest(Estimate.of(differences), len(differences), ps.get(label), adjusted.get(label))
                 for label, differences in pairs.items()
                 if differences
             }
@@ -108,7 +108,7 @@ class Study:
         return {clients: min(values) for clients, values in finals.items() if values}
 
     @cached_property
-    def reached(self) -> Mapping[Key, Reached]:
+    def reached(self) -> Mapping[Key, TimeToTarget]:
         """What each group spent until its target."""
         held = [group for group in self.held if group.clients in self.targets]
         return {group.key: reached(group, self.targets[group.clients]) for group in held}
@@ -121,7 +121,7 @@ class Study:
         return {name: any(max(values) > 1.01 * min(values) for values in paid[name] if values) for name in names}
 
     @cached_property
-    def equal(self) -> list[Equal]:
+    def equal(self) -> list[EqualCost]:
         """Accuracies of the ranked lines where all have spent the same; nothing for one line alone."""
         kept = {line.key for line in self.ranked}
         return equal([group for group in self.held if group.key in kept]) if len(kept) > 1 else []
@@ -132,7 +132,7 @@ class Study:
         return spearman([line.measures[measure].mean for line in lines], [line.measures["test_accuracy"].mean for line in lines])
 
 
-def study(results: Results, runs: Sequence[Run], baseline: str | None = None, target_accuracy: float | None = None) -> Study:
+def compare_runs(results: Results, runs: Sequence[Run], baseline: str | None = None, target_accuracy: float | None = None) -> Comparison:
     """Runs, grouped and compared.
 
     Args:
@@ -149,7 +149,7 @@ def study(results: Results, runs: Sequence[Run], baseline: str | None = None, ta
     if baseline is not None and baseline not in methods:
         raise ConfigError(f"baseline: {baseline!r} is not known; allowed: {'; '.join(methods)}")
     own = [value for run in runs if (value := flatten(run).get("measure.target")) is not None]
-    return Study(
+    return Comparison(
         results=results,
         runs=tuple(runs),
         held=tuple(held),

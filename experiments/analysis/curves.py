@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.analysis.cost import COSTS, EQUAL, TARGET
-from experiments.analysis.leaderboard import Group, Key
+from experiments.analysis.leaderboard import Key, SeedGroup
 from experiments.analysis.statistics import Estimate
 from fedsam.results.rows import Row
 
@@ -32,12 +32,12 @@ class Series:
     half_width: NDArray[np.float64]
 
 
-def series(held: Sequence[Group]) -> list[Series]:
+def series(held: Sequence[SeedGroup]) -> list[Series]:
     """What the curves show, in the order of the groups; groups without an evaluation are left out."""
     return [one for group in held if (one := _series(group)) is not None]
 
 
-def _series(group: Group) -> Series | None:
+def _series(group: SeedGroup) -> Series | None:
     runs = [{row.round: row for row in rows} for rows in group.evaluated()]
     rounds = sorted(set.intersection(*(set(rows) for rows in runs)))
     if not rounds:
@@ -54,7 +54,7 @@ def _series(group: Group) -> Series | None:
 
 
 @dataclass(frozen=True)
-class Reached:
+class TimeToTarget:
     """What a method spent until its test accuracy first reached a target.
 
     Attributes:
@@ -71,12 +71,12 @@ class Reached:
     spent: Mapping[str, Estimate]
 
 
-def reached(group: Group, target: float) -> Reached:
+def reached(group: SeedGroup, target: float) -> TimeToTarget:
     """When a group reached the target: the first evaluated round at or above it counts, nothing is interpolated."""
     firsts = [first for rows in group.evaluated() if (first := _first(rows, target)) is not None]
     costs = {name: [COSTS[name].of(row) for row in firsts] for name in TARGET}
     spent = {name: Estimate.of([v for v in values if v is not None]) for name, values in costs.items() if values and None not in values}
-    return Reached(group.label, group.clients, target, len(firsts), len(group.counted), spent)
+    return TimeToTarget(group.label, group.clients, target, len(firsts), len(group.counted), spent)
 
 
 def _first(rows: Sequence[Row], target: float) -> Row | None:
@@ -84,7 +84,7 @@ def _first(rows: Sequence[Row], target: float) -> Row | None:
 
 
 @dataclass(frozen=True)
-class Equal:
+class EqualCost:
     """Test accuracy where all groups have spent at most the same.
 
     Attributes:
@@ -98,7 +98,7 @@ class Equal:
     accuracy: Mapping[Key, Estimate | None]
 
 
-def equal(held: Sequence[Group]) -> list[Equal]:
+def equal(held: Sequence[SeedGroup]) -> list[EqualCost]:
     """Accuracies at equal rounds, gradient evaluations, client time and bytes, and simulated time where there is one."""
     found = []
     for name in EQUAL:
@@ -106,11 +106,11 @@ def equal(held: Sequence[Group]) -> list[Equal]:
         ends = [of(rows[-1]) if rows else None for group in held for rows in group.evaluated()]
         value = min((end for end in ends if end is not None), default=None)
         if value is not None and None not in ends:
-            found.append(Equal(name, value, {group.key: _until(group, name, value) for group in held}))
+            found.append(EqualCost(name, value, {group.key: _until(group, name, value) for group in held}))
     return found
 
 
-def _until(group: Group, name: str, value: float) -> Estimate | None:
+def _until(group: SeedGroup, name: str, value: float) -> Estimate | None:
     of = COSTS[name].of
     # A sum of floats may miss its own value by a rounding error.
     before = [[row for row in rows if (of(row) or 0.0) <= value * (1 + 1e-9)] for rows in group.evaluated()]

@@ -29,7 +29,7 @@ AVERAGED = (
 
 
 @dataclass(frozen=True)
-class Line:
+class LeaderboardEntry:
     """One line of the leaderboard: a method with a client count, over its seeds.
 
     Attributes:
@@ -76,7 +76,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Group:
+class SeedGroup:
     """Runs that differ only in their seed; `rows` has the rows of the ones that count, with cumulative costs."""
 
     label: str
@@ -99,14 +99,14 @@ class Group:
         return [[row for row in self.rows[run.id] if "test_accuracy" in row.measures] for run in self.counted]
 
 
-def groups(results: Results, runs: Sequence[Run]) -> list[Group]:
+def groups(results: Results, runs: Sequence[Run]) -> list[SeedGroup]:
     """Runs by method and client count, fewer clients first, methods in the order of their first run."""
     names, members = labels(runs), defaultdict(list)
     for run in runs:
         members[run.clients, names[run.id]].append(run)
     order = list(dict.fromkeys(names[run.id] for run in runs))
     return [
-        Group(label, clients, tuple(held), {run.id: cumulative(results.rounds(run.id)) for run in _counted(held)})
+        SeedGroup(label, clients, tuple(held), {run.id: cumulative(results.rounds(run.id)) for run in _counted(held)})
         for (clients, label), held in sorted(members.items(), key=lambda item: (item[0][0], order.index(item[0][1])))
     ]
 
@@ -117,13 +117,13 @@ def _counted(runs: Sequence[Run]) -> list[Run]:
     return list({run.seed: run for run in sorted(finished or runs, key=lambda run: run.started)}.values())
 
 
-def summarize(held: Sequence[Group]) -> list[Line]:
+def summarize(held: Sequence[SeedGroup]) -> list[LeaderboardEntry]:
     """The leaderboard: fewer clients first, then the better accuracy first; lines that cannot be ranked come last."""
     lines = [_line(group) for group in held]
     return sorted(lines, key=lambda line: (line.clients, not line.ranked, -line.accuracy.mean if line.ranked and line.accuracy else 0.0))
 
 
-def _line(group: Group) -> Line:
+def _line(group: SeedGroup) -> LeaderboardEntry:
     counted, evaluated = group.counted, group.evaluated()
     last = min(group.runs[0].config["measure"]["last"], *(len(rows) for rows in evaluated))
     done = [len(group.rows[run.id]) for run in counted]
@@ -132,7 +132,7 @@ def _line(group: Group) -> Line:
     status = "finished" if statuses == "finished" else f"{statuses} after round {furthest[0]} of {furthest[1].config['rounds']}"
     ends = [_end(group.rows[run.id], last) for run in counted]
     costs = [spent(run, group.rows[run.id][-1]) for run in counted if group.rows[run.id]]
-    return Line(
+    return LeaderboardEntry(
         label=group.label,
         clients=group.clients,
         seeds=tuple(run.seed for run in counted),

@@ -29,8 +29,8 @@ from flwr.clientapp import ClientApp
 from rich.console import Console
 from rich.table import Table
 
-from experiments.benchmarks.watch import Peak, Watch, session_folder, store_stats
-from fedsam.config import ConfigError, Part
+from experiments.benchmarks.memory_sampler import MemorySampler, Peak, session_folder, store_stats
+from fedsam.config import Component, ConfigError
 from fedsam.grid.pool import ActorPool
 from fedsam.grid.ray_grid import RayGrid
 from fedsam.grid.session import ray_session
@@ -140,19 +140,19 @@ def measure(setting: Setting) -> Outcome:
     with ray_session(cpus=setting.actors, store=setting.store):
         pool = ActorPool(load, actors=setting.actors)
         grid = RayGrid(pool, setting.clients, {"size": setting.size, "vectors": setting.vectors}, setting.shard_size)
-        with Watch(folder := session_folder(), pool.ready()) as watch:
-            wrong, seconds = play(grid, setting, watch)
-            disk_end = _settled(watch, setting.live)
+        with MemorySampler(folder := session_folder(), pool.ready()) as sampler:
+            wrong, seconds = play(grid, setting, sampler)
+            disk_end = _settled(sampler, setting.live)
             stats = store_stats()
             del grid
-            disk_released = _settled(watch, 0)
+            disk_released = _settled(sampler, 0)
     return Outcome(
         visits=setting.visit + setting.again,
         wrong=wrong,
-        peaks=watch.peaks,
-        private=watch.private,
-        store=watch.store,
-        disk=watch.disk,
+        peaks=sampler.peaks,
+        private=sampler.private,
+        store=sampler.store,
+        disk=sampler.disk,
         spilled=stats.spilled_bytes_total,
         restored=stats.restored_bytes_total,
         disk_end=disk_end,
@@ -163,7 +163,7 @@ def measure(setting: Setting) -> Outcome:
     )
 
 
-def play(grid: RayGrid, setting: Setting, watch: Watch) -> tuple[int, list[float]]:
+def play(grid: RayGrid, setting: Setting, sampler: MemorySampler) -> tuple[int, list[float]]:
     """Scalars that were wrong, and seconds of all first and all second visits."""
     wrong, seconds, visits = 0, [0.0, 0.0], [0] * setting.clients
     for number, cohort in enumerate(cohorts := setting.cohorts(), 1):
@@ -174,7 +174,9 @@ def play(grid: RayGrid, setting: Setting, watch: Watch) -> tuple[int, list[float
         seconds[visits[cohort[0]]] += took
         for client in cohort:
             visits[client] += 1
-        kept, disk, private = (f"{size / GIB:.1f} GiB" for size in (sum(map(bool, visits)) * setting.state, watch.on_disk(), watch.private))
+        kept, disk, private = (
+            f"{size / GIB:.1f} GiB" for size in (sum(map(bool, visits)) * setting.state, sampler.on_disk(), sampler.private)
+        )
         line = f"{took / len(cohort):.3f} s a client, states {kept}, on disk {disk}, peak private memory {private}"
         print(f"round {number}/{len(cohorts)}: {line}", file=sys.stderr)
     return wrong, seconds
@@ -191,12 +193,12 @@ def _wrong(reply: Message) -> int:
     return int(str((codec.record(reply.content, "metrics", MetricRecord) or MetricRecord())["wrong"]))
 
 
-def _settled(watch: Watch, wanted: int) -> int:
+def _settled(sampler: MemorySampler, wanted: int) -> int:
     """Bytes in spill files once they are no more than `wanted`, or after ten seconds: Ray deletes files some time after their objects."""
     deadline = time.monotonic() + 10
-    while watch.on_disk() > wanted and time.monotonic() < deadline:
-        watch.wait()
-    return watch.on_disk()
+    while sampler.on_disk() > wanted and time.monotonic() < deadline:
+        sampler.wait()
+    return sampler.on_disk()
 
 
 def affordable(state: int, per_round: int, keep_free: int) -> int:
@@ -206,7 +208,7 @@ def affordable(state: int, per_round: int, keep_free: int) -> int:
 
 def parameters(model: str) -> int:
     """P of a model for CIFAR-10. Raises `ConfigError` where there is none of that name."""
-    return Layout.of_module(architectures.create(Part(name=model), (3, 32, 32), 10, torch.Generator())).size
+    return Layout.of_module(architectures.create(Component(name=model), (3, 32, 32), 10, torch.Generator())).size
 
 
 def report(setting: Setting, outcome: Outcome) -> Table:

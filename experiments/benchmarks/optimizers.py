@@ -31,7 +31,7 @@ from torch.nn.functional import cross_entropy
 from clients.objective import Batch, Counted, NetworkObjective
 from clients.optimizers import as_torch, build
 from clients.optimizers.base import LocalOptimizer, Task
-from fedsam.config import Part
+from fedsam.config import Component
 from fedsam.data import augmentation, datasets
 from fedsam.models.architectures import resnet18
 from fedsam.models.network import Network
@@ -86,7 +86,7 @@ class Clock:
 
 
 def _rule(name: str, **settings: Any) -> LocalOptimizer:
-    return build(Part.model_validate({"name": name, "lr": LR, **settings}))
+    return build(Component.model_validate({"name": name, "lr": LR, **settings}))
 
 
 def method(name: str, **settings: Any) -> Callable[[nn.Module], Step]:

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedsam import registry
-from fedsam.config import Part
+from fedsam.config import Component
 from fedsam.data.partition import PARTITIONS
 from fedsam.seeds import stream
 
@@ -48,7 +48,7 @@ def seconds(command: list[str]) -> float:
 
 def dealing(name: str) -> float:
     """Wall time of dealing as many examples as CIFAR-10 has to 10,000 clients."""
-    labels, draw = np.arange(50_000) % 10, registry.build(PARTITIONS, Part(name=name), "data.partition")
+    labels, draw = np.arange(50_000) % 10, registry.build(PARTITIONS, Component(name=name), "data.partition")
     start = time.perf_counter()
     draw(labels, 10_000, stream(0, "partition"))
     return time.perf_counter() - start

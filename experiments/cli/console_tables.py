@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fedsam.results.rows import Run
 
 Entry = Callable[..., Any]
-SHOWN = 20  # clients in a table of holdings
+SHOWN = 20  # clients in a table of label_distribution
 PART_NAMES = {f"{part}{inner}.name" for part in PARTS for inner in ("", ".inner")}
 
 
@@ -177,7 +177,7 @@ def runs(entries: Sequence[tuple[Run, int]]) -> Table:
     return result
 
 
-def holdings(counts: NDArray[np.integer[Any]], names: Sequence[str] = ()) -> Table:
+def label_distribution(counts: NDArray[np.integer[Any]], names: Sequence[str] = ()) -> Table:
     """Examples of each class that each client holds (clients, classes): the first clients, then the spread over all.
 
     Args:

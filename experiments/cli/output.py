@@ -39,14 +39,14 @@ def print_table(table: Table) -> None:
 
 
 @contextmanager
-def watch(quiet: bool, tensorboard: bool = False) -> Iterator[progress.Watch]:
+def callback(quiet: bool, tensorboard: bool = False) -> Iterator[progress.Callback]:
     """What runs report to: the terminal or nobody, and event files of TensorBoard."""
     with ExitStack() as stack:
-        seen: progress.Watch = progress.Quiet() if quiet else stack.enter_context(progress.Console(Console(stderr=True)))
+        seen: progress.Callback = progress.Callback() if quiet else stack.enter_context(progress.ConsoleCallback(Console(stderr=True)))
         if tensorboard:
-            from experiments.running.tensorboard import Events
+            from experiments.running.tensorboard import TensorBoardCallback
 
-            seen = progress.Tee(stack.enter_context(Events()), seen)
+            seen = progress.CallbackList(stack.enter_context(TensorBoardCallback()), seen)
         yield seen
 
 

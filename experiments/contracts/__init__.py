@@ -12,7 +12,7 @@ from typing import Any, Literal
 from clients.corrections import CORRECTIONS
 from clients.optimizers import OPTIMIZERS
 from experiments.contracts import corrections, datasets, models, numbers, optimizers, partitions, samplers, strategies
-from experiments.contracts.base import Check, Component, ContractError, LeftOut, NotDeclared
+from experiments.contracts.base import Check, CheckedComponent, ContractError, LeftOut, NotDeclared
 from fedsam import plugins
 from fedsam.config import ConfigError, nearest
 from fedsam.data import datasets as known_datasets
@@ -27,7 +27,7 @@ from strategies import STRATEGIES
 from strategies.robust import FlowerRule
 from strategies.sampling import SAMPLERS
 
-__all__ = ["KINDS", "Check", "Component", "ContractError", "Finding", "Kind", "checks", "examine", "find"]
+__all__ = ["KINDS", "Check", "CheckedComponent", "ContractError", "Finding", "Kind", "checks", "examine", "find"]
 
 Verdict = Literal["ok", "failed", "not declared", "left out"]
 
@@ -70,7 +70,7 @@ class Finding:
 
 def find(
     name: str, kind: str | None = None, settings: Mapping[str, Any] | None = None, beside: Mapping[str, Any] | None = None
-) -> Component:
+) -> CheckedComponent:
     """The component that `name` refers to: one of our names, one that an installed package registers, or `module:attribute`.
 
     Args:
@@ -84,9 +84,9 @@ def find(
     if kind is not None and kind not in KINDS:
         raise ConfigError(f"--kind: {kind!r} is not known{nearest(kind, list(KINDS))}; allowed: {', '.join(KINDS)}")
     found = kind or (kind_of(plugins.load(name, "component"), name) if ":" in name else _kind_of_name(name))
-    component = Component(found, name, KINDS[found].registry, settings or {}, beside or {})
+    component = CheckedComponent(found, name, KINDS[found].registry, settings or {}, beside or {})
     if found == "dataset":
-        known_datasets.check(component.part)
+        known_datasets.check(component.component)
     else:
         component.make()
     return component
@@ -106,13 +106,13 @@ def kind_of(entry: object, name: str) -> str:
     raise ConfigError(f"{name!r} is not allowed: neither its base class nor its first parameters tell its kind. Say --kind. {expected}")
 
 
-def checks(component: Component) -> tuple[Check, ...]:
+def checks(component: CheckedComponent) -> tuple[Check, ...]:
     """What a component of its kind promises."""
     flower = component.kind == "strategy" and issubclass(component.entry, FlowerRule)
     return strategies.FLOWER_CHECKS if flower else KINDS[component.kind].checks
 
 
-def examine(component: Component, check: Check) -> Finding:
+def examine(component: CheckedComponent, check: Check) -> Finding:
     """What a check finds; whatever the component raises is a failure."""
     try:
         check.run(component)

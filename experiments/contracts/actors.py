@@ -10,14 +10,14 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from clients import optimizers
-from experiments.contracts.base import Check, Component, LeftOut, expect
+from experiments.contracts.base import Check, CheckedComponent, LeftOut, expect
 from experiments.settings.presets import METHODS, expand
 from fedsam.config import ConfigError, Experiment, parse
 from fedsam.overrides import override
 from strategies.robust import FlowerRule
 
 if TYPE_CHECKING:
-    from experiments.running.grids import Crew
+    from experiments.running.grids import ActorGroup
 
 # The setting that names a component of each kind.
 KEYS = {
@@ -41,7 +41,7 @@ SMALL: dict[str, Any] = {
 }
 
 
-def fitting(component: Component, folder: Path) -> Experiment:
+def fitting(component: CheckedComponent, folder: Path) -> Experiment:
     """A small experiment with the component, and beside it the parts of the first published method that goes with it.
 
     Raises:
@@ -62,7 +62,7 @@ def fitting(component: Component, folder: Path) -> Experiment:
     raise LeftOut(f"no published method goes with it; name what does by --with ({refusals[0]})")
 
 
-def _candidates(component: Component) -> Iterator[dict[str, Any]]:
+def _candidates(component: CheckedComponent) -> Iterator[dict[str, Any]]:
     """Settings of experiments: the component in each published method, FedAvg first, on a network without and with normalization."""
     own: dict[str, Any] = {KEYS[component.kind]: {"name": component.name, **component.settings}, **component.beside}
     rule = component.make() if component.kind == "strategy" else None
@@ -77,25 +77,25 @@ def _check_on_data(experiment: Experiment) -> None:
 
     from clients.runtime import network
     from fedsam.data import datasets
-    from fedsam.data.federated import deal
+    from fedsam.data.federated import partition_examples
 
     dataset = datasets.load(experiment.data.dataset, experiment.data.root)
-    deal(experiment, dataset)
+    partition_examples(experiment, dataset)
     made = network(experiment, dataset, torch.device("cpu"), torch.float32)
     optimizers.build(experiment.client.optimizer).check(made.layout)
 
 
-def one_model(component: Component) -> None:
+def one_model(component: CheckedComponent) -> None:
     """The bytes of the final model, and what was simulated, are those of this process on one actor and on two."""
-    from experiments.running.grids import crews
+    from experiments.running.grids import actor_groups
 
     with TemporaryDirectory(prefix="fedsam-check-") as folder:
         experiment = fitting(component, Path(folder))
         inline, ray = (parse(override(experiment.dump(), {"compute": compute})) for compute in ({"grid": "inline"}, {"actors": 3}))
-        with crews([inline], 1) as (here,):
+        with actor_groups([inline], 1) as (here,):
             first = _outcome(inline, here)
-        with crews([ray], 2) as parts:  # two actors, and the third
-            others = {f"{crew.size} actor{'s' * (crew.size > 1)}": _outcome(ray, crew) for crew in parts}
+        with actor_groups([ray], 2) as parts:  # two actors, and the third
+            others = {f"{group.size} actor{'s' * (group.size > 1)}": _outcome(ray, group) for group in parts}
     for where, outcome in others.items():
         expect(outcome.model == first.model, f"on {where} the model of this process, to the byte", "another model")
         expect(outcome.simulated == first.simulated, f"on {where} simulated seconds {first.simulated}", f"{outcome.simulated}")
@@ -109,11 +109,11 @@ class _Outcome:
     simulated: list[float | None]
 
 
-def _outcome(experiment: Experiment, crew: Crew) -> _Outcome:
-    from experiments.running.progress import Quiet
+def _outcome(experiment: Experiment, group: ActorGroup) -> _Outcome:
+    from experiments.running.progress import Callback
     from experiments.running.server_app import serve
 
-    result = serve(experiment, *crew(experiment), Quiet())
+    result = serve(experiment, *group(experiment), Callback())
     tensors = {name: tensor.detach().numpy().tobytes() for name, tensor in result.model.state_dict().items()}
     return _Outcome(tensors, [row.simulated_seconds for row in result.rows])
 

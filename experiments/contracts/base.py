@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fedsam import registry
-from fedsam.config import Part
+from fedsam.config import Component
 from fedsam.registry import Registry
 
 
@@ -30,7 +30,7 @@ class LeftOut(Exception):
 
 
 @dataclass(frozen=True)
-class Component:
+class CheckedComponent:
     """What is checked: a class or function with some of its hyperparameters.
 
     Attributes:
@@ -53,9 +53,9 @@ class Component:
         return self.registry.find(self.name, self.name)
 
     @property
-    def part(self) -> Part:
+    def component(self) -> Component:
         """The component as an experiment has it."""
-        return Part(name=self.name, **self.settings)
+        return Component(name=self.name, **self.settings)
 
     def make(self, defaults: Mapping[str, Any] | None = None, **changes: Any) -> Any:
         """The piece, built: an instance of a class, or a function with its hyperparameters bound.
@@ -66,7 +66,7 @@ class Component:
         Raises:
             ConfigError: A hyperparameter is unknown, missing or not allowed.
         """
-        return registry.build(self.registry, Part(name=self.name, **{**(defaults or {}), **self.settings, **changes}), self.name)
+        return registry.build(self.registry, Component(name=self.name, **{**(defaults or {}), **self.settings, **changes}), self.name)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Check:
     """
 
     title: str
-    run: Callable[[Component], None]
+    run: Callable[[CheckedComponent], None]
     starts_ray: bool = False
 
 

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clients.corrections.base import Correction, Sent, Trained, Vectors
+from clients.corrections.base import Correction, LocalOutcome, Payload, Vectors
 from clients.optimizers.sgd import SGD
 from experiments.contracts.actors import ONE_MODEL
-from experiments.contracts.base import Check, Component, expect, expect_unchanged, expect_vector, listed, snapshot, twice
+from experiments.contracts.base import Check, CheckedComponent, expect, expect_unchanged, expect_vector, listed, snapshot, twice
 
 SIZE, STEPS, LR = 6, 4, 0.5
 
@@ -27,7 +27,7 @@ class Round:
 
     received: Vectors
     kept: Vectors
-    trained: Trained
+    trained: LocalOutcome
 
     @classmethod
     def of(cls, correction: Correction) -> Round:
@@ -36,13 +36,13 @@ class Round:
         names = ("w", *correction.needs)
         received = {name: w if name == "w" else vector(10 + place) for place, name in enumerate(names)}
         state = {name: vector(20 + place) for place, name in enumerate(correction.reads)}
-        return cls(received, correction.initial(w), Trained(w, x, state, STEPS, SGD(lr=LR)))
+        return cls(received, correction.initial(w), LocalOutcome(w, x, state, STEPS, SGD(lr=LR)))
 
     def inputs(self) -> dict[str, Any]:
         """The vectors that go in, by name."""
         return {"received": self.received, "kept": self.kept, "w": self.trained.w, "x": self.trained.x, "state": self.trained.state}
 
-    def play(self, correction: Correction) -> tuple[Tensor, Vectors, Sent]:
+    def play(self, correction: Correction) -> tuple[Tensor, Vectors, Payload]:
         """The direction at x for one gradient, what is kept and what is sent."""
         terms = correction.start(self.trained.w, self.received, self.kept)
         direction = correction.linear(vector(2), terms)
@@ -54,12 +54,12 @@ def vector(seed: int) -> Tensor:
     return torch.randn(SIZE, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def names_sent(sent: Sent) -> set[str]:
+def names_sent(sent: Payload) -> set[str]:
     """What was sent besides the delta, as `Correction.sends` writes it."""
-    return {f"{kind.name}.{name}" for kind in fields(Sent) if kind.name != "delta" for name in getattr(sent, kind.name)}
+    return {f"{kind.name}.{name}" for kind in fields(Payload) if kind.name != "delta" for name in getattr(sent, kind.name)}
 
 
-def it_keeps_what_it_says(component: Component) -> None:
+def it_keeps_what_it_says(component: CheckedComponent) -> None:
     """The names in `keeps`, before the first round and after it."""
     correction: Correction = component.make()
     start = Round.of(correction)
@@ -72,12 +72,12 @@ def it_keeps_what_it_says(component: Component) -> None:
             expect_vector(value, start.trained.w, f"kept {name}")
 
 
-def it_sends_what_it_says(component: Component) -> None:
+def it_sends_what_it_says(component: CheckedComponent) -> None:
     """The names in `sends`."""
     correction: Correction = component.make()
     start = Round.of(correction)
     sent = start.play(correction)[2]
-    expect(isinstance(sent, Sent), "`finish` to give (what to keep, Sent(...))", f"a {type(sent).__name__}")
+    expect(isinstance(sent, Payload), "`finish` to give (what to keep, Payload(...))", f"a {type(sent).__name__}")
     names, said = names_sent(sent), set(correction.sends)
     expect(names == said, f"what `sends` names ({listed(sorted(said)) or 'nothing'})", listed(sorted(names)) or "nothing")
     vectors = {"delta": sent.delta} if sent.delta is not None else {}
@@ -88,7 +88,7 @@ def it_sends_what_it_says(component: Component) -> None:
         expect(is_number, f"metric {name} to be a finite number", repr(number))
 
 
-def it_gives_a_direction(component: Component) -> None:
+def it_gives_a_direction(component: CheckedComponent) -> None:
     """`linear` gives a vector, `kappa` a curvature."""
     correction: Correction = component.make()
     start = Round.of(correction)
@@ -98,7 +98,7 @@ def it_gives_a_direction(component: Component) -> None:
     expect(is_number, "`kappa` to be a finite number, >= 0", repr(kappa))
 
 
-def inputs_are_unchanged(component: Component) -> None:
+def inputs_are_unchanged(component: CheckedComponent) -> None:
     """What was received and kept, the weights and the optimizer's state."""
     correction: Correction = component.make()
     start = Round.of(correction)
@@ -107,7 +107,7 @@ def inputs_are_unchanged(component: Component) -> None:
     expect_unchanged(before, start.inputs())
 
 
-def gradient_is_unchanged(component: Component) -> None:
+def gradient_is_unchanged(component: CheckedComponent) -> None:
     """`linear` returns a new vector, and leaves the terms of the round alone."""
     correction: Correction = component.make()
     start, g = Round.of(correction), vector(2)
@@ -117,13 +117,13 @@ def gradient_is_unchanged(component: Component) -> None:
     expect_unchanged(before, {"g": g, "terms": terms}, "`linear`'s ")
 
 
-def same_inputs_same_result(component: Component) -> None:
+def same_inputs_same_result(component: CheckedComponent) -> None:
     """The same instance in the same round twice: it keeps nothing to itself and draws nothing."""
     correction: Correction = component.make()
 
     def run() -> dict[str, Any]:
         direction, kept, sent = Round.of(correction).play(correction)
-        return {"direction": direction, "kept": kept, "sent": [getattr(sent, kind.name) for kind in fields(Sent)]}
+        return {"direction": direction, "kept": kept, "sent": [getattr(sent, kind.name) for kind in fields(Payload)]}
 
     twice(run, "the same round")
 

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 
 from experiments.contracts.actors import ONE_MODEL
-from experiments.contracts.base import Check, Component, expect, listed, twice
+from experiments.contracts.base import Check, CheckedComponent, expect, listed, twice
 from fedsam.data import datasets
 from fedsam.data.augmentation import AUGMENTATIONS
 from fedsam.data.datasets import Dataset, Images
 
 
-def made(component: Component) -> Dataset:
+def made(component: CheckedComponent) -> Dataset:
     """The dataset, loaded as a run does it."""
-    dataset = datasets.load(component.part)
+    dataset = datasets.load(component.component)
     expect(isinstance(dataset, Dataset), "a fedsam.data.datasets.Dataset", f"a {type(dataset).__name__}")
     assert isinstance(dataset, Dataset)
     return dataset
@@ -29,7 +29,7 @@ def parts(dataset: Dataset) -> dict[str, Images]:
     return {"train": dataset.train, "test": dataset.test}
 
 
-def images_are_bytes(component: Component) -> None:
+def images_are_bytes(component: CheckedComponent) -> None:
     """Images of uint8, one label for each, training and test images of one size."""
     dataset = made(component)
     for name, part in parts(dataset).items():
@@ -40,7 +40,7 @@ def images_are_bytes(component: Component) -> None:
     expect(shapes[0] == shapes[1], f"test images of {shapes[0]}, as for training", str(shapes[1]))
 
 
-def labels_are_classes(component: Component) -> None:
+def labels_are_classes(component: CheckedComponent) -> None:
     """One label from 0 to classes - 1 for each image, and training images of two classes at least."""
     dataset = made(component)
     for name, part in parts(dataset).items():
@@ -52,7 +52,7 @@ def labels_are_classes(component: Component) -> None:
     expect(kinds > 1, "training images of two classes at least", f"of {kinds}")
 
 
-def scales_fit(component: Component) -> None:
+def scales_fit(component: CheckedComponent) -> None:
     """Mean and standard deviation per channel, and known augmentations."""
     dataset = made(component)
     channels = dataset.image[0]
@@ -63,7 +63,7 @@ def scales_fit(component: Component) -> None:
     expect(not unknown, f"augmentations among {listed(sorted(AUGMENTATIONS))}", listed(unknown))
 
 
-def same_every_time(component: Component) -> None:
+def same_every_time(component: CheckedComponent) -> None:
     """Every process that makes it has the same."""
 
     def run() -> dict[str, Any]:

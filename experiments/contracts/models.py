@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.contracts.actors import ONE_MODEL
-from experiments.contracts.base import Check, Component, apart, expect, expect_vector, global_generators, listed
+from experiments.contracts.base import Check, CheckedComponent, apart, expect, expect_vector, global_generators, listed
 from fedsam.models import architectures
 from fedsam.models.flat import Layout
 from fedsam.models.network import Network
@@ -15,9 +15,9 @@ IMAGES = ((1, 32, 32), (1, 28, 28), (3, 32, 32))  # the digits, Fashion-MNIST, C
 CLASSES, BATCH = 7, 2
 
 
-def created(component: Component, image: tuple[int, int, int] = IMAGES[0], seed: int = 0) -> nn.Module:
+def created(component: CheckedComponent, image: tuple[int, int, int] = IMAGES[0], seed: int = 0) -> nn.Module:
     """The network, as a run creates it."""
-    return architectures.create(component.part, image, CLASSES, torch.Generator().manual_seed(seed))
+    return architectures.create(component.component, image, CLASSES, torch.Generator().manual_seed(seed))
 
 
 def images(image: tuple[int, int, int] = IMAGES[0]) -> Tensor:
@@ -25,7 +25,7 @@ def images(image: tuple[int, int, int] = IMAGES[0]) -> Tensor:
     return torch.rand(BATCH, *image, generator=torch.Generator().manual_seed(0))
 
 
-def logits_fit(component: Component) -> None:
+def logits_fit(component: CheckedComponent) -> None:
     """One score per class and image, for grey and for colour images."""
     for image in IMAGES:
         given = created(component, image)(images(image))
@@ -33,7 +33,7 @@ def logits_fit(component: Component) -> None:
         expect_vector(given.detach(), torch.zeros(BATCH, CLASSES), f"the scores of {BATCH} images {image} in {CLASSES} classes")
 
 
-def gradient_reaches_all(component: Component) -> None:
+def gradient_reaches_all(component: CheckedComponent) -> None:
     """No trainable parameter is idle."""
     network = created(component)
     trainable = {name: p for name, p in network.named_parameters() if p.requires_grad}
@@ -45,7 +45,7 @@ def gradient_reaches_all(component: Component) -> None:
     expect(not idle, "a gradient for every trainable parameter", f"none for {listed(idle)}")
 
 
-def weights_follow_the_seed(component: Component) -> None:
+def weights_follow_the_seed(component: CheckedComponent) -> None:
     """The initial weights depend on the generator that is handed in, and on nothing else."""
     vectors = []
     for other, seed in ((1, 0), (2, 0), (1, 1)):
@@ -57,7 +57,7 @@ def weights_follow_the_seed(component: Component) -> None:
     expect(not torch.equal(same, different), "other initial weights from another seed", "the same")
 
 
-def evaluation_changes_nothing(component: Component) -> None:
+def evaluation_changes_nothing(component: CheckedComponent) -> None:
     """When testing, the same images get the same scores, and running statistics stay."""
     network, x = Network(created(component)), images()
     with network.evaluating(), torch.no_grad():
@@ -70,7 +70,7 @@ def evaluation_changes_nothing(component: Component) -> None:
     expect(close, "an image's scores in evaluation whatever images are beside it", f"scores that {apart(first, alone)}")
 
 
-def it_depends_on_its_vector(component: Component) -> None:
+def it_depends_on_its_vector(component: CheckedComponent) -> None:
     """The network is a function of its parameters as one vector: it can be moved, and moved back."""
     network, x = Network(created(component)), images()
     other = network.initial + 0.1 * torch.randn(network.layout.size, generator=torch.Generator().manual_seed(0))

@@ -21,7 +21,7 @@ from clients.optimizers.sgd import SGD
 from experiments.contracts.actors import ONE_MODEL
 from experiments.contracts.base import (
     Check,
-    Component,
+    CheckedComponent,
     ContractError,
     LeftOut,
     NotDeclared,
@@ -90,7 +90,7 @@ def start(seed: int = 7) -> Tensor:
     return torch.randn(Softmax().layout.size, generator=generator, dtype=torch.float64)
 
 
-def on_bases(component: Component, **changes: Any) -> Iterator[tuple[str, LocalOptimizer]]:
+def on_bases(component: CheckedComponent, **changes: Any) -> Iterator[tuple[str, LocalOptimizer]]:
     """The optimizer on each base optimizer that it takes, by the base's name."""
     for base, settings in BASES.items():
         if base != "sgd":
@@ -100,7 +100,7 @@ def on_bases(component: Component, **changes: Any) -> Iterator[tuple[str, LocalO
             yield base, component.make(settings, **changes)
 
 
-def a_step_is_complete(component: Component) -> None:
+def a_step_is_complete(component: CheckedComponent) -> None:
     """New weights (P,), a mapping as state, and a loss for each example."""
     optimizer, w, batches = component.make(BASES["sgd"]), start(), random_batches(STEPS)
     state = optimizer.init(w, task(optimizer, w, batches))
@@ -116,7 +116,7 @@ def a_step_is_complete(component: Component) -> None:
         expect_vector(losses, torch.zeros(batch.size, dtype=w.dtype), f"the losses of step {number}")
 
 
-def reductions(component: Component) -> Iterator[tuple[str, Training, Training]]:
+def reductions(component: CheckedComponent) -> Iterator[tuple[str, Training, Training]]:
     """For each base optimizer: its name, training with the component set to `reduces_to_base`, and training with the base itself.
 
     Raises:
@@ -131,7 +131,7 @@ def reductions(component: Component) -> Iterator[tuple[str, Training, Training]]
         yield base, train(reduced, Softmax(), start(), batches), train(plain, Softmax(), start(), batches)
 
 
-def it_reduces_to_its_base(component: Component) -> None:
+def it_reduces_to_its_base(component: CheckedComponent) -> None:
     """With the declared settings it goes where its base optimizer goes, up to rounding."""
     for base, got, want in reductions(component):
         same = [torch.allclose(a, b, rtol=1e-10, atol=1e-12) for a, b in zip(got.trace, want.trace, strict=True)]
@@ -145,7 +145,7 @@ def it_reduces_to_its_base(component: Component) -> None:
         )
 
 
-def inputs_are_unchanged(component: Component) -> None:
+def inputs_are_unchanged(component: CheckedComponent) -> None:
     """Weights, state and batch are as they were after every step."""
     optimizer, rng, batches, w = component.make(BASES["sgd"]), np.random.default_rng(0), random_batches(STEPS), start()
     state = optimizer.init(w, task(optimizer, w, batches))
@@ -156,7 +156,7 @@ def inputs_are_unchanged(component: Component) -> None:
         expect_unchanged(before, given)
 
 
-def same_seed_same_result(component: Component) -> None:
+def same_seed_same_result(component: CheckedComponent) -> None:
     """The same instance, trained twice: it keeps nothing to itself and draws from its generator alone."""
     optimizer, batches = component.make(BASES["sgd"]), random_batches(STEPS)
 
@@ -167,7 +167,7 @@ def same_seed_same_result(component: Component) -> None:
     twice(run, "training with one seed")
 
 
-def it_finds_a_minimum(component: Component) -> None:
+def it_finds_a_minimum(component: CheckedComponent) -> None:
     """Two hundred steps on a quadratic, with a small radius."""
     objective = Quadratic([0.5, 1.0, 2.0, 4.0], layout_of(("norm.weight", (2,)), ("fc.weight", (2,))))
     lowest = torch.tensor([1.0, -1.0, 2.0, 0.5], dtype=torch.float64)
@@ -180,7 +180,7 @@ def it_finds_a_minimum(component: Component) -> None:
         expect(last < LOWEST, expected, f"{last:.3g}")
 
 
-def state_can_be_kept(component: Component) -> None:
+def state_can_be_kept(component: CheckedComponent) -> None:
     """A state that travelled through records goes on as the state itself does, at new weights."""
     optimizer, batches = component.make(BASES["sgd"]), random_batches(STEPS)
     state, w = train(optimizer, Softmax(), start(), batches).state, start(seed=8)
@@ -202,7 +202,7 @@ def state_can_be_kept(component: Component) -> None:
     )
 
 
-def cost_is_as_declared(component: Component) -> None:
+def cost_is_as_declared(component: CheckedComponent) -> None:
     """Passes counted in sixty steps after its start, which are whole periods of all our methods."""
     optimizer = component.make(BASES["sgd"])
     try:
@@ -225,7 +225,7 @@ def cost_is_as_declared(component: Component) -> None:
         expect(math.isclose(declared, counted, rel_tol=1e-6, abs_tol=1e-9), expected, f"{counted:.4g}")
 
 
-def lr_can_be_scaled(component: Component) -> None:
+def lr_can_be_scaled(component: CheckedComponent) -> None:
     """The schedule replaces `lr` in every round, and nothing else."""
     optimizer = component.make(BASES["sgd"])
     scaled = replace(optimizer, lr=0.5 * optimizer.lr)

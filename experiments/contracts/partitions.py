@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from experiments.contracts.actors import ONE_MODEL
-from experiments.contracts.base import Check, Component, apart, expect, listed, snapshot, twice
+from experiments.contracts.base import Check, CheckedComponent, apart, expect, listed, snapshot, twice
 from fedsam.config import ConfigError
 from fedsam.data.partition import Ints
 
@@ -21,13 +21,13 @@ CLIENTS = 7
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(10), [90, 80, 70, 0, 60, 50, 40, 30, 20, 10]))
 
 
-def dealt(component: Component, labels: Ints = LABELS, clients: int = CLIENTS, seed: int = 0) -> list[Any]:
+def dealt(component: CheckedComponent, labels: Ints = LABELS, clients: int = CLIENTS, seed: int = 0) -> list[Any]:
     """What each client gets; a partition that asks whose examples are, is told that they are the clients' in turn."""
     owners = {"owner": np.arange(len(labels)) % clients} if "owner" in inspect.signature(component.entry).parameters else {}
     return list(component.make()(labels, clients, np.random.default_rng(seed), **owners))
 
 
-def one_array_per_client(component: Component) -> None:
+def one_array_per_client(component: CheckedComponent) -> None:
     """Whole numbers in ascending order, as many arrays as clients."""
     indices = dealt(component)
     expect(len(indices) == CLIENTS, f"one array for each of {CLIENTS} clients", str(len(indices)))
@@ -38,14 +38,14 @@ def one_array_per_client(component: Component) -> None:
         expect(bool((np.diff(own) > 0).all()), f"client {client}'s indices in ascending order, each once", listed(own.tolist()))
 
 
-def nobody_shares(component: Component) -> None:
+def nobody_shares(component: CheckedComponent) -> None:
     """No example is dealt twice."""
     numbers, times = np.unique(np.concatenate(dealt(component)), return_counts=True)
     twice_dealt = numbers[times > 1].tolist()
     expect(not twice_dealt, "every example dealt once", f"{len(twice_dealt)} dealt more than once: {listed(twice_dealt)}")
 
 
-def nothing_is_left(component: Component) -> None:
+def nothing_is_left(component: CheckedComponent) -> None:
     """All examples are dealt, and nothing that is none."""
     given, there = np.concatenate(dealt(component)), np.arange(len(LABELS))
     left, strange = np.setdiff1d(there, given).tolist(), np.setdiff1d(given, there).tolist()
@@ -53,14 +53,14 @@ def nothing_is_left(component: Component) -> None:
     expect(not strange, f"indices from 0 to {len(LABELS) - 1}", listed(strange))
 
 
-def everybody_gets_some(component: Component) -> None:
+def everybody_gets_some(component: CheckedComponent) -> None:
     """At least one example for each client, or as many as a hyperparameter `min_examples` says."""
     least = int(component.settings.get("min_examples", 1))
     sizes = [len(own) for own in dealt(component)]
     expect(min(sizes) >= least, f"at least {least} examples for each client", f"sizes {listed(sizes, most=CLIENTS)}")
 
 
-def too_many_clients_are_refused(component: Component) -> None:
+def too_many_clients_are_refused(component: CheckedComponent) -> None:
     """More clients than examples cannot each have one."""
     try:
         sizes = [len(own) for own in dealt(component, LABELS[:5], 6)]
@@ -69,7 +69,7 @@ def too_many_clients_are_refused(component: Component) -> None:
     expect(False, "a ConfigError for 6 clients and 5 examples", f"sizes {sizes}")
 
 
-def labels_are_unchanged(component: Component) -> None:
+def labels_are_unchanged(component: CheckedComponent) -> None:
     """The labels are as they were."""
     labels = LABELS.copy()
     before = snapshot(labels)
@@ -77,7 +77,7 @@ def labels_are_unchanged(component: Component) -> None:
     expect(np.array_equal(before, labels), "labels to stay as they are", f"labels that {apart(before, labels)}")
 
 
-def same_seed_same_deal(component: Component) -> None:
+def same_seed_same_deal(component: CheckedComponent) -> None:
     """It draws from its generator alone."""
 
     def run() -> Sequence[Any]:

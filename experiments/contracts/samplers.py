@@ -7,18 +7,18 @@ from typing import Any
 import numpy as np
 
 from experiments.contracts.actors import ONE_MODEL
-from experiments.contracts.base import Check, Component, expect, listed, twice
+from experiments.contracts.base import Check, CheckedComponent, expect, listed, twice
 
 CLIENTS, COHORT, ROUNDS = 10, 3, 20
 
 
-def cohorts(component: Component) -> list[Any]:
+def cohorts(component: CheckedComponent) -> list[Any]:
     """Who takes part in each round."""
     sample = component.make()
     return [sample(round, CLIENTS, COHORT, np.random.default_rng(round)) for round in range(1, ROUNDS + 1)]
 
 
-def cohorts_are_clients(component: Component) -> None:
+def cohorts_are_clients(component: CheckedComponent) -> None:
     """Different whole numbers from 0 to the population - 1, at least one."""
     for round, cohort in enumerate(cohorts(component), start=1):
         members = list(cohort)
@@ -29,12 +29,12 @@ def cohorts_are_clients(component: Component) -> None:
         expect(len(set(members)) == len(members), f"different {wanted}", listed(members))
 
 
-def same_seed_same_cohort(component: Component) -> None:
+def same_seed_same_cohort(component: CheckedComponent) -> None:
     """It draws from its generator alone."""
     twice(lambda: [list(cohort) for cohort in cohorts(component)], "drawing cohorts with one seed")
 
 
-def any_population_works(component: Component) -> None:
+def any_population_works(component: CheckedComponent) -> None:
     """Everybody, and the only client there is."""
     for clients, cohort in ((1, 1), (4, 4)):
         members = list(component.make()(1, clients, cohort, np.random.default_rng(0)))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from experiments.contracts.actors import ONE_MODEL
-from experiments.contracts.base import Check, Component, expect, expect_unchanged, expect_vector, snapshot, twice
+from experiments.contracts.base import Check, CheckedComponent, expect, expect_unchanged, expect_vector, snapshot, twice
 from strategies.base import Aggregate, ServerRule, State
 
 SIZE, ROUNDS = 6, 3
@@ -50,7 +50,7 @@ def sent_by(rule: ServerRule, delta: Tensor, round: int = 1, *, others: Tensor |
     )
 
 
-def it_sends_vectors(component: Component) -> None:
+def it_sends_vectors(component: CheckedComponent) -> None:
     """The vector that clients start from, and others, before and after the first round."""
     rule, w = component.make(), vector(0)
     state = rule.init_state(w)
@@ -67,7 +67,7 @@ def it_sends_vectors(component: Component) -> None:
         expect_vector(rule.evaluated(w, state), vector(0), "the vector to evaluate")
 
 
-def it_stands_still(component: Component) -> None:
+def it_stands_still(component: CheckedComponent) -> None:
     """A first round in which no client moved leaves the global vector where it is."""
     rule, w, zero = component.make(), vector(0), torch.zeros(SIZE, dtype=torch.float64)
     state = rule.init_state(w)
@@ -80,7 +80,7 @@ def it_stands_still(component: Component) -> None:
         expect(bool(torch.isfinite(value).all()), f"broadcast {name} to be finite when no client has moved", "values that are not")
 
 
-def it_follows_the_clients(component: Component) -> None:
+def it_follows_the_clients(component: CheckedComponent) -> None:
     """The first move goes where the clients went, not the other way: a delta is after - before."""
     rule, w, delta = component.make(), vector(0), vector(1)
     new, _ = rule.server_step(w, rule.init_state(w), sent_by(rule, delta, others=torch.zeros_like(delta)))
@@ -88,7 +88,7 @@ def it_follows_the_clients(component: Component) -> None:
     expect(cosine > 0, "the first move to go where the clients went (a cosine above 0 with delta = after - before)", f"{cosine:.3g}")
 
 
-def inputs_are_unchanged(component: Component) -> None:
+def inputs_are_unchanged(component: CheckedComponent) -> None:
     """The global vector, the state and what clients sent are as they were after every step."""
     rule, w = component.make(), vector(0)
     state: State = rule.init_state(w)
@@ -103,7 +103,7 @@ def inputs_are_unchanged(component: Component) -> None:
         w, state = new, after
 
 
-def same_rounds_same_result(component: Component) -> None:
+def same_rounds_same_result(component: CheckedComponent) -> None:
     """The same instance over the same rounds twice: it keeps nothing to itself and draws nothing."""
     rule: ServerRule = component.make()
 

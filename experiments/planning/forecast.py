@@ -15,13 +15,13 @@ from flwr.app import Message
 
 import strategies
 from clients import optimizers, runtime
-from experiments.running.grids import Crew
+from experiments.running.grids import ActorGroup
 from experiments.settings.catalogue import sampler
 from experiments.settings.method_cost import cost
 from fedsam.config import Experiment
 from fedsam.data.augmentation import normalize
 from fedsam.data.datasets import Dataset
-from fedsam.data.federated import deal
+from fedsam.data.federated import partition_examples
 from fedsam.messages import codec
 from fedsam.models.network import Network
 from strategies.round import RunError
@@ -69,7 +69,7 @@ class Forecast:
 def load(experiment: Experiment, dataset: Dataset, network: Network) -> Load:
     """What a run of the experiment will take, but for time. Raises `ConfigError` if the partition cannot be drawn."""
     client, sample, passes = experiment.client, sampler(experiment), cost(experiment)
-    sizes = np.array([len(part) for part in deal(experiment, dataset)])
+    sizes = np.array([len(part) for part in partition_examples(experiment, dataset)])
     full = -(-sizes // client.batch_size)  # batches of an epoch
     steps = np.full_like(sizes, client.steps) if client.steps else client.epochs * full
     trained = steps * sizes / np.maximum(full, 1)  # the last batch of an epoch may be smaller
@@ -94,8 +94,8 @@ def load(experiment: Experiment, dataset: Dataset, network: Network) -> Load:
 class Probe:
     """Forecasts of runs from short trainings and measurements on the actors, one for each kind of them."""
 
-    def __init__(self, crew: Crew) -> None:
-        self._crew = crew
+    def __init__(self, group: ActorGroup) -> None:
+        self._group = group
         self._seconds: dict[object, float] = {}
 
     def forecast(self, experiment: Experiment) -> Forecast:
@@ -106,7 +106,7 @@ class Probe:
             DataError: The dataset cannot be had.
             RunError: A client failed.
         """
-        dataset = self._crew(experiment)[1]
+        dataset = self._group(experiment)[1]
         network = runtime.network(experiment, dataset, torch.device("cpu"), runtime.DTYPES[experiment.compute.precision])
         optimizers.build(experiment.client.optimizer).check(network.layout)
         ahead = load(experiment, dataset, network)
@@ -119,7 +119,7 @@ class Probe:
         flatness = self._once((*model, flat.model_dump_json()), lambda: self._flatness_seconds(experiment, network, ahead))
         times = 1 + (ahead.rounds - 1) // flat.every if flat.every else 1
         trained = ahead.steps * step
-        at_once = min(self._crew.size, max(1.0, ahead.cohort))
+        at_once = min(self._group.size, max(1.0, ahead.cohort))
         return Forecast(ahead, trained, trained / at_once + ahead.evaluations * one + times * flatness)
 
     def _once(self, key: object, measure: Callable[[], float]) -> float:
@@ -144,13 +144,13 @@ class Probe:
         asked: list[dict[str, int | str]] = [{"measure": name} for name in settings.measures]
         replies = self._ask(experiment.model_copy(update={"measure": measure}), network, ahead.client, "flatness", asked)
         seconds = sum(float(reply["cost"]["seconds"]) for reply in replies) * settings.examples / few
-        return seconds / max(1, min(self._crew.size, len(asked)))
+        return seconds / max(1, min(self._group.size, len(asked)))
 
     def _ask(
         self, experiment: Experiment, network: Network, client: int, action: str, asked: Sequence[Mapping[str, int | str]]
     ) -> list[Mapping[str, Any]]:
         """The answers of a client to queries about the initial vectors."""
-        rule, w, grid = strategies.build(experiment.server.strategy), network.initial, self._crew(experiment)[0]
+        rule, w, grid = strategies.build(experiment.server.strategy), network.initial, self._group(experiment)[0]
         vectors = {**rule.broadcast(w, rule.init_state(w)), **({"buffers": network.buffers} if network.buffers.numel() else {})}
         record, answers = codec.arrays(vectors), list[Mapping[str, Any]]()
         node = list(grid.get_node_ids())[client]

@@ -15,10 +15,10 @@ from rich.table import Table
 from experiments.analysis import labels
 from experiments.analysis.format import count, duration, size
 from experiments.planning.forecast import Forecast
-from experiments.running.grids import Shelf
+from experiments.running.grids import DatasetCache
 from experiments.settings.catalogue import resolved, sources
 from fedsam.config import ConfigError, Experiment
-from fedsam.data.federated import deal
+from fedsam.data.federated import partition_examples
 from fedsam.results.config_hash import config_hash
 from fedsam.results.database import FILE
 from fedsam.results.provenance import fingerprints, provenance
@@ -49,7 +49,7 @@ class Planned:
         return self.label, self.experiment.data.clients
 
 
-def plan(experiments: Sequence[Experiment], shelf: Shelf, results: Results | None) -> list[Planned]:
+def plan(experiments: Sequence[Experiment], cache: DatasetCache, results: Results | None) -> list[Planned]:
     """The experiments, each once, with their runs in `results` that have finished.
 
     Raises:
@@ -57,22 +57,22 @@ def plan(experiments: Sequence[Experiment], shelf: Shelf, results: Results | Non
         DataError: A dataset cannot be had.
     """
     plains = [resolved(experiment) for experiment in experiments]
-    hashes = [fingerprints(sources(experiment), shelf.get(experiment).digest) for experiment in experiments]
+    hashes = [fingerprints(sources(experiment), cache.get(experiment).digest) for experiment in experiments]
     keys = list(map(config_hash, plains, hashes))
     once = {(key, e.seed): (e, plain) for key, e, plain in zip(keys, experiments, plains, strict=True)}
     names = _labels([plain for _, plain in once.values()])
     planned = []
     for (key, (experiment, plain)), name in zip(once.items(), names, strict=True):
-        dataset = shelf.get(experiment)
+        dataset = cache.get(experiment)
         runs = results.same(*key, dataset.name) if results else []
         found = next((run for run in runs if run.status == "finished"), None)
         if found is None:
-            deal(experiment, dataset)
+            partition_examples(experiment, dataset)
         planned.append(Planned(experiment, plain, name, found))
     return planned
 
 
-def plan_all(experiments: Sequence[Experiment], shelf: Shelf) -> list[Planned]:
+def plan_all(experiments: Sequence[Experiment], cache: DatasetCache) -> list[Planned]:
     """As `plan`, with the results in the folder that the experiments name, where it has any.
 
     Raises:
@@ -82,9 +82,9 @@ def plan_all(experiments: Sequence[Experiment], shelf: Shelf) -> list[Planned]:
     if len(folders) != 1:
         raise ConfigError(f"runs_dir: {', '.join(folders) or 'no experiment'} is not allowed: experiments to compare share one folder")
     if not (Path(folders[0]) / FILE).exists():
-        return plan(experiments, shelf, None)
+        return plan(experiments, cache, None)
     with Results.open(Path(folders[0]), create=False) as results:
-        return plan(experiments, shelf, results)
+        return plan(experiments, cache, results)
 
 
 def _labels(plains: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.analysis.comparison import Study
+from experiments.analysis.comparison import Comparison
 from experiments.analysis.cost import COSTS
 from experiments.analysis.format import listed
 from experiments.analysis.labels import flatten, part_text
@@ -41,7 +41,7 @@ class Picture:
     caption: str
 
 
-def pictures(study: Study) -> Iterator[Picture]:
+def pictures(study: Comparison) -> Iterator[Picture]:
     """Every figure that these runs give."""
     looks, title = figures.looks(study.methods), alarm(study.runs)
     yield from _curves(study, looks, title)
@@ -53,7 +53,7 @@ def pictures(study: Study) -> Iterator[Picture]:
     yield from _holdings(study, title)
 
 
-def _curves(study: Study, looks: figures.Looks, title: str) -> Iterator[Picture]:
+def _curves(study: Comparison, looks: figures.Looks, title: str) -> Iterator[Picture]:
     for name, words in CURVES.items():
         drawn = [one for one in study.series if name in one.spent]
         if drawn:
@@ -63,7 +63,7 @@ def _curves(study: Study, looks: figures.Looks, title: str) -> Iterator[Picture]
             yield Picture("accuracy", f"accuracy-{_file(name)}", figure, f"Test accuracy against {words}.{f' {spread}' * seeds}")
 
 
-def _clients(study: Study, looks: figures.Looks, title: str) -> Iterator[Picture]:
+def _clients(study: Comparison, looks: figures.Looks, title: str) -> Iterator[Picture]:
     if len({line.clients for line in study.ranked}) < 2:
         return
     bars = " Bars are 95 % intervals over seeds." if any(len(line.seeds) > 1 for line in study.ranked) else ""
@@ -78,7 +78,7 @@ def _clients(study: Study, looks: figures.Looks, title: str) -> Iterator[Picture
     yield Picture("clients", "costs-clients", figures.costs_against_clients(totals, looks, title), caption)
 
 
-def _fronts(study: Study, looks: figures.Looks, title: str) -> Iterator[Picture]:
+def _fronts(study: Comparison, looks: figures.Looks, title: str) -> Iterator[Picture]:
     for name, differ in study.prices.items():
         if not differ:
             continue
@@ -96,7 +96,7 @@ def _front(points: Sequence[Point], clients: int) -> list[Point]:
     return figures.on_front([point for point in points if point.clients == clients])
 
 
-def _spreads(study: Study, looks: figures.Looks, title: str) -> Iterator[Picture]:
+def _spreads(study: Comparison, looks: figures.Looks, title: str) -> Iterator[Picture]:
     names = [f"client_accuracy_{name}" for name in ("mean", "std", "worst10")]
     held = [
         Spread(line.label, line.clients, *(line.measures[name].mean for name in names))
@@ -108,7 +108,7 @@ def _spreads(study: Study, looks: figures.Looks, title: str) -> Iterator[Picture
         yield Picture("spread", "client-accuracy", figures.client_spread(held, looks, title), caption)
 
 
-def _flatness(study: Study, looks: figures.Looks, title: str) -> Iterator[Picture]:
+def _flatness(study: Comparison, looks: figures.Looks, title: str) -> Iterator[Picture]:
     for clients in study.counts:
         held: dict[str, list[Flat]] = {}
         for name, words in tables.FLATNESS.items():
@@ -122,7 +122,7 @@ def _flatness(study: Study, looks: figures.Looks, title: str) -> Iterator[Pictur
             yield Picture("flatness", f"flatness-{clients}-clients", figures.flatness_against_accuracy(held, looks, title), caption)
 
 
-def _slices(study: Study, looks: figures.Looks, title: str) -> Iterator[Picture]:
+def _slices(study: Comparison, looks: figures.Looks, title: str) -> Iterator[Picture]:
     lines, planes = [], defaultdict(list)
     for group in study.held:
         last: dict[str, list[Slice]] = defaultdict(list)
@@ -143,15 +143,15 @@ def _slices(study: Study, looks: figures.Looks, title: str) -> Iterator[Picture]
         yield Picture("planes", f"loss-plane-{clients}-clients", figures.loss_planes(cuts, title), caption)
 
 
-def _holdings(study: Study, title: str) -> Iterator[Picture]:
+def _holdings(study: Comparison, title: str) -> Iterator[Picture]:
     dealt: dict[tuple[int, str], Run] = {}
     for run in study.runs:
         dealt.setdefault((run.clients, part_text(flatten(run), "data.partition")), run)
     for place, ((clients, text), run) in enumerate(sorted(dealt.items())):
-        counts, names = study.results.holdings(run.id), study.results.class_names(run.id)
+        counts, names = study.results.label_distribution(run.id), study.results.class_names(run.id)
         rest = f" The first {figures.SHOWN} of {clients} clients are shown." if clients > figures.SHOWN else ""
         caption = f"Who holds what: {plural(clients, 'client')}, {text}, seed {run.seed}. White: no example of that class.{rest}"
-        yield Picture("holdings", f"holdings-{place + 1}-{clients}-clients", figures.holdings(counts, title, names), caption)
+        yield Picture("holdings", f"holdings-{place + 1}-{clients}-clients", figures.label_distribution(counts, title, names), caption)
 
 
 def _file(cost: str) -> str:

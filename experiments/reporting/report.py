@@ -17,11 +17,11 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from experiments.analysis.comparison import Study, study
+from experiments.analysis.comparison import Comparison, compare_runs
 from experiments.analysis.cost import COSTS
 from experiments.analysis.format import chance, count, number, percent, points
 from experiments.analysis.labels import labels, leaves
-from experiments.analysis.leaderboard import Line
+from experiments.analysis.leaderboard import LeaderboardEntry
 from experiments.analysis.statistics import Estimate
 from experiments.reporting import figures, tables, text
 from experiments.reporting.figure_list import SECTIONS, pictures
@@ -44,8 +44,8 @@ BOARDS = (
 
 
 def leaderboard(results: Results, runs: Sequence[Run], baseline: str | None = None, target_accuracy: float | None = None) -> Table:
-    """The leaderboard for a terminal of 80 columns; how to read it, rounds and what is unfinished stand below it. Raises as `study`."""
-    found = study(results, runs, baseline, target_accuracy)
+    """The leaderboard for a terminal of 80 columns; below it how to read it, and what is unfinished. Raises as `compare_runs`."""
+    found = compare_runs(results, runs, baseline, target_accuracy)
     lines = found.lines
     cells = [_cells(found, line) for line in lines]
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 0), header_style="bold", title=text.alarm(runs) or None, title_style="bold red")
@@ -63,7 +63,7 @@ def leaderboard(results: Results, runs: Sequence[Run], baseline: str | None = No
     return table
 
 
-def _cells(found: Study, line: Line) -> dict[str, str]:
+def _cells(found: Comparison, line: LeaderboardEntry) -> dict[str, str]:
     """A line as a terminal shows it, by column; a column that is empty for all lines is not shown."""
     key = line.key
     versus, reached = found.versus.get(key), found.reached.get(key)
@@ -100,9 +100,9 @@ def write_report(
 ) -> Path:
     """Write a report to the folder `target`, and give the path of its page, `report.html`, which opens without a network.
 
-    Beside it lie `figures/*.png` and `*.svg`, and each table as `tables/*.csv` and `*.tex`. Raises as `study`.
+    Beside it lie `figures/*.png` and `*.svg`, and each table as `tables/*.csv` and `*.tex`. Raises as `compare_runs`.
     """
-    found = study(results, runs, baseline, target_accuracy)
+    found = compare_runs(results, runs, baseline, target_accuracy)
     for folder in ("figures", "tables"):
         (target / folder).mkdir(parents=True, exist_ok=True)
     sections: dict[str, list[Shown]] = {section: [] for section in SECTIONS}
@@ -122,7 +122,7 @@ def write_report(
     return path
 
 
-def _page(found: Study, sheets: Mapping[str, Sheet], sections: Mapping[str, Sequence[Shown]]) -> str:
+def _page(found: Comparison, sheets: Mapping[str, Sheet], sections: Mapping[str, Sequence[Shown]]) -> str:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string((importlib.resources.files("experiments.reporting") / "report.html.j2").read_text(encoding="utf-8"))
     return template.render(
@@ -142,7 +142,7 @@ def _page(found: Study, sheets: Mapping[str, Sheet], sections: Mapping[str, Sequ
     )
 
 
-def _details(found: Study) -> Iterator[dict[str, Any]]:
+def _details(found: Comparison) -> Iterator[dict[str, Any]]:
     """Each run with its label and settings."""
     names = labels(found.runs)
     for run in found.runs:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from experiments.analysis.comparison import Study
+from experiments.analysis.comparison import Comparison
 from experiments.analysis.cost import COSTS, TARGET, spent
-from experiments.analysis.curves import Equal
+from experiments.analysis.curves import EqualCost
 from experiments.analysis.format import chance, count, duration, measured, number, percent, points, size
 from experiments.analysis.labels import labels
-from experiments.analysis.leaderboard import Line
+from experiments.analysis.leaderboard import LeaderboardEntry
 from experiments.analysis.statistics import Estimate
 from experiments.reporting.table import Column, Sheet, Value
 from fedsam.results.rows import cumulative
@@ -64,7 +64,7 @@ def _mean(show: Callable[[float], str]) -> Callable[[Estimate], str]:
     return lambda estimate: show(estimate.mean)
 
 
-def best(lines: Sequence[Line]) -> list[int]:
+def best(lines: Sequence[LeaderboardEntry]) -> list[int]:
     """Indices of the best line of each client count that has more than one."""
     firsts: dict[int, int] = {}
     for place, line in enumerate(lines):
@@ -73,7 +73,7 @@ def best(lines: Sequence[Line]) -> list[int]:
     return list(firsts.values())
 
 
-def leaderboard(study: Study) -> Sheet:
+def leaderboard(study: Comparison) -> Sheet:
     """Who is first with each client count: accuracy, difference to the baseline, flatness, gap and cost."""
     differ = {name: len({getattr(line, name) for line in study.lines}) > 1 for name in ("seeds", "last", "rounds")}
     flat = ("sharpness_worst", "hessian_top_1", "hessian_trace")
@@ -119,29 +119,29 @@ def leaderboard(study: Study) -> Sheet:
     return Sheet.of("leaderboard", columns, rows, best=best(study.lines), by="clients")
 
 
-def target(study: Study) -> str:
+def target(study: Comparison) -> str:
     """The target accuracy that was asked for."""
     return "target" if study.wanted is None else f"{100 * study.wanted:g} %"
 
 
-def _estimates(study: Study, name: str, columns: Mapping[str, tuple[str, Callable[[Any], str]]]) -> Sheet:
+def _estimates(study: Comparison, name: str, columns: Mapping[str, tuple[str, Callable[[Any], str]]]) -> Sheet:
     """Measures of each line."""
     shown = [Column(key, title, show) for key, (title, show) in columns.items()]
     rows = [[line.label, line.clients, *(line.measures.get(key) for key in columns)] for line in study.lines]
     return Sheet.of(name, [METHOD, CLIENTS, *shown], rows, by="clients")
 
 
-def generalization(study: Study) -> Sheet:
+def generalization(study: Comparison) -> Sheet:
     """Accuracy and loss on test and training examples, the gap between them, calibration."""
     return _estimates(study, "generalization", GENERALIZATION)
 
 
-def spread(study: Study) -> Sheet:
+def spread(study: Comparison) -> Sheet:
     """How evenly the model serves clients."""
     return _estimates(study, "clients", SPREAD)
 
 
-def _flatness(study: Study) -> dict[str, str]:
+def _flatness(study: Comparison) -> dict[str, str]:
     """The measures of flatness with their titles, the eigenvalues after the first by number."""
     places = {name.removeprefix(EIGENVALUE) for line in study.lines for name in line.measures if name.startswith(EIGENVALUE)}
     others = sorted(int(place) for place in places if place.isdecimal() and place != "1")
@@ -149,18 +149,18 @@ def _flatness(study: Study) -> dict[str, str]:
     return {f"{EIGENVALUE}1": FLATNESS[f"{EIGENVALUE}1"], **lower, **FLATNESS}
 
 
-def flatness(study: Study) -> Sheet:
+def flatness(study: Comparison) -> Sheet:
     """How flat the loss is where each method ends."""
     return _estimates(study, "flatness", {name: (title, measured) for name, title in _flatness(study).items()})
 
 
-def flatness_errors(study: Study) -> Sheet:
+def flatness_errors(study: Comparison) -> Sheet:
     """The estimators' own errors, and what measuring cost."""
     errors = {f"{name}_error": (title, measured) for name, title in _flatness(study).items()}
     return _estimates(study, "flatness-errors", errors | {name: (title, _mean(show)) for name, (title, show) in EFFORT.items()})
 
 
-def correlations(study: Study) -> Sheet:
+def correlations(study: Comparison) -> Sheet:
     """Rank correlation of final accuracy with each measure of flatness, over the methods of a client count."""
     rho = Column("spearman", "Spearman's ρ", lambda value: f"{value:+.2f}".replace("-", "−"))
     rows: list[list[Value]] = []
@@ -173,7 +173,7 @@ def correlations(study: Study) -> Sheet:
     return Sheet.of("flatness-correlations", columns, rows, by="measure")
 
 
-def to_target(study: Study) -> Sheet:
+def to_target(study: Comparison) -> Sheet:
     """What each method spent until its test accuracy first reached the target."""
     columns = [METHOD, CLIENTS, Column("target", "target", lambda value: f"{100 * value:.2f} %"), Column("runs", "runs that\nreached it")]
     columns += [Column(name, _title(name), _mean(COSTS[name].show)) for name in TARGET]
@@ -182,13 +182,13 @@ def to_target(study: Study) -> Sheet:
     return Sheet.of("time-to-target", columns, rows, by="clients")
 
 
-def at(one: Equal) -> str:
+def at(one: EqualCost) -> str:
     """What all have spent where they are compared."""
     cost = COSTS[one.cost]
     return f"at {cost.show(one.value)}\n{'exchanged' if cost.unit == 'B' else cost.title}"
 
 
-def equal(study: Study) -> Sheet:
+def equal(study: Comparison) -> Sheet:
     """Test accuracy where all methods and client counts have spent the same."""
     columns = [Column(f"at_equal_{one.cost}", at(one), percent) for one in study.equal]
     rows = [[line.label, line.clients, *(one.accuracy[line.key] for one in study.equal)] for line in study.ranked]
@@ -200,14 +200,14 @@ def _spending() -> list[Column]:
     return adding + [Column(name, title, show) for name, (title, show) in WHOLE.items()]
 
 
-def costs(study: Study) -> Sheet:
+def costs(study: Comparison) -> Sheet:
     """What a run cost, mean over seeds."""
     columns = _spending()
     rows = [[line.label, line.clients, *(line.costs.get(column.key) for column in columns)] for line in study.lines]
     return Sheet.of("costs", [METHOD, CLIENTS, *columns], rows, by="clients")
 
 
-def runs(study: Study) -> Sheet:
+def runs(study: Comparison) -> Sheet:
     """What each single run came to and cost; a run without a round has none of that."""
     who = [Column("run", "run"), METHOD, CLIENTS, Column("seed", "seed"), Column("status", "status")]
     did = [Column("cohorts", "clients\ntrained", count), Column("failures", "failures"), Column("steps", "local\nsteps", count)]

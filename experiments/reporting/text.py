@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from experiments.analysis.comparison import Study
+from experiments.analysis.comparison import Comparison
 from experiments.analysis.cost import COSTS
 from experiments.analysis.format import chance, listed, percent, points
 from experiments.analysis.labels import METHOD, Settings, flatten, part_text
-from experiments.analysis.leaderboard import Key, Line
+from experiments.analysis.leaderboard import Key, LeaderboardEntry
 from experiments.analysis.statistics import LEVEL, Estimate, paired, smallest_p
 from fedsam.results.rows import Run
 
@@ -30,7 +30,7 @@ def alarm(runs: Sequence[Run]) -> str:
     return "; ".join(f"NOT {wanted}: {used} was used instead" for wanted, used in swapped)
 
 
-def question(study: Study) -> str:
+def question(study: Comparison) -> str:
     """What these runs can answer."""
     named = listed(study.methods) if len(study.methods) <= NAMED else f"{len(study.methods)} methods"
     asked = f"Which of {named} generalizes best" if len(study.methods) > 1 else f"How well does {study.methods[0]} generalize"
@@ -38,12 +38,12 @@ def question(study: Study) -> str:
     return f"{asked} {where}, and what does it cost?"
 
 
-def findings(study: Study) -> list[str]:
+def findings(study: Comparison) -> list[str]:
     """Who is first with each client count, and by how much; which differences are more than chance; what more clients change."""
     return [*(_finding(study, clients) for clients in study.counts), *_verdict(study), *_with_clients(study)]
 
 
-def _finding(study: Study, clients: int) -> str:
+def _finding(study: Comparison, clients: int) -> str:
     start = f"With {plural(clients, 'client')}"
     lines = [line for line in study.ranked if line.clients == clients]
     if not lines:
@@ -55,7 +55,7 @@ def _finding(study: Study, clients: int) -> str:
     return f"{first}{': ' * bool(rivals)}{'; '.join(_margin(study, best, other) for other in rivals)}."
 
 
-def _margin(study: Study, best: Line, other: Line) -> str:
+def _margin(study: Comparison, best: LeaderboardEntry, other: LeaderboardEntry) -> str:
     """How far `best` is above `other`, compared seed by seed, and for what cost."""
     ratio = best.costs["gradient_evaluations"] / max(1.0, other.costs["gradient_evaluations"])
     cost = "as many" if abs(ratio - 1) < 0.005 else f"{ratio:.2f} times as many"
@@ -68,7 +68,7 @@ def _margin(study: Study, best: Line, other: Line) -> str:
     return f"{points(gap).removeprefix('+')} points above {name}{doubt}, with {cost} gradient evaluations"
 
 
-def _verdict(study: Study) -> list[str]:
+def _verdict(study: Comparison) -> list[str]:
     """What the tests against the baseline allow to claim."""
     tested = {key: versus for key, versus in study.versus.items() if versus.adjusted is not None}
     if not tested:
@@ -86,7 +86,7 @@ def _verdict(study: Study) -> list[str]:
     return [f"{test}: {_sides(study, sure)}."]
 
 
-def _sides(study: Study, differences: Mapping[Key, float]) -> str:
+def _sides(study: Comparison, differences: Mapping[Key, float]) -> str:
     """Methods above and below the baseline, by client count."""
     several = len(study.counts) > 1
     said = []
@@ -100,7 +100,7 @@ def _sides(study: Study, differences: Mapping[Key, float]) -> str:
     return "; ".join(said) or "none"
 
 
-def _with_clients(study: Study) -> list[str]:
+def _with_clients(study: Comparison) -> list[str]:
     """How accuracy changes from the fewest to the most clients, for the methods it changes least and most."""
     fewest, most = study.counts[0], study.counts[-1]
     few = {line.label: line for line in study.ranked if line.clients == fewest}
@@ -113,7 +113,7 @@ def _with_clients(study: Study) -> list[str]:
     return [f"From {fewest} to {most} clients test accuracy changes by {' to '.join(parts)} points."]
 
 
-def notes(study: Study) -> list[str]:
+def notes(study: Comparison) -> list[str]:
     """How to read the leaderboard: what accuracy and intervals mean here, and what was left out."""
     lines = study.lines
     lasts = sorted({line.last for line in lines if line.last})
@@ -135,7 +135,7 @@ def notes(study: Study) -> list[str]:
     return words
 
 
-def on_differences(study: Study) -> str:
+def on_differences(study: Comparison) -> str:
     """How the methods were compared with the baseline; empty when they were not."""
     if not study.versus:
         return ""
@@ -148,7 +148,7 @@ def on_differences(study: Study) -> str:
     return f"{words}; {test}. Intervals are not corrected."
 
 
-def on_target(study: Study) -> str:
+def on_target(study: Comparison) -> str:
     """Which target accuracy the tables mean."""
     if study.wanted is not None:
         chosen = f"Target: {100 * study.wanted:g} % test accuracy."
@@ -157,13 +157,13 @@ def on_target(study: Study) -> str:
     return f"{chosen} What a run had spent at its first evaluation at or above it, mean over the runs that reached it; a dash: none did."
 
 
-def on_prices(study: Study) -> str:
+def on_prices(study: Comparison) -> str:
     """Which costs cannot tell the methods apart; empty when all can, or when there is one method."""
     alike = [COSTS[name].title for name, differ in study.prices.items() if not differ]
     return f"All methods of a client count spent the same {listed(alike)}: no front." if alike and len(study.methods) > 1 else ""
 
 
-def setup(study: Study) -> list[tuple[str, list[str]]]:
+def setup(study: Comparison) -> list[tuple[str, list[str]]]:
     """(what, its values) of the settings, in words."""
     runs = study.runs
     flat = [flatten(run) for run in runs]

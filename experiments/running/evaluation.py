@@ -20,7 +20,8 @@ from torch import Tensor
 
 from fedsam.config import Experiment
 from fedsam.data.datasets import Dataset
-from fedsam.evaluation.accuracy import client_accuracies, evaluate, spread
+from fedsam.evaluation import accuracy
+from fedsam.evaluation.accuracy import client_accuracies, spread
 from fedsam.messages import codec
 from fedsam.models.network import Network
 from fedsam.results.rows import Row, Slice
@@ -30,29 +31,29 @@ CHUNKS = 16  # of clients, whose examples one query of the union covers
 
 
 @dataclass(frozen=True)
-class Query:
-    """What is asked: the message type's action, and what the message says besides the vectors."""
+class EvaluationRequest:
+    """What is parameters: the message type's action, and what the message says besides the vectors."""
 
     action: str
-    asked: Mapping[str, int | str]
+    parameters: Mapping[str, int | str]
 
 
 @dataclass(frozen=True)
-class Survey:
+class Evaluator:
     """What a run measures, and with what.
 
     Attributes:
         network: Evaluates the test set.
-        holdings: Examples of each class that each client holds, (clients, classes).
+        label_distribution: Examples of each class that each client holds, (clients, classes).
     """
 
     experiment: Experiment
     grid: Grid
     network: Network
     dataset: Dataset
-    holdings: NDArray[np.integer[Any]]
+    label_distribution: NDArray[np.integer[Any]]
 
-    def take(self, row: Row, w: Tensor, buffers: Tensor, *, last: bool) -> tuple[Row, list[Slice]]:
+    def evaluate(self, row: Row, w: Tensor, buffers: Tensor, *, last: bool) -> tuple[Row, list[Slice]]:
         """The row of a round with what is due after it, and the slices.
 
         Args:
@@ -65,8 +66,11 @@ class Survey:
         start, settings = time.perf_counter(), self.experiment.measure
         every = settings.flatness.every
         names = list(dict.fromkeys(settings.flatness.measures)) if last or (every and row.round % every == 0) else []
-        chunks = _chunks(len(self.holdings)) if last and settings.union else []
-        queries = [*(Query("flatness", {"measure": name}) for name in names), *(Query("union", chunk) for chunk in chunks)]
+        chunks = _chunks(len(self.label_distribution)) if last and settings.union else []
+        queries = [
+            *(EvaluationRequest("flatness", {"measure": name}) for name in names),
+            *(EvaluationRequest("union", chunk) for chunk in chunks),
+        ]
         tested = self._tested(w, buffers) if last or row.round % settings.every == 0 else {}
         if not queries and not tested:
             return row, []
@@ -79,16 +83,18 @@ class Survey:
 
     def _tested(self, w: Tensor, buffers: Tensor) -> dict[str, float]:
         device = self.network.parameters[0].device
-        test = evaluate(self.network, w.to(device), buffers.to(device), self.dataset.test, self.dataset, self.experiment.measure.batch_size)
-        clients = {f"client_accuracy_{name}": value for name, value in spread(client_accuracies(test, self.holdings)).items()}
+        test = accuracy.evaluate(
+            self.network, w.to(device), buffers.to(device), self.dataset.test, self.dataset, self.experiment.measure.batch_size
+        )
+        clients = {f"client_accuracy_{name}": value for name, value in spread(client_accuracies(test, self.label_distribution)).items()}
         return {"test_accuracy": test.accuracy, "test_loss": test.loss, "calibration_error": test.calibration_error, **clients}
 
-    def _ask(self, queries: Sequence[Query], w: Tensor, buffers: Tensor, round: int) -> list[RecordDict]:
+    def _ask(self, queries: Sequence[EvaluationRequest], w: Tensor, buffers: Tensor, round: int) -> list[RecordDict]:
         """The answers, in the order of the queries, which share one record of the vectors."""
         record, nodes = codec.arrays({"w": w, **({"buffers": buffers} if buffers.numel() else {})}), list(self.grid.get_node_ids())
         messages = [
             Message(
-                codec.encode_query(record, round, query.asked),
+                codec.encode_query(record, round, query.parameters),
                 dst_node_id=nodes[number % len(nodes)],
                 message_type=f"query.{query.action}",
                 group_id=str(number),
@@ -98,10 +104,10 @@ class Survey:
         replies = {reply.metadata.group_id: reply for reply in self.grid.send_and_receive(messages)}
         return [self._content(query, replies.get(str(number)), round) for number, query in enumerate(queries)]
 
-    def _content(self, query: Query, reply: Message | None, round: int) -> RecordDict:
+    def _content(self, query: EvaluationRequest, reply: Message | None, round: int) -> RecordDict:
         if reply is not None and not reply.has_error():
             return reply.content
-        what = f"{query.action} ({', '.join(f'{key} {value}' for key, value in query.asked.items())})"
+        what = f"{query.action} ({', '.join(f'{key} {value}' for key, value in query.parameters.items())})"
         reason = f"failed: {reply.error.reason}" if reply is not None else "was not answered"
         raise RunError(f"measuring {what} after round {round} (seed {self.experiment.seed}) {reason}")
 

@@ -13,7 +13,7 @@ from fedsam.grid.base import LocalGrid
 from fedsam.grid.flower_app import FlowerApp
 from fedsam.grid.inline import InlineGrid
 from fedsam.grid.ray_grid import RayGrid
-from fedsam.grid.synchronized import Turns
+from fedsam.grid.synchronized import SynchronizedGrid
 
 
 def run(app: FlowerApp, compute: Compute, supernodes: int | None = None, halts: list[Callable[[], None]] | None = None) -> Context:
@@ -42,7 +42,7 @@ def run(app: FlowerApp, compute: Compute, supernodes: int | None = None, halts: 
 def serve(app: FlowerApp, grid: LocalGrid) -> Context:
     """Run an app's ServerApp in this process on a grid that has its ClientApp; gives the ServerApp's context after it."""
     context = Context(run_id=grid.run.run_id, node_id=0, node_config={}, state=RecordDict(), run_config=dict(app.run_config))
-    app.load_server()(Turns(grid), context)
+    app.load_server()(SynchronizedGrid(grid), context)
     return context
 
 

@@ -20,10 +20,10 @@ from clients.runtime import DTYPES, network
 from experiments.running.actors import actor_pool
 from experiments.settings.catalogue import sources
 from fedsam import plugins
-from fedsam.config import ConfigError, Experiment, Part
+from fedsam.config import Component, ConfigError, Experiment
 from fedsam.data import datasets
 from fedsam.data.datasets import DataError, Dataset, Images
-from fedsam.data.federated import deal
+from fedsam.data.federated import partition_examples
 from fedsam.data.partition import PARTITIONS
 from fedsam.grid.inline import InlineGrid
 from fedsam.grid.pool import ActorPool
@@ -33,49 +33,49 @@ from fedsam.plugins import Source
 
 
 @contextmanager
-def grids(experiments: Sequence[Experiment]) -> Iterator[Crew]:
-    """As `crews`, for one run at a time."""
-    with crews(experiments, 1) as (crew,):
-        yield crew
+def grids(experiments: Sequence[Experiment]) -> Iterator[ActorGroup]:
+    """As `actor_groups`, for one run at a time."""
+    with actor_groups(experiments, 1) as (group,):
+        yield group
 
 
 @contextmanager
-def crews(experiments: Sequence[Experiment], parallel: int, shelf: Shelf | None = None) -> Iterator[list[Crew]]:
-    """So many crews, each for one run at a time, that give experiments their grids; what was started is stopped at the end of the block.
+def actor_groups(experiments: Sequence[Experiment], parallel: int, cache: DatasetCache | None = None) -> Iterator[list[ActorGroup]]:
+    """Actor groups, each for one run at a time, that give experiments their grids; all is stopped at the end of the block.
 
     Args:
-        shelf: Datasets that are loaded already.
+        cache: Datasets that are loaded already.
 
     Raises:
-        ConfigError: The experiments ask for different Ray clusters or actors, or for more than there is, crews would have no actor, or
+        ConfigError: The experiments ask for different Ray clusters or actors, or for more than there is, a group would have no actor, or
             data cannot be used.
         DataError: A dataset cannot be had.
     """
     computes = {e.compute.model_copy(update={"precision": "float32", "shard_size": None}) for e in experiments}
     if len(computes) > 1:
         raise ConfigError("compute: the experiments of a sweep run on the same actors; only precision and shard_size may differ")
-    compute, shelf = computes.pop(), shelf or Shelf()
-    _check_own(experiments, shelf)
+    compute, cache = computes.pop(), cache or DatasetCache()
+    _check_own(experiments, cache)
     if compute.grid == "inline":
         _check_share(parallel, 1)
-        yield [Crew(shelf)]
+        yield [ActorGroup(cache)]
         return
     if compute.actors:
         _check_share(parallel, compute.actors)
     # The actors import what they need while this process loads the data.
     with actor_pool(compute, load_clients) as pool:
         _check_share(parallel, pool.size)
-        yield [Crew(shelf, part) for part in pool.split(parallel)]
+        yield [ActorGroup(cache, part) for part in pool.split(parallel)]
 
 
-def _check_own(experiments: Sequence[Experiment], shelf: Shelf) -> None:
+def _check_own(experiments: Sequence[Experiment], cache: DatasetCache) -> None:
     """Read and deal somebody's own data, deal by what may refuse a dataset, and make somebody's own networks, before anything starts."""
     ours = set(PARTITIONS) - {"natural"}
     for experiment in {(e.data.model_dump_json(), e.model.model_dump_json(), e.seed): e for e in experiments}.values():
         if datasets.is_own(experiment.data.source) or experiment.data.partition.name not in ours:
-            deal(experiment, shelf.get(experiment))
+            partition_examples(experiment, cache.get(experiment))
         if experiment.model.name not in MODELS:
-            network(experiment, shelf.get(experiment), torch.device("cpu"), DTYPES[experiment.compute.precision])
+            network(experiment, cache.get(experiment), torch.device("cpu"), DTYPES[experiment.compute.precision])
 
 
 def _check_share(parallel: int, actors: int) -> None:
@@ -83,27 +83,27 @@ def _check_share(parallel: int, actors: int) -> None:
         raise ConfigError(f"parallel: {parallel} is not allowed: compute.actors is {actors}, and each run needs one")
 
 
-class Crew:
+class ActorGroup:
     """Those who serve the clients of one run at a time: some of the actors, or this process.
 
     Attributes:
         size: How many clients train at once.
     """
 
-    def __init__(self, shelf: Shelf, pool: ActorPool | None = None) -> None:
-        self._shelf, self._pool = shelf, pool
+    def __init__(self, cache: DatasetCache, pool: ActorPool | None = None) -> None:
+        self._cache, self._pool = cache, pool
         self._loaded: object = None
         self.size = pool.size if pool else 1
 
     def __call__(self, experiment: Experiment) -> tuple[Grid, Dataset]:
         """The experiment's grid and its data. Raises `DataError` if the data cannot be had."""
-        dataset, clients, settings = self._shelf.get(experiment), experiment.data.clients, {"experiment": experiment.dumps()}
+        dataset, clients, settings = self._cache.get(experiment), experiment.data.clients, {"experiment": experiment.dumps()}
         if self._pool is None:
             compute = experiment.compute
             return InlineGrid(partial(client_app.make, dataset), clients, settings, compute.cpus_per_actor, compute.shard_size), dataset
         modules = sources(experiment)
         if self._loaded != (source(experiment), modules):
-            self._pool.supply(dataset=self._shelf.stored(experiment), modules=modules)
+            self._pool.supply(dataset=self._cache.stored(experiment), modules=modules)
             self._loaded = source(experiment), modules
         return RayGrid(self._pool, clients, settings, experiment.compute.shard_size), dataset
 
@@ -127,7 +127,7 @@ def load_clients(dataset: Any, modules: Sequence[Source]) -> ClientApp:
         return client_app.make(_mapped(dataset, torch.from_numpy))
 
 
-class Shelf:
+class DatasetCache:
     """The datasets of a sweep, each loaded once, and put into Ray's object store once. What cannot be had is not tried again."""
 
     def __init__(self) -> None:
@@ -161,7 +161,7 @@ class Shelf:
             return self._stored[source(experiment)]
 
 
-def source(experiment: Experiment) -> tuple[str | Part, Path | None, str | None]:
+def source(experiment: Experiment) -> tuple[str | Component, Path | None, str | None]:
     """What decides which dataset an experiment uses."""
     return experiment.data.dataset, experiment.data.root, experiment.data.fallback
 

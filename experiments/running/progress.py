@@ -6,8 +6,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import rich.console
 from rich.markup import escape
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from fedsam.results.rows import Row
 
 
-class Watch(Protocol):
-    """What runs report to: the plan, then for each run its start, its rounds and its end; notes at any time.
+class Callback:
+    """What runs report to: the plan, then for each run its start, its rounds and its end; warnings at any time. This one ignores all.
 
     Runs that go on at once report from threads of their own.
     """
@@ -30,7 +31,7 @@ class Watch(Protocol):
     def started(self, run_id: str, experiment: Experiment) -> None:
         """A run begins."""
 
-    def note(self, run_id: str, text: str) -> None:
+    def warn(self, run_id: str, text: str) -> None:
         """Something a person should know about a run."""
 
     def round(self, row: Row) -> None:
@@ -43,26 +44,20 @@ class Watch(Protocol):
         """A run of the plan is not made."""
 
 
-class Quiet:
-    """A `Watch` that says nothing."""
+EVENTS = ("plan", "started", "warn", "round", "finished", "skipped")  # the methods of a callback
 
-    def plan(self, experiments: Sequence[Experiment], seconds: Sequence[float] | None = None) -> None:
-        """Nothing."""
 
-    def started(self, run_id: str, experiment: Experiment) -> None:
-        """Nothing."""
+class CallbackList(Callback):
+    """Several callbacks as one: each is told everything, in order."""
 
-    def note(self, run_id: str, text: str) -> None:
-        """Nothing."""
+    def __init__(self, *callbacks: Callback) -> None:
+        for event in EVENTS:
+            setattr(self, event, partial(self._tell, [getattr(callback, event) for callback in callbacks]))
 
-    def round(self, row: Row) -> None:
-        """Nothing."""
-
-    def finished(self, run_id: str, status: str, error: str | None) -> None:
-        """Nothing."""
-
-    def skipped(self, experiment: Experiment, why: str) -> None:
-        """Nothing."""
+    @staticmethod
+    def _tell(methods: Sequence[Callable[..., None]], *arguments: Any) -> None:
+        for method in methods:
+            method(*arguments)
 
 
 @dataclass
@@ -87,45 +82,8 @@ class _Running:
     warm: tuple[int, float] | None = None
 
 
-class Tee:
-    """A `Watch` that tells several others, in order."""
-
-    def __init__(self, *watches: Watch) -> None:
-        self._watches = watches
-
-    def plan(self, experiments: Sequence[Experiment], seconds: Sequence[float] | None = None) -> None:
-        """As each of them."""
-        for watch in self._watches:
-            watch.plan(experiments, seconds)
-
-    def started(self, run_id: str, experiment: Experiment) -> None:
-        """As each of them."""
-        for watch in self._watches:
-            watch.started(run_id, experiment)
-
-    def note(self, run_id: str, text: str) -> None:
-        """As each of them."""
-        for watch in self._watches:
-            watch.note(run_id, text)
-
-    def round(self, row: Row) -> None:
-        """As each of them."""
-        for watch in self._watches:
-            watch.round(row)
-
-    def finished(self, run_id: str, status: str, error: str | None) -> None:
-        """As each of them."""
-        for watch in self._watches:
-            watch.finished(run_id, status, error)
-
-    def skipped(self, experiment: Experiment, why: str) -> None:
-        """As each of them."""
-        for watch in self._watches:
-            watch.skipped(experiment, why)
-
-
-class Console:
-    """A `Watch` that prints to a terminal; a context manager, so that the terminal is itself again after an error.
+class ConsoleCallback(Callback):
+    """Prints to a terminal; a context manager, so that the terminal is itself again after an error.
 
     On a terminal each run that goes on is one live line with a bar, and of several runs one more is the whole; elsewhere every round is a
     plain line. The estimated time of arrival (ETA) is that of the whole plan, at the rate so far; the first round does not count, it
@@ -178,7 +136,7 @@ class Console:
             self._live.update(self._whole, visible=several)
             self._running[run_id] = _Running(experiment, head, work, self._clock(), task)
 
-    def note(self, run_id: str, text: str) -> None:
+    def warn(self, run_id: str, text: str) -> None:
         """Print `text` in a line of its own."""
         with self._lock:
             self._say(f"{self._which(run_id)}{text}", style="bold yellow")

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 import strategies
 from clients import corrections, optimizers, runtime
-from experiments.running.evaluation import Survey
-from experiments.running.progress import Watch
+from experiments.running.evaluation import Evaluator
+from experiments.running.progress import Callback
 from experiments.settings.catalogue import sampler
 from fedsam.config import Experiment
 from fedsam.data.datasets import Dataset
@@ -34,7 +34,7 @@ from fedsam.system.cost import flops, gpu_energy
 from fedsam.system.heterogeneity import Heterogeneity, Load
 from strategies.cohort import CohortStrategy, FlowerCohort
 from strategies.robust import FlowerRule
-from strategies.round import Exchange, Plan
+from strategies.round import RoundConfig, RoundResult
 
 DROPPED = "dropped out (simulated)"  # status of a client
 
@@ -77,15 +77,15 @@ class Session:
         self,
         experiment: Experiment,
         dataset: Dataset,
-        holdings: NDArray[Any],
+        label_distribution: NDArray[Any],
         grid: Grid,
         results: Results,
         run_id: str,
-        watch: Watch,
+        callback: Callback,
         started: float,
     ) -> None:
         self.experiment, self.dataset, self.grid = experiment, dataset, grid
-        self.results, self.run_id, self.watch = results, run_id, watch
+        self.results, self.run_id, self.callback = results, run_id, callback
         self.rows: list[Row] = []
         self.spent = 0
         self._started = started  # time.perf_counter() when the run began
@@ -94,7 +94,7 @@ class Session:
         self.flops = flops(self.network, dataset.image)
         self.heterogeneity = Heterogeneity.of(experiment)
         self.strategy = cohort_strategy(experiment)
-        self.survey = Survey(experiment, grid, self.network, dataset, holdings)
+        self.evaluator = Evaluator(experiment, grid, self.network, dataset, label_distribution)
 
     def run(self) -> Result:
         """All rounds; rows are kept as they come."""
@@ -109,7 +109,7 @@ class Session:
         budget = self.experiment.budget
         if budget is not None and self.spent < budget:
             note = f"rounds: all {len(self.rows)} are over after {self.spent} gradient evaluations of a budget of {budget}"
-            self.watch.note(self.run_id, note)
+            self.callback.warn(self.run_id, note)
         self._save("model")
         return Result(self.run_id, tuple(self.rows), self.strategy.evaluated, self.network.module)
 
@@ -124,15 +124,15 @@ class Session:
             return None
         row = self._row(self.strategy.last)
         for client, what in (*self.strategy.last.retried.items(), *self.strategy.last.evaluate_retried.items()):
-            self.watch.note(self.run_id, f"client {client} in round {round} was asked again: it {what.splitlines()[0]}")
+            self.callback.warn(self.run_id, f"client {client} in round {round} was asked again: it {what.splitlines()[0]}")
         last = self._is_last(row)
-        row, slices = self.survey.take(row, self.strategy.evaluated, self.strategy.buffers, last=last)
+        row, slices = self.evaluator.evaluate(row, self.strategy.evaluated, self.strategy.buffers, last=last)
         self.results.append(row)
         for found in slices:
             self.results.keep_slice(found)
         self.rows.append(row)
         self.spent += row.gradient_evaluations
-        self.watch.round(row)
+        self.callback.round(row)
         if self.experiment.checkpoint.every and round % self.experiment.checkpoint.every == 0:
             self._save(f"round-{round:05d}")
         if last and round < self.experiment.rounds:
@@ -144,7 +144,7 @@ class Session:
         budget = self.experiment.budget
         return row.round == self.experiment.rounds or (budget is not None and self.spent + row.gradient_evaluations >= budget)
 
-    def _row(self, exchange: Exchange) -> Row:
+    def _row(self, exchange: RoundResult) -> Row:
         clients = tuple(_client_row(client, m, exchange.evaluate_failures.get(client)) for client, m in exchange.metrics.items())
         reasons = dict(exchange.failures) | dict.fromkeys(exchange.dropped, DROPPED)
         failed = tuple(_failed_row(client, what) for client, what in reasons.items())
@@ -177,7 +177,7 @@ class Session:
             clients=tuple(sorted((*clients, *failed), key=lambda row: row.client)),
         )
 
-    def _loads(self, exchange: Exchange) -> dict[int, Load]:
+    def _loads(self, exchange: RoundResult) -> dict[int, Load]:
         """What each client that trained computed and exchanged; all of a cohort receive the same vectors and send as many."""
         trained, asked = len(exchange.metrics), len(exchange.metrics) + len(exchange.failures)
         return {
@@ -201,7 +201,7 @@ class Session:
 def cohort_strategy(experiment: Experiment) -> CohortStrategy:
     """The shell that holds the experiment's rounds. Raises `ConfigError` where a part cannot be built."""
     rule, optimizer = strategies.build(experiment.server.strategy), optimizers.build(experiment.client.optimizer)
-    plan = Plan(
+    plan = RoundConfig(
         clients=experiment.data.clients,
         sample=sampler(experiment),
         leaves=Heterogeneity.of(experiment).leaves,

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
-from experiments.running.grids import Crew, grids
-from experiments.running.progress import Watch
+from experiments.running.grids import ActorGroup, grids
+from experiments.running.progress import Callback
 from experiments.running.server_app import serve
 from experiments.settings.catalogue import resolved
 from fedsam import plugins
@@ -31,7 +31,7 @@ class Outcome:
     error: str | None = None
 
 
-def run_all(experiments: Sequence[Experiment], watch: Watch) -> list[Outcome]:
+def run_all(experiments: Sequence[Experiment], callback: Callback) -> list[Outcome]:
     """Run experiments one after another on the same actors; a failed one does not stop the others.
 
     Raises:
@@ -41,13 +41,13 @@ def run_all(experiments: Sequence[Experiment], watch: Watch) -> list[Outcome]:
     plugins.refresh()
     for experiment in experiments:
         resolved(experiment)
-    watch.plan(experiments)
-    with grids(experiments) as crew:
-        return perform(experiments, [crew], watch)
+    callback.plan(experiments)
+    with grids(experiments) as group:
+        return perform(experiments, [group], callback)
 
 
-def perform(experiments: Sequence[Experiment], crews: Sequence[Crew], watch: Watch, *, once: bool = False) -> list[Outcome]:
-    """Run experiments, as many at once as there are crews; how each ended, in order. A failed one does not stop the others.
+def perform(experiments: Sequence[Experiment], groups: Sequence[ActorGroup], callback: Callback, *, once: bool = False) -> list[Outcome]:
+    """Run experiments, as many at once as there are groups; how each ended, in order. A failed one does not stop the others.
 
     Results are the same to the bit however many run at once.
 
@@ -58,43 +58,43 @@ def perform(experiments: Sequence[Experiment], crews: Sequence[Crew], watch: Wat
         ConfigError: The examples cannot be dealt to the clients of one of them; the other runs are stopped.
         KeyboardInterrupt: The user stopped it; the rounds finished so far are kept.
     """
-    if len(crews) == 1:
-        return [_run(experiment, crews[0], watch, once) for experiment in experiments]
+    if len(groups) == 1:
+        return [_run(experiment, groups[0], callback, once) for experiment in experiments]
     todo, outcomes = deque(enumerate(experiments)), dict[int, Outcome]()
     turn = threading.Lock()
 
-    def work(crew: Crew) -> None:
+    def work(group: ActorGroup) -> None:
         while True:
             with turn:
                 if not todo:
                     return
                 number, experiment = todo.popleft()
-            outcomes[number] = _run(experiment, crew, watch, once)
+            outcomes[number] = _run(experiment, group, callback, once)
 
-    with ThreadPoolExecutor(len(crews)) as threads:
-        working = [threads.submit(work, crew) for crew in crews]
+    with ThreadPoolExecutor(len(groups)) as threads:
+        working = [threads.submit(work, group) for group in groups]
         try:
             for done in wait(working, return_when=FIRST_EXCEPTION).done:
                 done.result()
         except BaseException:
             with turn:
                 todo.clear()
-            for crew in crews:
-                crew.stop()
+            for group in groups:
+                group.stop()
             raise
     return [outcomes[number] for number in range(len(experiments))]
 
 
-def _run(experiment: Experiment, crew: Crew, watch: Watch, once: bool) -> Outcome:
+def _run(experiment: Experiment, group: ActorGroup, callback: Callback, once: bool) -> Outcome:
     try:
-        return Outcome(serve(experiment, *crew(experiment), watch, once=once).run_id, "finished")
+        return Outcome(serve(experiment, *group(experiment), callback, once=once).run_id, "finished")
     except TakenError as taken:
-        watch.skipped(experiment, str(taken))
+        callback.skipped(experiment, str(taken))
         return Outcome(taken.run.id, "skipped", str(taken))
     except Exception as error:  # recorded with the run; the other runs go on and the exit code tells
         run_id = getattr(error, "run_id", None)
         if run_id is None:
             if isinstance(error, ConfigError):
                 raise
-            watch.skipped(experiment, str(error))
+            callback.skipped(experiment, str(error))
         return Outcome(run_id, "failed", str(error))

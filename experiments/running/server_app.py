@@ -15,7 +15,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from clients import optimizers
 from experiments.running.grids import grids
-from experiments.running.progress import Quiet, Watch
+from experiments.running.progress import Callback
 from experiments.running.run import Result, Session
 from experiments.settings.catalogue import resolved, sources
 from experiments.settings.presets import expand
@@ -23,7 +23,7 @@ from fedsam import plugins
 from fedsam.config import ConfigError, Experiment, parse
 from fedsam.data import datasets, partition
 from fedsam.data.datasets import Dataset
-from fedsam.data.federated import deal, replaces
+from fedsam.data.federated import partition_examples, replaces
 from fedsam.grid.base import LocalGrid
 from fedsam.results.provenance import provenance
 from fedsam.results.store import Results
@@ -31,7 +31,7 @@ from fedsam.results.store import Results
 app = ServerApp()
 
 
-def run(experiment: Experiment | Mapping[str, Any], watch: Watch | None = None) -> Result:
+def run(experiment: Experiment | Mapping[str, Any], callback: Callback | None = None) -> Result:
     """Run one experiment on the grid that it names, and keep its results.
 
     Args:
@@ -48,10 +48,10 @@ def run(experiment: Experiment | Mapping[str, Any], watch: Watch | None = None) 
             raise ConfigError("sweep: is not allowed here: `run` makes one run; `compare` makes those of a sweep")
         experiment = expand(experiment)
     resolved(experiment)
-    watch = watch or Quiet()
-    watch.plan([experiment])
+    callback = callback or Callback()
+    callback.plan([experiment])
     with grids([experiment]) as grid_of:
-        return serve(experiment, *grid_of(experiment), watch)
+        return serve(experiment, *grid_of(experiment), callback)
 
 
 @app.main()
@@ -67,7 +67,7 @@ def main(grid: Grid, context: Context) -> None:
         raise ConfigError(f"experiment: the settings of method {experiment.method!r} must be written out; `fedsam run-config` does that")
     dataset = datasets.load(experiment.data.dataset, experiment.data.root, experiment.data.fallback)
     _await_nodes(grid, experiment.data.clients)
-    serve(experiment, grid, dataset, Quiet())
+    serve(experiment, grid, dataset, Callback())
 
 
 def _await_nodes(grid: Grid, clients: int) -> None:
@@ -78,41 +78,45 @@ def _await_nodes(grid: Grid, clients: int) -> None:
         threading.Event().wait(0.1)
 
 
-def serve(experiment: Experiment, grid: Grid, dataset: Dataset, watch: Watch, *, once: bool = False) -> Result:
+def serve(experiment: Experiment, grid: Grid, dataset: Dataset, callback: Callback, *, once: bool = False) -> Result:
     """Run one experiment on a grid: rounds, evaluation, results. Raises as `run`, and as `Results.start` for `once`."""
     started, plain = time.perf_counter(), resolved(experiment)
-    holdings = partition.class_counts(dataset.train.y.numpy(), deal(experiment, dataset), dataset.classes)
+    label_distribution = partition.class_counts(dataset.train.y.numpy(), partition_examples(experiment, dataset), dataset.classes)
     if isinstance(grid, LocalGrid):
-        grid.weigh(holdings.sum(axis=1).tolist())
+        grid.set_client_sizes(label_distribution.sum(axis=1).tolist())
     with Results.open(experiment.runs_dir) as results:
         where = provenance(gpu=experiment.compute.gpus_per_actor > 0, sources=sources(experiment), data=dataset.digest)
         names = dataset.class_names
-        run_id = results.start(experiment, plain, dataset=dataset.name, holdings=holdings, provenance=where, class_names=names, once=once)
-        watch.started(run_id, experiment)
+        run_id = results.start(
+            experiment, plain, dataset=dataset.name, label_distribution=label_distribution, provenance=where, class_names=names, once=once
+        )
+        callback.started(run_id, experiment)
         if isinstance(grid, LocalGrid):
-            grid.note = partial(watch.note, run_id)
+            grid.warn = partial(callback.warn, run_id)
         if note := replaces(dataset, experiment):
-            watch.note(run_id, note)
-        _warn(experiment, holdings.sum(axis=1), run_id, watch)
+            callback.warn(run_id, note)
+        _warn(experiment, label_distribution.sum(axis=1), run_id, callback)
         try:
-            session = Session(experiment, dataset, holdings, grid, results, run_id, watch, started)
+            session = Session(experiment, dataset, label_distribution, grid, results, run_id, callback, started)
             result = session.run()
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
             status, what = ("interrupted", "stopped by the user") if interrupted else ("failed", f"{type(error).__name__}: {error}")
             results.finish(run_id, "interrupted" if interrupted else "failed", what)
-            watch.finished(run_id, status, what)
+            callback.finished(run_id, status, what)
             error.run_id = run_id  # type: ignore[attr-defined]
             raise
         results.finish(run_id, "finished")
-        watch.finished(run_id, "finished", None)
+        callback.finished(run_id, "finished", None)
     return result
 
 
-def _warn(experiment: Experiment, examples: Any, run_id: str, watch: Watch) -> None:
+def _warn(experiment: Experiment, examples: Any, run_id: str, callback: Callback) -> None:
     """Say where the optimizer, afresh in every round, has too few local steps to be what it is."""
     client = experiment.client
     steps = client.steps or client.epochs * -(-int(np.median(examples)) // client.batch_size)
     reason = optimizers.build(client.optimizer).degenerate(steps)
     if reason and client.optimizer_state == "fresh":
-        watch.note(run_id, f"client.optimizer: {reason} (a median client has {steps} local steps a round; client.optimizer_state is fresh)")
+        callback.warn(
+            run_id, f"client.optimizer: {reason} (a median client has {steps} local steps a round; client.optimizer_state is fresh)"
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from experiments.running.progress import Quiet
+from experiments.running.progress import Callback
 from experiments.settings.toml import toml
 from fedsam.optional import require
 from fedsam.results.rows import OPTIONAL, PEAKS, TOTALS, Row, cumulative
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fedsam.config import Experiment
 
 
-class Events(Quiet):
+class TensorBoardCallback(Callback):
     """A `Watch` that writes every round at once; a context manager that closes what is open.
 
     Raises:

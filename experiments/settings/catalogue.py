@@ -13,7 +13,7 @@ from clients.optimizers import OPTIMIZERS
 from experiments.settings import compatibility
 from experiments.settings.presets import METHODS
 from fedsam import overrides, plugins, registry
-from fedsam.config import ConfigError, Experiment, Part
+from fedsam.config import Component, ConfigError, Experiment
 from fedsam.data import datasets, own_data
 from fedsam.data.partition import PARTITIONS
 from fedsam.models.architectures import MODELS
@@ -69,7 +69,7 @@ def resolved(experiment: Experiment) -> dict[str, Any]:
             plain = overrides.override(plain, {key: _filled(choices, part, key)})
     datasets.check(experiment.data.source, experiment.data.fallback)
     how = experiment.server.sampling
-    with plugins.blamed("server.sampling", how.name if isinstance(how, Part) else str(how)):
+    with plugins.blamed("server.sampling", how.name if isinstance(how, Component) else str(how)):
         sampler(experiment)(1)
     Heterogeneity.of(experiment)
     compatibility.check(experiment)
@@ -90,27 +90,27 @@ def sources(experiment: Experiment) -> tuple[plugins.Source, ...]:
     return plugins.sources(found | own_data.references(experiment.data.source))
 
 
-def _references(choices: Registry[Any], part: Part | None, key: str) -> Iterator[str]:
+def _references(choices: Registry[Any], part: Component | None, key: str) -> Iterator[str]:
     """Every `module:attribute` of a component and of those inside it."""
     if part is None:
         return
     if plugins.is_reference(part.name):
         yield part.name
     for name, value in registry.resolve(choices, part, key).items():
-        if isinstance(value, Part):
+        if isinstance(value, Component):
             yield from _references(choices, value, f"{key}.{name}")
 
 
-def _named(experiment: Experiment, key: str) -> Part | None:
+def _named(experiment: Experiment, key: str) -> Component | None:
     """The component at a dotted key; None where the key is unset or names none by a table."""
     value: Any = reduce(getattr, key.split("."), experiment)
-    return value if isinstance(value, Part) else None
+    return value if isinstance(value, Component) else None
 
 
-def _filled(choices: Registry[Any], part: Part, key: str) -> dict[str, Any]:
+def _filled(choices: Registry[Any], part: Component, key: str) -> dict[str, Any]:
     """A part as plain values with its defaults filled in, parts inside it included; unset settings are left out."""
     given = registry.resolve(choices, part, key)
-    nested = {name: _filled(choices, value, f"{key}.{name}") for name, value in given.items() if isinstance(value, Part)}
+    nested = {name: _filled(choices, value, f"{key}.{name}") for name, value in given.items() if isinstance(value, Component)}
     # A default of somebody else's function may be anything; what is no plain value cannot be set in a file either.
     plain = {name: value for name, value in given.items() if _is_plain(value)}
     return {"name": part.name, **plain, **nested}
@@ -133,10 +133,10 @@ def sampler(experiment: Experiment) -> Sampler:
     """
     size, clients, how = cohort(experiment), experiment.data.clients, experiment.server.sampling
     if not isinstance(how, tuple):
-        part = how if isinstance(how, Part) else Part(name=how)
+        part = how if isinstance(how, Component) else Component(name=how)
         share = experiment.server.participation
         if how == "independent":
-            part = Part.model_validate({"name": how, "probability": share if isinstance(share, float) else share / clients})
+            part = Component.model_validate({"name": how, "probability": share if isinstance(share, float) else share / clients})
         draw = registry.build(SAMPLERS, part, "server.sampling")
         return partial(sampling.drawn, draw=draw, clients=clients, cohort=size, seed=experiment.seed)
     if len(how) < experiment.rounds:

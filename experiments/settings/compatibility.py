@@ -14,7 +14,7 @@ from clients.corrections.base import Correction
 from clients.objective import Batch
 from clients.optimizers.base import LocalOptimizer, Task
 from fedsam import registry
-from fedsam.config import ConfigError, Experiment, Part
+from fedsam.config import Component, ConfigError, Experiment
 from fedsam.plugins import blamed
 from fedsam.schedules import SCHEDULES
 from strategies import STRATEGIES
@@ -68,7 +68,7 @@ def _check_length(experiment: Experiment, optimizer: LocalOptimizer, correction:
         metrics={"steps": 1.0} | {name.removeprefix("metrics."): 1.0 for name in rule.expects},
         rounds=unknown,
     )
-    askers: dict[str, tuple[Part, Callable[[], object]]] = {
+    askers: dict[str, tuple[Component, Callable[[], object]]] = {
         "client.schedule": (experiment.client.schedule, lambda: schedule(1, unknown)),
         "client.optimizer": (experiment.client.optimizer, lambda: optimizer.init(w, task)),
         "server.strategy": (
@@ -86,23 +86,23 @@ def _check_length(experiment: Experiment, optimizer: LocalOptimizer, correction:
 
 def _problems(
     experiment: Experiment, optimizer: LocalOptimizer, correction: Correction, rule: ServerRule
-) -> Iterator[tuple[str, Part, str]]:
+) -> Iterator[tuple[str, Component, str]]:
     client, server = experiment.client, experiment.server
     absent = [name for name in correction.needs if name not in down(rule)]
     if absent:
-        senders = [name for name in STRATEGIES if absent[0] in down(strategies.build(Part(name=name)))]
+        senders = [name for name in STRATEGIES if absent[0] in down(strategies.build(Component(name=name)))]
         yield "client.correction", client.correction, f"server.strategy {server.strategy.name!r} does not send {absent[0]}{_try(senders)}"
     absent = [name for name in rule.expects if name not in (*correction.sends, FREE)]
     if absent:
-        givers = [name for name in CORRECTIONS if absent[0] in corrections.build(Part(name=name)).sends]
+        givers = [name for name in CORRECTIONS if absent[0] in corrections.build(Component(name=name)).sends]
         yield "server.strategy", server.strategy, f"client.correction {client.correction.name!r} does not send {absent[0]}{_try(givers)}"
     absent = [name for name in rule.mirrors if name not in correction.keeps]
     if absent:
-        keepers = [name for name in CORRECTIONS if absent[0] in corrections.build(Part(name=name)).keeps]
+        keepers = [name for name in CORRECTIONS if absent[0] in corrections.build(Component(name=name)).keeps]
         yield "server.strategy", server.strategy, f"client.correction {client.correction.name!r} keeps no {absent[0]}{_try(keepers)}"
     absent = [name for name in optimizer.needs if name not in terms(correction)]
     if absent:
-        givers = [name for name in CORRECTIONS if absent[0] in terms(corrections.build(Part(name=name)))]
+        givers = [name for name in CORRECTIONS if absent[0] in terms(corrections.build(Component(name=name)))]
         yield "client.optimizer", client.optimizer, f"client.correction {client.correction.name!r} gives no {absent[0]}{_try(givers)}"
     absent = [name for name in correction.reads if name not in optimizer.init(torch.zeros(1), Task(terms=terms(correction)))]
     if absent:
@@ -123,7 +123,7 @@ def terms(correction: Correction) -> dict[str, torch.Tensor]:
     return dict(correction.start(w, {name: w for name in ("w", *correction.needs)}, correction.initial(w)))
 
 
-def _flower(experiment: Experiment, correction: Correction) -> Iterator[tuple[str, Part, str]]:
+def _flower(experiment: Experiment, correction: Correction) -> Iterator[tuple[str, Component, str]]:
     part = experiment.client.correction
     if correction.keeps or correction.sends:
         yield "client.correction", part, "Flower's strategies combine the clients' models and nothing else"

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedsam import plugins
-from fedsam.config import ConfigError, Part, nearest
+from fedsam.config import Component, ConfigError, nearest
 from fedsam.data import own_data
 from fedsam.data.dataset import DataError, Dataset, Images
 from fedsam.data.download import download
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["DATASETS", "DataError", "Dataset", "Images", "check", "is_own", "load", "official"]
 
 
-def load(dataset: str | Part, root: Path | None = None, fallback: str | None = None) -> Dataset:
+def load(dataset: str | Component, root: Path | None = None, fallback: str | None = None) -> Dataset:
     """A dataset: one of DATASETS, downloaded first if its files are not there, or somebody's own, as `fedsam.data.own_data` reads it.
 
     Args:
@@ -44,7 +44,7 @@ def load(dataset: str | Part, root: Path | None = None, fallback: str | None = N
         ConfigError: A name is not known, a setting is not allowed, or somebody's own data cannot be used.
         DataError: Official files are missing and cannot be downloaded, or cannot be read, or are not the official ones.
     """
-    part = Part(name=dataset) if isinstance(dataset, str) else dataset
+    part = Component(name=dataset) if isinstance(dataset, str) else dataset
     check(part, fallback)
     if is_own(part):
         return own_data.load(part)
@@ -58,12 +58,12 @@ def load(dataset: str | Part, root: Path | None = None, fallback: str | None = N
     return DATASETS[fallback](folder)
 
 
-def is_own(part: Part) -> bool:
+def is_own(part: Component) -> bool:
     """Whether a dataset is somebody's own: from files or functions that are not part of the product."""
     return part.name not in DATASETS
 
 
-def check(part: Part, fallback: str | None = None) -> None:
+def check(part: Component, fallback: str | None = None) -> None:
     """Refuse what can be seen to be wrong without reading a dataset. Raises `ConfigError` as `load`."""
     if fallback is not None and fallback not in DATASETS:
         raise ConfigError(f"data.fallback: {fallback!r} is not known{nearest(fallback, list(DATASETS))}; allowed: {_listed(DATASETS)}")

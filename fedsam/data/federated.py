@@ -31,7 +31,7 @@ def replaces(dataset: Dataset, experiment: Experiment) -> str:
     return f"dataset {wanted} cannot be had: this run uses {dataset.name} instead{less}"
 
 
-def deal(experiment: Experiment, dataset: Dataset) -> list[np.ndarray]:
+def partition_examples(experiment: Experiment, dataset: Dataset) -> list[np.ndarray]:
     """Index arrays into the training examples, one per client: the experiment's partition, from its seed alone.
 
     A fallback that has fewer examples than `data.examples` is used whole.
@@ -76,10 +76,10 @@ class FederatedDataset:
 
     @classmethod
     def of(cls, experiment: Experiment, dataset: Dataset, device: torch.device, dtype: torch.dtype) -> FederatedDataset:
-        """The federation that the experiment describes. Raises `ConfigError` as `deal`."""
+        """The federation that the experiment describes. Raises `ConfigError` as `partition_examples`."""
         kinds = dataset.augment if experiment.data.augment is None else experiment.data.augment
         resident = Images(dataset.train.x.to(device), dataset.train.y.to(device))
-        return cls(replace(dataset, train=resident), deal(experiment, dataset), experiment.seed, kinds, device, dtype)
+        return cls(replace(dataset, train=resident), partition_examples(experiment, dataset), experiment.seed, kinds, device, dtype)
 
     def examples(self, client: int) -> int:
         """Number of examples that the client holds."""

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsam import plugins, registry
-from fedsam.config import ConfigError, Count, Part
+from fedsam.config import Component, ConfigError, Count
 from fedsam.data.dataset import Dataset, Pixels
 from fedsam.registry import FunctionContract, Registry
 
@@ -107,7 +107,7 @@ def hf(
     return Dataset.from_arrays(**arrays, class_names=getattr(features[y_column], "names", None))
 
 
-def factory(part: Part) -> Callable[[], Any]:
+def factory(part: Component) -> Callable[[], Any]:
     """A function of your own, called with the settings: it gives `Dataset.from_arrays(...)`, or x_train, y_train, x_test and y_test."""
     made: Callable[[], Any] = registry.build(FACTORIES, part, WHERE)
     return made
@@ -118,7 +118,7 @@ FACTORIES = Registry[Callable[..., Any]]("datasets", FunctionContract(()), {})
 MEMBERS: Mapping[str, Sequence[str]] = {"folder": ("train", "test"), "npz": (), "hf": ("dataset_dict.json",)}  # what a PATH must have
 
 
-def check(part: Part) -> Callable[[], Any]:
+def check(part: Component) -> Callable[[], Any]:
     """What reads the dataset, once all is right with it that can be seen without reading it.
 
     Raises:
@@ -127,7 +127,7 @@ def check(part: Part) -> Callable[[], Any]:
     form, _, place = part.name.partition(":")
     if form not in FORMS:
         return factory(part)
-    settings = registry.resolve(FORMS, Part.model_validate({**part.settings, "name": form}), WHERE)
+    settings = registry.resolve(FORMS, Component.model_validate({**part.settings, "name": form}), WHERE)
     path = Path(place).expanduser()
     for member in ("", *MEMBERS[form]):
         if not place or not (path / member).exists():
@@ -135,7 +135,7 @@ def check(part: Part) -> Callable[[], Any]:
     return partial(FORMS[form], path, **settings)
 
 
-def load(part: Part) -> Dataset:
+def load(part: Component) -> Dataset:
     """The dataset that `part` names, with that name.
 
     Raises:
@@ -158,13 +158,13 @@ def load(part: Part) -> Dataset:
     return replace(made, name=part.name, digest=made.digest or made.hashed())
 
 
-def references(part: Part) -> set[str]:
+def references(part: Component) -> set[str]:
     """The `module:factory` behind a dataset, if one is; that of a script or notebook aside, because only its process makes the data."""
     name, form = part.name, part.name.partition(":")[0]
     return {name} if plugins.is_reference(name) and form not in (*FORMS, "__main__") else set()
 
 
-def absolute(dataset: str | Part) -> str | Part:
+def absolute(dataset: str | Component) -> str | Component:
     """The same setting, with an absolute PATH, for a process in another folder."""
     name = dataset if isinstance(dataset, str) else dataset.name
     form, _, place = name.partition(":")

@@ -98,17 +98,17 @@ def calibration_error(confidence: Tensor, right: Tensor) -> float:
     return float(gaps.abs().sum()) / len(confidence)
 
 
-def client_accuracies(evaluation: Evaluation, holdings: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
+def client_accuracies(evaluation: Evaluation, label_distribution: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
     """Each client's accuracy (clients,) on fresh examples of its own mix of classes: the sum over classes of p accuracy(class).
 
     Unbiased where clients differ by how many examples of each class they hold and in nothing else, as those of our partitions do.
     NaN where a client holds a class of which the evaluation had no example.
 
     Args:
-        holdings: Examples of each class that each client holds, (clients, classes).
+        label_distribution: Examples of each class that each client holds, (clients, classes).
     """
     of_class = np.array([right / held if held else math.nan for right, held in zip(evaluation.correct, evaluation.held, strict=True)])
-    p = holdings / holdings.sum(axis=1, keepdims=True)
+    p = label_distribution / label_distribution.sum(axis=1, keepdims=True)
     return np.asarray(np.where(p > 0, p * of_class, 0.0).sum(axis=1), dtype=np.float64)
 
 

@@ -15,12 +15,12 @@ from flwr.app import Context, Error, Message, Metadata, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedsam.imports import ROOT
-from fedsam.messages.aggregation import Gathered
+from fedsam.messages.aggregation import ShardAccumulator
 from fedsam.messages.flower_private import CLIENT_APP_RAISED, number, received
 
 
 @dataclass(frozen=True)
-class Work:
+class ClientTask:
     """One message for one client, as it travels to an actor.
 
     Attributes:
@@ -36,7 +36,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Served:
+class ShardResult:
     """What came of shards, the clients' states aside.
 
     Attributes:
@@ -58,7 +58,7 @@ class CrowdedError(MemoryError):
     """The memory of a GPU that several actors share ran out."""
 
 
-def serve(app: ClientApp, work: Work, content: RecordDict, state: RecordDict, *, shared: bool = False) -> tuple[Message, RecordDict]:
+def serve(app: ClientApp, work: ClientTask, content: RecordDict, state: RecordDict, *, shared: bool = False) -> tuple[Message, RecordDict]:
     """Run one message through the app; an exception becomes an error reply and leaves the client's state as it was.
 
     If the GPU's memory runs out it is tried once more, with memory that is merely reserved given back.
@@ -80,7 +80,7 @@ def serve(app: ClientApp, work: Work, content: RecordDict, state: RecordDict, *,
         return _failed(work, reason), state
 
 
-def _attempt(app: ClientApp, work: Work, content: RecordDict, state: RecordDict) -> tuple[Message, RecordDict]:
+def _attempt(app: ClientApp, work: ClientTask, content: RecordDict, state: RecordDict) -> tuple[Message, RecordDict]:
     """As `serve`, but raises what torch raises when the GPU's memory runs out."""
     import torch
 
@@ -103,7 +103,7 @@ def _attempt(app: ClientApp, work: Work, content: RecordDict, state: RecordDict)
     return reply, context.state
 
 
-def _failed(work: Work, reason: str) -> Message:
+def _failed(work: ClientTask, reason: str) -> Message:
     return Message(Error(CLIENT_APP_RAISED, reason), reply_to=received(work.metadata, RecordDict()))
 
 
@@ -146,8 +146,8 @@ class ClientActor:
 
         return os.getpid(), ray.get_runtime_context().get_node_id()
 
-    def run(self, shards: Sequence[Sequence[Work]], shared: bool, single: bool) -> Iterator[Any]:
-        """Each client's new state, None where it keeps the one it has; then what else came of it: a `Served`.
+    def run(self, shards: Sequence[Sequence[ClientTask]], shared: bool, single: bool) -> Iterator[Any]:
+        """Each client's new state, None where it keeps the one it has; then what else came of it: a `ShardResult`.
 
         Called with `num_returns`, so that Ray stores a state before the next client runs: one client's state is in memory, not a shard's.
 
@@ -166,7 +166,7 @@ class ClientActor:
             start, gathered = time.perf_counter(), None
             for work in shard:
                 content = RecordDict({key: self._records[r] if isinstance(r, ray.ObjectRef) else r for key, r in work.records.items()})
-                gathered = gathered or Gathered(received(work.metadata, content), single=single)
+                gathered = gathered or ShardAccumulator(received(work.metadata, content), single=single)
                 try:
                     if crowded:
                         raise CrowdedError
@@ -181,7 +181,7 @@ class ClientActor:
                 del reply, state  # or they stay while the next client's are made
             replies.append(gathered.replies() if gathered else [])
             seconds.append(time.perf_counter() - start)
-        yield Served(replies, stateful, seconds, peak_memory(), crowded)
+        yield ShardResult(replies, stateful, seconds, peak_memory(), crowded)
 
 
 def peak_memory() -> tuple[int, int | None]:

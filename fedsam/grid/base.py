@@ -27,13 +27,13 @@ class LocalGrid(Grid):
             has replies merged, there is one for each shard.
 
     Attributes:
-        note: Told what a person should know, such as that an actor died; default: a warning in the log.
+        warn: Told what a person should know, such as that an actor died; default: a warning in the log.
     """
 
     def __init__(self, clients: int, run_config: Mapping[str, Any], shard_size: int | None = None) -> None:
         self.clients = clients
         self.run_config = dict(run_config)
-        self.note: Callable[[str], None] = logging.getLogger("fedsam").warning
+        self.warn: Callable[[str], None] = logging.getLogger("fedsam").warning
         self._shard_size = shard_size
         self._loads: Sequence[int] | None = None
         self._numbers = count()
@@ -55,7 +55,7 @@ class LocalGrid(Grid):
         """Node id of each client number."""
         return dict(enumerate(self.get_node_ids()))
 
-    def weigh(self, loads: Sequence[int]) -> None:
+    def set_client_sizes(self, loads: Sequence[int]) -> None:
         """Say how much work each client is, in any unit (examples): the longest shards are then dealt first. Changes no result."""
         self._loads = loads
 

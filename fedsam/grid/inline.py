@@ -10,9 +10,9 @@ import torch
 from flwr.app import Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedsam.grid.actor import Work, peak_memory, serve
+from fedsam.grid.actor import ClientTask, peak_memory, serve
 from fedsam.grid.base import LocalGrid
-from fedsam.messages.aggregation import Gathered
+from fedsam.messages.aggregation import ShardAccumulator
 
 
 class InlineGrid(LocalGrid):
@@ -68,10 +68,10 @@ class InlineGrid(LocalGrid):
         return replies
 
     def _serve(self, shard: Sequence[Message]) -> tuple[list[Message], dict[int, RecordDict]]:
-        gathered, states = Gathered(shard[0]), {}
+        gathered, states = ShardAccumulator(shard[0]), {}
         for message in shard:
             node = message.metadata.dst_node_id
-            work = Work(message.metadata, {}, self._node_config(message), self.run_config)
+            work = ClientTask(message.metadata, {}, self._node_config(message), self.run_config)
             reply, state = serve(self._app, work, message.content, self._states.get(node, RecordDict()))
             if gathered.add(reply) and (len(state) or node in self._states):
                 states[node] = state

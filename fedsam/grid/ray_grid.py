@@ -12,7 +12,7 @@ from typing import Any
 
 from flwr.app import ArrayRecord, Error, Message
 
-from fedsam.grid.actor import Served, Work
+from fedsam.grid.actor import ClientTask, ShardResult
 from fedsam.grid.base import LocalGrid
 from fedsam.grid.pool import RESTARTS, ActorPool
 from fedsam.messages.flower_private import REPLY_UNAVAILABLE
@@ -61,7 +61,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Call:
-    """Shards at an actor, and the references to what comes of them: the clients' states, then `Served`."""
+    """Shards at an actor, and the references to what comes of them: the clients' states, then `ShardResult`."""
 
     shards: Sequence[Shard]
     actor: Any
@@ -115,7 +115,7 @@ class RayGrid(LocalGrid):
             self._abandon(shards)
             raise
         for _ in range(self._abandon([shard for shard in shards if shard.replies is None])):
-            self.note("an actor was not done in time and is replaced")
+            self.warn("an actor was not done in time and is replaced")
         self._slowest[shards[0].kind] = max(SHORT if shard.done is None else shard.seconds for shard in shards)
         return [self._replies.pop(r.metadata.reply_to_message_id) for shard in shards for r in shard.replies or ()]
 
@@ -191,7 +191,7 @@ class RayGrid(LocalGrid):
         late = self._together()
         for call in late:
             if call.references[-1] in self._running:  # else its actor had another of them, and is replaced
-                self.note(f"an actor was not done in time with {len(call.shards)} shards; it is replaced and they run one by one")
+                self.warn(f"an actor was not done in time with {len(call.shards)} shards; it is replaced and they run one by one")
                 self._replace(call.actor, TimeoutError("not done in time"))
         return bool(late)
 
@@ -216,7 +216,7 @@ class RayGrid(LocalGrid):
         call = self._running[reference]
         messages = [message for shard in call.shards for message in shard.messages]
         try:
-            served: Served = ray.get(reference)
+            served: ShardResult = ray.get(reference)
             states = {
                 message.metadata.dst_node_id: ray.put(ray.get(state)) if call.actor in self.pool.away else state
                 for message, state, new in zip(messages, call.references[:-1], served.stateful, strict=True)
@@ -224,7 +224,7 @@ class RayGrid(LocalGrid):
             }
         except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError, ray.exceptions.OutOfMemoryError) as error:
             left, size = len(self.pool.busy) - 1, self.pool.size
-            self.note(f"an actor died; {left} of {size} go on while it is replaced: {str(error).splitlines()[0]}")
+            self.warn(f"an actor died; {left} of {size} go on while it is replaced: {str(error).splitlines()[0]}")
             self._replace(call.actor, error)
             return
         except BaseException:
@@ -268,7 +268,7 @@ class RayGrid(LocalGrid):
         """Go on with fewer actors on each GPU, whose memory ran out; what they were at runs again."""
         self._again([self._ended(reference) for reference in list(self._running)])
         self.pool.spread()
-        self.note(f"a GPU's memory ran out; {self.pool.size} actors with {self.pool.gpus:g} of a GPU each go on")
+        self.warn(f"a GPU's memory ran out; {self.pool.size} actors with {self.pool.gpus:g} of a GPU each go on")
 
     def _done(self, shard: Shard, replies: list[Message]) -> None:
         shard.done = replies
@@ -290,10 +290,10 @@ class RayGrid(LocalGrid):
         records = {id(r): r for m in messages for r in m.content.values() if isinstance(r, ArrayRecord)}
         return {key: ray.put(record) for key, record in records.items()}
 
-    def _work(self, message: Message, shared: Mapping[int, Any]) -> Work:
+    def _work(self, message: Message, shared: Mapping[int, Any]) -> ClientTask:
         records = {key: shared.get(id(record), record) for key, record in message.content.items()}
         state = self._states.get(message.metadata.dst_node_id)
-        return Work(message.metadata, records, self._node_config(message), self.run_config, state)
+        return ClientTask(message.metadata, records, self._node_config(message), self.run_config, state)
 
     def peak_memory(self) -> tuple[int, int | None]:
         """As `LocalGrid.peak_memory`."""

@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 from fedsam.messages.flower_private import Run
 
 
-class Turns(Grid):
+class SynchronizedGrid(Grid):
     """A grid that one thread uses at a time; what others send meanwhile goes out together at the next turn.
 
     Args:

@@ -26,7 +26,7 @@ EVALUATED = ("num-examples", "accuracy", "loss")
 
 
 @dataclass(frozen=True)
-class Terms:
+class AggregationSpec:
     """What an update must hold to be used, and how it counts.
 
     Attributes:
@@ -40,7 +40,7 @@ class Terms:
     weights: Literal["examples", "uniform"]
 
     @classmethod
-    def of(cls, broadcast: RecordDict) -> Terms | None:
+    def of(cls, broadcast: RecordDict) -> AggregationSpec | None:
         """The terms in the content of a message to a client; None where replies are to stay single."""
         sent, config = codec.record(broadcast, "arrays", ArrayRecord), codec.record(broadcast, "config", ConfigRecord)
         if sent is None or config is None or "fedsam.merge" not in config:
@@ -52,7 +52,7 @@ class Terms:
     @classmethod
     def from_vectors(
         cls, broadcast: Mapping[str, Tensor], expects: Sequence[str], weights: Literal["examples", "uniform"], moved: str = "delta"
-    ) -> Terms:
+    ) -> AggregationSpec:
         """The terms of a round whose clients were sent the vectors `broadcast` and reply with `moved` (`delta` or `w`)."""
         others = (name for name in expects if not name.startswith("metrics.") and name != "population.delta")
         like = dict.fromkeys((moved, *others), broadcast["w"])
@@ -64,7 +64,7 @@ class Terms:
 
 
 @dataclass(frozen=True)
-class Part:
+class PartialSum:
     """The updates of some clients, added up.
 
     Attributes:
@@ -94,15 +94,15 @@ def shards(items: Sequence[T], size: int | None) -> list[Sequence[T]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-def part(reply: Message, terms: Terms) -> Part:
+def part(reply: Message, terms: AggregationSpec) -> PartialSum:
     """A single reply; its update does not count where it cannot be used."""
     node, update = reply.metadata.src_node_id, checked(reply, terms)
     if isinstance(update, str):
-        return Part(failures={node: update})
+        return PartialSum(failures={node: update})
     vectors = {name: update.vectors[name] for name in terms.like}
     if "population.delta" in terms.expects:
         vectors["population.delta"] = vectors["delta"].clone()
-    return Part(
+    return PartialSum(
         nodes=[node],
         weight=update.metrics["num-examples"] if terms.weights == "examples" else 1.0,
         vectors=vectors,
@@ -111,27 +111,27 @@ def part(reply: Message, terms: Terms) -> Part:
     )
 
 
-def evaluation(reply: Message) -> Part:
+def evaluation(reply: Message) -> PartialSum:
     """A single reply to an `evaluate` message, which has metrics alone; they do not count where they cannot be used."""
     node = reply.metadata.src_node_id
     if reply.has_error():
-        return Part(failures={node: f"failed: {reply.error.reason}"})
+        return PartialSum(failures={node: f"failed: {reply.error.reason}"})
     metrics = codec.numbers(codec.record(reply.content, "metrics", MetricRecord) or MetricRecord())
     problem = _numbers_problem(metrics, EVALUATED)
     if problem:
-        return Part(failures={node: problem})
-    return Part(nodes=[node], weight=metrics["num-examples"], metrics={name: [metrics[name]] for name in EVALUATED})
+        return PartialSum(failures={node: problem})
+    return PartialSum(nodes=[node], weight=metrics["num-examples"], metrics={name: [metrics[name]] for name in EVALUATED})
 
 
-def total_(parts: Iterable[Part]) -> Part:
+def total_(parts: Iterable[PartialSum]) -> PartialSum:
     """The sum of parts, in their order; it takes over and changes the vectors of the first."""
-    total = Part()
+    total = PartialSum()
     for part in parts:
         total = _add_(total, part)
     return total
 
 
-def _add_(total: Part, part: Part) -> Part:
+def _add_(total: PartialSum, part: PartialSum) -> PartialSum:
     failures = {**total.failures, **part.failures}
     if not (total.nodes and part.nodes):
         return replace(total if total.nodes else part, failures=failures)
@@ -139,7 +139,7 @@ def _add_(total: Part, part: Part) -> Part:
     for name, vector in part.vectors.items():
         into = total.vectors[name]
         into.add_(vector if name.startswith("population.") else (vector - into).mul_(part.weight / weight))
-    return Part(
+    return PartialSum(
         nodes=[*total.nodes, *part.nodes],
         weight=weight,
         vectors=total.vectors,
@@ -149,7 +149,7 @@ def _add_(total: Part, part: Part) -> Part:
     )
 
 
-def checked(reply: Message, terms: Terms) -> codec.Update | str:
+def checked(reply: Message, terms: AggregationSpec) -> codec.Update | str:
     """The update in a reply, or what is wrong with it."""
     if reply.has_error():
         return f"failed: {reply.error.reason}"
@@ -160,7 +160,7 @@ def checked(reply: Message, terms: Terms) -> codec.Update | str:
     return _vectors_problem(update, terms) or _metrics_problem(update, terms) or update
 
 
-def _vectors_problem(update: codec.Update, terms: Terms) -> str | None:
+def _vectors_problem(update: codec.Update, terms: AggregationSpec) -> str | None:
     for name, like in terms.like.items():
         got = update.vectors.get(name)
         if got is None or got.shape != like.shape or got.dtype != like.dtype:
@@ -172,7 +172,7 @@ def _vectors_problem(update: codec.Update, terms: Terms) -> str | None:
     return None
 
 
-def _metrics_problem(update: codec.Update, terms: Terms) -> str | None:
+def _metrics_problem(update: codec.Update, terms: AggregationSpec) -> str | None:
     scalars = [f"sent.{name.removeprefix('metrics.')}" for name in terms.expects if name.startswith("metrics.")]
     return _numbers_problem(update.metrics, NEEDED, scalars)
 
@@ -187,7 +187,7 @@ def _numbers_problem(metrics: Mapping[str, float], needed: Sequence[str], finite
     return None
 
 
-class Gathered:
+class ShardAccumulator:
     """The replies to a shard as they come: kept, or added up where its messages ask for that.
 
     Args:
@@ -198,9 +198,9 @@ class Gathered:
     def __init__(self, first: Message, *, single: bool = False) -> None:
         config = codec.record(first.content, "config", ConfigRecord) or ConfigRecord()
         self._first = first
-        self._terms, self._by = (None, None) if single else (Terms.of(first.content), config.get("fedsam.merge-by"))
+        self._terms, self._by = (None, None) if single else (AggregationSpec.of(first.content), config.get("fedsam.merge-by"))
         self._single: list[Message] = []
-        self._total = Part()
+        self._total = PartialSum()
 
     def add(self, reply: Message) -> bool:
         """Take a reply; whether it can be used, as far as that is known here."""
@@ -218,7 +218,7 @@ class Gathered:
         return flower_private.mean(self._single, str(self._by)) if self._by is not None and self._single else self._single
 
 
-def encode(part: Part) -> RecordDict:
+def encode(part: PartialSum) -> RecordDict:
     """The content of a message in place of several clients' replies."""
     merged: Any = {"nodes": list(part.nodes), "weight": part.weight, "bytes": part.bytes}
     return RecordDict(
@@ -231,12 +231,12 @@ def encode(part: Part) -> RecordDict:
     )
 
 
-def decode(reply: Message) -> Part | None:
+def decode(reply: Message) -> PartialSum | None:
     """The part in a reply that stands for several; None where it is a single one."""
     if reply.has_error() or "merged" not in reply.content:
         return None
     content: Any = reply.content
-    return Part(
+    return PartialSum(
         nodes=list(content["merged"]["nodes"]),
         weight=float(content["merged"]["weight"]),
         vectors=codec.tensors(content["arrays"]),

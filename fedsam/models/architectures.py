@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedsam import registry
-from fedsam.config import ConfigError, Part
+from fedsam.config import Component, ConfigError
 from fedsam.plugins import blamed
 from fedsam.registry import FunctionContract, Registry
 
@@ -114,7 +114,7 @@ MODELS = Registry[Callable[..., nn.Module]](
 )
 
 
-def create(part: Part, image: Image, classes: int, generator: torch.Generator) -> nn.Module:
+def create(part: Component, image: Image, classes: int, generator: torch.Generator) -> nn.Module:
     """The network that `part` names, on the CPU, its initial weights drawn from `generator`; the global generator is left as it was.
 
     Args:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from fedsam.config import ConfigError, Part
+from fedsam.config import Component, ConfigError
 from fedsam.models import architectures
 from fedsam.models.architectures import Image
 from fedsam.results.rows import Run
@@ -71,6 +71,6 @@ def _load(path: Path, run: Run) -> nn.Module:
         raise ConfigError(f"{path}: does not say what images its network takes: an older fedsam wrote it; make run {run.id} again")
     made_for, settings = json.loads(said[NETWORK]), dict[str, Any](run.config["model"])
     channels, height, width = made_for["image"]
-    model = architectures.create(Part(**settings), (channels, height, width), made_for["classes"], torch.Generator())
+    model = architectures.create(Component(**settings), (channels, height, width), made_for["classes"], torch.Generator())
     model.load_state_dict(state, assign=True)  # assigned, tensors keep the precision of the run
     return model.eval()

@@ -88,7 +88,7 @@ class Results:
         resolved: Mapping[str, Any],
         *,
         dataset: str,
-        holdings: NDArray[np.integer[Any]],
+        label_distribution: NDArray[np.integer[Any]],
         provenance: Provenance,
         class_names: Sequence[str] = (),
         once: bool = False,
@@ -98,7 +98,7 @@ class Results:
         Args:
             resolved: Every setting with the defaults of its parts, as plain values.
             dataset: The one really used, which may be the fallback.
-            holdings: Examples of each class that each client holds, (clients, classes).
+            label_distribution: Examples of each class that each client holds, (clients, classes).
             class_names: One for each class, where they have names.
             once: Take the place of the runs of this experiment that did not finish.
 
@@ -117,8 +117,8 @@ class Results:
             "seed": experiment.seed,
             "dataset": dataset,
             "dataset_wanted": experiment.data.source.name,
-            "clients": holdings.shape[0],
-            "classes": holdings.shape[1],
+            "clients": label_distribution.shape[0],
+            "classes": label_distribution.shape[1],
             "git_commit": provenance.git_commit,
             "versions": json.dumps(dict(provenance.versions)),
             "device": provenance.device,
@@ -127,7 +127,10 @@ class Results:
             "pid": pid,
             "born": born(pid),
         }
-        held = [(columns["id"], int(client), int(kind), int(holdings[client, kind])) for client, kind in np.argwhere(holdings)]
+        held = [
+            (columns["id"], int(client), int(kind), int(label_distribution[client, kind]))
+            for client, kind in np.argwhere(label_distribution)
+        ]
         with transaction(self._connection) as connection:
             others = self.same(str(columns["config_hash"]), experiment.seed, dataset) if once else []
             for other in others:
@@ -235,7 +238,7 @@ class Results:
         query = "SELECT round, value FROM measures WHERE run = ? AND name = ? ORDER BY round"
         return [(entry["round"], _number(entry["value"])) for entry in self._connection.execute(query, (run, measure))]
 
-    def holdings(self, run: str) -> NDArray[np.int64]:
+    def label_distribution(self, run: str) -> NDArray[np.int64]:
         """Examples of each class that each client of a run holds, (clients, classes)."""
         shape = self._connection.execute("SELECT clients, classes FROM runs WHERE id = ?", (run,)).fetchone()
         counts = np.zeros(tuple(shape), dtype=np.int64)

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from fedsam import registry
-from fedsam.config import ConfigError, Experiment, Part, Positive
+from fedsam.config import Component, ConfigError, Experiment, Positive
 from fedsam.plugins import blamed
 from fedsam.registry import FunctionContract, Registry
 from fedsam.seeds import stream
@@ -120,7 +120,7 @@ class Heterogeneity:
         return max((self.client_seconds(client, load) for client, load in loads.items()), default=0.0)
 
 
-def _distribution(part: Part | None, where: str) -> Distribution | None:
+def _distribution(part: Component | None, where: str) -> Distribution | None:
     if part is None:
         return None
     draw: Distribution = registry.build(DISTRIBUTIONS, part, where)

@@ -13,10 +13,10 @@ from torch.overrides import TorchFunctionMode
 from clients.objective import Batch, Objective
 from clients.optimizers import OPTIMIZERS, build
 from clients.optimizers.base import LocalOptimizer, State
-from experiments.contracts.base import Check, Component, NotDeclared
+from experiments.contracts.base import Check, CheckedComponent, NotDeclared
 from experiments.contracts.objectives import Softmax, random_batches
 from experiments.contracts.optimizers import BASES, CHECKS, cost_is_as_declared, it_reduces_to_its_base, reductions, start, train
-from fedsam.config import Part
+from fedsam.config import Component
 
 METHODS = tuple(OPTIMIZERS)
 
@@ -44,14 +44,14 @@ COSTED: dict[str, dict[str, Any]] = {
 }
 
 
-def component(name: str, settings: Mapping[str, Any] | None = None) -> Component:
+def component(name: str, settings: Mapping[str, Any] | None = None) -> CheckedComponent:
     """A method of the table, set so that all its phases come up."""
-    return Component("optimizer", name, OPTIMIZERS, SETTINGS.get(name, {}) if settings is None else settings)
+    return CheckedComponent("optimizer", name, OPTIMIZERS, SETTINGS.get(name, {}) if settings is None else settings)
 
 
 def make(name: str, base: str = "sgd", **settings: Any) -> LocalOptimizer:
     """A method on a base optimizer; the settings must pass the validation of an experiment."""
-    return build(Part(name=name, **{**BASES[base], **settings}))
+    return build(Component(name=name, **{**BASES[base], **settings}))
 
 
 @pytest.mark.parametrize("check", [check for check in CHECKS if not check.starts_ray], ids=lambda check: check.title)

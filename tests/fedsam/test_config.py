@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fedsam.config import ConfigError, Part, parse
+from fedsam.config import Component, ConfigError, parse
 from fedsam.overrides import override, read
 
 
@@ -38,7 +38,7 @@ def test_every_wrong_key_is_reported_at_once() -> None:
 
 
 def test_a_part_may_be_given_by_name_alone() -> None:
-    assert parse({"client": {"optimizer": "sam"}}).client.optimizer == Part(name="sam")
+    assert parse({"client": {"optimizer": "sam"}}).client.optimizer == Component(name="sam")
 
 
 def test_overrides_reach_into_a_part_given_by_name(tmp_path: Path) -> None:

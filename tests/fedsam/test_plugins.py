@@ -12,7 +12,7 @@ from clients.optimizers import LocalOptimizer, build
 from experiments.cli import console_tables
 from experiments.settings.catalogue import PARTS, TABLES
 from fedsam import plugins, registry
-from fedsam.config import ConfigError, Part
+from fedsam.config import Component, ConfigError
 
 OPTIMIZER = """
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ def write(folder: Path, name: str, text: str) -> Path:
 
 def said(name: str, key: str = "client.optimizer") -> str:
     with pytest.raises(ConfigError) as error:
-        registry.build(PARTS[key], Part(name=name), key)
+        registry.build(PARTS[key], Component(name=name), key)
     return str(error.value)
 
 
@@ -61,7 +61,7 @@ def said(name: str, key: str = "client.optimizer") -> str:
 def test_modules_are_found_beside_the_configuration_and_in_the_working_directory(tmp_path: Path, place: str) -> None:
     write(tmp_path / place, "plugged", OPTIMIZER)
     plugins.search(tmp_path / "beside")
-    made = build(Part.model_validate({"name": "plugged:Mine", "rho": 0.2, "lr": 0.3}))
+    made = build(Component.model_validate({"name": "plugged:Mine", "rho": 0.2, "lr": 0.3}))
     assert isinstance(made, LocalOptimizer)
     assert (made.rho, made.lr) == (0.2, 0.3)  # type: ignore[attr-defined]
 
@@ -133,11 +133,11 @@ def test_settings_of_a_function_follow_the_callers_arguments(tmp_path: Path) -> 
     write(tmp_path / "here", "plugged", "def net(image, classes, width, depth: int = 2): return image, classes, width, depth")
     plugins.search()
     models = PARTS["model"]
-    assert registry.resolve(models, Part.model_validate({"name": "plugged:net", "width": 3}), "model") == {"width": 3, "depth": 2}
-    assert registry.build(models, Part.model_validate({"name": "plugged:net", "width": 3}), "model")(1, 2) == (1, 2, 3, 2)
+    assert registry.resolve(models, Component.model_validate({"name": "plugged:net", "width": 3}), "model") == {"width": 3, "depth": 2}
+    assert registry.build(models, Component.model_validate({"name": "plugged:net", "width": 3}), "model")(1, 2) == (1, 2, 3, 2)
     for settings, message in (({}, "model.width: must be given"), ({"width": 1, "depth": "x"}, "model.depth: 'x' is not allowed")):
         with pytest.raises(ConfigError, match=message):
-            registry.build(models, Part.model_validate({"name": "plugged:net", **settings}), "model")
+            registry.build(models, Component.model_validate({"name": "plugged:net", **settings}), "model")
 
 
 def test_a_changed_module_is_imported_again_and_has_another_hash(tmp_path: Path) -> None:
@@ -199,8 +199,8 @@ def test_packages_register_components_by_entry_points(tmp_path: Path, monkeypatc
     distribution(place, "theirs", "fedsam.optimizers", "doubled = plugged:Mine\nsam = plugged:Mine\nbroken = plugged:Nothing")
     write(place, "plugged", OPTIMIZER)
     monkeypatch.syspath_prepend(place)
-    assert build(Part(name="doubled")).__class__.__name__ == "Mine"
-    assert build(Part(name="sam")).__class__.__name__ == "SAM"  # ours keep their names
+    assert build(Component(name="doubled")).__class__.__name__ == "Mine"
+    assert build(Component(name="sam")).__class__.__name__ == "SAM"  # ours keep their names
     assert "allowed: " in said("double") and "did you mean 'doubled'" in said("double")
     listed = console_tables.parts("optimizers", TABLES["optimizers"])
     cells = [str(cell) for column in listed.columns for cell in column.cells]
@@ -211,4 +211,4 @@ def test_packages_register_components_by_entry_points(tmp_path: Path, monkeypatc
     assert "Cannot be used: optimizers: 'plugged:Nothing' is not allowed" in text
     distribution(place, "others", "fedsam.optimizers", "doubled = elsewhere:Mine")
     with pytest.raises(ConfigError, match=r"'doubled' is registered by both \w+ 1\.5 and \w+ 1\.5"):
-        build(Part(name="doubled"))
+        build(Component(name="doubled"))

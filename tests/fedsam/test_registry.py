@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from fedsam.config import ConfigError, NonNegative, Part
+from fedsam.config import Component, ConfigError, NonNegative
 from fedsam.registry import ClassContract, FunctionContract, Registry, build, resolve
 
 
@@ -24,22 +24,22 @@ def scaled(x: int, *, factor: int = 2) -> int:
 
 
 def test_parts_become_instances_or_bound_functions() -> None:
-    assert build(RULES, Part(name="rule", rho=0.3), "k") == Rule(rho=0.3)
-    assert resolve(RULES, Part(name="rule"), "k") == {"rho": 0.1}
+    assert build(RULES, Component(name="rule", rho=0.3), "k") == Rule(rho=0.3)
+    assert resolve(RULES, Component(name="rule"), "k") == {"rho": 0.1}
     functions = Registry("functions", FunctionContract(("x",)), {"scaled": scaled})
-    assert build(functions, Part(name="scaled", factor=5), "k")(2) == 10
+    assert build(functions, Component(name="scaled", factor=5), "k")(2) == 10
 
 
 @pytest.mark.parametrize(
     ("part", "message"),
     [
-        (Part(name="rule", rho=-1), "client.optimizer.rho: -1 is not allowed: input should be greater than or equal to 0"),
-        (Part(name="rule", roh=1), "client.optimizer.roh: unknown key, did you mean 'rho'"),
-        (Part(name="rul"), "client.optimizer: 'rul' is not known, did you mean 'rule'"),
-        (Part(name="rule", rho=float("nan")), "client.optimizer.rho"),
+        (Component(name="rule", rho=-1), "client.optimizer.rho: -1 is not allowed: input should be greater than or equal to 0"),
+        (Component(name="rule", roh=1), "client.optimizer.roh: unknown key, did you mean 'rho'"),
+        (Component(name="rul"), "client.optimizer: 'rul' is not known, did you mean 'rule'"),
+        (Component(name="rule", rho=float("nan")), "client.optimizer.rho"),
     ],
 )
-def test_bad_parts_are_named(part: Part, message: str) -> None:
+def test_bad_parts_are_named(part: Component, message: str) -> None:
     with pytest.raises(ConfigError) as error:
         build(RULES, part, "client.optimizer")
     assert message in str(error.value)

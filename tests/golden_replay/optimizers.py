@@ -14,7 +14,7 @@ from torch import Tensor
 from clients.objective import Batch, NetworkObjective, Objective
 from clients.optimizers import OPTIMIZERS, build
 from clients.optimizers.base import LocalOptimizer, State, Task
-from fedsam.config import Part
+from fedsam.config import Component
 from fedsam.models.network import Network
 from tests.golden_replay.replay import Case, Deviations, Unknown, deviation, each_step, module_of
 
@@ -174,7 +174,7 @@ def replay(document: Case, case: Case) -> Deviations:
     given = settings(method, case["hyper"])
     if method in VARIANTS:
         given |= VARIANTS[method](case)
-    return _steps(method, build(Part(name=method, **given)), case)
+    return _steps(method, build(Component(name=method, **given)), case)
 
 
 def _steps(method: str, optimizer: LocalOptimizer, case: Case) -> Iterator[tuple[str, float]]:

@@ -18,7 +18,7 @@ from clients import corrections, optimizers
 from clients.local import LocalResult
 from clients.optimizers.base import State
 from clients.optimizers.warm_sam import WarmSAM
-from clients.runtime import Workplace
+from clients.runtime import ClientRuntime
 from experiments.running.run import cohort_strategy
 from experiments.settings import compatibility
 from experiments.settings.presets import METHODS, expand
@@ -221,7 +221,7 @@ class ScriptedData:
 
 
 @dataclass(frozen=True)
-class ScriptedPlace(Workplace):
+class ScriptedPlace(ClientRuntime):
     """A workplace whose learning rates are listed and which remembers what came of each local training."""
 
     rates: tuple[float, ...] = ()
@@ -232,7 +232,7 @@ class ScriptedPlace(Workplace):
         return self.rates[round - 1] / self.rates[0]
 
     def train(self, broadcast: codec.Broadcast, client: int, kept: Mapping[str, Tensor], state: State | None) -> LocalResult:
-        """As `Workplace.train`, remembered."""
+        """As `ClientRuntime.train`, remembered."""
         self.seen[client] = super().train(broadcast, client, kept, state)
         return self.seen[client]
 
@@ -335,7 +335,7 @@ def _rounds(name: str, case: Case) -> Iterator[tuple[str, float]]:
     yield from _server(strategy, history, experiment, case, compare)
 
 
-def app_of(place: Workplace) -> ClientApp:
+def app_of(place: ClientRuntime) -> ClientApp:
     """A ClientApp whose clients train at `place`."""
     app = ClientApp()
 

@@ -235,7 +235,7 @@ def test_actors_killed_after_training_leave_no_trace(tmp_path: Path, ray: None, 
     calm = stage(method, scene)
     undisturbed = [calm.play(round) for round in range(1, 6)]
     grid, notes = RayGrid(ActorPool(partial(load_deadly, method, tmp_path), actors=2), 4, {}, 1), []
-    grid.note = notes.append
+    grid.warn = notes.append
     played = stage(method, scene)
     object.__setattr__(played, "grid", grid)
     vectors = [played.play(round) for round in range(1, 6)]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedsam.config import ConfigError, Part
+from fedsam.config import Component, ConfigError
 from strategies import build
 from strategies.base import Aggregate, ServerRule, State
 from strategies.fedgloss import FedGloSS
@@ -31,7 +31,7 @@ def played(rule: ServerRule, *sent: Aggregate) -> tuple[list[Tensor], State]:
 
 
 def made(name: str, **settings: Any) -> ServerRule:
-    return build(Part(name=name, **settings))
+    return build(Component(name=name, **settings))
 
 
 def test_fedavg_and_momentum() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.analysis.leaderboard import Line, groups, summarize
+from experiments.analysis.leaderboard import LeaderboardEntry, groups, summarize
 from fedsam.config import parse
 from fedsam.overrides import override
 from fedsam.results.provenance import Provenance
@@ -43,7 +43,7 @@ def add(
     clients = experiment.data.clients
     counts = np.random.default_rng(0).integers(0, 9, size=(clients, 10))
     run = results.start(
-        experiment, experiment.dump(), dataset=dataset, holdings=counts, provenance=PROVENANCE, class_names=tuple("abcdefghij")
+        experiment, experiment.dump(), dataset=dataset, label_distribution=counts, provenance=PROVENANCE, class_names=tuple("abcdefghij")
     )
     for round, accuracy in enumerate(accuracies, start=1):
         taken = {} if accuracy is None else {"test_accuracy": accuracy, "test_loss": losses}
@@ -114,6 +114,6 @@ def keep_slices(results: Results, run: str, round: int, flat: float) -> None:
         results.keep_slice(Slice(run=run, round=round, name=name, alphas=tuple(float(alpha) for alpha in alphas), losses=kept))
 
 
-def lines_of(results: Results) -> list[Line]:
+def lines_of(results: Results) -> list[LeaderboardEntry]:
     """The leaderboard of all runs."""
     return summarize(groups(results, results.runs()))

@@ -24,14 +24,14 @@ from experiments.cli.options import (
     places,
     read,
 )
-from experiments.cli.output import FAILED, complain, end, kept, print_table, show, watch
+from experiments.cli.output import FAILED, callback, complain, end, kept, print_table, show
 from experiments.running.progress import duration
 from fedsam.config import ConfigError
 
 if TYPE_CHECKING:
     from experiments.planning.forecast import Forecast
     from experiments.planning.plan import Line, Planned
-    from experiments.running.grids import Crew, Shelf
+    from experiments.running.grids import ActorGroup, DatasetCache
     from experiments.running.scheduler import Outcome
 
 EXAMPLES = (
@@ -63,12 +63,12 @@ def command(
     """
     experiments = read(path, overrides, places(data_root, runs_dir, ray_address, allow_unauthenticated_cluster))
     from experiments.planning.plan import plan_all
-    from experiments.running.grids import Shelf
+    from experiments.running.grids import DatasetCache
     from fedsam.data.datasets import DataError
 
-    folder, shelf = experiments[0].runs_dir, Shelf()
+    folder, cache = experiments[0].runs_dir, DatasetCache()
     try:
-        planned = plan_all(experiments, shelf)
+        planned = plan_all(experiments, cache)
     except DataError as error:
         complain(str(error))
         raise typer.Exit(FAILED) from None
@@ -76,7 +76,7 @@ def command(
     if baseline is not None and baseline not in labels:
         raise ConfigError(f"baseline: {baseline!r} is not known; allowed: {'; '.join(labels)}")
     with kept(folder):
-        outcomes = _carried_out(planned, shelf, parallel, dry_run, quiet, tensorboard)
+        outcomes = _carried_out(planned, cache, parallel, dry_run, quiet, tensorboard)
     if not dry_run:
         made = iter(outcomes)
         ids = [one.found.id if one.found else next(made).run_id for one in planned]
@@ -84,9 +84,11 @@ def command(
         end(outcomes)
 
 
-def _carried_out(planned: Sequence[Planned], shelf: Shelf, parallel: int, dry_run: bool, quiet: bool, tensorboard: bool) -> list[Outcome]:
+def _carried_out(
+    planned: Sequence[Planned], cache: DatasetCache, parallel: int, dry_run: bool, quiet: bool, tensorboard: bool
+) -> list[Outcome]:
     """Show the plan, and make the runs that are not found, unless it is a dry run; their outcomes, in order."""
-    from experiments.running.grids import crews
+    from experiments.running.grids import actor_groups
     from experiments.running.scheduler import perform
 
     todo = [one for one in planned if one.found is None]
@@ -95,25 +97,25 @@ def _carried_out(planned: Sequence[Planned], shelf: Shelf, parallel: int, dry_ru
     with ExitStack() as stack:
         if todo:
             with Console(stderr=True, quiet=not said).status("short trials on the actors, to estimate times"):
-                staff = stack.enter_context(crews(experiments, parallel, shelf))
-                forecasts = _forecasts(todo, staff[0]) if said else {}
+                groups = stack.enter_context(actor_groups(experiments, parallel, cache))
+                forecasts = _forecasts(todo, groups[0]) if said else {}
         usual = mean(ahead.seconds for ahead in forecasts.values()) if forecasts else 0.0
         seconds = [forecasts[one.line].seconds if one.line in forecasts else usual for one in todo] if forecasts else None
         if said:
             _say(planned, forecasts, seconds, parallel)
         if dry_run or not todo:
             return []
-        with watch(quiet, tensorboard) as seen:
+        with callback(quiet, tensorboard) as seen:
             seen.plan(experiments, seconds)
-            return perform(experiments, staff, seen, once=True)
+            return perform(experiments, groups, seen, once=True)
 
 
-def _forecasts(todo: Sequence[Planned], crew: Crew) -> dict[Line, Forecast]:
+def _forecasts(todo: Sequence[Planned], group: ActorGroup) -> dict[Line, Forecast]:
     """What a run of each line takes, where a client can be tried; its seeds differ little."""
     from experiments.planning.forecast import Probe
     from strategies.round import RunError
 
-    probe, found = Probe(crew), dict[tuple[str, int], "Forecast"]()
+    probe, found = Probe(group), dict[tuple[str, int], "Forecast"]()
     for (label, clients), experiment in {one.line: one.experiment for one in reversed(todo)}.items():
         try:
             found[label, clients] = probe.forecast(experiment)

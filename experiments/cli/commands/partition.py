@@ -9,10 +9,10 @@ import typer
 
 from experiments.cli.options import ConfigFile, DataRoot, Overrides, read
 from experiments.cli.output import FAILED, complain, print_table
-from fedsam.config import Experiment, Part
+from fedsam.config import Component, Experiment
 
 if TYPE_CHECKING:
-    from experiments.running.grids import Shelf
+    from experiments.running.grids import DatasetCache
     from fedsam.data.datasets import Dataset
 
 EXAMPLES = (
@@ -33,29 +33,31 @@ def command(
     """
     from experiments.cli import console_tables
     from experiments.reporting import figures
-    from experiments.running.grids import Shelf
+    from experiments.running.grids import DatasetCache
     from fedsam.data import federated
     from fedsam.data import partition as partitions
 
     experiments = read(path, overrides, {"data.root": data_root})
     different = list({(experiment.data.model_dump_json(), experiment.seed): experiment for experiment in experiments}.values())
-    shelf = Shelf()
+    cache = DatasetCache()
     for number, experiment in enumerate(different, 1):
-        dataset = _dataset(experiment, shelf)
-        counts = partitions.class_counts(dataset.train.y.numpy(), federated.deal(experiment, dataset), dataset.classes)
+        dataset = _dataset(experiment, cache)
+        counts = partitions.class_counts(dataset.train.y.numpy(), federated.partition_examples(experiment, dataset), dataset.classes)
         typer.echo(f"{dataset.name}, {experiment.data.clients} clients, {_part(experiment.data.partition)}, seed {experiment.seed}")
-        print_table(console_tables.holdings(counts, dataset.class_names))
+        print_table(console_tables.label_distribution(counts, dataset.class_names))
         if plot:
             target = plot if len(different) == 1 else plot.with_stem(f"{plot.stem}-{number}")
-            target.write_bytes(figures.encode(figures.holdings(counts, _warning(experiment, dataset), dataset.class_names), "png"))
+            target.write_bytes(
+                figures.encode(figures.label_distribution(counts, _warning(experiment, dataset), dataset.class_names), "png")
+            )
             typer.echo(f"plot: {target}")
 
 
-def _dataset(experiment: Experiment, shelf: Shelf) -> Dataset:
+def _dataset(experiment: Experiment, cache: DatasetCache) -> Dataset:
     from fedsam.data.datasets import DataError
 
     try:
-        return shelf.get(experiment)
+        return cache.get(experiment)
     except DataError as error:
         complain(str(error))
         raise typer.Exit(FAILED) from None
@@ -66,5 +68,5 @@ def _warning(experiment: Experiment, dataset: Dataset) -> str:
     return "" if dataset.name == wanted else f"{dataset.name}, not {wanted}"
 
 
-def _part(part: Part) -> str:
+def _part(part: Component) -> str:
     return " ".join([part.name, *(f"{key}={value}" for key, value in part.settings.items())])

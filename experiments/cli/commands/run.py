@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from experiments.cli.options import AllowOpen, ConfigFile, DataRoot, NewRunsDir, Overrides, Quiet, RayAddress, TensorBoard, places, read
-from experiments.cli.output import end, kept, show, watch
+from experiments.cli.output import callback, end, kept, show
 from experiments.settings.toml import toml
 from fedsam.config import Experiment
 
@@ -45,7 +45,7 @@ def command(
     from experiments.running.scheduler import run_all
 
     folder = experiments[0].runs_dir
-    with watch(quiet, tensorboard) as seen, kept(folder):
+    with callback(quiet, tensorboard) as seen, kept(folder):
         outcomes = run_all(experiments, seen)
     show([outcome.run_id for outcome in outcomes if outcome.run_id], folder)
     end(outcomes)

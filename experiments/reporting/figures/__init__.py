@@ -1,7 +1,7 @@
 """The figures of a report, drawn for one journal column (3.3 inches); a method looks the same in all of them."""
 
 from experiments.reporting.figures.accuracy import Point, accuracy_against_clients, accuracy_curves, costs_against_clients, on_front, pareto
-from experiments.reporting.figures.label_distribution import SHOWN, Spread, client_spread, holdings
+from experiments.reporting.figures.label_distribution import SHOWN, Spread, client_spread, label_distribution
 from experiments.reporting.figures.landscape import Cut, Flat, flatness_against_accuracy, loss_lines, loss_planes
 from experiments.reporting.figures.style import Looks, encode, looks
 
@@ -18,7 +18,7 @@ __all__ = [
     "costs_against_clients",
     "encode",
     "flatness_against_accuracy",
-    "holdings",
+    "label_distribution",
     "looks",
     "loss_lines",
     "loss_planes",

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from experiments.reporting.figures.style import ALARM, COLOURS, FAINT, INK, SOFT, WIDTH, Looks, styled
 
-SHOWN = 100  # clients in a picture of holdings
+SHOWN = 100  # clients in a picture of label_distribution
 
 
 @styled
-def holdings(counts: NDArray[np.integer[Any]], title: str = "", names: Sequence[str] = ()) -> Figure:
+def label_distribution(counts: NDArray[np.integer[Any]], title: str = "", names: Sequence[str] = ()) -> Figure:
     """Who holds what: examples of each client above, and of each class and client below.
 
     Args:

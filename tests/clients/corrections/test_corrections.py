@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from clients.corrections import build
-from clients.corrections.base import Correction, Sent, Trained, Vectors
+from clients.corrections.base import Correction, LocalOutcome, Payload, Vectors
 from clients.optimizers.sgd import SGD
-from fedsam.config import Part
+from fedsam.config import Component
 
 W, X, G = (torch.tensor(values, dtype=torch.float64) for values in ([1.0, 2.0], [3.0, 1.0], [10.0, 20.0]))
 
@@ -21,21 +21,21 @@ def vector(*values: float) -> Tensor:
 
 
 def made(name: str, **settings: Any) -> Correction:
-    return build(Part(name=name, **settings))
+    return build(Component(name=name, **settings))
 
 
-def round_of(correction: Correction, received: Vectors, kept: Vectors, **state: Tensor) -> tuple[Tensor, Vectors, Sent]:
+def round_of(correction: Correction, received: Vectors, kept: Vectors, **state: Tensor) -> tuple[Tensor, Vectors, Payload]:
     """The direction at X for gradient G, what is kept and sent after 4 steps of rate 0.5 from W to X."""
     terms = correction.start(W, received, kept)
     direction = correction.linear(G, terms) + correction.kappa * X
-    return direction, *correction.finish(Trained(W, X, state, 4, SGD(lr=0.5)), received, kept)
+    return direction, *correction.finish(LocalOutcome(W, X, state, 4, SGD(lr=0.5)), received, kept)
 
 
 def test_none_and_proximal() -> None:
     assert torch.equal(round_of(made("none"), {}, {})[0], G)
     direction, kept, sent = round_of(made("proximal", mu=0.5), {}, {})
     assert torch.equal(direction, vector(10 + 0.5 * 2, 20 + 0.5 * -1))
-    assert (kept, sent) == ({}, Sent())
+    assert (kept, sent) == ({}, Payload())
 
 
 def test_control_variate() -> None:
@@ -52,7 +52,7 @@ def test_dual() -> None:
     direction, kept, sent = round_of(made("dual", lam=0.5), {}, {"h": vector(4, 6)})
     assert torch.equal(direction, vector(13, 22.5))
     assert torch.equal(kept["h"], vector(6, 5))
-    assert sent == Sent()
+    assert sent == Payload()
     assert torch.equal(round_of(made("dual", lam=0.5, anchored=False), {}, {"h": vector(4, 6)})[0], vector(12, 23))
 
 
@@ -102,9 +102,9 @@ def test_normalized_divides_by_how_far_gradients_were_carried() -> None:
     assert torch.allclose(sent.delta, vector(0.5, -0.25), rtol=1e-12)
     assert sent.metrics["tau"] == pytest.approx(4)
     # Local momentum 0.5 for 2 steps: 1 + 1.5; a proximal term of lr mu = 0.25 for 2 steps: 0.75 + 1.
-    momentum = made("normalized").finish(Trained(W, X, {}, 2, SGD(lr=0.5, momentum=0.5)), {}, {})[1]
+    momentum = made("normalized").finish(LocalOutcome(W, X, {}, 2, SGD(lr=0.5, momentum=0.5)), {}, {})[1]
     assert momentum.metrics["tau"] == pytest.approx(2.5)
-    proximal = made("normalized", mu=0.5).finish(Trained(W, X, {}, 2, SGD(lr=0.5)), {}, {})[1]
+    proximal = made("normalized", mu=0.5).finish(LocalOutcome(W, X, {}, 2, SGD(lr=0.5)), {}, {})[1]
     assert proximal.delta is not None
     assert torch.allclose(proximal.delta, vector(2, -1) / 1.75, rtol=1e-12)
     assert proximal.metrics["tau"] == 2

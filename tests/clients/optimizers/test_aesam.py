@@ -8,7 +8,7 @@ from clients.optimizers.aesam import AESAM
 from clients.optimizers.base import State, Task
 from fedsam.config import ConfigError
 from tests.support.objectives import at_origin
-from tests.support.watched import RHO, START, Watched, hill, step, vector
+from tests.support.recording import RHO, START, Watched, hill, step, vector
 
 ROUND = Task(round=3, rounds=10, steps=5)
 

@@ -6,7 +6,7 @@ from torch.testing import assert_close
 from clients.optimizers.crsam import CRSAM
 from clients.optimizers.sam import SAM
 from tests.support.objectives import at_origin, random_batches
-from tests.support.watched import NO_DRAW, RHO, START, Watched, batchnorm_network, hill, statistics_after, step, vector
+from tests.support.recording import NO_DRAW, RHO, START, Watched, batchnorm_network, hill, statistics_after, step, vector
 
 
 def test_both_sides_enter_the_step() -> None:

@@ -9,7 +9,7 @@ from clients.optimizers.base import Task
 from clients.optimizers.focal_sam import FocalSAM
 from clients.optimizers.sam import SAM
 from fedsam.config import ConfigError
-from tests.support.watched import RHO, START, Watched, hill, step, vector
+from tests.support.recording import RHO, START, Watched, hill, step, vector
 
 COUNTS = Task(class_counts=(3, 1))
 BATCH = Batch(torch.zeros(2, 2, dtype=torch.float64), torch.tensor([0, 1]))

@@ -7,7 +7,7 @@ from clients.optimizers.gcsam import GCSAM
 from clients.optimizers.sam import SAM
 from clients.optimizers.tensors import tensorwise
 from tests.support.objectives import Quadratic, at_origin, layout_of
-from tests.support.watched import RHO, START, Watched, hill, step, vector
+from tests.support.recording import RHO, START, Watched, hill, step, vector
 
 ROW = layout_of(("fc.weight", (1, 2)))
 

@@ -11,7 +11,7 @@ from clients.optimizers.gsam import GSAM
 from clients.optimizers.sam import SAM
 from fedsam.config import ConfigError
 from tests.support.objectives import at_origin
-from tests.support.watched import RHO, START, Watched, hill, step, vector
+from tests.support.recording import RHO, START, Watched, hill, step, vector
 
 
 def test_the_clean_gradient_loses_its_part_along_the_perturbed_one() -> None:

@@ -6,7 +6,7 @@ from torch.testing import assert_close
 from clients.optimizers.base import Task
 from clients.optimizers.looksam import LookSAM
 from tests.support.objectives import at_origin, layout_of
-from tests.support.watched import RHO, START, Watched, hill, step, vector
+from tests.support.recording import RHO, START, Watched, hill, step, vector
 
 
 def test_the_orthogonal_part_is_reused_at_the_length_of_the_gradient() -> None:

@@ -7,7 +7,7 @@ from clients.objective import Batch
 from clients.optimizers.m_sharpness_sam import MSharpnessSAM
 from clients.optimizers.sam import SAM
 from tests.support.objectives import at_origin, random_batches
-from tests.support.watched import NO_DRAW, RHO, START, Watched, batchnorm_network, hill, statistics_after, step, vector
+from tests.support.recording import NO_DRAW, RHO, START, Watched, batchnorm_network, hill, statistics_after, step, vector
 
 
 def batch(*examples: torch.Tensor) -> Batch:

@@ -10,7 +10,7 @@ from torch import Tensor
 from clients.optimizers import build
 from clients.optimizers.base import State, Task
 from clients.optimizers.msam import MSAM
-from fedsam.config import ConfigError, Part
+from fedsam.config import Component, ConfigError
 from tests.support.objectives import Quadratic, at_origin
 
 W = torch.tensor([3.0, 2.0], dtype=torch.float64)
@@ -98,4 +98,4 @@ def test_one_local_step_is_the_base() -> None:
 @pytest.mark.parametrize("setting", [{"nesterov": True}, {"dampening": 0.1}, {"form": "nag", "base": "adamw"}])
 def test_what_it_cannot_do_is_refused(setting: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=str(next(iter(setting)))):
-        build(Part(name="msam", **setting))
+        build(Component(name="msam", **setting))

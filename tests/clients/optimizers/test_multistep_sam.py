@@ -11,7 +11,7 @@ from torch import Tensor
 from clients.optimizers import build
 from clients.optimizers.multistep_sam import MultistepSAM
 from clients.optimizers.sam import SAM
-from fedsam.config import ConfigError, Part
+from fedsam.config import Component, ConfigError
 from tests.support.objectives import Quadratic, at_origin
 
 W = torch.tensor([3.0, 2.0], dtype=torch.float64)
@@ -53,4 +53,4 @@ def test_a_single_ascent_is_sam() -> None:
 )
 def test_contradictions_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="not allowed"):
-        build(Part(name="multistep_sam", **settings))
+        build(Component(name="multistep_sam", **settings))

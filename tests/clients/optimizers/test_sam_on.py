@@ -10,7 +10,7 @@ from clients.optimizers.sam import SAM
 from clients.optimizers.sam_on import SAMON
 from fedsam.config import ConfigError
 from tests.support.objectives import at_origin, layout_of
-from tests.support.watched import RHO, START, Watched, hill, step, vector
+from tests.support.recording import RHO, START, Watched, hill, step, vector
 
 MIXED = layout_of(("norm.weight", (1,)), ("fc.weight", (1,)))
 BIASES = layout_of(("norm.weight", (1,)), ("norm.bias", (1,)))

@@ -9,7 +9,7 @@ from clients.objective import Batch
 from clients.optimizers.base import Task
 from clients.optimizers.sampa import SAMPa
 from tests.support.objectives import at_origin, random_batches
-from tests.support.watched import NO_DRAW, RHO, START, Watched, batchnorm_network, hill, statistics_after, step, vector
+from tests.support.recording import NO_DRAW, RHO, START, Watched, batchnorm_network, hill, statistics_after, step, vector
 
 
 def test_it_perturbs_on_the_previous_batch_and_looks_ahead_on_the_current() -> None:

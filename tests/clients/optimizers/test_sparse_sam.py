@@ -9,7 +9,7 @@ from clients.optimizers.base import Task
 from clients.optimizers.sparse_sam import SparseSAM
 from fedsam.config import ConfigError
 from tests.support.objectives import at_origin, random_batches
-from tests.support.watched import NO_DRAW, RHO, START, Watched, batchnorm_network, hill, statistics_after, step, vector
+from tests.support.recording import NO_DRAW, RHO, START, Watched, batchnorm_network, hill, statistics_after, step, vector
 
 TASK = Task(steps=4, peek=at_origin)
 

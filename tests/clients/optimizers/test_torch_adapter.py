@@ -24,7 +24,7 @@ from clients.optimizers.sam import SAM
 from clients.optimizers.sam_on import SAMON
 from clients.optimizers.sgd import SGD
 from clients.optimizers.sparse_sam import SparseSAM
-from fedsam.config import ConfigError, Part
+from fedsam.config import Component, ConfigError
 from fedsam.models.network import Network
 from fedsam.seeds import stream
 from tests.support.objectives import random_batches
@@ -51,7 +51,7 @@ TASK = Task(steps=20, class_counts=(5, 3, 2), peek=lambda n: BATCHES[0][:n])
 
 
 def rule(name: str, **settings: Any) -> LocalOptimizer:
-    return build(Part(name=name, **{"lr": 0.05, "momentum": 0.9, "weight_decay": 0.01, **SETTINGS.get(name, {}), **settings}))
+    return build(Component(name=name, **{"lr": 0.05, "momentum": 0.9, "weight_decay": 0.01, **SETTINGS.get(name, {}), **settings}))
 
 
 class Net(nn.Module):

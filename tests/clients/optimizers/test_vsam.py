@@ -12,7 +12,7 @@ from clients.objective import Counted
 from clients.optimizers import build
 from clients.optimizers.base import State, Task
 from clients.optimizers.vsam import VSAM
-from fedsam.config import ConfigError, Part
+from fedsam.config import Component, ConfigError
 from tests.support.objectives import Quadratic, Softmax, at_origin, random_batches
 
 W = torch.tensor([3.0, 2.0], dtype=torch.float64)
@@ -111,7 +111,7 @@ def test_clients_cannot_be_sampled_together() -> None:
 @pytest.mark.parametrize("settings", [{"window": 10, "blocks": 2, "warmup_steps": 9}, {"window": 4, "blocks": 5}, {"max_p": 0.0}])
 def test_settings_that_cannot_fill_the_statistics_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="not allowed"):
-        build(Part(name="vsam", **settings))
+        build(Component(name="vsam", **settings))
 
 
 def test_degenerate_settings_say_so() -> None:

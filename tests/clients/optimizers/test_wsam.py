@@ -6,7 +6,7 @@ from torch.testing import assert_close
 from clients.optimizers.sam import SAM
 from clients.optimizers.wsam import WSAM
 from tests.support.objectives import at_origin
-from tests.support.watched import RHO, START, step, vector
+from tests.support.recording import RHO, START, step, vector
 
 
 def test_coupled_it_extrapolates_beyond_sam() -> None:

@@ -8,7 +8,7 @@ from clients.corrections.base import Corrected
 from clients.corrections.none import NoCorrection
 from clients.optimizers.zosam import ZOSAM
 from tests.support.objectives import at_origin, random_batches
-from tests.support.watched import RHO, START, Watched, batchnorm_network, hill, statistics_after, vector
+from tests.support.recording import RHO, START, Watched, batchnorm_network, hill, statistics_after, vector
 
 
 def perturbation(optimizer: ZOSAM, seed: int = 0, w: torch.Tensor = START) -> torch.Tensor:

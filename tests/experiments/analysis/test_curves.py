@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.analysis.comparison import study
-from experiments.analysis.curves import Reached, equal, reached, series
+from experiments.analysis.comparison import compare_runs
+from experiments.analysis.curves import TimeToTarget, equal, reached, series
 from experiments.analysis.leaderboard import groups
 from fedsam.results.store import Results
 from tests.support.recorded import SAM, add
@@ -23,7 +23,7 @@ def results(runs_dir: Path) -> Iterator[Results]:
         yield results
 
 
-def reach(results: Results, target: float) -> Reached:
+def reach(results: Results, target: float) -> TimeToTarget:
     (group,) = groups(results, results.runs())
     return reached(group, target)
 
@@ -84,7 +84,7 @@ def test_nothing_was_evaluated_yet_at_a_small_cost(results: Results) -> None:
 
 def test_unfinished_runs_do_not_lower_the_equal_cost(results: Results) -> None:
     add(results, [0.1, 0.2, 0.3])
-    assert study(results, results.runs()).equal == []
+    assert compare_runs(results, results.runs()).equal == []
     add(results, [0.1], client__optimizer=SAM, status="failed")
     add(results, [0.1, 0.2, 0.3], data__clients=9)
-    assert [one.value for one in study(results, results.runs()).equal][:2] == [3, 300]
+    assert [one.value for one in compare_runs(results, results.runs()).equal][:2] == [3, 300]

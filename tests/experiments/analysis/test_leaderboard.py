@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.analysis.comparison import study
+from experiments.analysis.comparison import compare_runs
 from experiments.reporting.text import notes
 from fedsam.results.store import Results
 from tests.support.recorded import SAM, add, lines_of
@@ -50,7 +50,7 @@ def test_fewer_evaluations_average_fewer(results: Results) -> None:
     (line,) = lines_of(results)
     assert line.last == 2
     assert dict(line.finals) == pytest.approx({0: 0.25, 1: 0.3})
-    assert "mean of the last 2 evaluations" in " ".join(notes(study(results, results.runs())))
+    assert "mean of the last 2 evaluations" in " ".join(notes(compare_runs(results, results.runs())))
 
 
 def test_interval_is_that_of_student(results: Results) -> None:
@@ -62,7 +62,7 @@ def test_interval_is_that_of_student(results: Results) -> None:
     low, high = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
     assert line.accuracy.mean == pytest.approx((low + high) / 2)
     assert line.accuracy.half_width == pytest.approx((high - low) / 2)
-    assert "95 % t-interval over seeds" in " ".join(notes(study(results, results.runs())))
+    assert "95 % t-interval over seeds" in " ".join(notes(compare_runs(results, results.runs())))
 
 
 def test_best_accuracy_comes_first_within_a_client_count(results: Results) -> None:

@@ -16,7 +16,7 @@ import pytest
 from experiments.cli import main
 from experiments.cli.commands.list import Kind
 from experiments.cli.console_tables import settings_of
-from experiments.running.progress import Watch
+from experiments.running.progress import Callback
 from experiments.settings import shipped
 from experiments.settings.catalogue import TABLES, resolved
 from experiments.settings.sweep import expand
@@ -55,9 +55,9 @@ class Runner:
     stop: bool = False
     asked: Sequence[Experiment] = ()
 
-    def run_all(self, experiments: Sequence[Experiment], watch: Watch) -> list[SimpleNamespace]:
+    def run_all(self, experiments: Sequence[Experiment], callback: Callback) -> list[SimpleNamespace]:
         self.asked = experiments
-        watch.plan(experiments)
+        callback.plan(experiments)
         ids = [record(experiment, self.status) for experiment in experiments]
         if self.stop:
             raise KeyboardInterrupt
@@ -80,8 +80,10 @@ def record(experiment: Experiment, status: str) -> str:
         ("bytes_down", "bytes_up", "client_seconds", "wall_seconds", "evaluate_seconds", "peak_rss", "forward_evaluations"), 1
     )
     with Results.open(experiment.runs_dir) as results:
-        holdings = np.ones((experiment.data.clients, 10), dtype=int)
-        run = results.start(experiment, resolved(experiment), dataset=experiment.data.dataset, holdings=holdings, provenance=provenance)
+        label_distribution = np.ones((experiment.data.clients, 10), dtype=int)
+        run = results.start(
+            experiment, resolved(experiment), dataset=experiment.data.dataset, label_distribution=label_distribution, provenance=provenance
+        )
         measures = {"test_accuracy": 0.5, "test_loss": 1.5}
         row = Row(run=run, round=1, cohort=2, examples=9, steps=3, gradient_evaluations=9, train_loss=1.0, measures=measures, **costs)
         results.append(row)

@@ -13,15 +13,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from clients.corrections.base import Correction, Sent
+from clients.corrections.base import Correction, Payload
 from clients.optimizers.base import ball
 from clients.optimizers.sam import SAM
 from clients.optimizers.sgd import SGD
 from experiments import contracts
-from experiments.contracts import KINDS, Component
+from experiments.contracts import KINDS, CheckedComponent
 from experiments.contracts.actors import ONE_MODEL, fitting
 from experiments.running import grids
-from experiments.running.grids import Crew, Shelf
+from experiments.running.grids import ActorGroup, DatasetCache
 from fedsam.config import ConfigError, Experiment
 from fedsam.data.datasets import Dataset, Images
 from fedsam.data.partition import iid
@@ -38,7 +38,7 @@ ELSEWHERE = {"optimizer", "dataset"}  # tests/clients/test_optimizer_contracts.p
 OURS = [(kind, name) for kind, known in KINDS.items() if kind not in ELSEWHERE for name in known.registry] + [("dataset", "digits")]
 
 
-def findings(component: Component) -> dict[str, tuple[str, str]]:
+def findings(component: CheckedComponent) -> dict[str, tuple[str, str]]:
     """Verdict and text of each check that needs no Ray, by title."""
     found = {check.title: contracts.examine(component, check) for check in contracts.checks(component) if not check.starts_ray}
     return {title: (finding.verdict, finding.text) for title, finding in found.items()}
@@ -195,7 +195,7 @@ class Forgetful(Correction):
         return ("c",)
 
     def finish(self, trained: Any, received: Any, kept: Any) -> Any:
-        return {}, Sent()
+        return {}, Payload()
 
 
 class Greedy(Correction):
@@ -217,7 +217,7 @@ class MutatingCorrection(Correction):
 
     def finish(self, trained: Any, received: Any, kept: Any) -> Any:
         kept["c"].add_(trained.delta)
-        return kept, Sent()
+        return kept, Payload()
 
 
 class Concave(Correction):
@@ -427,7 +427,7 @@ DIRECTION, GRADIENT = "it gives a direction and a curvature", "the gradient and 
 START, STILL, FORWARD = "it sends the clients' start, and vectors", "it stands still when no client moves", "it goes where the clients went"
 EVALUATION = "evaluation is repeatable and changes no statistics"
 
-# Component -> the checks that fail, each with words of its sentence.
+# CheckedComponent -> the checks that fail, each with words of its sentence.
 BROKEN: dict[str, dict[str, str]] = {
     "Mutating": {INPUTS: "found w that differ by up to"},
     "MutatingState": {INPUTS: "state['sum'] that differ by up to", MINIMUM: "a loss below 0.001", KEPT: "`resume`'s inputs to stay"},
@@ -523,15 +523,15 @@ class Counting(SGD):
 
 
 class Crews:
-    """Stands in for Ray: every crew is this process."""
+    """Stands in for Ray: every group is this process."""
 
     def __init__(self, experiments: Sequence[Experiment], parallel: int) -> None:
         self.parallel = parallel
 
-    def __enter__(self) -> list[Crew]:
-        made = [Crew(Shelf()) for _ in range(self.parallel)]
-        for number, crew in enumerate(made):
-            crew.size = self.parallel - number
+    def __enter__(self) -> list[ActorGroup]:
+        made = [ActorGroup(DatasetCache()) for _ in range(self.parallel)]
+        for number, group in enumerate(made):
+            group.size = self.parallel - number
         return made
 
     def __exit__(self, *error: object) -> None:
@@ -540,7 +540,7 @@ class Crews:
 
 @pytest.mark.parametrize("name", ["Cheap", "Counting"])
 def test_runs_that_differ_are_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grids, "crews", Crews)
+    monkeypatch.setattr(grids, "actor_groups", Crews)
     finding = contracts.examine(contracts.find(f"{__name__}:{name}"), ONE_MODEL)
     if name == "Cheap":
         assert finding.verdict == "ok", finding.text

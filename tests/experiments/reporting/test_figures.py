@@ -133,8 +133,8 @@ def test_planes_share_their_levels_and_bear_what_is_not_finite() -> None:
 
 
 def test_picture_of_holdings_shows_a_hundred_clients_at_most() -> None:
-    figure = figures.holdings(np.ones((250, 100), dtype=int))
+    figure = figures.label_distribution(np.ones((250, 100), dtype=int))
     bars, cells = figure.axes[:2]
     assert len(bars.patches) == 100
     assert cells.get_xlabel() == "client (the first 100 of 250)"
-    figures.encode(figures.holdings(np.zeros((1, 2), dtype=int)), "svg")
+    figures.encode(figures.label_distribution(np.zeros((1, 2), dtype=int)), "svg")

@@ -22,7 +22,7 @@ from matplotlib.image import imread
 from rich.console import Console
 from scipy import stats
 
-from experiments.analysis.comparison import study
+from experiments.analysis.comparison import compare_runs
 from experiments.reporting.figure_list import pictures
 from experiments.reporting.report import leaderboard, write_report
 from experiments.reporting.text import findings
@@ -95,7 +95,7 @@ def test_findings_compare_seed_by_seed(results: Results) -> None:
     for seed, luck in enumerate((0.0, 0.2, 0.1)):
         add(results, [0.3 + luck], seed=seed)
         add(results, [0.35 + luck + seed / 1000], seed=seed, client__optimizer=SAM, evaluations=200)
-    sentence, *_ = findings(study(results, results.runs()))
+    sentence, *_ = findings(compare_runs(results, results.runs()))
     width = 100 * stats.t.ppf(0.975, 2) * np.std([0.05, 0.051, 0.052], ddof=1) / math.sqrt(3)
     assert f"5.10 ± {width:.2f} points above sgd, the baseline, with 2.00 times as many gradient evaluations." in sentence
 
@@ -104,10 +104,13 @@ def test_findings_admit_chance(results: Results) -> None:
     for seed, (first, second) in enumerate(((0.3, 0.5), (0.5, 0.3), (0.4, 0.41))):
         add(results, [first], seed=seed)
         add(results, [second], seed=seed, client__optimizer=SAM)
-    assert "the interval contains zero: may be chance), with as many gradient evaluations" in findings(study(results, results.runs()))[0]
+    assert (
+        "the interval contains zero: may be chance), with as many gradient evaluations"
+        in findings(compare_runs(results, results.runs()))[0]
+    )
     add(results, [0.3], data__clients=9)
     add(results, [0.2], data__clients=9, client__optimizer=SAM)
-    assert "10.00 points above sam (one seed: may be chance)" in findings(study(results, results.runs()))[1]
+    assert "10.00 points above sam (one seed: may be chance)" in findings(compare_runs(results, results.runs()))[1]
 
 
 def test_report_is_one_page_that_needs_no_network(results: Results, tmp_path: Path) -> None:
@@ -165,7 +168,7 @@ def test_another_dataset_than_wanted_is_said_loudly(results: Results, tmp_path: 
     alarm = "NOT cifar10: digits was used instead"
     assert alarm in page.words and ("p", {"class": "alarm", "role": "alert"}) in page.tags
     assert alarm in terminal(results)
-    for picture in pictures(study(results, results.runs())):
+    for picture in pictures(compare_runs(results, results.runs())):
         assert picture.figure.get_suptitle() == alarm
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from experiments.running.grids import grids
-from experiments.running.progress import Quiet
+from experiments.running.progress import Callback
 from experiments.running.server_app import run, serve
 from experiments.settings.presets import expand
 from fedsam.config import Experiment
@@ -40,7 +40,7 @@ def scaffold(folder: Path, **compute: Any) -> Experiment:
     return expand(override({}, settings))
 
 
-class Listening(Quiet):
+class Listening(Callback):
     """Does something after a round, and remembers what it was told."""
 
     def __init__(self, after: dict[int, Callable[[], None]]) -> None:
@@ -49,7 +49,7 @@ class Listening(Quiet):
     def round(self, row: Row) -> None:
         self.after.get(row.round, lambda: None)()
 
-    def note(self, run_id: str, text: str) -> None:
+    def warn(self, run_id: str, text: str) -> None:
         self.notes.append(text)
 
 
@@ -76,11 +76,11 @@ def test_three_nodes_compute_what_one_does_and_may_lose_one(tmp_path: Path, clus
     calm, shaken = Listening({}), Listening({1: lambda: cluster.remove_node(lost, allow_graceful=False)})
     results = []
     with grids([spread]) as grid_of:
-        for watch in (calm, shaken):
+        for callback in (calm, shaken):
             grid, dataset = grid_of(spread)
             assert isinstance(grid, RayGrid)
             assert len(grid.pool.ready()) == 3
-            results.append(serve(spread, grid, dataset, watch))
+            results.append(serve(spread, grid, dataset, callback))
     assert all(torch.equal(result.w, alone.w) for result in results)
     assert [(row.round, row.failures) for row in results[1].rows] == [(round, 0) for round in range(1, 5)]
     assert calm.notes == []

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from experiments import Experiment, run
-from experiments.running.evaluation import CHUNKS, Survey
+from experiments.running.evaluation import CHUNKS, Evaluator
 from experiments.running.grids import grids
-from experiments.running.progress import Quiet
+from experiments.running.progress import Callback
 from experiments.running.run import Result, Session
 from experiments.running.server_app import serve
 from fedsam.config import parse
@@ -109,10 +109,10 @@ def test_the_union_is_all_clients_examples(tmp_path: Path, clients: int) -> None
 def test_clients_are_judged_on_the_test_set_by_their_own_classes(tmp_path: Path) -> None:
     result = run(settings(tmp_path, rounds=5))
     with Results.open(tmp_path) as results:
-        holdings = results.holdings(result.run_id)
+        label_distribution = results.label_distribution(result.run_id)
     network, digits = Network(result.model, dtype=torch.float64), datasets.load("digits")
     test = evaluate(network, result.w, network.buffers, digits.test, digits)
-    want = {f"client_accuracy_{name}": value for name, value in spread(client_accuracies(test, holdings)).items()}
+    want = {f"client_accuracy_{name}": value for name, value in spread(client_accuracies(test, label_distribution)).items()}
     want |= {"test_accuracy": test.accuracy, "test_loss": test.loss, "calibration_error": test.calibration_error}
     got = result.rows[-1].measures
     assert {name: got[name] for name in want} == pytest.approx(want, rel=1e-12)
@@ -193,9 +193,9 @@ def test_a_vector_that_is_not_finite_is_measured(tmp_path: Path) -> None:
     experiment = settings(tmp_path, measure__flatness=ALL)
     with grids([experiment]) as grid_of:
         grid, dataset = grid_of(experiment)
-        result = serve(experiment, grid, dataset, Quiet())
+        result = serve(experiment, grid, dataset, Callback())
         network, row = Network(result.model, dtype=torch.float64), replace(result.rows[-1], measures={})
-        survey = Survey(experiment, grid, network, dataset, np.ones((20, 10), dtype=np.int64))
+        survey = Evaluator(experiment, grid, network, dataset, np.ones((20, 10), dtype=np.int64))
         measured, slices = survey.take(row, torch.full_like(result.w, math.nan), torch.empty(0), last=True)
     estimates = [value for name, value in measured.measures.items() if name.startswith(("hessian", "sharpness"))]
     assert measured.measures.keys() == result.rows[-1].measures.keys()

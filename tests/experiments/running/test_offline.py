@@ -17,7 +17,7 @@ from experiments.planning import forecast
 from experiments.settings.sweep import expand
 from fedsam.config import ConfigError, parse
 from fedsam.data.datasets import load
-from fedsam.data.federated import deal
+from fedsam.data.federated import partition_examples
 from fedsam.overrides import read
 from fedsam.results.store import Results
 from tests.support.official import offline
@@ -105,10 +105,10 @@ def test_the_first_command_as_it_is(tmp_path: Path, environment: dict[str, str])
 def test_examples_that_are_not_there_are_an_error_unless_the_fallback_took_over(tmp_path: Path) -> None:
     digits = load("digits", tmp_path)
     taken = {"dataset": "cifar10", "fallback": "digits", "examples": 5000, "clients": 3}
-    assert sum(map(len, deal(parse({"data": taken}), digits))) == 1442
-    assert sum(map(len, deal(parse({"data": taken | {"examples": 100}}), digits))) == 100
+    assert sum(map(len, partition_examples(parse({"data": taken}), digits))) == 1442
+    assert sum(map(len, partition_examples(parse({"data": taken | {"examples": 100}}), digits))) == 100
     with pytest.raises(ConfigError, match=r"data\.examples: 5000 is not allowed: digits has 1442 training examples"):
-        deal(parse({"data": taken | {"dataset": "digits"}}), digits)
+        partition_examples(parse({"data": taken | {"dataset": "digits"}}), digits)
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from experiments.cli import main
 from experiments.cli.commands.run_config import run_config
 from experiments.planning.plan import plan
 from experiments.running import grids as grids_module
-from experiments.running.grids import Shelf, crews
-from experiments.running.progress import Quiet
+from experiments.running.grids import DatasetCache, actor_groups
+from experiments.running.progress import Callback
 from experiments.running.server_app import serve
 from experiments.settings.catalogue import resolved
 from experiments.settings.sweep import expand
@@ -124,7 +124,7 @@ def test_every_form_ends_with_a_result_that_names_the_classes(fedsam: Fedsam, pl
         assert results.class_names(run.id) == NAMES
         assert run.versions["data"].startswith("sha256:")
         if partition == "natural":
-            assert results.holdings(run.id).sum(axis=1).tolist() == [9, 4, 2]
+            assert results.label_distribution(run.id).sum(axis=1).tolist() == [9, 4, 2]
     (figure,) = place.glob("runs/reports/*/figures/holdings*.svg")
     for kind in NAMES:
         assert f"<!-- {kind} -->" in figure.read_text()  # matplotlib draws texts as shapes, and says in a comment what they are
@@ -146,7 +146,7 @@ def test_a_partitioner_of_flwr_datasets(fedsam: Fedsam, place: Path) -> None:
     code, _, err = fedsam(*run, "-o", "data.partition.alpha=0.5")
     assert code == 0, err
     with Results.open(place / "runs") as results:
-        assert results.holdings(results.runs()[0].id).sum(axis=1).min() >= 2
+        assert results.label_distribution(results.runs()[0].id).sum(axis=1).min() >= 2
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
@@ -212,8 +212,8 @@ def own(place: Path, **changes: Any) -> Experiment:
 
 
 def results_of(experiment: Experiment, parallel: int = 1) -> torch.Tensor:
-    with crews([experiment], parallel) as (crew, *_):
-        return serve(experiment, *crew(experiment), Quiet()).w
+    with actor_groups([experiment], parallel) as (group, *_):
+        return serve(experiment, *group(experiment), Callback()).w
 
 
 @pytest.mark.slow
@@ -242,9 +242,9 @@ def test_changed_files_are_another_experiment(place: Path) -> None:
     (experiment,) = expand({**own(place, grid="inline").dump(), "data": {"dataset": "folder:pets", "clients": 3, "partition": "iid"}})
     results_of(experiment)
     with Results.open(place / "runs") as results:
-        assert plan([experiment], Shelf(), results)[0].found == results.runs()[0]
+        assert plan([experiment], DatasetCache(), results)[0].found == results.runs()[0]
         Image.fromarray(np.full((6, 6), 9, np.uint8)).save(place / "pets" / "train" / "cat" / "99.png")
-        assert plan([experiment], Shelf(), results)[0].found is None
+        assert plan([experiment], DatasetCache(), results)[0].found is None
 
 
 def test_datasets_are_swept() -> None:
@@ -290,7 +290,7 @@ def test_paths_are_absolute_for_flowers_runtime(place: Path) -> None:
 def test_the_plan_shows_what_each_run_is_called(place: Path) -> None:
     datasets = ["npz:pets.npz", {"name": "folder:pets", "image_size": 5}]
     experiments = [parse({"data": {"dataset": dataset, "clients": 2, "partition": "iid"}}) for dataset in datasets]
-    assert [one.label for one in plan(experiments, Shelf(), None)] == [
+    assert [one.label for one in plan(experiments, DatasetCache(), None)] == [
         "sgd, dataset=npz:pets.npz",
         "sgd, dataset=folder:pets, image_size=5",
     ]

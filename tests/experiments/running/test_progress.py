@@ -3,9 +3,9 @@ from __future__ import annotations
 import io
 
 import pytest
-from rich.console import Console as RichConsole
+from rich.console import ConsoleCallback as RichConsole
 
-from experiments.running.progress import Console, Quiet, Watch, duration
+from experiments.running.progress import Callback, ConsoleCallback, duration
 from fedsam.config import Experiment, parse
 from fedsam.results.rows import Row
 
@@ -44,23 +44,23 @@ def experiments() -> list[Experiment]:
     return [parse({"name": name, "rounds": 3, "data": {"clients": 20}}) for name in ("first", "second")]
 
 
-def play(watch: Watch, clock: Clock) -> None:
+def play(callback: Callback, clock: Clock) -> None:
     plan = experiments()
-    watch.plan(plan)
-    watch.started("r1", plan[0])
-    watch.note("r1", "uses [digits] instead")
+    callback.plan(plan)
+    callback.started("r1", plan[0])
+    callback.warn("r1", "uses [digits] instead")
     for round in (1, 2, 3):
         clock.now += 2.0
-        watch.round(row(round, test_accuracy=0.412, test_loss=1.634) if round > 1 else row(round))
-    watch.finished("r1", "finished", None)
-    watch.started("r2", plan[1])
-    watch.finished("r2", "failed", "client 3 of round 1 diverged")
+        callback.round(row(round, test_accuracy=0.412, test_loss=1.634) if round > 1 else row(round))
+    callback.finished("r1", "finished", None)
+    callback.started("r2", plan[1])
+    callback.finished("r2", "failed", "client 3 of round 1 diverged")
 
 
 def test_plain_lines_without_a_terminal() -> None:
     out, clock = io.StringIO(), Clock()
-    with Console(RichConsole(file=out, width=40), clock) as watch:
-        play(watch, clock)
+    with ConsoleCallback(RichConsole(file=out, width=40), clock) as callback:
+        play(callback, clock)
     assert out.getvalue().splitlines() == [
         "2 runs, 6 rounds",
         "run 1/2 first, 20 clients, seed 0 (r1)",
@@ -76,11 +76,11 @@ def test_plain_lines_without_a_terminal() -> None:
 
 def test_live_display_on_a_terminal() -> None:
     out, clock = io.StringIO(), Clock()
-    with Console(RichConsole(file=out, width=120, force_terminal=True, legacy_windows=False), clock) as watch:
-        play(watch, clock)
-        watch.plan(experiments())
-        watch.started("r3", experiments()[0])
-        watch.round(row(1, "r3", test_accuracy=0.25, test_loss=2.0))
+    with ConsoleCallback(RichConsole(file=out, width=120, force_terminal=True, legacy_windows=False), clock) as callback:
+        play(callback, clock)
+        callback.plan(experiments())
+        callback.started("r3", experiments()[0])
+        callback.round(row(1, "r3", test_accuracy=0.25, test_loss=2.0))
     shown = out.getvalue()
     assert "uses [digits] instead" in shown
     assert "cohort 10 acc 25.0 % loss 2 2 rounds/s" in shown
@@ -90,31 +90,31 @@ def test_live_display_on_a_terminal() -> None:
 
 def test_the_terminal_is_restored_after_an_error() -> None:
     out = io.StringIO()
-    with pytest.raises(KeyboardInterrupt), Console(RichConsole(file=out, force_terminal=True, legacy_windows=False)) as watch:
-        watch.plan(experiments())
+    with pytest.raises(KeyboardInterrupt), ConsoleCallback(RichConsole(file=out, force_terminal=True, legacy_windows=False)) as callback:
+        callback.plan(experiments())
         raise KeyboardInterrupt
     assert out.getvalue().count("\x1b[?25l") == out.getvalue().count("\x1b[?25h") == 1
 
 
 def test_a_diverged_round_is_shown() -> None:
     out, clock = io.StringIO(), Clock()
-    with Console(RichConsole(file=out), clock) as watch:
-        watch.plan(experiments())
-        watch.started("r1", experiments()[0])
-        watch.round(row(1, test_accuracy=0.1, test_loss=float("nan")))
+    with ConsoleCallback(RichConsole(file=out), clock) as callback:
+        callback.plan(experiments())
+        callback.started("r1", experiments()[0])
+        callback.round(row(1, test_accuracy=0.1, test_loss=float("nan")))
     assert "acc 10.0 % loss nan" in out.getvalue()
 
 
 def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    play(Quiet(), Clock())
+    play(Callback(), Clock())
     assert capsys.readouterr() == ("", "")
 
 
 def test_a_run_without_a_name_shows_its_method() -> None:
     out, clock = io.StringIO(), Clock()
-    with Console(RichConsole(file=out), clock) as watch:
-        watch.plan([parse({"client": {"optimizer": "sam"}})])
-        watch.started("r1", parse({"client": {"optimizer": "sam"}}))
+    with ConsoleCallback(RichConsole(file=out), clock) as callback:
+        callback.plan([parse({"client": {"optimizer": "sam"}})])
+        callback.started("r1", parse({"client": {"optimizer": "sam"}}))
     assert "run 1/1 sam x none x fedavg, 100 clients, seed 0 (r1)" in out.getvalue()
 
 
@@ -126,18 +126,18 @@ def test_duration(seconds: float, text: str) -> None:
 def test_runs_that_go_on_at_once_are_told_apart_and_count_by_their_estimates() -> None:
     out, clock = io.StringIO(), Clock()
     first, second = experiments()
-    with Console(RichConsole(file=out, width=40), clock) as watch:
-        watch.plan([first, second, second.model_copy(update={"seed": 1})], [30.0, 60.0, 10.0])
-        watch.started("r2", second)
-        watch.started("r1", first)
-        watch.note("r1", "uses digits")
-        watch.round(row(1, "r2"))
+    with ConsoleCallback(RichConsole(file=out, width=40), clock) as callback:
+        callback.plan([first, second, second.model_copy(update={"seed": 1})], [30.0, 60.0, 10.0])
+        callback.started("r2", second)
+        callback.started("r1", first)
+        callback.warn("r1", "uses digits")
+        callback.round(row(1, "r2"))
         clock.now += 2.0
-        watch.round(row(1, "r1"))
-        watch.finished("r2", "finished", None)
-        watch.skipped(second.model_copy(update={"seed": 1}), "it is at work elsewhere")
+        callback.round(row(1, "r1"))
+        callback.finished("r2", "finished", None)
+        callback.skipped(second.model_copy(update={"seed": 1}), "it is at work elsewhere")
         clock.now += 2.0
-        watch.round(row(2, "r1"))
+        callback.round(row(2, "r1"))
     assert out.getvalue().splitlines() == [
         "3 runs, 9 rounds",
         "run 2/3 second, 20 clients, seed 0 (r2)",
@@ -154,12 +154,12 @@ def test_runs_that_go_on_at_once_are_told_apart_and_count_by_their_estimates() -
 def test_the_share_of_the_budget_counts() -> None:
     out, clock = io.StringIO(), Clock()
     experiment = parse({"name": "first", "rounds": 10, "budget": 1000})
-    with Console(RichConsole(file=out), clock) as watch:
-        watch.plan([experiment])
-        watch.started("r1", experiment)
-        watch.round(row(1))
+    with ConsoleCallback(RichConsole(file=out), clock) as callback:
+        callback.plan([experiment])
+        callback.started("r1", experiment)
+        callback.round(row(1))
         clock.now += 2.0
-        watch.round(row(2))
+        callback.round(row(2))
     first, _, _, last = out.getvalue().splitlines()
     assert first == "1 run, at most 10 rounds"
     assert last == "round 2/10 budget 100 % cohort 10 train loss 1.75 0.5 rounds/s ETA 0 s"

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from clients.runtime import Workplace
+from clients.runtime import ClientRuntime
 from experiments.api import compare
 from experiments.planning.forecast import Probe
 from experiments.planning.plan import made_elsewhere, plan
-from experiments.running.grids import Shelf, crews
-from experiments.running.progress import Quiet
+from experiments.running.grids import DatasetCache, actor_groups
+from experiments.running.progress import Callback
 from experiments.running.scheduler import Outcome, perform
 from experiments.settings.catalogue import sampler
 from experiments.settings.sweep import expand
@@ -45,15 +45,15 @@ def sweep(folder: Path, **changes: Any) -> list[Experiment]:
     return expand(override(SMALL, {"runs_dir": str(folder)} | {key.replace("__", "."): value for key, value in changes.items()}))
 
 
-def carry_out(experiments: list[Experiment], watch: Quiet | None = None) -> list[Outcome]:
-    with crews(experiments, 1) as staff:
-        return perform(experiments, staff, watch or Quiet(), once=True)
+def carry_out(experiments: list[Experiment], callback: Callback | None = None) -> list[Outcome]:
+    with actor_groups(experiments, 1) as groups:
+        return perform(experiments, groups, callback or Callback(), once=True)
 
 
 FIXED = {"server.sampling": "fixed"}  # where the recipe that a method was published with has another
 
 
-class Stopper(Quiet):
+class Stopper(Callback):
     """Somebody presses Ctrl-C after so many rounds."""
 
     def __init__(self, rounds: int) -> None:
@@ -66,7 +66,7 @@ class Stopper(Quiet):
             raise KeyboardInterrupt
 
 
-class Skipped(Quiet):
+class Skipped(Callback):
     """Keeps what was skipped."""
 
     def __init__(self) -> None:
@@ -81,8 +81,8 @@ def test_the_same_seed_gives_every_method_the_same_data_cohorts_and_batches(tmp_
     pairs = expand(override(SMALL, {"sweep": {"method": ["fedavg", "fedgamma"]}, "sweep.client.optimizer.name": ["sgd", "esam"]} | FIXED))
     seen = []
     for experiment in pairs:
-        dataset = Shelf().get(experiment)
-        place = Workplace.of(experiment, dataset)
+        dataset = DatasetCache().get(experiment)
+        place = ClientRuntime.of(experiment, dataset)
         federation = FederatedDataset.of(experiment, dataset, torch.device("cpu"), torch.float32)
         batches = [next(federation.batches(client, 1, batch_size=20, epochs=1, steps=None)) for client in range(4)]
         cohorts = [sampler(experiment)(round) for round in (1, 2, 3)]
@@ -115,10 +115,10 @@ def test_what_was_interrupted_goes_on_as_if_it_had_not_been(tmp_path: Path, roun
 def test_two_at_once_give_what_one_after_another_does_and_stop_together(tmp_path: Path) -> None:
     carry_out(sweep(tmp_path / "a"))
     experiments, endless = sweep(tmp_path / "b", compute={"actors": 2}), sweep(tmp_path / "c", compute={"actors": 2}, rounds=1000)
-    with crews(experiments, 2) as staff:
-        outcomes = perform(experiments, staff, Quiet(), once=True)
+    with actor_groups(experiments, 2) as groups:
+        outcomes = perform(experiments, groups, Callback(), once=True)
         with pytest.raises(KeyboardInterrupt):
-            perform(endless, staff, Stopper(5), once=True)
+            perform(endless, groups, Stopper(5), once=True)
     assert [outcome.status for outcome in outcomes] == ["finished"] * 4
     assert content(tmp_path / "a") == content(tmp_path / "b")
     assert models(tmp_path / "a") == models(tmp_path / "b")
@@ -149,17 +149,17 @@ def test_a_run_that_another_process_is_at_is_left_to_it(tmp_path: Path) -> None:
     connection = connect(tmp_path / "fedsam.db")
     connection.execute("UPDATE runs SET status = 'running'")  # this process lives: it might well be at work
     connection.close()
-    watch = Skipped()
-    (outcome,) = carry_out(experiments[:1], watch)
+    callback = Skipped()
+    (outcome,) = carry_out(experiments[:1], callback)
     assert outcome.status == "skipped"
-    assert [said.rpartition(": ")[2] for said in watch.said] == ["it is at work"]
+    assert [said.rpartition(": ")[2] for said in callback.said] == ["it is at work"]
 
 
 def test_the_plan_knows_what_has_finished_and_who_made_it(tmp_path: Path) -> None:
     experiments = sweep(tmp_path)
     carry_out(experiments[:2])
     with Results.open(tmp_path) as results:
-        planned = plan([*experiments, experiments[0]], Shelf(), results)
+        planned = plan([*experiments, experiments[0]], DatasetCache(), results)
     assert [one.found is not None for one in planned] == [True, True, False, False]
     assert [one.line for one in planned] == [("sgd", 4)] * 2 + [("sam", 4)] * 2
     assert made_elsewhere(planned) == []
@@ -167,14 +167,14 @@ def test_the_plan_knows_what_has_finished_and_who_made_it(tmp_path: Path) -> Non
     connection.execute("""UPDATE runs SET git_commit = 'abc', versions = '{"torch": "1.0"}'""")
     connection.close()
     with Results.open(tmp_path) as results:
-        notes = made_elsewhere(plan(experiments, Shelf(), results))
+        notes = made_elsewhere(plan(experiments, DatasetCache(), results))
     assert [note.partition(",")[0] for note in notes] == ["some were made by commit abc", "some were made with other versions of torch"]
 
 
 @pytest.mark.parametrize(("compute", "actors"), [({"grid": "inline"}, 1), ({"actors": 2}, 2)])
 def test_more_at_once_than_actors_is_refused(tmp_path: Path, compute: Mapping[str, Any], actors: int) -> None:
     experiments = sweep(tmp_path, compute=compute)
-    with pytest.raises(ConfigError, match=f"parallel: 3 is not allowed: compute.actors is {actors}"), crews(experiments, 3):
+    with pytest.raises(ConfigError, match=f"parallel: 3 is not allowed: compute.actors is {actors}"), actor_groups(experiments, 3):
         pass
 
 
@@ -184,9 +184,9 @@ def test_more_at_once_than_actors_is_refused(tmp_path: Path, compute: Mapping[st
 )
 def test_a_forecast_is_what_the_run_takes(tmp_path: Path, changes: Mapping[str, Any]) -> None:
     for experiment in sweep(tmp_path, **{"sweep": {"client.optimizer.name": ["sgd", "sam"]}, "server__participation": 4} | changes):
-        with crews([experiment], 1) as (crew,):
-            ahead = Probe(crew).forecast(experiment)
-            (outcome,) = perform([experiment], [crew], Quiet())
+        with actor_groups([experiment], 1) as (group,):
+            ahead = Probe(group).forecast(experiment)
+            (outcome,) = perform([experiment], [group], Callback())
         with Results.open(tmp_path) as results:
             rows = results.rounds(str(outcome.run_id))
         load, total = ahead.load, cumulative(rows)[-1]

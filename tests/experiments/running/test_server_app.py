@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from clients.optimizers import OPTIMIZERS
 from experiments import Experiment, run
-from experiments.running.progress import Quiet
+from experiments.running.progress import Callback
 from experiments.running.scheduler import run_all
 from experiments.settings.catalogue import resolved
 from experiments.settings.presets import METHODS, expand
@@ -47,7 +47,7 @@ def test_a_run_keeps_its_rounds_and_its_model(tmp_path: Path) -> None:
         assert kept.status == "finished"
         assert kept.config["client"]["optimizer"]["momentum"] == 0.0  # defaults of the parts are part of the record
         assert len(results.rounds(kept.id)) == 3
-        assert results.holdings(kept.id).sum() == 400
+        assert results.label_distribution(kept.id).sum() == 400
     files = sorted(path.name for path in (tmp_path / result.run_id).iterdir())
     assert files == ["model.safetensors", "round-00002.safetensors"]
     saved = load_file(tmp_path / result.run_id / "model.safetensors")
@@ -94,7 +94,7 @@ def test_a_diverging_client_stops_the_run_and_is_named(tmp_path: Path) -> None:
 
 def test_a_failed_run_does_not_stop_the_others(tmp_path: Path) -> None:
     bad = experiment(tmp_path, client__optimizer__lr=1e30, rounds=5)
-    outcomes = run_all([bad, experiment(tmp_path)], Quiet())
+    outcomes = run_all([bad, experiment(tmp_path)], Callback())
     assert [outcome.status for outcome in outcomes] == ["failed", "finished"]
     assert all(outcome.run_id for outcome in outcomes)
 
@@ -127,13 +127,13 @@ def test_actors_agree_with_this_process_to_the_bit(tmp_path: Path, actors: int) 
     assert [row.measures for row in on_ray.rows] == [row.measures for row in inline.rows]
 
 
-class Notes(Quiet):
+class Notes(Callback):
     """Keeps the notes."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
 
-    def note(self, run_id: str, text: str) -> None:
+    def warn(self, run_id: str, text: str) -> None:
         """Kept."""
         self.notes.append(text)
 
@@ -152,9 +152,9 @@ def test_an_optimizers_state_can_be_kept_over_rounds(tmp_path: Path, name: str) 
 
 
 def test_a_method_that_cannot_be_itself_is_noted(tmp_path: Path) -> None:
-    watch = Notes()
-    run(experiment(tmp_path, client__optimizer={"name": "vsam"}, client__steps=2), watch)
-    assert "vsam" in watch.notes[0].lower() or "warm-up" in watch.notes[0]
+    callback = Notes()
+    run(experiment(tmp_path, client__optimizer={"name": "vsam"}, client__steps=2), callback)
+    assert "vsam" in callback.notes[0].lower() or "warm-up" in callback.notes[0]
     quiet = Notes()
     run(experiment(tmp_path), quiet)
     assert quiet.notes == []
@@ -163,14 +163,14 @@ def test_a_method_that_cannot_be_itself_is_noted(tmp_path: Path) -> None:
 def test_a_budget_ends_the_run_after_the_round_that_reaches_it(tmp_path: Path) -> None:
     whole = run(experiment(tmp_path / "whole", rounds=5))
     budget = whole.rows[0].gradient_evaluations + whole.rows[1].gradient_evaluations + 1
-    watch = Notes()
-    cut = run(experiment(tmp_path / "cut", rounds=5, budget=budget, measure__every=5), watch)
+    callback = Notes()
+    cut = run(experiment(tmp_path / "cut", rounds=5, budget=budget, measure__every=5), callback)
     assert len(cut.rows) == 3
     assert cut.rows[-1].measures == whole.rows[2].measures | {
         name: cut.rows[-1].measures[name] for name in ("union_loss", "union_accuracy")
     }
     assert not cut.rows[0].measures
-    assert watch.notes == []
+    assert callback.notes == []
     assert (tmp_path / "cut" / cut.run_id / "model.safetensors").is_file()
     with Results.open(tmp_path / "cut") as results:
         (kept,) = results.runs()
@@ -179,10 +179,10 @@ def test_a_budget_ends_the_run_after_the_round_that_reaches_it(tmp_path: Path) -
 
 
 def test_a_budget_that_is_not_reached_is_noted(tmp_path: Path) -> None:
-    watch = Notes()
-    result = run(experiment(tmp_path, budget=10**9), watch)
+    callback = Notes()
+    result = run(experiment(tmp_path, budget=10**9), callback)
     spent = sum(row.gradient_evaluations for row in result.rows)
-    assert watch.notes == [f"rounds: all 2 are over after {spent} gradient evaluations of a budget of 1000000000"]
+    assert callback.notes == [f"rounds: all 2 are over after {spent} gradient evaluations of a budget of 1000000000"]
 
 
 @pytest.mark.parametrize(

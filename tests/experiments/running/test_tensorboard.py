@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from experiments.running.progress import Quiet, Tee
+from experiments.running.progress import Callback, CallbackList
 from experiments.running.scheduler import run_all
-from experiments.running.tensorboard import Events, scalars
+from experiments.running.tensorboard import TensorBoardCallback, scalars
 from fedsam.config import ConfigError
 from fedsam.results.rows import Row, cumulative
 from fedsam.results.store import Results
@@ -35,7 +35,7 @@ def read(folder: Path) -> tuple[Curves, str]:
     return dict(curves), text
 
 
-class Looker(Quiet):
+class Looker(Callback):
     """Reads the events of the current run as soon as a round is kept."""
 
     def __init__(self, runs_dir: Path) -> None:
@@ -50,8 +50,8 @@ class Looker(Quiet):
 
 def test_every_round_of_every_run_is_there_as_it_comes(tmp_path: Path) -> None:
     looker = Looker(tmp_path)
-    with Events() as events:
-        run_all([experiment(tmp_path, rounds=3), experiment(tmp_path, rounds=2, seed=1)], Tee(events, looker))
+    with TensorBoardCallback() as events:
+        run_all([experiment(tmp_path, rounds=3), experiment(tmp_path, rounds=2, seed=1)], CallbackList(events, looker))
     assert looker.seen == [1, 2, 3, 1, 2]
     with Results.open(tmp_path) as results:
         for run in results.runs():
@@ -65,7 +65,7 @@ def test_every_round_of_every_run_is_there_as_it_comes(tmp_path: Path) -> None:
 
 
 def test_a_diverged_round_is_written_and_costs_add_up(tmp_path: Path) -> None:
-    with Events() as events:
+    with TensorBoardCallback() as events:
         events.started("r", experiment(tmp_path))
         events.round(row("r", 1, {"test_loss": math.nan}, 100))
         events.round(row("r", 2, {}, 50))
@@ -80,4 +80,4 @@ def test_a_diverged_round_is_written_and_costs_add_up(tmp_path: Path) -> None:
 def test_without_tensorboard_nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     with pytest.raises(ConfigError, match=r"--tensorboard: needs the package tensorboard, .*: pip install tensorboard"):
-        Events()
+        TensorBoardCallback()

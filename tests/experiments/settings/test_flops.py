@@ -15,7 +15,7 @@ from clients.optimizers import build
 from clients.optimizers.base import Task
 from experiments import run
 from experiments.settings import documented_cost
-from fedsam.config import Part
+from fedsam.config import Component
 from fedsam.data import augmentation, datasets
 from fedsam.models import architectures
 from fedsam.models.network import Network
@@ -51,9 +51,9 @@ def test_sam_costs_twice_what_sgd_does_and_as_much_as_torch_sees(tmp_path: Path,
 def test_a_convolutional_network_costs_what_is_documented_and_what_torch_sees(name: str) -> None:
     digits = datasets.load("digits")
     # A method of normalization layers needs some.
-    model = Part(name="resnet20" if name == "sam_on" else "lenet5")
+    model = Component(name="resnet20" if name == "sam_on" else "lenet5")
     network = Network(architectures.create(model, digits.image, digits.classes, torch.Generator().manual_seed(0)))
-    optimizer = build(Part(name=name, lr=0.01, **COSTED.get(name, SETTINGS.get(name, {}))))
+    optimizer = build(Component(name=name, lr=0.01, **COSTED.get(name, SETTINGS.get(name, {}))))
     x, y = augmentation.normalize(digits.train.x[:120], digits.mean, digits.std, torch.float32), digits.train.y[:120]
     batches = [Batch(*batch) for batch in zip(x.split(12), y.split(12), strict=True)]
     steps = documented_cost.settled(optimizer) + (60 if model.name == "lenet5" else 4)

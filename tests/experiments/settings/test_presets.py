@@ -15,8 +15,8 @@ from torch import Tensor
 
 from clients import runtime
 from clients.optimizers import OPTIMIZERS
-from experiments.running.grids import Crew, grids
-from experiments.running.progress import Quiet
+from experiments.running.grids import ActorGroup, grids
+from experiments.running.progress import Callback
 from experiments.running.server_app import serve
 from experiments.settings.catalogue import resolved
 from experiments.settings.method_cost import Cost, cost
@@ -146,28 +146,28 @@ def small(folder: Path, grid: str, changes: dict[str, Any]) -> Experiment:
 
 
 @pytest.fixture(scope="module")
-def on_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crew]:
+def on_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ActorGroup]:
     """Two actors for all tests of this file."""
     with grids([small(tmp_path_factory.mktemp("ray"), "ray", {})]) as grid_of:
         yield grid_of
 
 
-def both(folder: Path, on_ray: Crew, changes: dict[str, Any]) -> tuple[Tensor, Tensor]:
+def both(folder: Path, on_ray: ActorGroup, changes: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """The final vectors in this process and on actors."""
     inline, ray = small(folder, "inline", changes), small(folder, "ray", changes)
     with grids([inline]) as here:
-        return serve(inline, *here(inline), Quiet()).w, serve(ray, *on_ray(ray), Quiet()).w
+        return serve(inline, *here(inline), Callback()).w, serve(ray, *on_ray(ray), Callback()).w
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_preset_gives_the_same_bits_on_every_grid(tmp_path: Path, on_ray: Crew, method: str) -> None:
+def test_every_preset_gives_the_same_bits_on_every_grid(tmp_path: Path, on_ray: ActorGroup, method: str) -> None:
     here, there = both(tmp_path, on_ray, {"method": method})
     assert torch.equal(here, there)
     assert bool(torch.isfinite(here).all())
 
 
 @pytest.mark.parametrize("strategy", [name for name, entry in STRATEGIES.items() if issubclass(entry, FlowerRule)])
-def test_flowers_robust_strategies_give_the_same_bits_on_every_grid(tmp_path: Path, on_ray: Crew, strategy: str) -> None:
+def test_flowers_robust_strategies_give_the_same_bits_on_every_grid(tmp_path: Path, on_ray: ActorGroup, strategy: str) -> None:
     malicious = {} if strategy in ("flower_median", "flower_trimmed_mean") else {"server.strategy.malicious": 0}
     here, there = both(tmp_path, on_ray, {"server.strategy.name": strategy, "rounds": 2, "measure.every": 2, **malicious})
     assert torch.equal(here, there)
@@ -192,12 +192,12 @@ FLOWERS: dict[str, tuple[Strategy, dict[str, Any], float]] = {
 
 
 @pytest.mark.parametrize("name", FLOWERS)
-def test_flowers_own_strategies_run_on_actors_and_ours_give_their_numbers(tmp_path: Path, on_ray: Crew, name: str) -> None:
+def test_flowers_own_strategies_run_on_actors_and_ours_give_their_numbers(tmp_path: Path, on_ray: ActorGroup, name: str) -> None:
     theirs, changes, tolerance = FLOWERS[name]
     everyone = {"server.participation": 6, "rounds": 3, **changes}
     ours = small(tmp_path, "inline", everyone)
     with grids([ours]) as here:
-        expected = serve(ours, *here(ours), Quiet()).w
+        expected = serve(ours, *here(ours), Callback()).w
     ray = small(tmp_path, "ray", everyone)
     grid, dataset = on_ray(ray)
     start = runtime.network(ray, dataset, torch.device("cpu"), torch.float32).initial
@@ -217,7 +217,7 @@ def test_failures_are_counted_in_the_rows(tmp_path: Path) -> None:
             return list(send(messages, timeout=timeout))[1:]
 
         grid.send_and_receive = lossy  # type: ignore[method-assign]
-        result = serve(experiment, grid, dataset, Quiet())
+        result = serve(experiment, grid, dataset, Callback())
     sampled = [len(row.clients) for row in result.rows]
     assert [row.failures for row in result.rows] == [1] * 5
     assert [row.cohort + 1 for row in result.rows] == sampled
@@ -236,7 +236,7 @@ def test_evaluations_that_are_late_are_counted_in_the_rows(tmp_path: Path) -> No
             return replies[1:] if replies and replies[0].metadata.message_type == "evaluate" else replies
 
         grid.send_and_receive = lossy  # type: ignore[method-assign]
-        result = serve(experiment, grid, dataset, Quiet())
+        result = serve(experiment, grid, dataset, Callback())
     assert [(row.failures, row.cohort) for row in result.rows] == [(1, len(row.clients)) for row in result.rows]
     assert {row.clients[0].status for row in result.rows} == {"evaluation: did not reply in time"}
     assert all(row.clients[0].steps > 0 and math.isfinite(row.clients[0].train_loss) for row in result.rows)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST
 
-from experiments.running.grids import Shelf
+from experiments.running.grids import DatasetCache
 from fedsam.config import ConfigError, parse
 from fedsam.data import datasets, download
 from fedsam.data.augmentation import AUGMENTATIONS, normalize
@@ -163,7 +163,7 @@ def test_another_server_is_asked_where_one_does_not_answer(server: Path, tmp_pat
 
 @pytest.mark.parametrize("fallback", [None, "digits"])
 def test_a_sweep_tries_once(fallback: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tried, shelf = list[str](), Shelf()
+    tried, shelf = list[str](), DatasetCache()
     monkeypatch.setattr(datasets, "download", lambda *_: tried.append("once") or (_ for _ in ()).throw(OSError("no network")))
     for clients in (1, 2, 3):
         experiment = parse({"data": {"root": str(tmp_path), "fallback": fallback, "clients": clients}})

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fedsam import registry
-from fedsam.config import ConfigError, Part
+from fedsam.config import Component, ConfigError
 from fedsam.data import flwr_partition, partition
 from fedsam.data.flwr_partition import as_partition, from_flwr, is_partitioner
 from fedsam.data.partition import PARTITIONS
@@ -86,7 +86,7 @@ def standin(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def drawn(stream: int = 0, name: str = "flwr_datasets:ByLabel", **settings: Any) -> list[list[int]]:
-    draw = registry.build(PARTITIONS, Part.model_validate({"name": name, **settings}), "data.partition")
+    draw = registry.build(PARTITIONS, Component.model_validate({"name": name, **settings}), "data.partition")
     return [part.tolist() for part in draw(LABELS, 5, np.random.default_rng(stream))]
 
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from fedsam import plugins
-from fedsam.config import ConfigError, Part
+from fedsam.config import Component, ConfigError
 from fedsam.data import own_data
 from fedsam.data.dataset import Dataset
 from fedsam.data.own_data import load
@@ -25,8 +25,8 @@ GREY = RGB[..., 0]
 WHICH = ("train", "test")
 
 
-def part(name: str, **settings: Any) -> Part:
-    return Part.model_validate({"name": name, **settings})
+def part(name: str, **settings: Any) -> Component:
+    return Component.model_validate({"name": name, **settings})
 
 
 def write(path: Path, pixels: np.ndarray, **settings: Any) -> None:
@@ -269,7 +269,7 @@ def test_one_array_is_not_several(tmp_path: Path) -> None:
         (part("nowhere_at_all:blobs"), "data.dataset: 'nowhere_at_all:blobs' is not allowed: there is no module"),
     ],
 )
-def test_what_can_be_seen_without_reading_is_checked(given: Part, message: str) -> None:
+def test_what_can_be_seen_without_reading_is_checked(given: Component, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         own_data.check(given)
 

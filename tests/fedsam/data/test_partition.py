@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsam import registry
-from fedsam.config import ConfigError, Part
+from fedsam.config import Component, ConfigError
 from fedsam.data.partition import PARTITIONS, class_counts, dirichlet, quantity, shards
 
 
-def part(name: str, **settings: object) -> Part:
-    return Part.model_validate({"name": name, **settings})
+def part(name: str, **settings: object) -> Component:
+    return Component.model_validate({"name": name, **settings})
 
 
 CIFAR_LIKE = np.repeat(np.arange(10), 5000)
@@ -34,7 +34,7 @@ VARIANTS = [
 variants = st.sampled_from(VARIANTS)
 
 
-def draw(piece: Part, labels: np.ndarray, clients: int, seed: int = 0) -> list[np.ndarray]:
+def draw(piece: Component, labels: np.ndarray, clients: int, seed: int = 0) -> list[np.ndarray]:
     return list(registry.build(PARTITIONS, piece, "data.partition")(labels, clients, np.random.default_rng(seed)))
 
 
@@ -54,7 +54,7 @@ def test_every_partition_is_varied() -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data(), piece=variants, seed=st.integers(0, 2**32), labels=st.lists(st.integers(0, 6), min_size=1, max_size=80))
-def test_disjoint_cover_with_minimum_sizes(data: st.DataObject, piece: Part, seed: int, labels: list[int]) -> None:
+def test_disjoint_cover_with_minimum_sizes(data: st.DataObject, piece: Component, seed: int, labels: list[int]) -> None:
     clients = data.draw(st.integers(1, len(labels)))
     fewest = data.draw(st.integers(1, len(labels) // clients))
     given_labels = np.array(labels)
@@ -68,20 +68,20 @@ def test_disjoint_cover_with_minimum_sizes(data: st.DataObject, piece: Part, see
 
 
 @pytest.mark.parametrize("piece", VARIANTS, ids=str)
-def test_same_seed_same_parts(piece: Part) -> None:
+def test_same_seed_same_parts(piece: Component) -> None:
     first, again, other = (draw(piece, CIFAR_LIKE, 20, seed) for seed in (1, 1, 2))
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
 
 
 @pytest.mark.parametrize("piece", VARIANTS, ids=str)
-def test_ten_thousand_clients(piece: Part) -> None:
+def test_ten_thousand_clients(piece: Component) -> None:
     indices = draw(piece, CIFAR_LIKE, 10_000)
     assert sizes(indices).min() >= 1
 
 
 @pytest.mark.parametrize("piece", VARIANTS, ids=str)
-def test_too_many_clients(piece: Part) -> None:
+def test_too_many_clients(piece: Component) -> None:
     with pytest.raises(ConfigError, match=r"data\.clients: 11 is not allowed: at most 10, for each to hold 1 of 10 examples"):
         draw(piece, np.arange(10), 11)
     with pytest.raises(ConfigError, match=r"data\.clients: 4 is not allowed: at most 3, for each to hold 3 of 10 examples"):
@@ -99,13 +99,13 @@ def test_too_many_clients(piece: Part) -> None:
         (part("dirichlt"), r"did you mean 'dirichlet'"),
     ],
 )
-def test_wrong_hyperparameters(piece: Part, message: str) -> None:
+def test_wrong_hyperparameters(piece: Component, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         draw(piece, CIFAR_LIKE, 10)
 
 
 @pytest.mark.parametrize("piece", [part("iid"), part("quantity", sigma=0), part("dirichlet", balanced=True)], ids=str)
-def test_equal_sizes(piece: Part) -> None:
+def test_equal_sizes(piece: Component) -> None:
     assert sorted(set(sizes(draw(piece, CIFAR_LIKE[:4999], 70)))) == [71, 72]
 
 

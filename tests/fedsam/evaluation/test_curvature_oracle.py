@@ -12,7 +12,7 @@ import torch
 from scipy.sparse.linalg import eigsh
 from torch import Tensor, nn
 
-from fedsam.config import Part
+from fedsam.config import Component
 from fedsam.data import augmentation, datasets
 from fedsam.evaluation.hessian import hessian_top, hessian_trace
 from fedsam.evaluation.loss import Loss, even
@@ -31,7 +31,7 @@ def trained(cifar_root: Path) -> tuple[Loss, Tensor, Any]:
     from curvlinops import HessianLinearOperator
 
     cifar = datasets.load("cifar10", cifar_root)
-    module = architectures.create(Part(name="lenet5"), cifar.image, cifar.classes, torch.Generator().manual_seed(0))
+    module = architectures.create(Component(name="lenet5"), cifar.image, cifar.classes, torch.Generator().manual_seed(0))
     x, y = cifar.train.x[:EXAMPLES], cifar.train.y[:EXAMPLES]
     prepare = partial(augmentation.normalize, mean=cifar.mean, std=cifar.std, dtype=torch.float32)
     loss = Loss(module, torch.empty(0), x, y, even(EXAMPLES, 100), prepare=prepare)

@@ -13,7 +13,7 @@ import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
 
-from fedsam.config import ConfigError, Part
+from fedsam.config import Component, ConfigError
 from fedsam.data import augmentation, datasets
 from fedsam.evaluation import hessian, sharpness
 from fedsam.evaluation.hessian import hessian_density, hessian_top, hessian_trace
@@ -181,7 +181,7 @@ def test_more_steps_are_made_until_the_residuals_are_small_enough() -> None:
 
 def test_top_eigenvalues_of_a_relu_network_in_float32_agree_with_arpack() -> None:
     digits = datasets.load("digits")
-    module = architectures.create(Part(name="lenet5"), digits.image, digits.classes, rng())
+    module = architectures.create(Component(name="lenet5"), digits.image, digits.classes, rng())
     prepare = partial(augmentation.normalize, mean=digits.mean, std=digits.std)
     x, y = digits.train.x[:60], digits.train.y[:60]
     w = Layout.of_module(module).vector(dict(module.named_parameters()))

@@ -7,7 +7,7 @@ import torch
 from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedsam.grid.actor import ClientActor, CrowdedError, Work, serve
+from fedsam.grid.actor import ClientActor, ClientTask, CrowdedError, serve
 from fedsam.grid.pool import ActorPool
 from fedsam.grid.session import import_ray
 from fedsam.messages import flower_private
@@ -78,7 +78,7 @@ def asked(app: ClientApp, *, shared: bool = False) -> tuple[Message, RecordDict]
     content = RecordDict({"mark": MetricRecord({"here": 1})})
     message = Message(content, dst_node_id=1, message_type="train")
     flower_private.number(message, "0")
-    return serve(app, Work(message.metadata, {}, {}, {}), content, RecordDict(), shared=shared)
+    return serve(app, ClientTask(message.metadata, {}, {}, {}), content, RecordDict(), shared=shared)
 
 
 @pytest.mark.parametrize("times", [0, 1])

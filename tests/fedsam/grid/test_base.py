@@ -74,7 +74,7 @@ def test_every_grid_gives_the_same_replies_in_order(pool: ActorPool, shard_size:
 
 def test_an_actor_that_dies_costs_its_shard_only(pool: ActorPool) -> None:
     grid, notes = RayGrid(pool, CLIENTS, {}, 1), []
-    grid.note = notes.append
+    grid.warn = notes.append
     undisturbed = rounds(InlineGrid(load, CLIENTS, {}))
     assert rounds(grid, 1) == undisturbed[:1]
     victim = pool.ready()[0]
@@ -134,7 +134,7 @@ def test_a_client_that_hangs_or_kills_costs_none_that_went_with_it(
     monkeypatch.setattr(ray_grid, "RESTARTS", 1)
     three = ActorPool(app, actors=3)
     grid, notes = RayGrid(three, CLIENTS, {}, 1), list[str]()
-    grid.note = notes.append
+    grid.warn = notes.append
     three.ready()
     for _ in range(2):
         grid.send_and_receive(messages(range(2, CLIENTS)))
@@ -243,7 +243,7 @@ def test_fewer_actors_share_a_gpu_whose_memory_ran_out(pool: ActorPool) -> None:
     for _ in range(3):
         crowd._start()
     grid, notes = RayGrid(crowd, CLIENTS, {}, 1), list[str]()
-    grid.note = notes.append
+    grid.warn = notes.append
     assert had(grid.send_and_receive(ask("count", *range(CLIENTS)))) == [0] * CLIENTS
     assert had(grid.send_and_receive(ask("starve", *range(CLIENTS)))) == [1] * CLIENTS
     assert notes == ["a GPU's memory ran out; 1 actors with 0.66 of a GPU each go on"]

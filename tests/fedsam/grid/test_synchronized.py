@@ -9,7 +9,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedsam.grid.inline import InlineGrid
-from fedsam.grid.synchronized import Turns
+from fedsam.grid.synchronized import SynchronizedGrid
 from tests.support.processes import HANG
 
 CLIENTS = 6
@@ -45,7 +45,7 @@ def message(node: int) -> Message:
 
 def test_each_thread_gets_its_own_replies_and_the_waiting_go_together() -> None:
     slow = Slow()
-    grid = Turns(slow)
+    grid = SynchronizedGrid(slow)
     with ThreadPoolExecutor(CLIENTS) as threads:
         asked = [threads.submit(lambda node=node: list(grid.send_and_receive([message(node)]))) for node in range(1, CLIENTS + 1)]
         while len(grid._waiting) < CLIENTS - 1:
@@ -56,7 +56,7 @@ def test_each_thread_gets_its_own_replies_and_the_waiting_go_together() -> None:
 
 
 def test_an_error_is_raised_to_all_who_sent() -> None:
-    grid = Turns(InlineGrid(echo, CLIENTS, {}))
+    grid = SynchronizedGrid(InlineGrid(echo, CLIENTS, {}))
     with pytest.raises(ValueError, match="no node has id 7"):
         grid.send_and_receive([message(7)])
     assert [r.metadata.src_node_id for r in grid.send_and_receive([message(1)], timeout=HANG)] == [1]
@@ -64,7 +64,7 @@ def test_an_error_is_raised_to_all_who_sent() -> None:
 
 def test_what_else_a_grid_can_do_goes_through() -> None:
     inner = InlineGrid(echo, CLIENTS, {})
-    grid = Turns(inner)
+    grid = SynchronizedGrid(inner)
     assert [node.node_id for node in grid.get_nodes()] == list(range(1, CLIENTS + 1))
     assert grid.create_message(RecordDict(), "train", 2, "1").metadata.dst_node_id == 2
     assert [r.metadata.src_node_id for r in grid.pull_messages(grid.push_messages([message(3)]))] == [3]

@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsam.messages import aggregation, codec, flower_private
-from fedsam.messages.aggregation import Part, Terms
+from fedsam.messages.aggregation import AggregationSpec, PartialSum
 
 EXPECTS = ("mean.mu", "population.c", "population.delta", "metrics.tau")
 UPDATES = st.lists(st.tuples(st.floats(-10, 10), st.floats(-10, 10), st.integers(1, 500)), min_size=1, max_size=9)
 
 
-def terms(weights: str = "examples", size: int = 2) -> Terms:
+def terms(weights: str = "examples", size: int = 2) -> AggregationSpec:
     broadcast = {"w": torch.zeros(size, dtype=torch.float64), "buffers": torch.zeros(1, dtype=torch.float64)}
-    return Terms.from_vectors(broadcast, EXPECTS, weights)  # type: ignore[arg-type]
+    return AggregationSpec.from_vectors(broadcast, EXPECTS, weights)  # type: ignore[arg-type]
 
 
 def request(node: int) -> Message:
@@ -37,7 +37,7 @@ def reply(node: int, vector: torch.Tensor, examples: float, **changes: float) ->
     return Message(codec.encode_update(codec.Update(vectors, metrics | changes)), reply_to=request(node))
 
 
-def part(entry: tuple[float, float, float], node: int = 1, weights: str = "examples") -> Part:
+def part(entry: tuple[float, float, float], node: int = 1, weights: str = "examples") -> PartialSum:
     return aggregation.part(reply(node, torch.tensor(entry[:2], dtype=torch.float64), entry[2]), terms(weights))
 
 
@@ -70,7 +70,7 @@ def test_threads_do_not_change_a_bit() -> None:
     sums = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        parts = [Part([n], n + 0.3, {"delta": v.clone()}, {}) for n, v in enumerate(vectors)]
+        parts = [PartialSum([n], n + 0.3, {"delta": v.clone()}, {}) for n, v in enumerate(vectors)]
         sums.append(aggregation.total_(parts).vectors["delta"])
     torch.set_num_threads(1)
     assert torch.equal(sums[0], sums[1])
@@ -85,7 +85,7 @@ def test_the_inputs_of_a_sum_stay_as_they_are_but_for_the_first() -> None:
 
 
 def test_a_merged_reply_says_what_single_ones_did() -> None:
-    gathered = aggregation.Gathered(request(1))
+    gathered = aggregation.ShardAccumulator(request(1))
     good, bad = torch.tensor([1.0, 2.0], dtype=torch.float64), torch.tensor([1.0, torch.nan], dtype=torch.float64)
     assert gathered.add(reply(1, good, 3))
     assert not gathered.add(reply(2, bad, 3))
@@ -105,10 +105,10 @@ def test_a_merged_reply_says_what_single_ones_did() -> None:
 
 
 def test_a_shard_in_which_all_fail_is_one_reply_too() -> None:
-    gathered = aggregation.Gathered(request(1))
+    gathered = aggregation.ShardAccumulator(request(1))
     gathered.add(Message(Error(2, "tired"), reply_to=request(1)))
     (merged,) = gathered.replies()
-    assert aggregation.decode(merged) == Part(nodes=[], failures={1: "failed: tired"})
+    assert aggregation.decode(merged) == PartialSum(nodes=[], failures={1: "failed: tired"})
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_missing_metrics_are_refused() -> None:
 
 def test_without_terms_replies_stay_single() -> None:
     plain = Message(RecordDict(), dst_node_id=1, message_type="train")
-    gathered, one = aggregation.Gathered(plain), Message(RecordDict(), reply_to=plain)
+    gathered, one = aggregation.ShardAccumulator(plain), Message(RecordDict(), reply_to=plain)
     assert gathered.add(one)
     assert gathered.replies() == [one]
 

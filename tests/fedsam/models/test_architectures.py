@@ -11,18 +11,18 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from fedsam import registry
-from fedsam.config import ConfigError, Part
+from fedsam.config import Component, ConfigError
 from fedsam.models import architectures
 from fedsam.models.flat import NORMALIZATIONS, Layout
 
 NORMED = ["resnet18", "resnet20"]
 
 
-def part(name: str, **settings: object) -> Part:
-    return Part.model_validate({"name": name, **settings})
+def part(name: str, **settings: object) -> Component:
+    return Component.model_validate({"name": name, **settings})
 
 
-def create(piece: Part, image: tuple[int, int, int] = (3, 32, 32), classes: int = 10, seed: int = 0) -> nn.Module:
+def create(piece: Component, image: tuple[int, int, int] = (3, 32, 32), classes: int = 10, seed: int = 0) -> nn.Module:
     return architectures.create(piece, image, classes, torch.Generator().manual_seed(seed))
 
 
@@ -133,7 +133,7 @@ def test_shortcut() -> None:
         (part(".relative:net"), "is written module:attribute"),
     ],
 )
-def test_wrong_models(piece: Part, message: str) -> None:
+def test_wrong_models(piece: Component, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         create(piece)
 

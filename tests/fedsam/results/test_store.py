@@ -28,7 +28,7 @@ HOLDINGS = np.array([[3, 0, 1], [0, 5, 0]])
 
 def start(results: Results, **settings: object) -> str:
     experiment = parse({"name": "mine", "seed": 4, **settings})
-    return results.start(experiment, experiment.dump(), dataset="digits", holdings=HOLDINGS, provenance=PROVENANCE)
+    return results.start(experiment, experiment.dump(), dataset="digits", label_distribution=HOLDINGS, provenance=PROVENANCE)
 
 
 def row(run: str, round: int, **changes: object) -> Row:
@@ -87,8 +87,8 @@ def test_holdings_come_back_with_empty_clients_and_classes(results: Results) -> 
     sparse = np.zeros((4, 5), dtype=np.int64)
     sparse[1, 2] = 9
     for counts in (HOLDINGS, sparse, np.zeros((2, 3), dtype=np.int64)):
-        run = results.start(experiment, experiment.dump(), dataset="digits", holdings=counts, provenance=PROVENANCE)
-        np.testing.assert_array_equal(results.holdings(run), counts)
+        run = results.start(experiment, experiment.dump(), dataset="digits", label_distribution=counts, provenance=PROVENANCE)
+        np.testing.assert_array_equal(results.label_distribution(run), counts)
     (held,) = results._connection.execute("SELECT count(*) FROM holdings WHERE examples = 0").fetchone()
     assert held == 0
 
@@ -238,10 +238,15 @@ def test_a_file_of_the_version_before_is_brought_up(runs_dir: Path) -> None:
             assert results.class_names(run) == ()
             experiment = Experiment()
             named = results.start(
-                experiment, experiment.dump(), dataset="digits", holdings=HOLDINGS, provenance=PROVENANCE, class_names=("a", "b", "c")
+                experiment,
+                experiment.dump(),
+                dataset="digits",
+                label_distribution=HOLDINGS,
+                provenance=PROVENANCE,
+                class_names=("a", "b", "c"),
             )
             assert results.class_names(named) == ("a", "b", "c")
-            assert (results.holdings(run) == HOLDINGS).all()
+            assert (results.label_distribution(run) == HOLDINGS).all()
 
 
 def test_a_file_in_the_place_of_the_folder_is_refused(runs_dir: Path) -> None:
@@ -275,5 +280,5 @@ def test_hash_ignores_seed_and_places_only() -> None:
 def test_ten_thousand_clients_are_kept_in_a_moment(results: Results) -> None:
     counts = np.random.default_rng(0).integers(0, 5, size=(10_000, 10))
     experiment = Experiment()
-    run = results.start(experiment, experiment.dump(), dataset="cifar10", holdings=counts, provenance=PROVENANCE)
-    np.testing.assert_array_equal(results.holdings(run), counts)
+    run = results.start(experiment, experiment.dump(), dataset="cifar10", label_distribution=counts, provenance=PROVENANCE)
+    np.testing.assert_array_equal(results.label_distribution(run), counts)

@@ -18,7 +18,7 @@ class Peak:
     private: int = 0
 
 
-class Watch:
+class MemorySampler:
     """Samples this process, its descendants, the object store and the spill files, five times a second, while a block runs.
 
     Args:
@@ -33,7 +33,7 @@ class Watch:
         self.peaks: dict[str, Peak] = {}
         self.private = self.store = self.disk = 0
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> MemorySampler:
         self._thread.start()
         return self
 
