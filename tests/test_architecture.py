@@ -1,10 +1,17 @@
-"""The rules of the house that a machine can check: layers, docstrings, forbidden calls, settings without effect."""
+"""The rules of the house that a machine can check: rooms and their imports, sizes, docstrings, forbidden calls, unused settings."""
 
 from __future__ import annotations
 
 import ast
+import inspect
+from collections import Counter
 from collections.abc import Iterator
+from enum import Enum
+from graphlib import TopologicalSorter
+from importlib import import_module
 from pathlib import Path
+from statistics import median
+from types import FunctionType, ModuleType
 
 import pytest
 
@@ -13,55 +20,38 @@ from fedsam import config
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("fedsam", "clients", "strategies", "experiments")
 
-# Imports point to a lower number, or stay within clients, strategies or experiments.
-LAYERS = {
-    "fedsam": 0,
-    "fedsam.config": 0,
-    "fedsam.data.augmentation": 0,
-    "fedsam.data.dataset": 0,
-    "fedsam.models.flat": 0,
-    "fedsam.evaluation.loss": 0,
-    "fedsam.messages.flower_private": 0,
-    "fedsam.imports": 0,
-    "fedsam.data.flwr_partition": 0,
-    "fedsam.data.own_data": 0,
-    "fedsam.registry": 0,
-    "fedsam.plugins": 0,
-    "fedsam.results.provenance": 0,
-    "fedsam.schedules": 0,
-    "fedsam.seeds": 0,
-    "fedsam.messages.codec": 0,
-    "fedsam.results.database": 1,
-    "fedsam.datasets": 1,
-    "fedsam.data.download": 0,
-    "fedsam.models": 1,
-    "fedsam.evaluation.hessian": 1,
-    "fedsam.evaluation.sharpness": 1,
-    "fedsam.system.heterogeneity": 1,
-    "fedsam.models.network": 1,
-    "fedsam.data.partition": 1,
-    "fedsam.merge": 1,
-    "fedsam.grid.session": 1,
-    "fedsam.results.rows": 1,
-    "fedsam.evaluation.accuracy": 2,
-    "fedsam.data.federated": 2,
-    "fedsam.evaluation.flatness": 2,
-    "fedsam.system.cost": 2,
-    "fedsam.results.store": 2,
-    "fedsam.grid.actor": 2,
-    "fedsam.results.model_files": 3,
-    "fedsam.grid.base": 3,
-    "fedsam.grid.pool": 3,
-    "fedsam.grid.ray_grid": 4,
-    "fedsam.grid.cluster": 1,
-    "fedsam.grid.flower_app": 1,
-    "fedsam.grid.synchronized": 1,
-    "clients": 5,
-    "strategies": 5,
-    "experiments": 6,
-    "fedsam.__main__": 7,
+ROOT_OF_FEDSAM = "fedsam"  # the modules of fedsam/ itself, which everything may import
+BELOW = {ROOT_OF_FEDSAM, "fedsam.models", "fedsam.data", "fedsam.messages", "fedsam.evaluation", "fedsam.system"}
+EVERYTHING = BELOW | {"fedsam.results", "fedsam.grid", "clients", "strategies"}
+# What the modules of a room may import besides those of their own room.
+ROOMS: dict[str, set[str]] = {
+    ROOT_OF_FEDSAM: set(),
+    "fedsam.models": {ROOT_OF_FEDSAM},
+    "fedsam.data": {ROOT_OF_FEDSAM},
+    "fedsam.messages": {ROOT_OF_FEDSAM},
+    "fedsam.results": {ROOT_OF_FEDSAM, "fedsam.models"},
+    "fedsam.evaluation": {ROOT_OF_FEDSAM, "fedsam.data", "fedsam.models"},
+    "fedsam.system": {ROOT_OF_FEDSAM, "fedsam.models"},
+    "fedsam.grid": {ROOT_OF_FEDSAM, "fedsam.messages"},
+    "clients": BELOW,
+    "strategies": BELOW,
+    "experiments.settings": EVERYTHING,
+    "experiments.running": EVERYTHING | {"experiments.settings"},
+    "experiments.analysis": EVERYTHING,
+    "experiments.reporting": EVERYTHING | {"experiments.analysis"},
+    "experiments.planning": EVERYTHING | {"experiments.settings", "experiments.running", "experiments.analysis"},
+    "experiments.diagnostics": EVERYTHING | {"experiments.running", "experiments.analysis"},
+    "experiments.contracts": EVERYTHING | {"experiments.settings", "experiments.running"},
+    "experiments.benchmarks": EVERYTHING | {"experiments.settings", "experiments.running"},
+    "experiments.project_template": EVERYTHING | {"experiments.contracts", "experiments"},
+    "experiments.api": EVERYTHING | {"experiments.settings", "experiments.running", "experiments.planning", "experiments.reporting"},
+    "experiments.cli": EVERYTHING
+    | {f"experiments.{room}" for room in ("settings", "running", "planning", "reporting", "diagnostics", "contracts")},
 }
-FACE = "fedsam"  # what users import from here lies above it: imported for type checkers alone, and found when it is used
+# What users import from or start: above everything else, whose names they find when they are used.
+FACES = {"fedsam", "fedsam.__main__", "experiments"}
+LONGEST, MEDIAN, MOST = 300, 120, 15  # lines of a module; modules of a folder
+ONE_FILE_EACH = {"clients/optimizers", "strategies"}  # folders that grow with the methods
 FORBIDDEN = {"pickle.load", "pickle.loads", "torch.load", "time.sleep", "NotImplementedError"}
 
 MODULES = {
@@ -71,12 +61,14 @@ MODULES = {
 }
 
 
-def layer(module: str) -> int:
-    """The layer of a module; the parts of clients, strategies and experiments share one."""
-    package = module.partition(".")[0]
-    name = module if package == "fedsam" else package
-    assert name in LAYERS, f"{module} has no layer: give it one in LAYERS"
-    return LAYERS[name]
+def room(module: str) -> str:
+    """The room of a module: the longest key of `ROOMS` that it is in."""
+    if module in MODULES and module.count(".") == 1 and module.startswith("fedsam.") and MODULES[module].name != "__init__.py":
+        return ROOT_OF_FEDSAM
+    names = [module.rsplit(".", cut)[0] for cut in range(module.count(".") + 1)]
+    found = next((name for name in names if name in ROOMS and name != ROOT_OF_FEDSAM), None)
+    assert found, f"{module} is in no room: give it one in ROOMS"
+    return found
 
 
 def tree(module: str) -> ast.Module:
@@ -85,8 +77,8 @@ def tree(module: str) -> ast.Module:
 
 
 def imported(module: str) -> Iterator[str]:
-    """The modules of our packages that a module imports, wherever it does so; for `FACE`, unless only type checkers see it."""
-    for node in executed(module):
+    """The modules of our packages that a module imports, wherever it does so."""
+    for node in ast.walk(tree(module)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -98,25 +90,17 @@ def imported(module: str) -> Iterator[str]:
         yield from (name for name in names if name.partition(".")[0] in PACKAGES)
 
 
-def executed(module: str) -> Iterator[ast.AST]:
-    """Every node of a module's syntax tree; of `FACE`, without `if TYPE_CHECKING`."""
-    body = [node for node in tree(module).body if module != FACE or not (isinstance(node, ast.If) and dotted(node.test) == "TYPE_CHECKING")]
-    for node in body:
-        yield from ast.walk(node)
-
-
-def public(body: list[ast.stmt], path: str) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]]:
-    """The public functions, classes and methods of a module, with their dotted paths."""
-    for node in body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not node.name.startswith("_") and not told(node):
-            yield f"{path}.{node.name}", node
-            if isinstance(node, ast.ClassDef):
-                yield from public(node.body, f"{path}.{node.name}")
-
-
-def told(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> bool:
-    """Whether another definition documents this one: the getter of a property, the function behind overloads."""
-    return any(dotted(decorator).endswith((".setter", "overload")) for decorator in node.decorator_list)
+def public(owner: ModuleType | type, path: str) -> Iterator[tuple[str, object]]:
+    """The public functions, classes and methods that a module or class defines, with their dotted paths."""
+    module = getattr(owner, "__module__", path)
+    for name, value in vars(owner).items():
+        is_default = getattr(value, "__name__", "") == "<lambda>"  # of a dataclass's field
+        is_defined = isinstance(value, property | classmethod | staticmethod | FunctionType) or inspect.isclass(value)
+        if name.startswith("_") or is_default or not is_defined or getattr(value, "__module__", module) != module:
+            continue
+        yield f"{path}.{name}", getattr(owner, name)
+        if inspect.isclass(value) and not issubclass(value, Enum):
+            yield from public(value, f"{path}.{name}")
 
 
 def settings() -> Iterator[tuple[str, str]]:
@@ -132,19 +116,32 @@ def dotted(node: ast.AST) -> str:
     return node.id if isinstance(node, ast.Name) else ""
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_point_downward(module: str) -> None:
-    package, highest = module.partition(".")[0], 2 if layer(module) == 5 else layer(module) - 1
-    for target in imported(module):
-        within = package != "fedsam" and target.partition(".")[0] == package
-        same_layer_0 = package == "fedsam" and layer(module) == layer(target) == 0
-        assert within or same_layer_0 or layer(target) <= highest, f"{module} imports {target}"
+@pytest.mark.parametrize("module", [module for module in MODULES if module not in FACES])
+def test_a_room_imports_what_it_may(module: str) -> None:
+    allowed = {room(module), *ROOMS[room(module)]}
+    wrong = [target for target in imported(module) if (target if target in FACES else room(target)) not in allowed]
+    assert not wrong, f"{module}, in the room {room(module)}, imports {', '.join(wrong)}"
 
 
-@pytest.mark.parametrize("module", MODULES)
+def test_no_module_imports_itself_through_others() -> None:
+    """Imports inside functions count: they are for what takes long to import, and hide no circle."""
+    graph = {module: set(imported(module)) - {module} for module in MODULES if module not in FACES}
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the modules
+
+
+def test_modules_are_short_and_folders_small() -> None:
+    lengths = {module: len(path.read_text().splitlines()) for module, path in MODULES.items()}
+    assert not {module: length for module, length in lengths.items() if length > LONGEST}
+    assert median(lengths.values()) <= MEDIAN
+    folders = Counter(str(path.parent.relative_to(ROOT)) for path in MODULES.values() if path.name != "__init__.py")
+    assert not {folder: count for folder, count in folders.items() if count > MOST and folder not in ONE_FILE_EACH}
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if not module.startswith("experiments.project_template")])
 def test_public_things_have_docstrings(module: str) -> None:
+    """A method that overrides a documented one inherits its docstring."""
     assert ast.get_docstring(tree(module)), f"{module} has no docstring"
-    bare = [path for path, node in public(tree(module).body, module) if not ast.get_docstring(node)]
+    bare = [path for path, value in public(import_module(module), module) if not inspect.getdoc(value)]
     assert not bare
 
 
@@ -165,5 +162,5 @@ def test_every_setting_is_used() -> None:
     assert not unused
 
 
-def test_every_layer_exists() -> None:
-    assert set(LAYERS) <= set(MODULES)
+def test_every_room_exists() -> None:
+    assert set(ROOMS) - {room(module) for module in MODULES if module not in FACES} == set()
