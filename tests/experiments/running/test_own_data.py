@@ -50,7 +50,7 @@ grid = "inline"
 MINE = """
 import numpy as np
 from torch import nn
-from fedsam.datasets import Dataset
+from fedsam.data.datasets import Dataset
 
 def small(image, classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(image[0] * image[1] * image[2], classes))

@@ -108,7 +108,7 @@ def net(image, classes, width=8):
 
 def blobs(*, examples: int = 150):
     """Three classes of light at a place of their own, in noise."""
-    from fedsam.datasets import Dataset
+    from fedsam.data.datasets import Dataset
 
     rng = np.random.default_rng(0)
     y = rng.integers(3, size=examples)

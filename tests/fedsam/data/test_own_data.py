@@ -285,7 +285,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 BLOBS = """
 import numpy as np
-from fedsam.datasets import Dataset
+from fedsam.data.datasets import Dataset
 
 def blobs(examples: int = 40, size: int = 8):
     rng = np.random.default_rng(0)
@@ -390,9 +390,9 @@ def test_the_other_forms_do_not_import_it(arrays: dict[str, Any], tmp_path: Path
     np.savez(tmp_path / "a.npz", **arrays)
     code = f"""
 import sys
-from fedsam import datasets
+from fedsam.data import datasets
 datasets.load("npz:{tmp_path / "a.npz"}"), datasets.load("folder:{pets}")
-from fedsam.partition import PARTITIONS
+from fedsam.data.partition import PARTITIONS
 PARTITIONS.find("dirichlet", "data.partition")
 print([name for name in ("datasets", "flwr_datasets", "pandas") if name in sys.modules])
 """

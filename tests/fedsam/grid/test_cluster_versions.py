@@ -26,7 +26,7 @@ def test_the_question_can_be_answered_where_fedsam_is_not_installed() -> None:
     code = """
 import pickle, sys
 from ray import cloudpickle
-from fedsam.cluster import _by_value
+from fedsam.grid.cluster import _by_value
 blob = cloudpickle.dumps(_by_value(("ray", "no-such-package")))
 sys.modules |= dict.fromkeys([name for name in sys.modules if name.partition(".")[0] == "fedsam"])
 print(pickle.loads(blob)())
