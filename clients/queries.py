@@ -34,11 +34,11 @@ def speed(runtime: ClientRuntime, message: Message, context: Context) -> Message
 def union(runtime: ClientRuntime, message: Message) -> Message:
     """The reply to `query.union`: sums of loss and right answers over the training examples of the clients `from` to `to` - 1."""
     broadcast, asked = codec.decode_query(message.content, runtime.federation.device)
-    images, dataset = runtime.federation.held(*range(int(asked["from"]), int(asked["to"]))), runtime.federation.dataset
+    images, dataset = runtime.federation.client_examples(*range(int(asked["from"]), int(asked["to"]))), runtime.federation.dataset
     found = evaluate(
         runtime.network, broadcast.vectors["w"], _buffers(runtime, broadcast), images, dataset, runtime.experiment.measure.batch_size
     )
-    sums = MetricRecord({"num-examples": found.examples, "total-loss": found.total_loss, "correct": sum(found.correct)})
+    sums = MetricRecord({"num-examples": found.examples, "total-loss": found.total_loss, "correct": sum(found.correct_per_class)})
     return Message(RecordDict({"metrics": sums}), reply_to=message)
 
 

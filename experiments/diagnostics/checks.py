@@ -175,7 +175,7 @@ def ports(address: str, *, reachable: bool) -> Check:
 def data(root: Path, files: Mapping[str, str], downloads: Callable[[], bool]) -> Check:
     """Whether CIFAR-10's official files (path below root -> MD5) are there, or can be had."""
     try:
-        missing = [path for path, md5 in files.items() if not datasets.official(root / path, md5, "cifar10")]
+        missing = [path for path, md5 in files.items() if not datasets.is_official(root / path, md5, "cifar10")]
     except datasets.DataError as error:
         return Check("CIFAR-10", str(error), "problem", "delete the file, and have it downloaded again")
     if not missing:

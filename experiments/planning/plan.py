@@ -20,8 +20,8 @@ from experiments.settings.catalogue import resolved, sources
 from fedsam.config import ConfigError, Experiment
 from fedsam.data.federated import partition_examples
 from fedsam.results.config_hash import config_hash
-from fedsam.results.database import FILE
-from fedsam.results.provenance import fingerprints, provenance
+from fedsam.results.database import DATABASE_NAME
+from fedsam.results.provenance import source_hashes, provenance
 from fedsam.results.rows import Run
 from fedsam.results.store import Results
 
@@ -57,14 +57,14 @@ def plan(experiments: Sequence[Experiment], cache: DatasetCache, results: Result
         DataError: A dataset cannot be had.
     """
     plains = [resolved(experiment) for experiment in experiments]
-    hashes = [fingerprints(sources(experiment), cache.get(experiment).digest) for experiment in experiments]
+    hashes = [source_hashes(sources(experiment), cache.get(experiment).digest) for experiment in experiments]
     keys = list(map(config_hash, plains, hashes))
     once = {(key, e.seed): (e, plain) for key, e, plain in zip(keys, experiments, plains, strict=True)}
     names = _labels([plain for _, plain in once.values()])
     planned = []
     for (key, (experiment, plain)), name in zip(once.items(), names, strict=True):
         dataset = cache.get(experiment)
-        runs = results.same(*key, dataset.name) if results else []
+        runs = results.runs_with_hash(*key, dataset.name) if results else []
         found = next((run for run in runs if run.status == "finished"), None)
         if found is None:
             partition_examples(experiment, dataset)
@@ -81,7 +81,7 @@ def plan_all(experiments: Sequence[Experiment], cache: DatasetCache) -> list[Pla
     folders = sorted({str(experiment.runs_dir) for experiment in experiments})
     if len(folders) != 1:
         raise ConfigError(f"runs_dir: {', '.join(folders) or 'no experiment'} is not allowed: experiments to compare share one folder")
-    if not (Path(folders[0]) / FILE).exists():
+    if not (Path(folders[0]) / DATABASE_NAME).exists():
         return plan(experiments, cache, None)
     with Results.open(Path(folders[0]), create=False) as results:
         return plan(experiments, cache, results)

@@ -23,7 +23,7 @@ from fedsam import plugins
 from fedsam.config import ConfigError, Experiment, parse
 from fedsam.data import datasets, partition
 from fedsam.data.datasets import Dataset
-from fedsam.data.federated import partition_examples, replaces
+from fedsam.data.federated import partition_examples, fallback_note
 from fedsam.grid.base import LocalGrid
 from fedsam.results.provenance import provenance
 from fedsam.results.store import Results
@@ -79,7 +79,7 @@ def _await_nodes(grid: Grid, clients: int) -> None:
 
 
 def serve(experiment: Experiment, grid: Grid, dataset: Dataset, callback: Callback, *, once: bool = False) -> Result:
-    """Run one experiment on a grid: rounds, evaluation, results. Raises as `run`, and as `Results.start` for `once`."""
+    """Run one experiment on a grid: rounds, evaluation, results. Raises as `run`, and as `Results.start_run` for `once`."""
     started, plain = time.perf_counter(), resolved(experiment)
     label_distribution = partition.class_counts(dataset.train.y.numpy(), partition_examples(experiment, dataset), dataset.classes)
     if isinstance(grid, LocalGrid):
@@ -87,13 +87,13 @@ def serve(experiment: Experiment, grid: Grid, dataset: Dataset, callback: Callba
     with Results.open(experiment.runs_dir) as results:
         where = provenance(gpu=experiment.compute.gpus_per_actor > 0, sources=sources(experiment), data=dataset.digest)
         names = dataset.class_names
-        run_id = results.start(
+        run_id = results.start_run(
             experiment, plain, dataset=dataset.name, label_distribution=label_distribution, provenance=where, class_names=names, once=once
         )
         callback.started(run_id, experiment)
         if isinstance(grid, LocalGrid):
             grid.warn = partial(callback.warn, run_id)
-        if note := replaces(dataset, experiment):
+        if note := fallback_note(dataset, experiment):
             callback.warn(run_id, note)
         _warn(experiment, label_distribution.sum(axis=1), run_id, callback)
         try:
@@ -102,11 +102,11 @@ def serve(experiment: Experiment, grid: Grid, dataset: Dataset, callback: Callba
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
             status, what = ("interrupted", "stopped by the user") if interrupted else ("failed", f"{type(error).__name__}: {error}")
-            results.finish(run_id, "interrupted" if interrupted else "failed", what)
+            results.finish_run(run_id, "interrupted" if interrupted else "failed", what)
             callback.finished(run_id, status, what)
             error.run_id = run_id  # type: ignore[attr-defined]
             raise
-        results.finish(run_id, "finished")
+        results.finish_run(run_id, "finished")
         callback.finished(run_id, "finished", None)
     return result
 

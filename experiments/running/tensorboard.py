@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 from experiments.running.progress import Callback
 from experiments.settings.toml import toml
 from fedsam.optional import require
-from fedsam.results.rows import OPTIONAL, PEAKS, TOTALS, Row, cumulative
+from fedsam.results.rows import OPTIONAL_COLUMNS, PEAK_COLUMNS, TOTAL_COLUMNS, Row, cumulative
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -60,7 +60,7 @@ class TensorBoardCallback(Callback):
 
 def scalars(row: Row, total: Row) -> dict[str, float]:
     """What is shown of a round: what was measured, its cohort, and the costs so far, `total`."""
-    costs = {name: getattr(total, name) for name in (*TOTALS, *OPTIONAL, *PEAKS) if name not in ("cohort", "failures")}
+    costs = {name: getattr(total, name) for name in (*TOTAL_COLUMNS, *OPTIONAL_COLUMNS, *PEAK_COLUMNS) if name not in ("cohort", "failures")}
     return {
         "train_loss": row.train_loss,
         "cohort": row.cohort,

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from fedsam.config import ConfigError
 
-PADDING = 4  # pixels on each side for the random crop
-HOLE = 16  # side of cutout's square, pixels
+CROP_PADDING = 4  # pixels on each side for the random crop
+CUTOUT_SIZE = 16  # side of cutout's square, pixels
 
 
 def normalize(x: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype = torch.float32) -> Tensor:
@@ -57,8 +57,8 @@ def _flip(x: Tensor, rng: torch.Generator) -> Tensor:
 
 def _crop(x: Tensor, rng: torch.Generator) -> Tensor:
     height, width = x.shape[-2:]
-    windows = F.pad(x, (PADDING,) * 4).unfold(2, height, 1).unfold(3, width, 1)  # (B, C, top, left, H, W), a view
-    top, left = torch.randint(2 * PADDING + 1, (2, len(x)), generator=rng, device=rng.device).to(x.device)
+    windows = F.pad(x, (CROP_PADDING,) * 4).unfold(2, height, 1).unfold(3, width, 1)  # (B, C, top, left, H, W), a view
+    top, left = torch.randint(2 * CROP_PADDING + 1, (2, len(x)), generator=rng, device=rng.device).to(x.device)
     return windows[torch.arange(len(x), device=x.device), :, top, left]
 
 
@@ -72,7 +72,7 @@ def _near(x: Tensor, side: int, rng: torch.Generator) -> Tensor:
     """Whether each of `side` places lies in the hole around a random centre: (B, side)."""
     centre = torch.randint(side, (len(x), 1), generator=rng, device=rng.device).to(x.device)
     offset = torch.arange(side, device=x.device) - centre
-    return (offset >= -HOLE // 2) & (offset < HOLE // 2)
+    return (offset >= -CUTOUT_SIZE // 2) & (offset < CUTOUT_SIZE // 2)
 
 
 def _coin(x: Tensor, rng: torch.Generator) -> Tensor:

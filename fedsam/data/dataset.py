@@ -106,9 +106,9 @@ class Dataset:
             Images(torch.from_numpy(pixels[f"x_{which}"]), torch.from_numpy(labels[f"y_{which}"])) for which in ("train", "test")
         )
         made = cls(name, train, test, classes, mean, std, augment, names, clients)
-        return replace(made, digest=made.hashed())
+        return replace(made, digest=made.content_hash())
 
-    def hashed(self) -> str:
+    def content_hash(self) -> str:
         """SHA-256 of the arrays and the class names, its first twelve hexadecimal digits."""
         tensors = [self.train.x, self.train.y, self.test.x, self.test.y, *([] if self.clients is None else [self.clients])]
         digest = hashlib.sha256(repr([self.class_names, *(tuple(tensor.shape) for tensor in tensors)]).encode())

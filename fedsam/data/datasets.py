@@ -28,7 +28,7 @@ from fedsam.data.download import download
 if TYPE_CHECKING:
     from torchvision.datasets import CIFAR10
 
-__all__ = ["DATASETS", "DataError", "Dataset", "Images", "check", "is_own", "load", "official"]
+__all__ = ["DATASETS", "DataError", "Dataset", "Images", "check", "is_own", "load", "is_official"]
 
 
 def load(dataset: str | Component, root: Path | None = None, fallback: str | None = None) -> Dataset:
@@ -74,7 +74,7 @@ def check(part: Component, fallback: str | None = None) -> None:
     registered = plugins.entry_points("datasets")
     if ":" not in part.name and part.name not in registered:
         known = [*DATASETS, *registered]
-        forms = ", ".join([*(f"{form}:PATH" for form in own_data.FORMS), "module:factory"])
+        forms = ", ".join([*(f"{form}:PATH" for form in own_data.FORMATS), "module:factory"])
         raise ConfigError(f"data.dataset: {part.name!r} is not known{nearest(part.name, known)}; allowed: {_listed(known)}, {forms}")
     own_data.check(part)
 
@@ -171,7 +171,7 @@ def _obtain(root: Path, name: str, files: Mapping[str, str], servers: Sequence[s
     Raises:
         DataError: A file is corrupt or cannot be read, or is missing and cannot be downloaded.
     """
-    missing = [path for path, md5 in files.items() if not official(root / path, md5, name)]
+    missing = [path for path, md5 in files.items() if not is_official(root / path, md5, name)]
     if not missing:
         return
     try:
@@ -186,7 +186,7 @@ def _obtain(root: Path, name: str, files: Mapping[str, str], servers: Sequence[s
         ) from error
 
 
-def official(path: Path, md5: str, name: str) -> bool:
+def is_official(path: Path, md5: str, name: str) -> bool:
     """Whether the file is there. Raises `DataError` if it is there but is not the official one, or cannot be read."""
     try:
         with path.open("rb") as file:

@@ -14,8 +14,8 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.request import Request, urlopen
 
-ANSWER = 8.0  # seconds for a server to begin its answer, the search for its address included
-SILENCE = 20.0  # seconds without a byte before a download that goes on is given up
+ANSWER_SECONDS = 8.0  # seconds for a server to begin its answer, the search for its address included
+SILENCE_SECONDS = 20.0  # seconds without a byte before a download that goes on is given up
 
 
 def download(root: Path, name: str, missing: Sequence[str], servers: Sequence[str], fetch: Callable[[Path], object]) -> None:
@@ -33,7 +33,7 @@ def download(root: Path, name: str, missing: Sequence[str], servers: Sequence[st
     with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as folder:
         print(f"{name}: downloading to {root}", file=sys.stderr)
         _await_any(servers)
-        with _quiet(), _timeout(SILENCE):
+        with _quiet(), _timeout(SILENCE_SECONDS):
             fetch(Path(folder))
         for path in missing:
             (root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def _await(url: str) -> None:
     """Return when the server begins to answer.
 
     torchvision would wait for each address that the server's name has, and then all over again without TLS; and nothing bounds the
-    search for the name. So a thread asks, for which nobody waits longer than `ANSWER`.
+    search for the name. So a thread asks, for which nobody waits longer than `ANSWER_SECONDS`.
     """
     from torchvision.datasets.utils import USER_AGENT
 
@@ -60,7 +60,7 @@ def _await(url: str) -> None:
 
     def ask() -> None:
         try:
-            urlopen(Request(url, headers={"User-Agent": USER_AGENT}), timeout=ANSWER).close()
+            urlopen(Request(url, headers={"User-Agent": USER_AGENT}), timeout=ANSWER_SECONDS).close()
         except BaseException as error:
             answer.set_exception(error)
         else:
@@ -68,9 +68,9 @@ def _await(url: str) -> None:
 
     threading.Thread(target=ask, daemon=True).start()
     try:
-        answer.result(ANSWER)
+        answer.result(ANSWER_SECONDS)
     except TimeoutError:
-        raise TimeoutError(f"timed out: no answer from {url} within {ANSWER:g} seconds") from None
+        raise TimeoutError(f"timed out: no answer from {url} within {ANSWER_SECONDS:g} seconds") from None
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from fedsam.plugins import blamed
 from fedsam.seeds import stream, tensor_stream
 
 
-def replaces(dataset: Dataset, experiment: Experiment) -> str:
+def fallback_note(dataset: Dataset, experiment: Experiment) -> str:
     """Where the dataset is the fallback: a sentence that says so; empty where it is the one that the experiment asks for."""
     wanted, limit, there = experiment.data.source.name, experiment.data.examples, len(dataset.train.y)
     if dataset.name == wanted:
@@ -40,7 +40,7 @@ def partition_examples(experiment: Experiment, dataset: Dataset) -> list[np.ndar
         ConfigError: The partition cannot be drawn, for example because there are more clients than examples.
     """
     labels, limit = dataset.train.y.numpy(), experiment.data.examples
-    if limit is not None and limit > len(labels) and not replaces(dataset, experiment):
+    if limit is not None and limit > len(labels) and not fallback_note(dataset, experiment):
         raise ConfigError(f"data.examples: {limit} is not allowed: {dataset.name} has {len(labels)} training examples")
     chosen = np.arange(len(labels))
     if limit is not None and limit < len(labels):
@@ -53,8 +53,8 @@ def partition_examples(experiment: Experiment, dataset: Dataset) -> list[np.ndar
         refused = f"data.partition: {experiment.data.partition.name!r} is not allowed"
         raise ConfigError(f"{refused}: {dataset.name} does not say which client an example comes from")
     with blamed("data.partition", experiment.data.partition.name):
-        dealt = draw(labels[chosen], experiment.data.clients, stream(experiment.seed, "partition"))
-    indices = partition.checked(dealt, len(chosen), experiment.data.clients, experiment.data.partition.name)
+        assigned = draw(labels[chosen], experiment.data.clients, stream(experiment.seed, "partition"))
+    indices = partition.validate_partition(assigned, len(chosen), experiment.data.clients, experiment.data.partition.name)
     return [chosen[index] for index in indices]
 
 
@@ -64,30 +64,30 @@ class FederatedDataset:
 
     Attributes:
         indices: Index arrays into `dataset.train`, one per client.
-        kinds: Training augmentation.
+        augmentations: Training augmentation.
     """
 
     dataset: Dataset
     indices: list[np.ndarray]
     seed: int
-    kinds: tuple[str, ...]
+    augmentations: tuple[str, ...]
     device: torch.device
     dtype: torch.dtype
 
     @classmethod
     def of(cls, experiment: Experiment, dataset: Dataset, device: torch.device, dtype: torch.dtype) -> FederatedDataset:
         """The federation that the experiment describes. Raises `ConfigError` as `partition_examples`."""
-        kinds = dataset.augment if experiment.data.augment is None else experiment.data.augment
+        augmentations = dataset.augment if experiment.data.augment is None else experiment.data.augment
         resident = Images(dataset.train.x.to(device), dataset.train.y.to(device))
-        return cls(replace(dataset, train=resident), partition_examples(experiment, dataset), experiment.seed, kinds, device, dtype)
+        return cls(replace(dataset, train=resident), partition_examples(experiment, dataset), experiment.seed, augmentations, device, dtype)
 
-    def examples(self, client: int) -> int:
+    def num_examples(self, client: int) -> int:
         """Number of examples that the client holds."""
         return len(self.indices[client])
 
     def class_counts(self, client: int) -> tuple[int, ...]:
         """Examples that the client holds, per class."""
-        return tuple(torch.bincount(self.held(client).y, minlength=self.dataset.classes).tolist())
+        return tuple(torch.bincount(self.client_examples(client).y, minlength=self.dataset.classes).tolist())
 
     def batches(self, client: int, round: int, *, batch_size: int, epochs: int, steps: int | None) -> Iterator[tuple[Tensor, Tensor]]:
         """Shuffled, augmented batches of a client's local training; an epoch's last batch may be smaller.
@@ -109,14 +109,14 @@ class FederatedDataset:
 
     def steps(self, client: int, *, batch_size: int, epochs: int, steps: int | None) -> int:
         """Number of batches that `batches` yields."""
-        return steps if steps is not None else epochs * -(-self.examples(client) // batch_size)
+        return steps if steps is not None else epochs * -(-self.num_examples(client) // batch_size)
 
-    def peek(self, client: int, count: int) -> tuple[Tensor, Tensor]:
+    def fixed_sample(self, client: int, count: int) -> tuple[Tensor, Tensor]:
         """The first `count` of the client's examples in a fixed random order, not augmented; all of them if it holds fewer."""
         order = stream(self.seed, "peek", client).permutation(self.indices[client])[:count]
         return self._load(self.dataset.train, torch.from_numpy(order), None)
 
-    def held(self, *clients: int) -> Images:
+    def client_examples(self, *clients: int) -> Images:
         """The clients' training examples as they are, one client after another."""
         return self._images(np.concatenate([self.indices[client] for client in clients]))
 
@@ -136,4 +136,4 @@ class FederatedDataset:
         index = index.to(self.device)
         x, y = images.x[index], images.y[index]
         x = augmentation.normalize(x, self.dataset.mean, self.dataset.std, self.dtype)
-        return (x if rng is None else augmentation.augment(x, self.kinds, rng)), y
+        return (x if rng is None else augmentation.augment(x, self.augmentations, rng)), y

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 ImageSize = Count | tuple[Count, Count] | None
-WHERE = "data.dataset"
-UNSEEN = ("Thumbs.db", "desktop.ini")  # Windows hides them, as other systems hide what begins with a dot
+SETTING = "data.dataset"
+HIDDEN_FILES = ("Thumbs.db", "desktop.ini")  # Windows hides them, as other systems hide what begins with a dot
 
 
 def folder(path: Path, *, image_size: ImageSize = None) -> Dataset:
@@ -109,13 +109,13 @@ def hf(
 
 def factory(part: Component) -> Callable[[], Any]:
     """A function of your own, called with the settings: it gives `Dataset.from_arrays(...)`, or x_train, y_train, x_test and y_test."""
-    made: Callable[[], Any] = registry.build(FACTORIES, part, WHERE)
+    made: Callable[[], Any] = registry.build(FACTORIES, part, SETTING)
     return made
 
 
-FORMS = Registry[Callable[..., Dataset]]("datasets", FunctionContract(("path",)), {"folder": folder, "npz": npz, "hf": hf})
+FORMATS = Registry[Callable[..., Dataset]]("datasets", FunctionContract(("path",)), {"folder": folder, "npz": npz, "hf": hf})
 FACTORIES = Registry[Callable[..., Any]]("datasets", FunctionContract(()), {})
-MEMBERS: Mapping[str, Sequence[str]] = {"folder": ("train", "test"), "npz": (), "hf": ("dataset_dict.json",)}  # what a PATH must have
+REQUIRED_PATHS: Mapping[str, Sequence[str]] = {"folder": ("train", "test"), "npz": (), "hf": ("dataset_dict.json",)}  # what a PATH must have
 
 
 def check(part: Component) -> Callable[[], Any]:
@@ -125,14 +125,14 @@ def check(part: Component) -> Callable[[], Any]:
         ConfigError: A setting is not allowed, there are no such files, or there is no such function.
     """
     form, _, place = part.name.partition(":")
-    if form not in FORMS:
+    if form not in FORMATS:
         return factory(part)
-    settings = registry.resolve(FORMS, Component.model_validate({**part.settings, "name": form}), WHERE)
+    settings = registry.resolve(FORMATS, Component.model_validate({**part.settings, "name": form}), SETTING)
     path = Path(place).expanduser()
-    for member in ("", *MEMBERS[form]):
+    for member in ("", *REQUIRED_PATHS[form]):
         if not place or not (path / member).exists():
-            raise ConfigError(f"{WHERE}: {part.name!r} is not allowed: {path / member if place else 'PATH'} does not exist")
-    return partial(FORMS[form], path, **settings)
+            raise ConfigError(f"{SETTING}: {part.name!r} is not allowed: {path / member if place else 'PATH'} does not exist")
+    return partial(FORMATS[form], path, **settings)
 
 
 def load(part: Component) -> Dataset:
@@ -142,33 +142,33 @@ def load(part: Component) -> Dataset:
         ConfigError: As `check`, or it cannot be read or made; the message names the file or array.
     """
     read = check(part)
-    if part.name.partition(":")[0] in FORMS:
+    if part.name.partition(":")[0] in FORMATS:
         try:
             made = read()
         except (ValueError, OSError) as error:
-            raise ConfigError(f"{WHERE}: {part.name!r} is not allowed: {error}") from error
+            raise ConfigError(f"{SETTING}: {part.name!r} is not allowed: {error}") from error
     else:
-        with plugins.blamed(WHERE, part.name):
+        with plugins.blamed(SETTING, part.name):
             made = read()
             if isinstance(made, tuple | list) and len(made) == 4:
                 made = Dataset.from_arrays(*made)
     if not isinstance(made, Dataset):
         expected = "a fedsam.data.dataset.Dataset, or x_train, y_train, x_test, y_test"
-        raise ConfigError(f"{WHERE}: {part.name!r} is not allowed: it makes a {type(made).__name__}, not {expected}")
-    return replace(made, name=part.name, digest=made.digest or made.hashed())
+        raise ConfigError(f"{SETTING}: {part.name!r} is not allowed: it makes a {type(made).__name__}, not {expected}")
+    return replace(made, name=part.name, digest=made.digest or made.content_hash())
 
 
 def references(part: Component) -> set[str]:
     """The `module:factory` behind a dataset, if one is; that of a script or notebook aside, because only its process makes the data."""
     name, form = part.name, part.name.partition(":")[0]
-    return {name} if plugins.is_reference(name) and form not in (*FORMS, "__main__") else set()
+    return {name} if plugins.is_reference(name) and form not in (*FORMATS, "__main__") else set()
 
 
-def absolute(dataset: str | Component) -> str | Component:
+def with_absolute_path(dataset: str | Component) -> str | Component:
     """The same setting, with an absolute PATH, for a process in another folder."""
     name = dataset if isinstance(dataset, str) else dataset.name
     form, _, place = name.partition(":")
-    if form not in FORMS:
+    if form not in FORMATS:
         return dataset
     name = f"{form}:{Path(place).expanduser().absolute()}"
     return name if isinstance(dataset, str) else dataset.model_copy(update={"name": name})
@@ -258,7 +258,7 @@ def _walk(place: Path) -> Iterator[Path]:
 
 
 def _hidden(path: Path) -> bool:
-    return path.name.startswith(".") or path.name in UNSEEN
+    return path.name.startswith(".") or path.name in HIDDEN_FILES
 
 
 def _member(file: np.lib.npyio.NpzFile, name: str) -> NDArray[Any]:

@@ -152,7 +152,7 @@ def class_counts(labels: Ints, parts: Sequence[Indices], classes: int) -> Indice
     return np.bincount(cells, minlength=len(parts) * classes).reshape(len(parts), classes)
 
 
-def checked(dealt: Sequence[Any], examples: int, num_clients: int, name: str) -> list[Indices]:
+def validate_partition(assigned: Sequence[Any], examples: int, num_clients: int, name: str) -> list[Indices]:
     """What a partition gave, as index arrays.
 
     Raises:
@@ -160,7 +160,7 @@ def checked(dealt: Sequence[Any], examples: int, num_clients: int, name: str) ->
     """
     refused = f"data.partition: {name!r} is not allowed"
     try:
-        parts = [np.asarray(part) for part in dealt]
+        parts = [np.asarray(part) for part in assigned]
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{refused}: it must give an index array for each client ({error})") from None
     if len(parts) != num_clients:
@@ -193,7 +193,7 @@ def _repair(owner: Indices, num_clients: int, rng: np.random.Generator, min_exam
     needed = np.maximum(min_examples - sizes, 0)
     if not needed.any():
         return owner
-    keeps = _levelled(sizes, int(needed.sum()))
+    keeps = _take_from_largest(sizes, int(needed.sum()))
     shuffled = rng.permutation(len(owner))
     grouped = shuffled[np.argsort(owner[shuffled], kind="stable")]
     rank = np.arange(len(owner)) - np.repeat(sizes.cumsum() - sizes, sizes)
@@ -202,7 +202,7 @@ def _repair(owner: Indices, num_clients: int, rng: np.random.Generator, min_exam
     return repaired
 
 
-def _levelled(sizes: Indices, amount: int) -> Indices:
+def _take_from_largest(sizes: Indices, amount: int) -> Indices:
     """The sizes after `amount` was taken from the largest, one at a time: all that exceeds a level, and some at the level."""
     level = bisect_left(range(int(sizes.max())), -amount, key=lambda height: -int(np.maximum(sizes - height, 0).sum()))
     keeps = np.minimum(sizes, level)

@@ -29,20 +29,20 @@ class Evaluation:
 
     Attributes:
         total_loss: Sum of the cross-entropies (nats).
-        correct: Examples that the network gets right, of each class.
-        held: Examples, of each class.
+        correct_per_class: Examples that the network gets right, of each class.
+        examples_per_class: Examples, of each class.
         calibration_error: As the function of this name.
     """
 
     total_loss: float
-    correct: tuple[int, ...]
-    held: tuple[int, ...]
+    correct_per_class: tuple[int, ...]
+    examples_per_class: tuple[int, ...]
     calibration_error: float
 
     @property
     def examples(self) -> int:
         """Number of examples."""
-        return sum(self.held)
+        return sum(self.examples_per_class)
 
     @property
     def loss(self) -> float:
@@ -52,7 +52,7 @@ class Evaluation:
     @property
     def accuracy(self) -> float:
         """Share of examples that the network gets right."""
-        return sum(self.correct) / self.examples
+        return sum(self.correct_per_class) / self.examples
 
 
 def evaluate(network: Network, w: Tensor, buffers: Tensor, images: Images, dataset: Dataset, batch_size: int = 500) -> Evaluation:
@@ -76,8 +76,8 @@ def evaluate(network: Network, w: Tensor, buffers: Tensor, images: Images, datas
     right = torch.cat(predicted).cpu() == labels
     return Evaluation(
         total_loss=float(loss),
-        correct=tuple(torch.bincount(labels[right], minlength=dataset.classes).tolist()),
-        held=tuple(torch.bincount(labels, minlength=dataset.classes).tolist()),
+        correct_per_class=tuple(torch.bincount(labels[right], minlength=dataset.classes).tolist()),
+        examples_per_class=tuple(torch.bincount(labels, minlength=dataset.classes).tolist()),
         calibration_error=calibration_error(torch.cat(confidence).cpu(), right),
     )
 
@@ -107,12 +107,12 @@ def client_accuracies(evaluation: Evaluation, label_distribution: NDArray[np.int
     Args:
         label_distribution: Examples of each class that each client holds, (clients, classes).
     """
-    of_class = np.array([right / held if held else math.nan for right, held in zip(evaluation.correct, evaluation.held, strict=True)])
+    of_class = np.array([right / examples_per_class if examples_per_class else math.nan for right, examples_per_class in zip(evaluation.correct_per_class, evaluation.examples_per_class, strict=True)])
     p = label_distribution / label_distribution.sum(axis=1, keepdims=True)
     return np.asarray(np.where(p > 0, p * of_class, 0.0).sum(axis=1), dtype=np.float64)
 
 
-def spread(accuracies: NDArray[np.float64]) -> Mapping[str, float]:
+def client_accuracy_summary(accuracies: NDArray[np.float64]) -> Mapping[str, float]:
     """Mean and standard deviation over clients, and the mean over the worst tenth of them, one at least."""
     worst = np.sort(accuracies)[: max(1, len(accuracies) // 10)]
     return {"mean": float(accuracies.mean()), "std": float(accuracies.std()), "worst10": float(worst.mean())}

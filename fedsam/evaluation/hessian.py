@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from fedsam.config import ConfigError
-from fedsam.evaluation.loss import Cost, Counted, Loss, mean_and_error
+from fedsam.evaluation.loss import EvaluationCost, CountedLoss, Loss, mean_and_error
 
 Product = Callable[[Tensor], Tensor]  # v -> H v
 
-MAX_STEPS = 100
+MAX_LANCZOS_STEPS = 100
 MIN_PROBES = 10  # a standard error from fewer says little
 
 
@@ -87,7 +87,7 @@ def _orthogonal(r: Tensor, basis: list[Tensor]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Top:
+class TopEigenvalues:
     """Eigenvalues of H at the ends of its spectrum.
 
     Attributes:
@@ -105,10 +105,10 @@ class Top:
     smallest_error: float
     converged: bool
     steps: int
-    cost: Cost
+    cost: EvaluationCost
 
 
-def hessian_top(loss: Loss, w: Tensor, rng: torch.Generator, *, k: int = 5, tol: float = 1e-3, max_steps: int = MAX_STEPS) -> Top:
+def hessian_top(loss: Loss, w: Tensor, rng: torch.Generator, *, k: int = 5, tol: float = 1e-3, max_steps: int = MAX_LANCZOS_STEPS) -> TopEigenvalues:
     """The k algebraically largest eigenvalues at `w`, and the smallest, by Lanczos from a random vector.
 
     At least max(2 k + 10, 20) steps, then more until each of the k residuals is at most `tol` times its value, or `max_steps`.
@@ -121,7 +121,7 @@ def hessian_top(loss: Loss, w: Tensor, rng: torch.Generator, *, k: int = 5, tol:
         raise ConfigError(f"k: {k} is not allowed: 1 to the {p} parameters")
     if max_steps < min(least, p):
         raise ConfigError(f"max_steps: {max_steps} is not allowed: at least {min(least, p)} for {k} eigenvalues")
-    counted, draw = Counted(loss), partial(_normal, w, rng)
+    counted, draw = CountedLoss(loss), partial(_normal, w, rng)
     for m, t in enumerate(islice(lanczos(partial(counted.hvp, w), draw(), draw), max_steps), start=1):
         if m < min(least, p):
             continue
@@ -131,10 +131,10 @@ def hessian_top(loss: Loss, w: Tensor, rng: torch.Generator, *, k: int = 5, tol:
     return top
 
 
-def _top(t: Tridiagonal, k: int, tol: float, counted: Counted) -> Top:
+def _top(t: Tridiagonal, k: int, tol: float, counted: CountedLoss) -> TopEigenvalues:
     values, _, residuals = t.ritz()
     largest, errors = values.flip(0)[:k], residuals.flip(0)[:k]
-    return Top(
+    return TopEigenvalues(
         values=tuple(largest.tolist()),
         errors=tuple(errors.tolist()),
         smallest=float(values[0]),
@@ -146,16 +146,16 @@ def _top(t: Tridiagonal, k: int, tol: float, counted: Counted) -> Top:
 
 
 @dataclass(frozen=True)
-class Trace:
+class TraceEstimate:
     """An estimated trace, its standard error, and the number of probes behind them."""
 
     value: float
     error: float
     probes: int
-    cost: Cost
+    cost: EvaluationCost
 
 
-def hessian_trace(loss: Loss, w: Tensor, rng: torch.Generator, *, probes: int = 100, tol: float = 0.01) -> Trace:
+def hessian_trace(loss: Loss, w: Tensor, rng: torch.Generator, *, probes: int = 100, tol: float = 0.01) -> TraceEstimate:
     """The trace of H at `w` by Hutchinson's estimate: the mean of <v, H v> over probes v of entries +-1.
 
     Stops after `probes` probes, or earlier once the standard error is at most `tol` times the mean (`MIN_PROBES` at least).
@@ -168,9 +168,9 @@ def hessian_trace(loss: Loss, w: Tensor, rng: torch.Generator, *, probes: int = 
     return hutchinson(loss, w, (_signs(w, rng) for _ in range(probes)), tol)
 
 
-def hutchinson(loss: Loss, w: Tensor, probes: Iterable[Tensor], tol: float = 0.0) -> Trace:
+def hutchinson(loss: Loss, w: Tensor, probes: Iterable[Tensor], tol: float = 0.0) -> TraceEstimate:
     """As `hessian_trace`, from given probes (P,); at least 2."""
-    counted, samples = Counted(loss), []
+    counted, samples = CountedLoss(loss), []
     for v in probes:
         samples.append(float(torch.dot(v, counted.hvp(w, v))))
         if len(samples) >= MIN_PROBES:
@@ -178,11 +178,11 @@ def hutchinson(loss: Loss, w: Tensor, probes: Iterable[Tensor], tol: float = 0.0
             if float(error) <= tol * abs(float(mean)):
                 break
     mean, error = mean_and_error(torch.tensor(samples, dtype=torch.float64))
-    return Trace(float(mean), float(error), len(samples), counted.cost)
+    return TraceEstimate(float(mean), float(error), len(samples), counted.cost)
 
 
 @dataclass(frozen=True)
-class Density:
+class SpectralDensity:
     """The eigenvalue density of H as quadrature rules, one per probe.
 
     Attributes:
@@ -194,7 +194,7 @@ class Density:
     nodes: tuple[Tensor, ...]
     weights: tuple[Tensor, ...]
     parameters: int
-    cost: Cost
+    cost: EvaluationCost
 
     def at(self, grid: Tensor, width: float | None = None) -> tuple[Tensor, Tensor]:
         """Density and its standard error over probes at each point of `grid` (G,); the whole line holds 1.
@@ -222,7 +222,7 @@ class Density:
         return float(mean), float(error)
 
 
-def hessian_density(loss: Loss, w: Tensor, rng: torch.Generator, *, probes: int = 10, steps: int = 80) -> Density:
+def hessian_density(loss: Loss, w: Tensor, rng: torch.Generator, *, probes: int = 10, steps: int = 80) -> SpectralDensity:
     """The eigenvalue density at `w` by stochastic Lanczos quadrature from probes of entries +-1.
 
     Raises:
@@ -234,15 +234,15 @@ def hessian_density(loss: Loss, w: Tensor, rng: torch.Generator, *, probes: int 
     return quadrature(loss, w, (_signs(w, rng) for _ in range(probes)), steps)
 
 
-def quadrature(loss: Loss, w: Tensor, probes: Iterable[Tensor], steps: int) -> Density:
+def quadrature(loss: Loss, w: Tensor, probes: Iterable[Tensor], steps: int) -> SpectralDensity:
     """As `hessian_density`, from given probes (P,)."""
-    counted, rules = Counted(loss), []
+    counted, rules = CountedLoss(loss), []
     for probe in probes:
         *_, last = islice(lanczos(partial(counted.hvp, w), probe), steps)
         values, weights, _ = last.ritz()
         rules.append((values, weights))
     nodes, shares = zip(*rules, strict=True)
-    return Density(nodes, shares, len(w), counted.cost)
+    return SpectralDensity(nodes, shares, len(w), counted.cost)
 
 
 def _normal(w: Tensor, rng: torch.Generator) -> Tensor:

@@ -20,7 +20,7 @@ from fedsam.config import ConfigError
 from fedsam.models.flat import Layout
 
 
-class Cost(NamedTuple):
+class EvaluationCost(NamedTuple):
     """What was computed, in examples.
 
     Attributes:
@@ -43,7 +43,7 @@ class Loss:
         buffers: Running statistics (Q,) to normalize with, in the order of `Layout.of_buffers`.
         sizes: Examples of each batch; they sum to N. A pass needs the memory of the largest batch and of one gradient.
         prepare: Makes the network's input out of a batch of `x` on the device of `w`, in the floating-point type of `w`.
-        normalize_logits: Take the loss of `normalized(logits)`, which does not change with the scale of the last layer.
+        normalize_logits: Take the loss of `normalized_logits(logits)`, which does not change with the scale of the last layer.
     """
 
     module: nn.Module
@@ -72,7 +72,7 @@ class Loss:
         """The losses over m consecutive examples each; the last has fewer if m does not divide N."""
         for start in range(0, self.examples, m):
             part = slice(start, start + m)
-            yield replace(self, x=self.x[part], y=self.y[part], sizes=even(len(self.y[part]), max(self.sizes)))
+            yield replace(self, x=self.x[part], y=self.y[part], sizes=batch_sizes(len(self.y[part]), max(self.sizes)))
 
     def value(self, w: Tensor) -> float:
         """The loss at `w`."""
@@ -116,11 +116,11 @@ class Loss:
         w = next(iter(parameters.values()))
         held = Layout.of_buffers(self.module).views(self.buffers.to(w))
         z = torch.func.functional_call(self.module, {**parameters, **held}, (self.prepare(x.to(w.device)),))
-        return functional.cross_entropy(normalized(z) if self.normalize_logits else z, y.to(w.device), reduction="sum")
+        return functional.cross_entropy(normalized_logits(z) if self.normalize_logits else z, y.to(w.device), reduction="sum")
 
 
 @dataclass
-class Counted:
+class CountedLoss:
     """A `Loss` that counts what is asked of it: cost is measured here and never declared.
 
     Attributes:
@@ -133,9 +133,9 @@ class Counted:
     forwards: int = 0
 
     @property
-    def cost(self) -> Cost:
+    def cost(self) -> EvaluationCost:
         """The cost so far."""
-        return Cost(self.gradients, self.forwards)
+        return EvaluationCost(self.gradients, self.forwards)
 
     def value(self, w: Tensor) -> float:
         """As `Loss.value`, counted."""
@@ -159,16 +159,16 @@ def mean_and_error(samples: Tensor) -> tuple[Tensor, Tensor]:
     return samples.mean(dim=0), error
 
 
-def even(examples: int, batch_size: int) -> tuple[int, ...]:
+def batch_sizes(examples: int, batch_size: int) -> tuple[int, ...]:
     """Sizes of the batches that so many examples make; the last may be smaller.
 
-    >>> even(10, 4)
+    >>> batch_sizes(10, 4)
     (4, 4, 2)
     """
     return tuple(min(batch_size, examples - start) for start in range(0, examples, batch_size))
 
 
-def normalized(z: Tensor) -> Tensor:
+def normalized_logits(z: Tensor) -> Tensor:
     """Logits (B, classes) of mean 0 and L2 norm 1 per example; constant ones become 0.
 
     Source: Andriushchenko et al., 2023, arXiv:2302.07011, and its code tml-epfl/sharpness-vs-generalization.

@@ -21,12 +21,12 @@ from fedsam.config import Component, ConfigError
 from fedsam.plugins import blamed
 from fedsam.registry import FunctionContract, Registry
 
-Image = tuple[int, int, int]
+ImageShape = tuple[int, int, int]
 Norm = Literal["group", "batch"]
 Groups = Literal[1, 2, 4, 8, 16]  # what divides the channels of every layer
 
 
-def cnn(image: Image, classes: int) -> nn.Module:
+def cnn(image: ImageShape, classes: int) -> nn.Module:
     """Two 5 x 5 convolutions of 32 and 64 channels, each with 2 x 2 max-pooling, and a hidden layer of 512.
 
     1,663,370 parameters for (1, 28, 28), 2,156,490 for (3, 32, 32).
@@ -41,7 +41,7 @@ def cnn(image: Image, classes: int) -> nn.Module:
     return body.extend([nn.Linear(_features(body, image), 512), nn.ReLU(), nn.Linear(512, classes)])
 
 
-def lenet5(image: Image, classes: int) -> nn.Module:
+def lenet5(image: ImageShape, classes: int) -> nn.Module:
     """LeNet-5 with ReLU and max-pooling; images of 28 x 28 are padded to 32 x 32.
 
     61,706 parameters for grey images, 62,006 for colour.
@@ -56,7 +56,7 @@ def lenet5(image: Image, classes: int) -> nn.Module:
     return body.extend([nn.Linear(_features(body, image), 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, classes)])
 
 
-def resnet18(image: Image, classes: int, *, norm: Norm = "group", groups: Groups = 2) -> nn.Module:
+def resnet18(image: ImageShape, classes: int, *, norm: Norm = "group", groups: Groups = 2) -> nn.Module:
     """ResNet-18 for small images: a 3 x 3 convolution of stride 1 first, no max-pooling.
 
     11,173,962 parameters for colour images.
@@ -76,7 +76,7 @@ def resnet18(image: Image, classes: int, *, norm: Norm = "group", groups: Groups
     return network
 
 
-def resnet20(image: Image, classes: int, *, norm: Norm = "group", groups: Groups = 2) -> nn.Module:
+def resnet20(image: ImageShape, classes: int, *, norm: Norm = "group", groups: Groups = 2) -> nn.Module:
     """ResNet-20 for small images: three stages of three blocks with 16, 32 and 64 channels, shortcuts without parameters.
 
     269,722 parameters for colour images.
@@ -114,7 +114,7 @@ MODELS = Registry[Callable[..., nn.Module]](
 )
 
 
-def create(part: Component, image: Image, classes: int, generator: torch.Generator) -> nn.Module:
+def create(part: Component, image: ImageShape, classes: int, generator: torch.Generator) -> nn.Module:
     """The network that `part` names, on the CPU, its initial weights drawn from `generator`; the global generator is left as it was.
 
     Args:
@@ -149,7 +149,7 @@ class Shortcut(nn.Module):
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
 
 
-def _features(body: nn.Module, image: Image) -> int:
+def _features(body: nn.Module, image: ImageShape) -> int:
     """Number of values that `body` makes of an image."""
     with torch.no_grad():
         return int(body(torch.zeros(1, *image)).numel())

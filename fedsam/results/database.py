@@ -11,9 +11,9 @@ from pathlib import Path
 
 from fedsam.config import ConfigError
 
-FILE = "fedsam.db"
-APPLICATION = 0x66536D31  # marks the file as ours; `PRAGMA application_id`
-VERSION = 3  # of the tables below; `PRAGMA user_version`
+DATABASE_NAME = "fedsam.db"
+APPLICATION_ID = 0x66536D31  # marks the file as ours; `PRAGMA application_id`
+SCHEMA_VERSION = 3  # of the tables below; `PRAGMA user_version`
 BUSY_SECONDS = 60.0
 TABLES = (
     """CREATE TABLE runs (
@@ -70,12 +70,12 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
         raise
     except sqlite3.DatabaseError as error:
         raise ConfigError(f"runs_dir: {path} is not allowed: it is no SQLite file ({error})") from None
-    if application != APPLICATION:
+    if application != APPLICATION_ID:
         raise ConfigError(f"runs_dir: {path} is not allowed: another program wrote this SQLite file")
     while version in MIGRATIONS:
         version = _migrate(connection, version)
-    if version != VERSION:
-        raise ConfigError(f"runs_dir: {path} is not allowed: its tables have version {version}, and this fedsam reads version {VERSION}")
+    if version != SCHEMA_VERSION:
+        raise ConfigError(f"runs_dir: {path} is not allowed: its tables have version {version}, and this fedsam reads version {SCHEMA_VERSION}")
 
 
 def _migrate(connection: sqlite3.Connection, version: int) -> int:
@@ -90,23 +90,23 @@ def _migrate(connection: sqlite3.Connection, version: int) -> int:
     return version + 1
 
 
-def begin(path: Path) -> None:
+def create_database(path: Path) -> None:
     """Begin the file. It appears complete or not at all, so processes that begin it at the same time cannot meet half of it."""
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fedsam-") as folder:
-        begun = Path(folder) / FILE
-        connection = sqlite3.connect(begun, isolation_level=None)
+        temporary = Path(folder) / DATABASE_NAME
+        connection = sqlite3.connect(temporary, isolation_level=None)
         try:
             for statement in (
                 "PRAGMA journal_mode = WAL",
                 *TABLES,
-                f"PRAGMA application_id = {APPLICATION}",
-                f"PRAGMA user_version = {VERSION}",
+                f"PRAGMA application_id = {APPLICATION_ID}",
+                f"PRAGMA user_version = {SCHEMA_VERSION}",
             ):
                 connection.execute(statement)
         finally:
             connection.close()
         with suppress(FileExistsError):  # another process was faster
-            os.link(begun, path)
+            os.link(temporary, path)
 
 
 @contextmanager
@@ -121,6 +121,6 @@ def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
     connection.execute("COMMIT")
 
 
-def insert(table: str, columns: Mapping[str, object] | Sequence[str]) -> str:
+def insert_statement(table: str, columns: Mapping[str, object] | Sequence[str]) -> str:
     """The statement that adds a row, its values given by column name."""
     return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join(f':{name}' for name in columns)})"

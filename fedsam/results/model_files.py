@@ -14,15 +14,15 @@ from torch import nn
 
 from fedsam.config import Component, ConfigError
 from fedsam.models import architectures
-from fedsam.models.architectures import Image
+from fedsam.models.architectures import ImageShape
 from fedsam.results.rows import Run
 from fedsam.results.store import Results
 
-FINAL = "model.safetensors"
-NETWORK = "network"  # the entry of a file that says what its network is made for
+FINAL_MODEL_NAME = "model.safetensors"
+NETWORK_KEY = "network"  # the entry of a file that says what its network is made for
 
 
-def save_model(module: nn.Module, path: Path, image: Image, classes: int) -> None:
+def save_model(module: nn.Module, path: Path, image: ImageShape, classes: int) -> None:
     """Write a network's state, which appears complete or not at all.
 
     Args:
@@ -34,7 +34,7 @@ def save_model(module: nn.Module, path: Path, image: Image, classes: int) -> Non
     # Parameters are views of one storage, which safetensors refuses to write: copy them apart.
     state = {key: tensor.detach().cpu().clone() for key, tensor in module.state_dict().items()}
     # One entry: safetensors writes several in any order, and files of equal models are to be equal.
-    save_file(state, partial, metadata={NETWORK: json.dumps({"image": image, "classes": classes})})
+    save_file(state, partial, metadata={NETWORK_KEY: json.dumps({"image": image, "classes": classes})})
     partial.replace(path)
 
 
@@ -54,7 +54,7 @@ def load_model(run: str, runs_dir: Path | str = "runs") -> nn.Module:
         found = results.find([run])
     if len(found) > 1:
         raise ConfigError(f"run: {run!r} is not allowed: {len(found)} runs begin so: {', '.join(one.id for one in found)}")
-    path = Path(runs_dir) / found[0].id / FINAL
+    path = Path(runs_dir) / found[0].id / FINAL_MODEL_NAME
     if not path.is_file():
         raise ConfigError(f"run: {run!r} is not allowed: run {found[0].id} is {found[0].status} and left no {path}")
     return _load(path, found[0])
@@ -67,9 +67,9 @@ def _load(path: Path, run: Run) -> nn.Module:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no mapping
     except SafetensorError as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
-    if NETWORK not in said:
+    if NETWORK_KEY not in said:
         raise ConfigError(f"{path}: does not say what images its network takes: an older fedsam wrote it; make run {run.id} again")
-    made_for, settings = json.loads(said[NETWORK]), dict[str, Any](run.config["model"])
+    made_for, settings = json.loads(said[NETWORK_KEY]), dict[str, Any](run.config["model"])
     channels, height, width = made_for["image"]
     model = architectures.create(Component(**settings), (channels, height, width), made_for["classes"], torch.Generator())
     model.load_state_dict(state, assign=True)  # assigned, tensors keep the precision of the run

@@ -33,7 +33,7 @@ class Provenance:
         return {name: version for name, version in self.versions.items() if version.startswith("sha256:")}
 
 
-def fingerprints(sources: Sequence[Source], data: str = "") -> dict[str, str]:
+def source_hashes(sources: Sequence[Source], data: str = "") -> dict[str, str]:
     """Hashes of what has no version, by name: arguments as of `provenance`."""
     return digests(sources) | ({"data": data} if data else {})
 
@@ -47,7 +47,7 @@ def provenance(*, gpu: bool = False, sources: Sequence[Source] = (), data: str =
         sources: Modules that components come from and that have no version; the hash of their files stands in its place.
     """
     versions = {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
-    versions |= fingerprints(sources, data)
+    versions |= source_hashes(sources, data)
     # A console script is quoted as a person types it; anything else exactly as the interpreter got it.
     script = Path(sys.argv[0]).name
     words = [script, *sys.argv[1:]] if script == "fedsam" else sys.orig_argv
@@ -99,12 +99,12 @@ def _gpus() -> str:
     return ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
 
 
-def gone(host: str, pid: int, birth: str) -> bool:
-    """Whether the process, born at `birth`, is known to have ended; of another host nothing is known."""
+def process_ended(host: str, pid: int, start_time: str) -> bool:
+    """Whether the process, born at `start_time`, is known to have ended; of another host nothing is known."""
     if host != platform.node() or os.name != "posix":
         return False
-    if birth:
-        return born(pid) != birth
+    if start_time:
+        return process_start_time(pid) != start_time
     try:
         os.kill(pid, 0)  # signal 0 only asks
     except ProcessLookupError:
@@ -114,7 +114,7 @@ def gone(host: str, pid: int, birth: str) -> bool:
     return False
 
 
-def born(pid: int) -> str:
+def process_start_time(pid: int) -> str:
     """When a process started, in clock ticks since boot, as a number can be given again; empty when it is gone or there is no /proc."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]

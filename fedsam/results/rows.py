@@ -79,9 +79,9 @@ class Row:
 
 ROUND_COLUMNS = tuple(f.name for f in fields(Row) if f.name not in ("measures", "clients"))
 CLIENT_COLUMNS = tuple(f.name for f in fields(ClientRow))
-PEAKS = ("peak_rss", "peak_device_memory")
-OPTIONAL = ("simulated_seconds", "energy")
-TOTALS = tuple(name for name in ROUND_COLUMNS if name not in ("run", "round", "train_loss", *PEAKS, *OPTIONAL))
+PEAK_COLUMNS = ("peak_rss", "peak_device_memory")
+OPTIONAL_COLUMNS = ("simulated_seconds", "energy")
+TOTAL_COLUMNS = tuple(name for name in ROUND_COLUMNS if name not in ("run", "round", "train_loss", *PEAK_COLUMNS, *OPTIONAL_COLUMNS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,11 +137,11 @@ def cumulative(rows: Sequence[Row]) -> list[Row]:
 
 
 def _add(before: Row, row: Row) -> Row:
-    totals: dict[str, Any] = {name: getattr(before, name) + getattr(row, name) for name in TOTALS}
-    for name in OPTIONAL:
+    totals: dict[str, Any] = {name: getattr(before, name) + getattr(row, name) for name in TOTAL_COLUMNS}
+    for name in OPTIONAL_COLUMNS:
         parts = (getattr(before, name), getattr(row, name))
         totals[name] = None if None in parts else sum(parts)
     peaks: dict[str, Any] = {
-        name: max((p for p in (getattr(before, name), getattr(row, name)) if p is not None), default=None) for name in PEAKS
+        name: max((p for p in (getattr(before, name), getattr(row, name)) if p is not None), default=None) for name in PEAK_COLUMNS
     }
     return replace(row, **totals, **peaks)

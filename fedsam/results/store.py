@@ -29,12 +29,12 @@ from numpy.typing import NDArray
 
 from fedsam.config import ConfigError, Experiment
 from fedsam.results.config_hash import config_hash, digest
-from fedsam.results.database import FILE, begin, connect, insert, transaction
-from fedsam.results.provenance import Provenance, born, gone
+from fedsam.results.database import DATABASE_NAME, create_database, connect, insert_statement, transaction
+from fedsam.results.provenance import Provenance, process_start_time, process_ended
 from fedsam.results.rows import CLIENT_COLUMNS, ROUND_COLUMNS, ClientRow, Row, Run, Slice, Status
 
 
-class TakenError(RuntimeError):
+class DuplicateRunError(RuntimeError):
     """An experiment needs no run: one has finished, or is at work.
 
     Attributes:
@@ -60,13 +60,13 @@ class Results:
         Raises:
             ConfigError: The folder cannot be made or read, or the file is missing, written by a newer version, or not ours.
         """
-        path = Path(runs_dir) / FILE
+        path = Path(runs_dir) / DATABASE_NAME
         if not create and not path.is_file():
-            raise ConfigError(f"runs_dir: '{runs_dir}' is not allowed: it holds no {FILE}; runs write one there")
+            raise ConfigError(f"runs_dir: '{runs_dir}' is not allowed: it holds no {DATABASE_NAME}; runs write one there")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if not path.exists():
-                begin(path)
+                create_database(path)
             connection = connect(path)
         except (OSError, sqlite3.OperationalError) as error:
             raise ConfigError(f"runs_dir: '{runs_dir}' is not allowed: must be a folder that can be written ({error})") from None
@@ -82,7 +82,7 @@ class Results:
         """Close the file."""
         self._connection.close()
 
-    def start(
+    def start_run(
         self,
         experiment: Experiment,
         resolved: Mapping[str, Any],
@@ -103,7 +103,7 @@ class Results:
             once: Take the place of the runs of this experiment that did not finish.
 
         Raises:
-            TakenError: `once`, and a run of this experiment has finished or is at work.
+            DuplicateRunError: `once`, and a run of this experiment has finished or is at work.
         """
         config, now = json.dumps(resolved, default=str, sort_keys=True), datetime.now(UTC)
         pid = os.getpid()
@@ -125,26 +125,26 @@ class Results:
             "command": provenance.command,
             "host": platform.node(),
             "pid": pid,
-            "born": born(pid),
+            "born": process_start_time(pid),
         }
         held = [
             (columns["id"], int(client), int(kind), int(label_distribution[client, kind]))
             for client, kind in np.argwhere(label_distribution)
         ]
         with transaction(self._connection) as connection:
-            others = self.same(str(columns["config_hash"]), experiment.seed, dataset) if once else []
+            others = self.runs_with_hash(str(columns["config_hash"]), experiment.seed, dataset) if once else []
             for other in others:
                 if other.status in ("finished", "running"):
-                    raise TakenError(other)
+                    raise DuplicateRunError(other)
                 self._delete(other.id)
-            connection.execute(insert("runs", columns), columns)
+            connection.execute(insert_statement("runs", columns), columns)
             connection.executemany("INSERT INTO holdings VALUES (?, ?, ?, ?)", held)
             connection.executemany("INSERT INTO classes VALUES (?, ?, ?)", [(columns["id"], *item) for item in enumerate(class_names)])
         for other in others:
             self._remove_files(other.id)
         return str(columns["id"])
 
-    def append(self, row: Row) -> None:
+    def append_round(self, row: Row) -> None:
         """Keep a round, with its measures and clients, all or nothing.
 
         Raises:
@@ -156,25 +156,25 @@ class Results:
         measures = [(row.run, row.round, name, float(value)) for name, value in row.measures.items()]
         try:
             with transaction(self._connection) as connection:
-                connection.execute(insert("rounds", columns), columns)
+                connection.execute(insert_statement("rounds", columns), columns)
                 connection.executemany("INSERT INTO measures VALUES (?, ?, ?, ?)", measures)
-                connection.executemany(insert("clients", ("run", "round", *CLIENT_COLUMNS)), clients)
+                connection.executemany(insert_statement("clients", ("run", "round", *CLIENT_COLUMNS)), clients)
         except sqlite3.IntegrityError as error:
             raise ValueError(f"run {row.run!r}, round {row.round}: cannot be added ({error})") from None
 
-    def finish(self, run: str, status: Status, error: str | None = None) -> None:
+    def finish_run(self, run: str, status: Status, error: str | None = None) -> None:
         """Close a run with its status and, when it failed, why."""
         with transaction(self._connection) as connection:
             values = (status, error, datetime.now(UTC).isoformat(timespec="seconds"), run)
             if connection.execute("UPDATE runs SET status = ?, error = ?, finished = ? WHERE id = ?", values).rowcount != 1:
                 raise ValueError(f"run {run!r} was never started")
 
-    def begun(self, run: str, seconds: float) -> None:
+    def record_startup(self, run: str, seconds: float) -> None:
         """Keep how long a run took to start."""
         with transaction(self._connection) as connection:
             connection.execute("UPDATE runs SET startup = ? WHERE id = ?", (seconds, run))
 
-    def keep_slice(self, slice: Slice) -> None:
+    def add_slice(self, slice: Slice) -> None:
         """Keep the losses of a slice, once its round is kept."""
         betas = slice.alphas if len(slice.losses[0]) > 1 else (0.0,)
         cells = [
@@ -209,7 +209,7 @@ class Results:
     def _remove_files(self, run: str) -> None:
         shutil.rmtree(self.path.parent / run, ignore_errors=True)
 
-    def same(self, config_hash: str, seed: int, dataset: str) -> list[Run]:
+    def runs_with_hash(self, config_hash: str, seed: int, dataset: str) -> list[Run]:
         """The runs of one experiment with one seed on one dataset, oldest first; one that finished first of all."""
         query = "SELECT * FROM runs WHERE config_hash = ? AND seed = ? AND dataset = ? ORDER BY status != 'finished', rowid"
         return [_run(row) for row in self._connection.execute(query, (config_hash, seed, dataset))]
@@ -274,7 +274,7 @@ class Results:
 
 def _run(entry: sqlite3.Row) -> Run:
     values = {f.name: entry[f.name] for f in fields(Run)} | {name: json.loads(entry[name]) for name in ("config", "versions")}
-    if values["status"] == "running" and gone(entry["host"], entry["pid"], entry["born"]):
+    if values["status"] == "running" and process_ended(entry["host"], entry["pid"], entry["born"]):
         values["status"] = "interrupted"
     return Run(**values)
 

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fedsam.models.network import Network
 
-Energy = Callable[[], float]  # joules taken so far
+EnergyCounter = Callable[[], float]  # joules taken so far
 
 
 class Flops(NamedTuple):
@@ -38,7 +38,7 @@ class Flops(NamedTuple):
         return self.gradient * gradient_evaluations + self.forward * forward_evaluations
 
 
-def flops(network: Network, image: tuple[int, ...]) -> Flops:
+def count_flops(network: Network, image: tuple[int, ...]) -> Flops:
     """The cost of a network's passes over an image of shape (C, H, W), by torch's counter; weights and statistics stay as they are."""
     x = torch.zeros(1, *image, device=network.initial.device, dtype=network.initial.dtype)
     # The counter knows attention by its matrix products, not by the fused kernels.
@@ -69,7 +69,7 @@ class Meter:
         energy: A counter of joules, as `gpu_energy` gives one.
     """
 
-    def __init__(self, energy: Energy | None = None) -> None:
+    def __init__(self, energy: EnergyCounter | None = None) -> None:
         self._counter = energy
         self._joules = energy() if energy else 0.0
         self._start = time.perf_counter()
@@ -80,7 +80,7 @@ class Meter:
         return Reading(seconds, self._counter() - self._joules if self._counter else None)
 
 
-def gpu_energy() -> Energy | None:
+def gpu_energy() -> EnergyCounter | None:
     """A counter of the joules that all GPUs of this machine take, whoever uses them; None where NVML or its counters are missing."""
     import pynvml
 

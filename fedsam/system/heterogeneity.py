@@ -72,7 +72,7 @@ DISTRIBUTIONS = Registry[Callable[..., float]](
 )
 
 
-class Load(NamedTuple):
+class ClientLoad(NamedTuple):
     """What a client computes and exchanges in a round."""
 
     flops: int
@@ -102,18 +102,18 @@ class Heterogeneity:
         speed, bandwidth = _distribution(simulate.speed, "simulate.speed"), _distribution(simulate.bandwidth, "simulate.bandwidth")
         return cls(experiment.seed, speed, bandwidth, simulate.dropout)
 
-    def leaves(self, round: int, client: int) -> bool:
+    def drops_out(self, round: int, client: int) -> bool:
         """Whether the client drops out of the round."""
         return self.dropout > 0 and stream(self.seed, "simulated dropout", round, client).random() < self.dropout
 
-    def client_seconds(self, client: int, load: Load) -> float:
+    def client_seconds(self, client: int, load: ClientLoad) -> float:
         """Simulated seconds that the client takes to receive, train and send, one after another."""
         computing = load.flops / self.speed(stream(self.seed, "simulated speed", client)) if self.speed else 0.0
         traffic = load.bytes_down + load.bytes_up
         sending = traffic / self.bandwidth(stream(self.seed, "simulated bandwidth", client)) if self.bandwidth else 0.0
         return computing + sending
 
-    def round_seconds(self, loads: Mapping[int, Load]) -> float | None:
+    def round_seconds(self, loads: Mapping[int, ClientLoad]) -> float | None:
         """Simulated seconds of a round: those of the slowest of its clients, 0 without any; None when no time is simulated."""
         if self.speed is None and self.bandwidth is None:
             return None

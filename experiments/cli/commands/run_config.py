@@ -31,6 +31,6 @@ def run_config(experiment: Experiment) -> str:
     from fedsam.data import own_data
 
     data = experiment.data
-    paths = {"root": data.root and data.root.expanduser().absolute(), "dataset": own_data.absolute(data.dataset)}
+    paths = {"root": data.root and data.root.expanduser().absolute(), "dataset": own_data.with_absolute_path(data.dataset)}
     whole = experiment.model_copy(update={"data": data.model_copy(update=paths), "runs_dir": experiment.runs_dir.expanduser().absolute()})
     return f"experiment = {json.dumps(whole.dumps(), ensure_ascii=False)}"

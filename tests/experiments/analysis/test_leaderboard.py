@@ -104,7 +104,7 @@ def test_a_measure_that_one_seed_lacks_is_left_out(results: Results) -> None:
 
 def test_costs_that_are_measured_are_shown(results: Results) -> None:
     run = add(results, [0.4, 0.5], costs={"energy": 5.0, "simulated_seconds": 3.0, "flops": 7, "peak_device_memory": 9})
-    results.begun(run, 2.5)
+    results.record_startup(run, 2.5)
     (line,) = lines_of(results)
     expected = {"energy": 10.0, "simulated_seconds": 6.0, "flops": 14, "peak_device_memory": 9, "startup": 2.5}
     assert {name: line.costs[name] for name in expected} == expected

@@ -282,7 +282,7 @@ def test_public_names_are_complete() -> None:
 
 
 def test_partitions_are_checked_alike() -> None:
-    assert [part.tolist() for part in partition.checked([[2, 0], (1,)], 3, 2, "mine")] == [[2, 0], [1]]
+    assert [part.tolist() for part in partition.validate_partition([[2, 0], (1,)], 3, 2, "mine")] == [[2, 0], [1]]
 
 
 @pytest.mark.parametrize(
