@@ -15,7 +15,7 @@ import typer
 
 from experiments.cli.commands import check, cluster, compare, doctor, export, flower, new, partition, report, run, run_config, runs
 from experiments.cli.commands import list as list_
-from experiments.cli.output import INTERRUPTED, TERMINATED, USAGE, complain
+from experiments.cli.output import INTERRUPTED, TERMINATED, USAGE, print_error
 from fedsam.config import ConfigError
 
 COMMANDS = {
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         app(arguments, prog_name="fedsam")
     except ConfigError as error:
-        complain(str(error))
+        print_error(str(error))
         sys.exit(USAGE)
     sys.exit(0)
 

@@ -54,7 +54,7 @@ Target = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; only the final table and the report's path.")]
 
 
-def places(data_root: Path | None, runs_dir: Path | None, ray_address: str | None, allow_open: bool) -> dict[str, object]:
+def location_settings(data_root: Path | None, runs_dir: Path | None, ray_address: str | None, allow_open: bool) -> dict[str, object]:
     """What these options set, by dotted key."""
     return {
         "data.root": data_root,
@@ -64,7 +64,7 @@ def places(data_root: Path | None, runs_dir: Path | None, ray_address: str | Non
     }
 
 
-def read(path: Path, overrides: Sequence[str] | None, options: Mapping[str, object]) -> list[Experiment]:
+def read_experiments(path: Path, overrides: Sequence[str] | None, options: Mapping[str, object]) -> list[Experiment]:
     """The experiments of a config, with the `KEY=VALUE` overrides and the given ones of `options` (dotted keys) applied.
 
     Args:

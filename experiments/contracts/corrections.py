@@ -16,7 +16,16 @@ from torch import Tensor
 from clients.corrections.base import Correction, LocalOutcome, Payload, Vectors
 from clients.optimizers.sgd import SGD
 from experiments.contracts.actors import ONE_MODEL
-from experiments.contracts.base import Check, CheckedComponent, expect, expect_unchanged, expect_vector, listed, snapshot, twice
+from experiments.contracts.base import (
+    Check,
+    CheckedComponent,
+    expect,
+    expect_deterministic,
+    expect_unchanged,
+    expect_vector,
+    first_few,
+    snapshot,
+)
 
 SIZE, STEPS, LR = 6, 4, 0.5
 
@@ -66,8 +75,8 @@ def it_keeps_what_it_says(component: CheckedComponent) -> None:
     after = start.play(correction)[1]
     for when, kept in (("`initial`", start.kept), ("`finish`", after)):
         expect(isinstance(kept, Mapping), f"{when} to give a mapping to keep", f"a {type(kept).__name__}")
-        expected = f"{when} to keep what `keeps` names ({listed(sorted(correction.keeps)) or 'nothing'})"
-        expect(set(kept) == set(correction.keeps), expected, listed(sorted(kept)) or "nothing")
+        expected = f"{when} to keep what `keeps` names ({first_few(sorted(correction.keeps)) or 'nothing'})"
+        expect(set(kept) == set(correction.keeps), expected, first_few(sorted(kept)) or "nothing")
         for name, value in kept.items():
             expect_vector(value, start.trained.w, f"kept {name}")
 
@@ -79,7 +88,7 @@ def it_sends_what_it_says(component: CheckedComponent) -> None:
     sent = start.play(correction)[2]
     expect(isinstance(sent, Payload), "`finish` to give (what to keep, Payload(...))", f"a {type(sent).__name__}")
     names, said = names_sent(sent), set(correction.sends)
-    expect(names == said, f"what `sends` names ({listed(sorted(said)) or 'nothing'})", listed(sorted(names)) or "nothing")
+    expect(names == said, f"what `sends` names ({first_few(sorted(said)) or 'nothing'})", first_few(sorted(names)) or "nothing")
     vectors = {"delta": sent.delta} if sent.delta is not None else {}
     for name, value in {**vectors, **sent.mean, **sent.population}.items():
         expect_vector(value, start.trained.w, f"sent {name}")
@@ -125,7 +134,7 @@ def same_inputs_same_result(component: CheckedComponent) -> None:
         direction, kept, sent = Round.of(correction).play(correction)
         return {"direction": direction, "kept": kept, "sent": [getattr(sent, kind.name) for kind in fields(Payload)]}
 
-    twice(run, "the same round")
+    expect_deterministic(run, "the same round")
 
 
 CHECKS = (

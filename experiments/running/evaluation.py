@@ -86,7 +86,10 @@ class Evaluator:
         test = accuracy.evaluate(
             self.network, w.to(device), buffers.to(device), self.dataset.test, self.dataset, self.experiment.measure.batch_size
         )
-        clients = {f"client_accuracy_{name}": value for name, value in client_accuracy_summary(client_accuracies(test, self.label_distribution)).items()}
+        clients = {
+            f"client_accuracy_{name}": value
+            for name, value in client_accuracy_summary(client_accuracies(test, self.label_distribution)).items()
+        }
         return {"test_accuracy": test.accuracy, "test_loss": test.loss, "calibration_error": test.calibration_error, **clients}
 
     def _ask(self, queries: Sequence[EvaluationRequest], w: Tensor, buffers: Tensor, round: int) -> list[RecordDict]:

@@ -31,7 +31,7 @@ from fedsam.results.model_files import save_model
 from fedsam.results.rows import ClientRow, Row
 from fedsam.results.store import Results
 from fedsam.system.cost import count_flops, gpu_energy
-from fedsam.system.heterogeneity import Heterogeneity, ClientLoad
+from fedsam.system.heterogeneity import ClientLoad, Heterogeneity
 from strategies.cohort import CohortStrategy, FlowerCohort
 from strategies.robust import FlowerRule
 from strategies.round import RoundConfig, RoundResult

@@ -23,7 +23,7 @@ from fedsam import plugins
 from fedsam.config import ConfigError, Experiment, parse
 from fedsam.data import datasets, partition
 from fedsam.data.datasets import Dataset
-from fedsam.data.federated import partition_examples, fallback_note
+from fedsam.data.federated import fallback_note, partition_examples
 from fedsam.grid.base import LocalGrid
 from fedsam.results.provenance import provenance
 from fedsam.results.store import Results

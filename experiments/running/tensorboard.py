@@ -60,7 +60,9 @@ class TensorBoardCallback(Callback):
 
 def scalars(row: Row, total: Row) -> dict[str, float]:
     """What is shown of a round: what was measured, its cohort, and the costs so far, `total`."""
-    costs = {name: getattr(total, name) for name in (*TOTAL_COLUMNS, *OPTIONAL_COLUMNS, *PEAK_COLUMNS) if name not in ("cohort", "failures")}
+    costs = {
+        name: getattr(total, name) for name in (*TOTAL_COLUMNS, *OPTIONAL_COLUMNS, *PEAK_COLUMNS) if name not in ("cohort", "failures")
+    }
     return {
         "train_loss": row.train_loss,
         "cohort": row.cohort,

@@ -28,7 +28,7 @@ from fedsam.data.download import download
 if TYPE_CHECKING:
     from torchvision.datasets import CIFAR10
 
-__all__ = ["DATASETS", "DataError", "Dataset", "Images", "check", "is_own", "load", "is_official"]
+__all__ = ["DATASETS", "DataError", "Dataset", "Images", "check", "is_official", "is_own", "load"]
 
 
 def load(dataset: str | Component, root: Path | None = None, fallback: str | None = None) -> Dataset:

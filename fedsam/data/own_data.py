@@ -115,7 +115,11 @@ def factory(part: Component) -> Callable[[], Any]:
 
 FORMATS = Registry[Callable[..., Dataset]]("datasets", FunctionContract(("path",)), {"folder": folder, "npz": npz, "hf": hf})
 FACTORIES = Registry[Callable[..., Any]]("datasets", FunctionContract(()), {})
-REQUIRED_PATHS: Mapping[str, Sequence[str]] = {"folder": ("train", "test"), "npz": (), "hf": ("dataset_dict.json",)}  # what a PATH must have
+REQUIRED_PATHS: Mapping[str, Sequence[str]] = {
+    "folder": ("train", "test"),
+    "npz": (),
+    "hf": ("dataset_dict.json",),
+}  # what a PATH must have
 
 
 def check(part: Component) -> Callable[[], Any]:

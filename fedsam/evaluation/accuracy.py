@@ -107,7 +107,12 @@ def client_accuracies(evaluation: Evaluation, label_distribution: NDArray[np.int
     Args:
         label_distribution: Examples of each class that each client holds, (clients, classes).
     """
-    of_class = np.array([right / examples_per_class if examples_per_class else math.nan for right, examples_per_class in zip(evaluation.correct_per_class, evaluation.examples_per_class, strict=True)])
+    of_class = np.array(
+        [
+            right / examples_per_class if examples_per_class else math.nan
+            for right, examples_per_class in zip(evaluation.correct_per_class, evaluation.examples_per_class, strict=True)
+        ]
+    )
     p = label_distribution / label_distribution.sum(axis=1, keepdims=True)
     return np.asarray(np.where(p > 0, p * of_class, 0.0).sum(axis=1), dtype=np.float64)
 

@@ -22,7 +22,16 @@ from fedsam.data.augmentation import normalize
 from fedsam.data.datasets import Dataset, Images
 from fedsam.evaluation.hessian import TopEigenvalues, hessian_top, hessian_trace
 from fedsam.evaluation.loss import EvaluationCost, Loss, batch_sizes
-from fedsam.evaluation.sharpness import SharpnessEstimate, LossSlice, filter_normalized, gaussian, sharpness_avg, sharpness_max, slice_1d, slice_2d
+from fedsam.evaluation.sharpness import (
+    LossSlice,
+    SharpnessEstimate,
+    filter_normalized,
+    gaussian,
+    sharpness_avg,
+    sharpness_max,
+    slice_1d,
+    slice_2d,
+)
 from fedsam.models.network import Network
 from fedsam.seeds import tensor_stream
 
@@ -75,7 +84,9 @@ def top(loss: Loss, w: Tensor, settings: Flatness, seed: int) -> FlatnessResult:
         found = TopEigenvalues(unknown, unknown, math.nan, math.nan, converged=False, steps=0, cost=EvaluationCost(0, 0))
     values = {f"hessian_top_{i}": value for i, value in enumerate(found.values, start=1)}
     errors = {f"hessian_top_{i}_error": error for i, error in enumerate(found.errors, start=1)}
-    return FlatnessResult(values | errors | {"hessian_smallest": found.smallest, "hessian_smallest_error": found.smallest_error}, found.cost)
+    return FlatnessResult(
+        values | errors | {"hessian_smallest": found.smallest, "hessian_smallest_error": found.smallest_error}, found.cost
+    )
 
 
 def trace(loss: Loss, w: Tensor, settings: Flatness, seed: int) -> FlatnessResult:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fedsam.config import ConfigError
-from fedsam.evaluation.loss import EvaluationCost, CountedLoss, Loss, mean_and_error
+from fedsam.evaluation.loss import CountedLoss, EvaluationCost, Loss, mean_and_error
 
 Product = Callable[[Tensor], Tensor]  # v -> H v
 
@@ -108,7 +108,9 @@ class TopEigenvalues:
     cost: EvaluationCost
 
 
-def hessian_top(loss: Loss, w: Tensor, rng: torch.Generator, *, k: int = 5, tol: float = 1e-3, max_steps: int = MAX_LANCZOS_STEPS) -> TopEigenvalues:
+def hessian_top(
+    loss: Loss, w: Tensor, rng: torch.Generator, *, k: int = 5, tol: float = 1e-3, max_steps: int = MAX_LANCZOS_STEPS
+) -> TopEigenvalues:
     """The k algebraically largest eigenvalues at `w`, and the smallest, by Lanczos from a random vector.
 
     At least max(2 k + 10, 20) steps, then more until each of the k residuals is at most `tol` times its value, or `max_steps`.

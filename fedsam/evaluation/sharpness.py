@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fedsam.config import ConfigError
-from fedsam.evaluation.loss import EvaluationCost, CountedLoss, Loss, mean_and_error
+from fedsam.evaluation.loss import CountedLoss, EvaluationCost, Loss, mean_and_error
 from fedsam.models.flat import Layout
 
 Norm = Literal["l2", "linf"]

@@ -75,7 +75,9 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
     while version in MIGRATIONS:
         version = _migrate(connection, version)
     if version != SCHEMA_VERSION:
-        raise ConfigError(f"runs_dir: {path} is not allowed: its tables have version {version}, and this fedsam reads version {SCHEMA_VERSION}")
+        raise ConfigError(
+            f"runs_dir: {path} is not allowed: its tables have version {version}, and this fedsam reads version {SCHEMA_VERSION}"
+        )
 
 
 def _migrate(connection: sqlite3.Connection, version: int) -> int:

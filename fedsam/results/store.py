@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 
 from fedsam.config import ConfigError, Experiment
 from fedsam.results.config_hash import config_hash, digest
-from fedsam.results.database import DATABASE_NAME, create_database, connect, insert_statement, transaction
-from fedsam.results.provenance import Provenance, process_start_time, process_ended
+from fedsam.results.database import DATABASE_NAME, connect, create_database, insert_statement, transaction
+from fedsam.results.provenance import Provenance, process_ended, process_start_time
 from fedsam.results.rows import CLIENT_COLUMNS, ROUND_COLUMNS, ClientRow, Row, Run, Slice, Status
 
 

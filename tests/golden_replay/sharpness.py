@@ -175,7 +175,9 @@ def _worst_case(s: Subject, want: Case) -> Deviations:
         how: dict[str, Any] = {key: entry[key] for key in HOW}
         got = sharpness.sharpness_max(loss, s.w, m=entry["m"], **how).value
         yield f"worst case {how}", s.compare(got, entry["value"], rtol=entry["rtol"])
-        rises = [_errors(part, s.w + sharpness.apgd(CountedLoss(part), s.w, **how)[1]) - _errors(part, s.w) for part in loss.split(entry["m"])]
+        rises = [
+            _errors(part, s.w + sharpness.apgd(CountedLoss(part), s.w, **how)[1]) - _errors(part, s.w) for part in loss.split(entry["m"])
+        ]
         # A recorded float32 mean of correct answers.
         yield f"error increase {how}", deviation(sum(rises) / len(rises), entry["error_increase"], 0.0, 1e-6)
 

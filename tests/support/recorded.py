@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.analysis.leaderboard import LeaderboardEntry, groups, summarize
+from experiments.analysis.leaderboard import LeaderboardEntry, seed_groups, summarize
 from fedsam.config import parse
 from fedsam.overrides import override
 from fedsam.results.provenance import Provenance
@@ -116,4 +116,4 @@ def keep_slices(results: Results, run: str, round: int, flat: float) -> None:
 
 def lines_of(results: Results) -> list[LeaderboardEntry]:
     """The leaderboard of all runs."""
-    return summarize(groups(results, results.runs()))
+    return summarize(seed_groups(results, results.runs()))

@@ -6,7 +6,7 @@ import json
 
 import typer
 
-from experiments.cli.options import ConfigFile, DataRoot, NewRunsDir, Overrides, read
+from experiments.cli.options import ConfigFile, DataRoot, NewRunsDir, Overrides, read_experiments
 from fedsam.config import ConfigError, Experiment
 
 EXAMPLES = (
@@ -20,7 +20,7 @@ def command(path: ConfigFile, overrides: Overrides = None, data_root: DataRoot =
 
     Its paths are absolute, because Flower's runtime runs apps in a folder of its own. The federation needs data.clients SuperNodes.
     """
-    experiments = read(path, overrides, {"data.root": data_root, "runs_dir": runs_dir})
+    experiments = read_experiments(path, overrides, {"data.root": data_root, "runs_dir": runs_dir})
     if len(experiments) > 1:
         raise ConfigError(f"sweep: {len(experiments)} experiments are not allowed here: fix the swept settings with -o")
     typer.echo(run_config(experiments[0]))

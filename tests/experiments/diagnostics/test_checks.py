@@ -8,7 +8,7 @@ import pytest
 
 from experiments.cli import main
 from experiments.diagnostics import checks, machine
-from experiments.diagnostics.checks import GIB, Check
+from experiments.diagnostics.checks import GIB, CheckResult
 from experiments.diagnostics.machine import Gpus
 from fedsam.config import Compute
 
@@ -122,11 +122,11 @@ def test_ports() -> None:
 
 def test_data(tmp_path: Path) -> None:
     files = {"folder/a": "0cc175b9c0f1b6a831c399e269772661"}
-    assert checks.data(tmp_path, files, lambda: True) == Check("CIFAR-10", f"not in {tmp_path}; will be downloaded there")
+    assert checks.data(tmp_path, files, lambda: True) == CheckResult("CIFAR-10", f"not in {tmp_path}; will be downloaded there")
     assert checks.data(tmp_path, files, lambda: False).verdict == "problem"
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "a").write_text("a")
-    assert checks.data(tmp_path, files, lambda: False) == Check("CIFAR-10", f"1 official files in {tmp_path}")
+    assert checks.data(tmp_path, files, lambda: False) == CheckResult("CIFAR-10", f"1 official files in {tmp_path}")
     (tmp_path / "folder" / "a").write_text("b")
     assert "is corrupt or truncated" in checks.data(tmp_path, files, lambda: True).found
 
@@ -182,7 +182,7 @@ def test_facts_of_this_machine_are_plausible(tmp_path: Path) -> None:
 def test_the_command_shows_every_check_and_its_exit_code_is_the_worst(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verdict: str, code: int
 ) -> None:
-    given = [Check("first", "[fine]"), Check("second", "so", verdict, "mend it")]  # type: ignore[arg-type]
+    given = [CheckResult("first", "[fine]"), CheckResult("second", "so", verdict, "mend it")]  # type: ignore[arg-type]
     monkeypatch.setattr(checks, "examine", lambda *_: iter(given))
     with pytest.raises(SystemExit) as stopped:
         main.main(["doctor"])

@@ -22,7 +22,7 @@ from experiments.running.server_app import serve
 from fedsam.config import parse
 from fedsam.data import augmentation, datasets
 from fedsam.data.federated import FederatedDataset
-from fedsam.evaluation.accuracy import client_accuracies, evaluate, client_accuracy_summary
+from fedsam.evaluation.accuracy import client_accuracies, client_accuracy_summary, evaluate
 from fedsam.evaluation.flatness import FLATNESS_MEASURES
 from fedsam.models.flat import Layout
 from fedsam.models.network import Network
@@ -112,7 +112,9 @@ def test_clients_are_judged_on_the_test_set_by_their_own_classes(tmp_path: Path)
         label_distribution = results.label_distribution(result.run_id)
     network, digits = Network(result.model, dtype=torch.float64), datasets.load("digits")
     test = evaluate(network, result.w, network.buffers, digits.test, digits)
-    want = {f"client_accuracy_{name}": value for name, value in client_accuracy_summary(client_accuracies(test, label_distribution)).items()}
+    want = {
+        f"client_accuracy_{name}": value for name, value in client_accuracy_summary(client_accuracies(test, label_distribution)).items()
+    }
     want |= {"test_accuracy": test.accuracy, "test_loss": test.loss, "calibration_error": test.calibration_error}
     got = result.rows[-1].measures
     assert {name: got[name] for name in want} == pytest.approx(want, rel=1e-12)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedsam.data.datasets import Dataset, Images
-from fedsam.evaluation.accuracy import Evaluation, calibration_error, client_accuracies, evaluate, client_accuracy_summary
+from fedsam.evaluation.accuracy import Evaluation, calibration_error, client_accuracies, client_accuracy_summary, evaluate
 from fedsam.models.network import Network
 
 PIXELS = torch.tensor([0, 255, 255, 0, 255], dtype=torch.uint8).view(5, 1, 1, 1)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fedsam.config import ConfigError, parse
-from fedsam.system.heterogeneity import DISTRIBUTIONS, Heterogeneity, ClientLoad, constant, lognormal, tiers, uniform
+from fedsam.system.heterogeneity import DISTRIBUTIONS, ClientLoad, Heterogeneity, constant, lognormal, tiers, uniform
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "constant": {"value": 2.0},
