@@ -1,4 +1,4 @@
-"""fedsam against a plain loop: same numbers, and the price of running on Ray.
+"""Benchmark of fedsam against a plain loop with the same numbers: the overhead of Ray.
 
     python -m experiments.benchmarks.federation [--rounds 30] [--repeats 3] [--data-root DIR]
 

@@ -1,4 +1,4 @@
-"""Who holds which examples, and the batches of a client's local training.
+"""A dataset partitioned over clients, and the batches of local training.
 
 Legend: `x: (B, C, H, W)` images, `y: (B,)` labels.
 """
@@ -23,7 +23,7 @@ from fedsam.seeds import stream, tensor_stream
 
 
 def fallback_note(dataset: Dataset, experiment: Experiment) -> str:
-    """Where the dataset is the fallback: a sentence that says so; empty where it is the one that the experiment asks for."""
+    """A warning that the dataset is the fallback; empty where it is the one that the experiment asks for."""
     wanted, limit, there = experiment.data.source.name, experiment.data.examples, len(dataset.train.y)
     if dataset.name == wanted:
         return ""
@@ -32,9 +32,9 @@ def fallback_note(dataset: Dataset, experiment: Experiment) -> str:
 
 
 def partition_examples(experiment: Experiment, dataset: Dataset) -> list[np.ndarray]:
-    """Index arrays into the training examples, one per client: the experiment's partition, from its seed alone.
+    """The partition of the experiment, from its seed alone: index arrays into the training examples, one per client.
 
-    A fallback that has fewer examples than `data.examples` is used whole.
+    A fallback with fewer examples than `data.examples` is used whole.
 
     Raises:
         ConfigError: The partition cannot be drawn, for example because there are more clients than examples.
@@ -60,11 +60,15 @@ def partition_examples(experiment: Experiment, dataset: Dataset) -> list[np.ndar
 
 @dataclass(frozen=True)
 class FederatedDataset:
-    """A dataset on a device, dealt to clients.
+    """A dataset on a device, partitioned over clients.
 
     Attributes:
+        dataset: Its training images lie on `device`.
         indices: Index arrays into `dataset.train`, one per client.
-        augmentations: Training augmentation.
+        seed: Of batches, augmentation and samples.
+        augmentations: Names of training augmentations.
+        device: Where batches are made.
+        dtype: Of the images in batches.
     """
 
     dataset: Dataset
@@ -76,24 +80,26 @@ class FederatedDataset:
 
     @classmethod
     def of(cls, experiment: Experiment, dataset: Dataset, device: torch.device, dtype: torch.dtype) -> FederatedDataset:
-        """The federation that the experiment describes. Raises `ConfigError` as `partition_examples`."""
+        """The federated dataset of an experiment. Raises `ConfigError` as `partition_examples`."""
         augmentations = dataset.augment if experiment.data.augment is None else experiment.data.augment
         resident = Images(dataset.train.x.to(device), dataset.train.y.to(device))
         return cls(replace(dataset, train=resident), partition_examples(experiment, dataset), experiment.seed, augmentations, device, dtype)
 
     def num_examples(self, client: int) -> int:
-        """Number of examples that the client holds."""
+        """Number of examples of the client."""
         return len(self.indices[client])
 
     def class_counts(self, client: int) -> tuple[int, ...]:
-        """Examples that the client holds, per class."""
+        """Number of examples of the client, per class."""
         return tuple(torch.bincount(self.client_examples(client).y, minlength=self.dataset.classes).tolist())
 
     def batches(self, client: int, round: int, *, batch_size: int, epochs: int, steps: int | None) -> Iterator[tuple[Tensor, Tensor]]:
         """Shuffled, augmented batches of a client's local training; an epoch's last batch may be smaller.
 
         Args:
-            steps: Stop after so many batches, passing over the examples as often as needed, instead of after `epochs`.
+            batch_size: Examples of a batch.
+        epochs: Passes over the client's examples, where `steps` is None.
+        steps: Number of batches, over as many passes as needed.
         """
         order = stream(self.seed, "batches", round, client)
         rng = tensor_stream(self.seed, "augment", round, client, device=self.device)
@@ -112,21 +118,21 @@ class FederatedDataset:
         return steps if steps is not None else epochs * -(-self.num_examples(client) // batch_size)
 
     def fixed_sample(self, client: int, count: int) -> tuple[Tensor, Tensor]:
-        """The first `count` of the client's examples in a fixed random order, not augmented; all of them if it holds fewer."""
+        """The first `count` examples of the client in a fixed random order, not augmented; all of them if it has fewer."""
         order = stream(self.seed, "peek", client).permutation(self.indices[client])[:count]
         return self._load(self.dataset.train, torch.from_numpy(order), None)
 
     def client_examples(self, *clients: int) -> Images:
-        """The clients' training examples as they are, one client after another."""
+        """Training examples of the clients as uint8 images, one client after another."""
         return self._images(np.concatenate([self.indices[client] for client in clients]))
 
     def sample(self, count: int) -> Images:
-        """So many of all clients' training examples as they are, drawn by seed; all of them if there are fewer.
+        """A random sample of all training examples as uint8 images; all of them if there are fewer than `count`.
 
-        The same ones, in the same random order, however they are dealt to clients.
+        Sample and order depend on the seed alone, not on the partition.
         """
-        held = np.sort(np.concatenate(self.indices))
-        return self._images(stream(self.seed, "sample").choice(held, size=min(count, len(held)), replace=False))
+        every = np.sort(np.concatenate(self.indices))
+        return self._images(stream(self.seed, "sample").choice(every, size=min(count, len(every)), replace=False))
 
     def _images(self, indices: np.ndarray) -> Images:
         index = torch.from_numpy(indices).to(self.device)

@@ -1,7 +1,6 @@
-"""The loss around a global vector: its Hessian, its rise in a ball, its slices; each as named values with error and cost.
+"""Measures of flatness of the loss at a parameter vector, as named values with error and cost.
 
-The draws (probes, noise, directions) depend on the seed alone: runs that differ in method or number of clients are measured with the
-same ones. They are made on the CPU, so that a GPU gets them too.
+Probes, noise and directions depend on the seed alone and are drawn on the CPU: all methods, client counts and devices share them.
 
 Legend: `w: (P,)`, `buffers: (Q,)`.
 """
@@ -38,13 +37,13 @@ from fedsam.seeds import tensor_stream
 
 @dataclass(frozen=True)
 class FlatnessResult:
-    """What one measure found.
+    """The result of one measure.
 
     Attributes:
-        values: Estimates, and the error of each under its name + `_error`; NaN where the loss is not finite.
-        cost: Of all that was computed to the end.
-        seconds: On the device that computed it.
-        slice: The losses of a slice.
+        values: Estimates by name, and the error of each as `<name>_error`; NaN where the loss is not finite.
+        cost: Evaluations made.
+        seconds: Wall time.
+        slice: The losses of a slice; None for other measures.
     """
 
     values: Mapping[str, float]
@@ -59,10 +58,12 @@ Measurement = Callable[[Loss, Tensor, Flatness, int], FlatnessResult]  # loss, w
 def measure(
     name: str, network: Network, w: Tensor, buffers: Tensor, images: Images, dataset: Dataset, settings: Flatness, seed: int
 ) -> FlatnessResult:
-    """The measure of this name at `w`, of the mean loss over all `images`, as they are.
+    """Measure the flatness of the mean loss over `images`, without augmentation, at `w`.
 
     Args:
-        dataset: Gives the normalization constants.
+        name: A key of `FLATNESS_MEASURES`.
+        dataset: Source of the normalization constants.
+        seed: Of probes, noise and directions.
     """
     start = time.perf_counter()
     prepare = partial(normalize, mean=dataset.mean, std=dataset.std, dtype=w.dtype)
@@ -79,7 +80,7 @@ def top(loss: Loss, w: Tensor, settings: Flatness, seed: int) -> FlatnessResult:
     k = settings.eigenvalues
     try:
         found = hessian_top(loss, w, tensor_stream(seed, "flatness start"), k=k)
-    except FloatingPointError:  # the run diverged: it is measured, and the answer is not a number
+    except FloatingPointError:  # the run diverged: the result is NaN
         unknown = (math.nan,) * k
         found = TopEigenvalues(unknown, unknown, math.nan, math.nan, converged=False, steps=0, cost=EvaluationCost(0, 0))
     values = {f"hessian_top_{i}": value for i, value in enumerate(found.values, start=1)}
@@ -102,7 +103,7 @@ def worst(loss: Loss, w: Tensor, settings: Flatness, seed: int) -> FlatnessResul
 
 
 def worst_adaptive(loss: Loss, w: Tensor, settings: Flatness, seed: int) -> FlatnessResult:
-    """`sharpness_worst_adaptive`, as `worst`."""
+    """`sharpness_worst_adaptive` of batches of `batch_size`; its error is a standard error over batches."""
     found = sharpness_max(loss, w, rho=settings.rho_adaptive, adaptive=True, m=settings.batch_size, iterations=settings.iterations)
     return _estimated("sharpness_worst_adaptive", found)
 
@@ -114,7 +115,7 @@ def average(loss: Loss, w: Tensor, settings: Flatness, seed: int) -> FlatnessRes
 
 
 def average_adaptive(loss: Loss, w: Tensor, settings: Flatness, seed: int) -> FlatnessResult:
-    """`sharpness_average_adaptive`, from the draws of `average`."""
+    """`sharpness_average_adaptive`, with the noise of `average`; its error is a standard error over draws."""
     rho, rng = settings.rho_average_adaptive, tensor_stream(seed, "flatness noise")
     return _estimated("sharpness_average_adaptive", sharpness_avg(loss, w, rng, rho=rho, adaptive=True, draws=settings.draws))
 
@@ -126,7 +127,7 @@ def line(loss: Loss, w: Tensor, settings: Flatness, seed: int) -> FlatnessResult
 
 
 def plane(loss: Loss, w: Tensor, settings: Flatness, seed: int) -> FlatnessResult:
-    """The slice along two such directions; the first is that of `line`."""
+    """The slice along two random, filter-normalized directions; the first is that of `line`."""
     found = slice_2d(loss, w, _direction(loss, w, seed, 1), _direction(loss, w, seed, 2), _alphas(settings.points))
     return FlatnessResult({}, found.cost, slice=found)
 

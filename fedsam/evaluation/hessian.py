@@ -1,4 +1,4 @@
-"""The spectrum of the loss's Hessian H at a vector, from products H v alone: top eigenvalues, trace, density.
+"""The spectrum of the Hessian H of the loss from products H v: top eigenvalues, trace, density.
 
 Legend: `w, v, r: (P,)`; a basis is a list of orthonormal vectors (P,); `m`: Lanczos steps.
 """
@@ -25,11 +25,11 @@ MIN_PROBES = 10  # a standard error from fewer says little
 
 @dataclass(frozen=True)
 class Tridiagonal:
-    """What m Lanczos steps know of H: the symmetric tridiagonal matrix T (m, m), and what is left of the next vector.
+    """The result of m Lanczos steps: the symmetric tridiagonal matrix T (m, m) and the norm of the next vector.
 
     Attributes:
-        alphas: Diagonal of T (m).
-        betas: The diagonal beside it (m - 1).
+        alphas: Diagonal of T (m,).
+        betas: Off-diagonal of T (m - 1,).
         last_beta: Norm of the next vector, before it is normalized.
     """
 
@@ -51,10 +51,12 @@ def lanczos(product: Product, start: Tensor, refill: Callable[[], Tensor] | None
     Memory: one vector per step.
 
     Args:
-        refill: Draws a vector to go on with when the basis spans an invariant subspace; without it the iteration ends there.
+        product: v -> H v.
+        start: First vector (P,), not zero.
+        refill: Draws a vector to continue with when the basis spans an invariant subspace; None: the iteration ends there.
 
     Raises:
-        FloatingPointError: A product is infinite or not a number, as after a run that diverged.
+        FloatingPointError: A product is not finite, as after a run that diverged.
     """
     basis, scale = [start / torch.linalg.vector_norm(start)], 0.0
     alphas: list[float] = []
@@ -75,14 +77,14 @@ def lanczos(product: Product, start: Tensor, refill: Callable[[], Tensor] | None
                 return
             r, beta = _orthogonal(refill(), basis), 0.0
         betas.append(beta)
-        basis.append(r.div_(torch.linalg.vector_norm(r)))  # in place: the basis is most of the memory
+        basis.append(r.div_(torch.linalg.vector_norm(r)))  # in place, because the basis dominates memory
 
 
 def _orthogonal(r: Tensor, basis: list[Tensor]) -> Tensor:
-    """What is left of r outside the span of the basis; twice, because once leaves rounding errors behind."""
+    """r minus its projection on the basis, applied twice against rounding errors."""
     left = r.clone()
     for q in (*basis, *basis):
-        left.sub_(q, alpha=float(torch.dot(q, left)))  # in place: this is most of the work for a large basis
+        left.sub_(q, alpha=float(torch.dot(q, left)))  # in place, because this dominates time for a large basis
     return left
 
 
@@ -149,7 +151,14 @@ def _top(t: Tridiagonal, k: int, tol: float, counted: CountedLoss) -> TopEigenva
 
 @dataclass(frozen=True)
 class TraceEstimate:
-    """An estimated trace, its standard error, and the number of probes behind them."""
+    """An estimate of the trace.
+
+    Attributes:
+        value: Mean over probes.
+        error: Its standard error.
+        probes: Number of probes.
+        cost: Evaluations made.
+    """
 
     value: float
     error: float
@@ -171,7 +180,7 @@ def hessian_trace(loss: Loss, w: Tensor, rng: torch.Generator, *, probes: int = 
 
 
 def hutchinson(loss: Loss, w: Tensor, probes: Iterable[Tensor], tol: float = 0.0) -> TraceEstimate:
-    """As `hessian_trace`, from given probes (P,); at least 2."""
+    """The trace of H at `w` from given probes (P,), at least 2; stops early as `hessian_trace`."""
     counted, samples = CountedLoss(loss), []
     for v in probes:
         samples.append(float(torch.dot(v, counted.hvp(w, v))))
@@ -199,7 +208,7 @@ class SpectralDensity:
     cost: EvaluationCost
 
     def at(self, grid: Tensor, width: float | None = None) -> tuple[Tensor, Tensor]:
-        """Density and its standard error over probes at each point of `grid` (G,); the whole line holds 1.
+        """Density and its standard error over probes at each point of `grid` (G,); its integral is 1.
 
         Args:
             width: Standard deviation of the Gaussian in place of each node; default: range of the nodes / m.
@@ -237,7 +246,7 @@ def hessian_density(loss: Loss, w: Tensor, rng: torch.Generator, *, probes: int 
 
 
 def quadrature(loss: Loss, w: Tensor, probes: Iterable[Tensor], steps: int) -> SpectralDensity:
-    """As `hessian_density`, from given probes (P,)."""
+    """The eigenvalue density at `w` from given probes (P,)."""
     counted, rules = CountedLoss(loss), []
     for probe in probes:
         *_, last = islice(lanczos(partial(counted.hvp, w), probe), steps)

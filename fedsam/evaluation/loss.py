@@ -1,4 +1,4 @@
-"""The mean loss over a fixed set of examples as a pure function of the parameter vector, with its derivatives.
+"""The mean loss over fixed examples as a pure function of the parameter vector, with its derivatives.
 
 Legend: `w, v, g: (P,)`; `x: (N, ...)` raw examples; `y: (N,)` labels; `z: (B, classes)` logits.
 """
@@ -21,7 +21,7 @@ from fedsam.models.flat import Layout
 
 
 class EvaluationCost(NamedTuple):
-    """What was computed, in examples.
+    """Evaluations made, in examples.
 
     Attributes:
         gradient_evaluations: Examples passed forward and backward; a Hessian-vector product passes each backward twice and counts two.
@@ -36,14 +36,17 @@ class EvaluationCost(NamedTuple):
 class Loss:
     """Cross-entropy (nats) of a module in evaluation mode, averaged over all examples whatever the batches.
 
-    The module is not touched: its tensors, their `grad` and `requires_grad`, its buffers and its mode are as they were after each call.
-    It must lie on the device of `w`; the examples may lie elsewhere and move batch by batch.
+    Calls leave the module's tensors, their `grad` and `requires_grad`, its buffers and its mode unchanged. The module must be on the device
+    of `w`; examples may be elsewhere and are moved batch by batch.
 
     Attributes:
-        buffers: Running statistics (Q,) to normalize with, in the order of `Layout.of_buffers`.
-        sizes: Examples of each batch; they sum to N. A pass needs the memory of the largest batch and of one gradient.
-        prepare: Makes the network's input out of a batch of `x` on the device of `w`, in the floating-point type of `w`.
-        normalize_logits: Take the loss of `normalized_logits(logits)`, which does not change with the scale of the last layer.
+        module: The network.
+        buffers: Running statistics (Q,), in the order of `Layout.of_buffers`.
+        x: Raw examples (N, ...).
+        y: Labels (N,).
+        sizes: Number of examples of each batch, with sum N; the largest determines the memory of a pass.
+        prepare: Maps a batch of `x` on the device of `w` to the input of the network, in the floating-point type of `w`.
+        normalize_logits: Whether the loss is that of `normalized_logits(logits)`, which is invariant to the scale of the last layer.
     """
 
     module: nn.Module
@@ -121,11 +124,12 @@ class Loss:
 
 @dataclass
 class CountedLoss:
-    """A `Loss` that counts what is asked of it: cost is measured here and never declared.
+    """A `Loss` that counts its evaluations.
 
     Attributes:
-        gradients: As `Cost.gradient_evaluations`.
-        forwards: As `Cost.forward_evaluations`.
+        inner: The loss.
+        gradients: Gradient evaluations so far, in examples.
+        forwards: Forward evaluations so far, in examples.
     """
 
     inner: Loss
@@ -134,33 +138,33 @@ class CountedLoss:
 
     @property
     def cost(self) -> EvaluationCost:
-        """The cost so far."""
+        """The evaluations so far."""
         return EvaluationCost(self.gradients, self.forwards)
 
     def value(self, w: Tensor) -> float:
-        """As `Loss.value`, counted."""
+        """The loss at `w`."""
         self.forwards += self.inner.examples
         return self.inner.value(w)
 
     def gradient(self, w: Tensor) -> tuple[Tensor, float]:
-        """As `Loss.gradient`, counted."""
+        """The gradient (P,) at `w`, and the loss there."""
         self.gradients += self.inner.examples
         return self.inner.gradient(w)
 
     def hvp(self, w: Tensor, v: Tensor) -> Tensor:
-        """As `Loss.hvp`, counted as two gradients."""
+        """The Hessian at `w` times v, counted as two gradient evaluations."""
         self.gradients += 2 * self.inner.examples
         return self.inner.hvp(w, v)
 
 
 def mean_and_error(samples: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean of independent samples (S, ...) and its standard error, both (...); one sample has an unknown error, NaN."""
+    """Mean of independent samples (S, ...) and its standard error, both (...); the error of one sample is NaN."""
     error = samples.std(dim=0) / math.sqrt(len(samples)) if len(samples) > 1 else torch.full_like(samples[0], math.nan)
     return samples.mean(dim=0), error
 
 
 def batch_sizes(examples: int, batch_size: int) -> tuple[int, ...]:
-    """Sizes of the batches that so many examples make; the last may be smaller.
+    """Sizes of the batches of so many examples; the last may be smaller.
 
     >>> batch_sizes(10, 4)
     (4, 4, 2)

@@ -1,4 +1,4 @@
-"""How much the loss rises around a vector: worst case and average in a ball, and slices of its landscape.
+"""Sharpness: the rise of the loss around a parameter vector, worst case and average in a ball, and slices of its landscape.
 
 Legend: `w, g, d: (P,)`; `delta: (P,)` perturbation; `a: (P,)` its unit per coordinate, |w| if adaptive, else 1 (None);
 `rho`: radius; `S(b) = max over the ball of L_b(w + delta) - L_b(w)` for a batch b of m examples.
@@ -30,11 +30,13 @@ BISECTIONS = 200  # enough to exhaust float64
 
 @dataclass(frozen=True)
 class SharpnessEstimate:
-    """A rise of the loss in nats.
+    """An estimated rise of the loss.
 
     Attributes:
-        error: Standard error over the batches (worst case) or draws (average case); NaN if there was one only.
-        samples: Number of those batches or draws.
+        value: Mean rise, in nats.
+        error: Standard error over batches (worst case) or draws (average case); NaN for one of them.
+        samples: Number of batches or draws.
+        cost: Evaluations made.
     """
 
     value: float
@@ -64,7 +66,7 @@ def sharpness_max(
 
 
 def sharpness_1step(loss: Loss, w: Tensor, *, rho: float, adaptive: bool = False, m: int | None = None) -> SharpnessEstimate:
-    """As `sharpness_max` for the L2 ball, after SAM's single step to its boundary: cheap, and never above the true S. Can be negative.
+    """m-sharpness in the L2 ball after SAM's single step to its boundary: cheap, never above the true S, possibly negative.
 
     Raises:
         ConfigError: A number is out of range.
@@ -94,7 +96,7 @@ def sharpness_avg(
 
 
 def average_rise(loss: Loss, w: Tensor, noise: Iterable[Tensor], *, rho: float, adaptive: bool = False) -> SharpnessEstimate:
-    """As `sharpness_avg`, with given draws xi (P,)."""
+    """Average-case sharpness from given noise xi (P,), as defined in `sharpness_avg`."""
     counted, a = CountedLoss(loss), _unit(w, adaptive)
     clean = counted.value(w)
     rises = [counted.value(w + rho * _times(xi, a)) - clean for xi in noise]
@@ -127,7 +129,7 @@ def apgd(loss: CountedLoss, w: Tensor, *, rho: float, norm: Norm, adaptive: bool
         if value > best:
             best, best_delta, improved = value, delta, improved + 1
         if k in at:
-            # The second published test (best and step both unchanged) never decides: it implies that nothing improved.
+            # The second published criterion (best and step both unchanged) is redundant: it implies that nothing improved.
             if improved < LEAST_PROGRESS * (k - last):
                 step, point = step / 2, best_delta
             improved, last = 0, k
@@ -205,7 +207,7 @@ NOISE: Mapping[str, Callable[[Tensor, torch.Generator], Tensor]] = {"l2": gaussi
 
 @dataclass(frozen=True)
 class LossSlice:
-    """Losses along a line (A,) or over a plane (A, A), at the multiples `alphas` of its directions. Exact: no error to report."""
+    """Exact losses along a line (A,) or over a plane (A, A), at the multiples `alphas` of its directions."""
 
     alphas: tuple[float, ...]
     losses: Tensor

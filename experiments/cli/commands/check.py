@@ -1,4 +1,4 @@
-"""`fedsam check`: whether a component keeps the contract of its kind."""
+"""`fedsam check`: check a component against the contract of its kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fedsam compare`: plan, run and resume the comparison of a file."""
+"""`fedsam compare`: plan, run and resume the comparison of a config."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fedsam doctor`: what is wrong with this machine, before anything starts."""
+"""`fedsam doctor`: check this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fedsam partition`: who holds what."""
+"""`fedsam partition`: show the partition of a config."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fedsam report`: the table and the page of runs."""
+"""`fedsam report`: print the leaderboard of runs and write their report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fedsam run-config`: an experiment for `flwr run`."""
+"""`fedsam run-config`: print an experiment for `flwr run`."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ def test_target_is_asked_for_or_set_or_that_of_the_weakest(results: Results) -> 
 def test_costs_that_do_not_differ_give_no_front(results: Results) -> None:
     add(results, [0.5], evaluations=100)
     add(results, [0.5], evaluations=200, client__optimizer=SAM)
-    assert compare_runs(results, results.runs()).prices == {"gradient_evaluations": True, "client_seconds": False, "bytes": False}
+    assert compare_runs(results, results.runs()).costs_differ == {"gradient_evaluations": True, "client_seconds": False, "bytes": False}
 
 
 def test_notes_say_when_rounds_differ(results: Results) -> None:
