@@ -30,7 +30,7 @@ def test_packages_that_fit_are_ok_and_others_are_named_with_the_command() -> Non
     assert nothing.verdict == "problem"
 
 
-GPU = {"driver": "550.1", "supports": (12, 4), "names": ["H200"], "built": "12.4", "usable": 1}
+GPU = {"driver": "550.1", "driver_cuda": (12, 4), "names": ["H200"], "torch_cuda": "12.4", "usable": 1}
 
 
 @pytest.mark.parametrize(
@@ -38,8 +38,8 @@ GPU = {"driver": "550.1", "supports": (12, 4), "names": ["H200"], "built": "12.4
     [
         ({}, "ok", "H200; driver 550.1; torch for CUDA 12.4"),
         ({"names": [], "driver": None}, "ok", "none: clients run on the CPU"),
-        ({"built": None, "usable": 0}, "problem", "a build for CPUs"),
-        ({"built": "13.2", "usable": 0}, "problem", "torch for CUDA 13.2"),
+        ({"torch_cuda": None, "usable": 0}, "problem", "a build for CPUs"),
+        ({"torch_cuda": "13.2", "usable": 0}, "problem", "torch for CUDA 13.2"),
         ({"usable": 0, "error": "out of memory"}, "problem", "out of memory"),
     ],
 )
@@ -51,7 +51,7 @@ def test_gpus(changes: dict[str, object], verdict: str, said: str) -> None:
 
 
 def test_an_old_driver_is_told_what_it_supports() -> None:
-    assert "supports CUDA up to 12.4" in checks.gpus(Gpus(**(GPU | {"built": "13.2", "usable": 0}))).fix  # type: ignore[arg-type]
+    assert "supports CUDA up to 12.4" in checks.gpus(Gpus(**(GPU | {"torch_cuda": "13.2", "usable": 0}))).fix  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("limit", "verdict"), [(256, "problem"), (1024, "warning"), (65536, "ok")])

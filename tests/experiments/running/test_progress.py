@@ -65,7 +65,7 @@ def test_plain_lines_without_a_terminal() -> None:
         "2 runs, 6 rounds",
         "run 1/2 first, 20 clients, seed 0 (r1)",
         "uses [digits] instead",
-        "round 1/3 cohort 10 train loss 1.75 2 rounds/s ETA 2.00 s",
+        "round 1/3 cohort 10 train loss 1.75 2 rounds/s ETA 2.50 s",
         "round 2/3 cohort 10 acc 41.2 % loss 1.63 0.5 rounds/s ETA 8.00 s",
         "round 3/3 cohort 10 acc 41.2 % loss 1.63 0.5 rounds/s ETA 6.00 s",
         "run 1/2 first, 20 clients finished after 6.00 s: acc 41.2 % loss 1.63",
@@ -142,7 +142,7 @@ def test_runs_that_go_on_at_once_are_told_apart_and_count_by_their_estimates() -
         "run 1/3 first, 20 clients: round 1/3 cohort 10 train loss 1.75 2 rounds/s ETA 14.0 s",
         "run 2/3 second, 20 clients finished after 2.00 s: train loss 1.75",
         "run 3/3 second, 20 clients skipped: it is at work elsewhere",
-        "round 2/3 cohort 10 train loss 1.75 0.5 rounds/s ETA 1.00 s",
+        "round 2/3 cohort 10 train loss 1.75 0.5 rounds/s ETA 0.57 s",
     ]
 
 

@@ -14,7 +14,7 @@ import torch
 from clients.runtime import ClientRuntime
 from experiments.api import compare
 from experiments.planning.forecast import Forecaster
-from experiments.planning.plan import provenance_notes, plan
+from experiments.planning.plan import plan, provenance_notes
 from experiments.running.grids import DatasetCache, actor_groups
 from experiments.running.progress import Callback
 from experiments.running.scheduler import Outcome, perform
