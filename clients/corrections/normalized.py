@@ -32,5 +32,5 @@ class Normalized(Proximal):
 
     def finish(self, trained: LocalOutcome, received: Vectors, kept: Vectors) -> tuple[Vectors, Payload]:
         """D / a, and a (K where there is a proximal term)."""
-        a = trained.optimizer.reach(trained.steps, self.kappa)
+        a = trained.optimizer.effective_steps(trained.steps, self.kappa)
         return kept, Payload(delta=trained.delta / a, metrics={"tau": float(trained.steps) if self.mu else a})

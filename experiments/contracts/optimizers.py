@@ -33,7 +33,7 @@ from experiments.contracts.base import (
     twice,
 )
 from experiments.contracts.objectives import Quadratic, Softmax, layout_of, random_batches
-from experiments.settings import documented_cost
+from experiments.settings import step_cost
 from fedsam.config import ConfigError
 from fedsam.messages import codec
 
@@ -203,25 +203,25 @@ def state_can_be_kept(component: CheckedComponent) -> None:
 
 
 def cost_is_as_declared(component: CheckedComponent) -> None:
-    """Passes counted in sixty steps after its start, which are whole periods of all our methods."""
+    """Evaluations counted in sixty steps after its start, which are whole periods of all our methods."""
     optimizer = component.make(BASES["sgd"])
     try:
-        documented_cost.formulas(type(optimizer))
+        cost = step_cost.declared(type(optimizer))
     except ValueError as error:
         raise NotDeclared(str(error)) from None
-    another = optimizer.degenerate(documented_cost.LONGEST_START)
+    another = optimizer.reduction_reason(step_cost.LONGEST_START)
     if another:
         raise LeftOut(another)
-    batches = random_batches(documented_cost.settled(optimizer) + 60, 12)
-    got, letters = documented_cost.measured(optimizer, Softmax(), start(), batches, task(optimizer, start(), batches))
+    batches = random_batches(step_cost.warmup_steps(optimizer) + 60, 12)
+    got, variables = step_cost.measured(optimizer, Softmax(), start(), batches, task(optimizer, start(), batches))
     try:
-        want = documented_cost.documented(optimizer, letters)
-    except Exception as error:  # the docstring may hold anything
-        formulas = " and ".join(map(repr, documented_cost.formulas(type(optimizer))))
+        want = cost.evaluations(optimizer, variables)
+    except Exception as error:  # a formula may hold anything
+        formulas = " and ".join(map(repr, cost.texts()))
         raise ContractError(f"expected formulas of its hyperparameters, B, S and p as its cost, found {formulas} ({error})") from None
     for kind in ("forward", "backward"):
         declared, counted = getattr(want, kind), getattr(got, kind)
-        expected = f"{declared:g} {kind} passes per example and step, as its docstring says"
+        expected = f"{declared:g} {kind} passes per example and step, as its `cost` says"
         expect(math.isclose(declared, counted, rel_tol=1e-6, abs_tol=1e-9), expected, f"{counted:.4g}")
 
 

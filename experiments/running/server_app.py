@@ -115,7 +115,7 @@ def _warn(experiment: Experiment, examples: Any, run_id: str, callback: Callback
     """Say where the optimizer, afresh in every round, has too few local steps to be what it is."""
     client = experiment.client
     steps = client.steps or client.epochs * -(-int(np.median(examples)) // client.batch_size)
-    reason = optimizers.build(client.optimizer).degenerate(steps)
+    reason = optimizers.build(client.optimizer).reduction_reason(steps)
     if reason and client.optimizer_state == "fresh":
         callback.warn(
             run_id, f"client.optimizer: {reason} (a median client has {steps} local steps a round; client.optimizer_state is fresh)"
