@@ -32,7 +32,7 @@ from experiments.contracts.base import (
     snapshot,
     twice,
 )
-from experiments.contracts.objectives import Quadratic, Softmax, layout_of, random_batches
+from experiments.contracts.objectives import Quadratic, Recorded, Softmax, layout_of, random_batches
 from experiments.settings import step_cost
 from fedsam.config import ConfigError
 from fedsam.messages import codec
@@ -101,19 +101,21 @@ def on_bases(component: CheckedComponent, **changes: Any) -> Iterator[tuple[str,
 
 
 def a_step_is_complete(component: CheckedComponent) -> None:
-    """New weights (P,), a mapping as state, and a loss for each example."""
+    """New weights (P,), a mapping as state, and for each example a loss that one of the step's passes gave."""
     optimizer, w, batches = component.make(BASES["sgd"]), start(), random_batches(STEPS)
     state = optimizer.init(w, task(optimizer, w, batches))
     expect(isinstance(state, Mapping), "`init` to give a mapping", f"a {type(state).__name__}")
     rng = np.random.default_rng(0)
     for number, batch in enumerate(batches, start=1):
-        given = optimizer.step(w, state, Softmax(), batch, rng)
+        objective = Recorded(Softmax())
+        given = optimizer.step(w, state, objective, batch, rng)
         count = f"{len(given)} values" if isinstance(given, tuple) else f"a {type(given).__name__}"
         expect(isinstance(given, tuple) and len(given) == 3, "a step to give (weights, state, losses)", count)
         w, state, losses = given
         expect_vector(w, start(), f"the weights after step {number}")
         expect(isinstance(state, Mapping), "the state to be a mapping", f"a {type(state).__name__}")
         expect_vector(losses, torch.zeros(batch.size, dtype=w.dtype), f"the losses of step {number}")
+        expect(objective.has(losses), f"the losses of step {number} to be those of its passes", "others")
 
 
 def reductions(component: CheckedComponent) -> Iterator[tuple[str, Training, Training]]:

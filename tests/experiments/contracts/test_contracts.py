@@ -158,6 +158,14 @@ class MeanLoss(SGD):
         return g, losses.mean(), state
 
 
+class OtherLosses(SGD):
+    """Gives losses that no pass gave."""
+
+    def gradient(self, *arguments: Any) -> Any:
+        g, losses, state = super().gradient(*arguments)
+        return g, losses / 2, state
+
+
 class Unsendable(SGD):
     """Has a state that cannot travel."""
 
@@ -441,6 +449,7 @@ BROKEN: dict[str, dict[str, str]] = {
     "FixedRate": {RATE: "found the same step"},
     "Incomplete": {STEP: "found 2 values", **dict.fromkeys((INPUTS, SEED, MINIMUM, RATE, KEPT), "not enough values")},
     "MeanLoss": {STEP: "tensor of shape (8,) without a graph, found torch.float64 of shape ()"},
+    "OtherLosses": {STEP: "expected the losses of step 1 to be those of its passes, found others"},
     "Unsendable": {KEPT: "holds tensors, numbers, texts and lists of these, not dict"},
     "Failing": dict.fromkeys((STEP, INPUTS, SEED, MINIMUM, RATE, KEPT), "no gradient today (test_contracts.py, line "),
     "Silent": {SENDS: "expected what `sends` names (population.c), found nothing"},
