@@ -21,7 +21,7 @@ from fedsam.models import architectures
 from fedsam.models.network import Network
 from fedsam.system.cost import flops
 from tests.clients.test_optimizer_contracts import COSTED, METHODS, SETTINGS
-from tests.experiments.test_app import experiment
+from tests.experiments.running.test_server_app import experiment
 
 # Counted as full passes: backward passes to some of the tensors only, or several of one forward pass.
 PARTIAL = {"esam", "focal_sam", "sam_on"}
@@ -30,7 +30,7 @@ PARTIAL = {"esam", "focal_sam", "sam_on"}
 def test_sam_costs_twice_what_sgd_does_and_as_much_as_torch_sees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answer, seen = client_app.answer, []
 
-    def counted(place: client_app.Workplace, message: Message, context: Context) -> Message:
+    def counted(place: client_app.ClientRuntime, message: Message, context: Context) -> Message:
         with FlopCounterMode(display=False) as counter:
             reply = answer(place, message, context)
         seen.append(counter.get_total_flops())
