@@ -8,6 +8,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+from fedsam import registry
+from fedsam.config import Component
 from fedsam.registry import FunctionContract, Registry
 
 
@@ -76,3 +78,9 @@ SCHEDULES = Registry[Callable[..., float]](
     FunctionContract(("round", "rounds")),
     {"constant": constant, "exponential": exponential, "cosine": cosine, "cyclic": cyclic},
 )
+
+
+def build(component: Component) -> Callable[..., float]:
+    """The schedule that `client.schedule` names. Raises `ConfigError` for an unknown name or a wrong hyperparameter."""
+    schedule: Callable[..., float] = registry.build(SCHEDULES, component, "client.schedule")
+    return schedule
