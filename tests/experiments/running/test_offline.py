@@ -14,6 +14,7 @@ import pytest
 
 from experiments.cli import main
 from experiments.planning import forecast
+from experiments.settings import shipped
 from experiments.settings.sweep import expand
 from fedsam.config import ConfigError, parse
 from fedsam.data.datasets import load
@@ -22,8 +23,7 @@ from fedsam.overrides import read
 from fedsam.results.store import Results
 from tests.support.official import offline
 
-CONFIGS = Path(main.__file__).parent / "configs"
-QUICKSTART = CONFIGS / "quickstart.toml"
+QUICKSTART = shipped.configs()["quickstart"]
 
 # What Python imports first in every process: whatever is not this machine refuses to be found or connected to.
 SITE = """
@@ -120,7 +120,7 @@ def nothing_to_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     return
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", shipped.configs().values(), ids=lambda path: path.stem)
 def test_every_file_that_we_ship_can_be_planned_on_what_it_falls_back_to(
     path: Path, tmp_path: Path, nothing_to_be_had: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
