@@ -58,7 +58,7 @@ class ClientRuntime:
         amount: dict[str, Any] = {"batch_size": settings.batch_size, "epochs": settings.epochs, "steps": settings.steps}
         task = Task(
             round=round,
-            rounds=self.experiment.rounds,
+            rounds=schedules.known_rounds(self.experiment, "client.optimizer", settings.optimizer),
             steps=self.federation.steps(client, **amount),
             class_counts=self.federation.class_counts(client),
             peek=lambda count: Batch(*self.federation.peek(client, count)),
@@ -90,7 +90,7 @@ class ClientRuntime:
 def lr_factor(experiment: Experiment, round: int) -> float:
     """What the experiment's schedule multiplies the learning rate by in a round."""
     schedule = registry.build(schedules.SCHEDULES, experiment.client.schedule, "client.schedule")
-    return float(schedule(round, experiment.rounds))
+    return float(schedule(round, schedules.known_rounds(experiment, "client.schedule", experiment.client.schedule)))
 
 
 def network(experiment: Experiment, dataset: Dataset, device: torch.device, dtype: torch.dtype) -> Network:

@@ -75,6 +75,14 @@ class ServerRule(ABC):
         """Names of vectors that clients must keep, because the rule follows their mean over the population."""
         return ()
 
+    @property
+    def uses_rounds(self) -> bool:
+        """Whether it reads `Aggregate.rounds`, as set.
+
+        A run that a budget ends does not know the number: it refuses those who declare this, and whoever else computes with it fails.
+        """
+        return False
+
     def init_state(self, w: Tensor) -> State:
         """The server state before the first round."""
         return {}
@@ -128,6 +136,11 @@ class Wrapping(ServerRule):
     def mirrors(self) -> tuple[str, ...]:
         """As `ServerRule.mirrors`."""
         return self.rule.mirrors
+
+    @property
+    def uses_rounds(self) -> bool:
+        """As `ServerRule.uses_rounds`."""
+        return self.rule.uses_rounds
 
     def init_state(self, w: Tensor) -> State:
         """As `ServerRule.init_state`."""

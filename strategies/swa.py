@@ -31,6 +31,11 @@ class SWA(Wrapping):
     start: Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, lt=1)] = 0.75
     cycle: Count = 10
 
+    @property
+    def uses_rounds(self) -> bool:
+        """Whether `start` is a fraction, or the inner rule uses them."""
+        return isinstance(self.start, float) or super().uses_rounds
+
     def init_state(self, w: Tensor) -> State:
         """Nothing averaged yet."""
         return {**super().init_state(w), "swa": w, "k": 0, "started": False}

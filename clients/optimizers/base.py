@@ -94,6 +94,14 @@ class LocalOptimizer(ABC):
     eps: Positive = 1e-8
     clip_norm: Positive | None = None
 
+    @property
+    def uses_rounds(self) -> bool:
+        """Whether it reads `Task.rounds`, as set.
+
+        A run that a budget ends does not know the number: it refuses those who declare this, and whoever else computes with it fails.
+        """
+        return False
+
     def init(self, w: Tensor, task: Task) -> State:
         """The state before the first step from weights `w`."""
         return {}
