@@ -137,5 +137,5 @@ known then (it must declare `uses_rounds`)
 
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __floordiv__ = __rfloordiv__ = _refuse
     __mod__ = __rmod__ = __pow__ = __rpow__ = __neg__ = __abs__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
-    __bool__ = __int__ = __float__ = __index__ = __eq__ = __ne__ = _refuse  # type: ignore[assignment]
-    __hash__ = None
+    __bool__ = __int__ = __float__ = __index__ = __eq__ = __ne__ = _refuse
+    __hash__ = None  # type: ignore[assignment]
