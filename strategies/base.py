@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fedsam import registry
 from fedsam.config import Component, ConfigError, Named
+from fedsam.documentation import Documented
 from fedsam.registry import ClassContract, Registry
 
 State = Mapping[str, Any]
@@ -53,7 +54,7 @@ class Aggregate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServerRule(ABC):
+class ServerRule(Documented, ABC):
     """A server strategy's mathematics; `CohortStrategy` is the shell that runs it.
 
     Attributes:

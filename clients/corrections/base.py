@@ -20,6 +20,7 @@ from clients.objective import Batch, Objective
 from clients.optimizers.base import LocalOptimizer
 from fedsam import registry
 from fedsam.config import Component, Named
+from fedsam.documentation import Documented
 from fedsam.registry import ClassContract, Registry
 
 Vectors = Mapping[str, Tensor]
@@ -69,7 +70,7 @@ class Payload:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Correction:
+class Correction(Documented):
     """No terms, nothing kept, nothing sent: the base of every correction."""
 
     @property

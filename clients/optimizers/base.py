@@ -17,6 +17,7 @@ from torch import Tensor
 
 from clients.objective import Batch, Objective
 from fedsam.config import NonNegative, Positive
+from fedsam.documentation import Documented
 from fedsam.models.flat import Layout
 
 State = Mapping[str, Any]
@@ -61,7 +62,7 @@ def ball(direction: Tensor, rho: float | Tensor, eps: float) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocalOptimizer(ABC):
+class LocalOptimizer(Documented, ABC):
     """A step of local training; a subclass says where it takes its gradient, this class how the weights move.
 
     Source: the base steps are those of torch.optim.SGD and torch.optim.AdamW, weight decay and bias correction included.
