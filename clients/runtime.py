@@ -52,8 +52,8 @@ class ClientRuntime:
             corrections.build(experiment.client.correction),
         )
 
-    def train(self, broadcast: codec.Broadcast, client: int, kept: Mapping[str, Tensor], state: State | None) -> LocalResult:
-        """The client's local training of one round, with what it kept of the correction and of the optimizer's state."""
+    def train(self, broadcast: codec.Broadcast, client: int, client_state: Mapping[str, Tensor], state: State | None) -> LocalResult:
+        """The client's local training of one round, from its correction's and its optimizer's state."""
         settings, round = self.experiment.client, broadcast.round
         amount: dict[str, Any] = {"batch_size": settings.batch_size, "epochs": settings.epochs, "steps": settings.steps}
         task = Task(
@@ -76,8 +76,8 @@ class ClientRuntime:
                 stream(self.experiment.seed, "optimizer", round, client),
                 task=task,
                 lr_factor=self.lr_factor(round),
-                received=broadcast.vectors,
-                kept=kept,
+                server_payload=broadcast.vectors,
+                client_state=client_state,
                 state=state,
                 clip=settings.clip,
             )

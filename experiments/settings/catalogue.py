@@ -76,8 +76,8 @@ def resolved(experiment: Experiment) -> dict[str, Any]:
     rule, size, quorum = strategies.build(experiment.server.strategy), cohort(experiment), experiment.server.quorum
     if isinstance(quorum, int) and not isinstance(experiment.server.sampling, tuple) and quorum > size:
         raise ConfigError(f"server.quorum: {quorum} is not allowed: a cohort has {size} clients (server.participation)")
-    if isinstance(rule, FlowerRule) and size < rule.least():
-        needs = f"{experiment.server.strategy.name} needs {rule.least()} clients"
+    if isinstance(rule, FlowerRule) and size < rule.min_updates():
+        needs = f"{experiment.server.strategy.name} needs {rule.min_updates()} clients"
         raise ConfigError(f"server.participation: {size} is not allowed: {needs} in a cohort")
     return plain
 

@@ -13,7 +13,7 @@ import strategies
 from clients import optimizers
 from clients.optimizers import OPTIMIZERS
 from experiments.contracts.optimizers import task
-from experiments.contracts.strategies import sent_by
+from experiments.contracts.strategies import aggregate_of
 from experiments.settings.method_cost import toy
 from fedsam import registry
 from fedsam.config import Component, ConfigError, Experiment
@@ -59,9 +59,9 @@ def test_strategies(given: str | Mapping[str, Any]) -> None:
         assert not rule.uses_rounds
         return
     w = torch.ones(3)
-    sent = sent_by(rule, w)
+    aggregate = aggregate_of(rule, w)
     with asked(rule.uses_rounds):
-        rule.server_step(w, rule.init_state(w), type(sent)(**{**vars(sent), "rounds": UNKNOWN}))
+        rule.server_step(w, rule.init_state(w), type(aggregate)(**{**vars(aggregate), "rounds": UNKNOWN}))
 
 
 def test_an_attribute_declares_it_for_others() -> None:
