@@ -13,6 +13,7 @@ from typing import Annotated, NoReturn, TypeVar, cast
 
 from pydantic import Field
 
+from fedsam import registry
 from fedsam.config import Component, ConfigError, Experiment
 from fedsam.registry import FunctionContract, Registry
 
@@ -98,11 +99,16 @@ SCHEDULES = Registry[Callable[..., float]](
 )
 
 
+def build(component: Component) -> Callable[..., float]:
+    """The schedule that `client.schedule` names. Raises `ConfigError` for an unknown name or a wrong hyperparameter."""
+    schedule: Callable[..., float] = registry.build(SCHEDULES, component, "client.schedule")
+    return schedule
+
+
 def uses_rounds(schedule: Callable[..., float]) -> bool:
     """Whether a schedule, its hyperparameters bound, declares that it depends on the number of rounds.
 
-    >>> from fedsam import registry
-    >>> [uses_rounds(registry.build(SCHEDULES, Component(name=name), "")) for name in ("exponential", "cosine")]
+    >>> [uses_rounds(build(Component(name=name))) for name in ("exponential", "cosine")]
     [False, True]
     """
     function, settings = (schedule.func, schedule.keywords) if isinstance(schedule, partial) else (schedule, {})

@@ -104,9 +104,9 @@ class ServerRule(Documented, ABC):
 STRATEGIES = Registry[type[ServerRule]]("strategies", ClassContract(ServerRule))  # filled by `strategies`
 
 
-def build(part: Component, where: str = "server.strategy") -> ServerRule:
+def build(component: Component, where: str = "server.strategy") -> ServerRule:
     """The strategy that the key `where` names. Raises `ConfigError` for an unknown name or a wrong hyperparameter."""
-    rule: ServerRule = registry.build(STRATEGIES, part, where)
+    rule: ServerRule = registry.build(STRATEGIES, component, where)
     return rule
 
 

@@ -118,9 +118,9 @@ class Correction(Documented):
 CORRECTIONS = Registry[type[Correction]]("corrections", ClassContract(Correction))  # filled by `clients.corrections`
 
 
-def build(part: Component, where: str = "client.correction") -> Correction:
+def build(component: Component, where: str = "client.correction") -> Correction:
     """The correction that the key `where` names. Raises `ConfigError` for an unknown name or a wrong hyperparameter."""
-    correction: Correction = registry.build(CORRECTIONS, part, where)
+    correction: Correction = registry.build(CORRECTIONS, component, where)
     return correction
 
 

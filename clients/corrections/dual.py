@@ -6,6 +6,7 @@ Legend: `x, w, g: (P,)` local iterate, received vector, gradient; `h: (P,)` the 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -23,7 +24,7 @@ class Dual(Correction):
         "the examples, FL-Simulator does not, nor do we. Meant for server rule `feddyn`. With lam = 1 / beta it is also the client of "
         "FedGloSS (arXiv:2412.03752), whose sigma is -lam h."
     )
-    keeps = ("h",)
+    keeps: ClassVar[tuple[str, ...]] = ("h",)
     lam: NonNegative = hyperparameter(0.1, "Coefficient of the penalty; the papers' lambda or 1 / beta.")
     anchored: bool = hyperparameter(True, "Whether there is a quadratic penalty; without it only the linear term lam h remains (FedGMT).")
 

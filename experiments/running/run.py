@@ -17,11 +17,11 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-import strategies
-from clients import corrections, optimizers, runtime
+from clients import runtime
 from experiments.running.evaluation import Evaluator
 from experiments.running.progress import Callback
 from experiments.settings.catalogue import sampler
+from experiments.settings.method import Method
 from fedsam.config import Experiment
 from fedsam.data.datasets import Dataset
 from fedsam.grid.base import LocalGrid
@@ -77,6 +77,7 @@ class Session:
     def __init__(
         self,
         experiment: Experiment,
+        method: Method,
         dataset: Dataset,
         label_distribution: NDArray[Any],
         grid: Grid,
@@ -91,10 +92,10 @@ class Session:
         self.spent = 0
         self._started = started  # time.perf_counter() when the run began
         self.network = self._network()
-        optimizers.build(experiment.client.optimizer).check(self.network.layout)
+        method.optimizer.check(self.network.layout)
         self.flops = flops(self.network, dataset.image)
         self.heterogeneity = Heterogeneity.of(experiment)
-        self.strategy = cohort_strategy(experiment)
+        self.strategy = cohort_strategy(experiment, method)
         self.evaluator = Evaluator(experiment, grid, self.network, dataset, label_distribution)
 
     def run(self) -> Result:
@@ -199,26 +200,25 @@ class Session:
         save_model(self.network.module, path, self.dataset.image, self.dataset.classes)
 
 
-def cohort_strategy(experiment: Experiment) -> CohortStrategy:
-    """The shell that holds the experiment's rounds. Raises `ConfigError` where a part cannot be built."""
-    rule, optimizer = strategies.build(experiment.server.strategy), optimizers.build(experiment.client.optimizer)
+def cohort_strategy(experiment: Experiment, method: Method) -> CohortStrategy:
+    """The Flower strategy that runs the experiment's rounds. Raises `ConfigError` where it cannot be."""
     plan = RoundConfig(
         clients=experiment.data.clients,
         sample=sampler(experiment),
         leaves=Heterogeneity.of(experiment).leaves,
         rounds=known_rounds(experiment, "server.strategy", experiment.server.strategy),
         seed=experiment.seed,
-        lr=lambda round: optimizer.lr * runtime.lr_factor(experiment, round),
+        lr=lambda round: method.optimizer.lr * runtime.lr_factor(experiment, method.schedule, round),
         weights=experiment.server.weights,
         on_client_error=experiment.server.on_client_error,
         deadline=experiment.server.deadline,
         quorum=experiment.server.quorum,
         shard_size=experiment.compute.shard_size,
-        acknowledge=experiment.server.on_client_error != "fail" and bool(corrections.build(experiment.client.correction).keeps),
+        acknowledge=experiment.server.on_client_error != "fail" and bool(method.correction.keeps),
         evaluate_clients=experiment.measure.clients,
         energy=gpu_energy() if experiment.compute.gpus_per_actor > 0 else None,
     )
-    return FlowerCohort(rule, plan) if isinstance(rule, FlowerRule) else CohortStrategy(rule, plan)
+    return FlowerCohort(method.rule, plan) if isinstance(method.rule, FlowerRule) else CohortStrategy(method.rule, plan)
 
 
 def _failed_row(client: int, what: str) -> ClientRow:

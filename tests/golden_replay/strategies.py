@@ -14,14 +14,14 @@ from flwr.clientapp import ClientApp
 from torch import Tensor, nn
 
 from clients import client_app as client_app
-from clients import corrections, optimizers
 from clients.local import LocalResult
 from clients.optimizers.base import State
 from clients.optimizers.warm_sam import WarmSAM
 from clients.runtime import ClientRuntime
 from experiments.running.run import cohort_strategy
 from experiments.settings import compatibility
-from experiments.settings.presets import METHODS, expand
+from experiments.settings.method import Method
+from experiments.settings.presets import PRESETS, expand
 from fedsam.config import Experiment
 from fedsam.data.federated import FederatedDataset
 from fedsam.grid.inline import InlineGrid
@@ -159,7 +159,7 @@ def preset_of(algorithm: str, hyper: Case) -> str:
         Unknown: There is no such method.
     """
     name = algorithm + ("_prox" if "prox_lambda" in hyper else "_swa" if hyper.get("swa") else "")
-    if name not in METHODS:
+    if name not in PRESETS:
         raise Unknown(f"algorithm {algorithm!r} is not known")
     return name
 
@@ -170,7 +170,7 @@ def experiment_of(name: str, case: Case) -> Experiment:
     Raises:
         ValueError: A hyperparameter is not known.
     """
-    preset, federation = METHODS[name].settings, case["federation"]
+    preset, federation = PRESETS[name].settings, case["federation"]
     plain: Settings = {
         "lr": federation["schedule"][0]["lr"],
         "weight_decay": federation["weight_decay"],
@@ -292,16 +292,17 @@ class Stage:
     @classmethod
     def of(cls, experiment: Experiment, federation: Case, hyper: Case) -> Stage:
         """Ready for the first round; `hyper` may list radii."""
-        compatibility.check(experiment)
-        optimizer, strategy = optimizers.build(experiment.client.optimizer), cohort_strategy(experiment)
+        method = Method.of(experiment)
+        compatibility.check(experiment, method)
+        optimizer, strategy = method.optimizer, cohort_strategy(experiment, method)
         if "rho_local" in hyper:
             optimizer = ListedWarmSAM(radii=tuple(hyper["rho_local"]), **asdict(optimizer))
             strategy.rule = ListedGloSS(radii=tuple(hyper["rho_server"]), **asdict(strategy.rule))
         rates = tuple(entry["lr"] for entry in federation["schedule"])
         strategy.plan = replace(strategy.plan, lr=lambda round: rates[round - 1])
         strategy.begin(torch.tensor(federation["init"], dtype=torch.float64), torch.empty(0))
-        data, correction = cast(FederatedDataset, ScriptedData(federation)), corrections.build(experiment.client.correction)
-        place = ScriptedPlace(experiment, data, _network(federation), optimizer, correction, rates)
+        data = cast(FederatedDataset, ScriptedData(federation))
+        place = ScriptedPlace(experiment, data, _network(federation), optimizer, method.correction, method.schedule, rates)
         return cls(strategy, InlineGrid(lambda: app_of(place), experiment.data.clients, {}), place)
 
     def play(self, round: int) -> Tensor:
