@@ -54,13 +54,13 @@ class ClientRuntime:
             schedules.build(experiment.client.schedule),
         )
 
-    def train(self, broadcast: codec.Broadcast, client: int, kept: Mapping[str, Tensor], state: State | None) -> LocalResult:
-        """The client's local training of one round, with what it kept of the correction and of the optimizer's state."""
+    def train(self, broadcast: codec.Broadcast, client: int, client_state: Mapping[str, Tensor], state: State | None) -> LocalResult:
+        """The client's local training of one round, from its correction's and its optimizer's state."""
         settings, round = self.experiment.client, broadcast.round
         amount: dict[str, Any] = {"batch_size": settings.batch_size, "epochs": settings.epochs, "steps": settings.steps}
         task = Task(
             round=round,
-            rounds=self.experiment.rounds,
+            rounds=schedules.known_rounds(self.experiment, "client.optimizer", settings.optimizer),
             steps=self.federation.steps(client, **amount),
             class_counts=self.federation.class_counts(client),
             peek=lambda count: Batch(*self.federation.peek(client, count)),
@@ -78,8 +78,8 @@ class ClientRuntime:
                 stream(self.experiment.seed, "optimizer", round, client),
                 task=task,
                 lr_factor=self.lr_factor(round),
-                received=broadcast.vectors,
-                kept=kept,
+                server_payload=broadcast.vectors,
+                client_state=client_state,
                 state=state,
                 clip=settings.clip,
             )
@@ -91,7 +91,7 @@ class ClientRuntime:
 
 def lr_factor(experiment: Experiment, schedule: Callable[[int, int], float], round: int) -> float:
     """What the experiment's schedule, built, multiplies the learning rate by in a round."""
-    return float(schedule(round, experiment.rounds))
+    return float(schedule(round, schedules.known_rounds(experiment, "client.schedule", experiment.client.schedule)))
 
 
 def network(experiment: Experiment, dataset: Dataset, device: torch.device, dtype: torch.dtype) -> Network:

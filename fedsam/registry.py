@@ -11,13 +11,14 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, is_dataclass
 from functools import lru_cache, partial
 from types import MappingProxyType
-from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_origin, get_type_hints
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, create_model
 from pydantic.errors import PydanticUserError
 
 from fedsam import plugins
 from fedsam.config import Component, ConfigError, nearest, validated
+from fedsam.documentation import is_class_variable
 
 Entry = TypeVar("Entry", bound=Callable[..., Any])
 
@@ -63,7 +64,7 @@ class ClassContract:
             return f"it is {_kind(entry)}, not {self.expected}"
         if missing := sorted(getattr(entry, "__abstractmethods__", ())):
             return f"{entry.__name__} does not define {' and '.join(missing)}"
-        own = {name for name, hint in inspect.get_annotations(entry).items() if not _is_class_variable(hint)}
+        own = {name for name, hint in inspect.get_annotations(entry).items() if not is_class_variable(hint)}
         if not is_dataclass(entry) or ("__dataclass_params__" not in vars(entry) and own | {"__init__"} & set(vars(entry))):
             return f"{entry.__name__} must be a dataclass, its hyperparameters its fields: @dataclass(frozen=True, kw_only=True)"
         return None
@@ -218,10 +219,6 @@ def build(registry: Registry[Any], component: Component, where: str) -> Any:
     settings, entry = resolve(registry, component, where), registry.find(component.name, where)
     with plugins.component_errors(where, component.name):
         return registry.contract.bind(entry, settings)
-
-
-def _is_class_variable(hint: object) -> bool:
-    return get_origin(hint) is ClassVar or hint is ClassVar or (isinstance(hint, str) and "ClassVar" in hint)
 
 
 def _kind(value: object) -> str:

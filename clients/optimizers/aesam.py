@@ -49,6 +49,11 @@ class AESAM(SAM):
     mu0: NonNegative | None = None
     var0: NonNegative | None = None
 
+    @property
+    def uses_rounds(self) -> bool:
+        """Whether the length of the training is left to be counted."""
+        return self.total_steps is None
+
     def init(self, w: Tensor, task: Task) -> State:
         """As `LocalOptimizer.init`: where in the whole training the round begins.
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from clients.objective import Batch, Objective
 from fedsam.config import NonNegative, Positive
+from fedsam.documentation import Documented
 from fedsam.models.flat import Layout
 
 State = Mapping[str, Any]
@@ -61,7 +62,7 @@ def ball(direction: Tensor, rho: float | Tensor, eps: float) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocalOptimizer(ABC):
+class LocalOptimizer(Documented, ABC):
     """A step of local training; a subclass says where it takes its gradient, this class how the weights move.
 
     Source: the base steps are those of torch.optim.SGD and torch.optim.AdamW, weight decay and bias correction included.
@@ -93,6 +94,14 @@ class LocalOptimizer(ABC):
     beta2: Decay = 0.999
     eps: Positive = 1e-8
     clip_norm: Positive | None = None
+
+    @property
+    def uses_rounds(self) -> bool:
+        """Whether it reads `Task.rounds`, as set.
+
+        A run that a budget ends does not know the number: it refuses those who declare this, and whoever else computes with it fails.
+        """
+        return False
 
     def init(self, w: Tensor, task: Task) -> State:
         """The state before the first step from weights `w`."""

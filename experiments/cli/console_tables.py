@@ -15,6 +15,7 @@ from rich.table import Table
 from experiments.settings.presets import COMPONENT_KEYS, PRESETS, Preset, expand
 from fedsam import plugins
 from fedsam.config import ConfigError
+from fedsam.documentation import descriptions
 from fedsam.registry import Registry, hyperparameters
 
 if TYPE_CHECKING:
@@ -206,10 +207,10 @@ def _percentile(values: NDArray[np.integer[Any]], share: int) -> str:
 def settings_of(entry: Entry, leading: int | None = None) -> Iterator[Setting]:
     """The hyperparameters of a part, in the order of its signature; `leading` as for `hyperparameters`."""
     schema = hyperparameters(entry, leading).model_json_schema()
-    meanings = _meanings(entry)
+    meanings = _meanings(entry) | (descriptions(entry) if inspect.isclass(entry) else {})
     for name, field in schema.get("properties", {}).items():
         default = _value(field["default"]) if "default" in field else ""
-        yield Setting(name, default, allowed(field), meanings.get(name, ""))
+        yield Setting(name, default, allowed(field), field.get("description") or meanings.get(name, ""))
 
 
 def allowed(field: Mapping[str, Any]) -> str:
@@ -241,7 +242,9 @@ def summary(entry: Entry) -> str:
 
 
 def source(entry: Entry) -> str:
-    """The paragraph `Source: ...` of an entry's docstring up to its `Cost: ...`, joined to one line; empty when there is none."""
+    """Where an entry comes from, as it declares or as the paragraph `Source: ...` of its docstring says; empty when neither does."""
+    if declared := getattr(entry, "__dict__", {}).get("source"):
+        return f"Source: {declared}"
     found = re.search(r"^Source:.*?(?=\n\s*\n|\nCost:|\Z)", inspect.getdoc(entry) or "", re.DOTALL | re.MULTILINE)
     return " ".join(found.group().split()) if found else ""
 

@@ -30,6 +30,7 @@ from fedsam.models.network import Network
 from fedsam.results.model_files import save_model
 from fedsam.results.rows import ClientRow, Row
 from fedsam.results.store import Results
+from fedsam.schedules import known_rounds
 from fedsam.system.cost import flops, gpu_energy
 from fedsam.system.heterogeneity import Heterogeneity, Load
 from strategies.cohort import CohortStrategy, FlowerCohort
@@ -205,7 +206,7 @@ def cohort_strategy(experiment: Experiment, method: Method) -> CohortStrategy:
         clients=experiment.data.clients,
         sample=sampler(experiment),
         leaves=Heterogeneity.of(experiment).leaves,
-        rounds=experiment.rounds,
+        rounds=known_rounds(experiment, "server.strategy", experiment.server.strategy),
         seed=experiment.seed,
         lr=lambda round: method.optimizer.lr * runtime.lr_factor(experiment, method.schedule, round),
         weights=experiment.server.weights,

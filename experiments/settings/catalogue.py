@@ -95,8 +95,8 @@ def check(experiment: Experiment) -> CheckedExperiment:
     rule, size, quorum = method.rule, cohort(experiment), experiment.server.quorum
     if isinstance(quorum, int) and not isinstance(experiment.server.sampling, tuple) and quorum > size:
         raise ConfigError(f"server.quorum: {quorum} is not allowed: a cohort has {size} clients (server.participation)")
-    if isinstance(rule, FlowerRule) and size < rule.least():
-        needs = f"{experiment.server.strategy.name} needs {rule.least()} clients"
+    if isinstance(rule, FlowerRule) and size < rule.min_updates():
+        needs = f"{experiment.server.strategy.name} needs {rule.min_updates()} clients"
         raise ConfigError(f"server.participation: {size} is not allowed: {needs} in a cohort")
     return CheckedExperiment(plain, method)
 

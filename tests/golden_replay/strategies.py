@@ -231,9 +231,9 @@ class ScriptedPlace(ClientRuntime):
         """The listed rate, as a multiple of the first."""
         return self.rates[round - 1] / self.rates[0]
 
-    def train(self, broadcast: codec.Broadcast, client: int, kept: Mapping[str, Tensor], state: State | None) -> LocalResult:
+    def train(self, broadcast: codec.Broadcast, client: int, client_state: Mapping[str, Tensor], state: State | None) -> LocalResult:
         """As `ClientRuntime.train`, remembered."""
-        self.seen[client] = super().train(broadcast, client, kept, state)
+        self.seen[client] = super().train(broadcast, client, client_state, state)
         return self.seen[client]
 
 
@@ -312,8 +312,8 @@ class Stage:
         self.strategy.aggregate_train(round, replies)
         return cast(Tensor, self.strategy.w)
 
-    def kept(self, client: int) -> dict[str, Tensor]:
-        """What the client keeps; empty before it has taken part."""
+    def client_state(self, client: int) -> dict[str, Tensor]:
+        """The correction's vectors on the client; empty before it has taken part."""
         state = self.grid._states.get(client + 1)
         return codec.tensors(state.array_records["correction"]) if state and "correction" in state else {}
 
@@ -357,10 +357,10 @@ def _clients(stage: Stage, experiment: Experiment, case: Case, compare: Callable
         if golden not in KEPT:
             raise ValueError(f"client state {golden!r} is not known")
         for client, want in enumerate(wanted):
-            kept = stage.kept(client)
-            if want is None and kept:
+            state = stage.client_state(client)
+            if want is None and state:
                 raise AssertionError(f"client {client} keeps {golden} although it never took part")
-            got = kept.get(KEPT[golden], torch.zeros(len(case["federation"]["init"]), dtype=torch.float64))
+            got = state.get(KEPT[golden], torch.zeros(len(case["federation"]["init"]), dtype=torch.float64))
             if want is not None:
                 yield f"final {golden} of client {client}", compare(_scale(golden, experiment) * got, want)
 
