@@ -67,11 +67,11 @@ def answer(runtime: ClientRuntime, message: Message, context: Context) -> Messag
         runtime.network.buffers = broadcast.vectors["buffers"]
     device = runtime.federation.device
     result = runtime.train(broadcast, client, _recall(context.state, broadcast.accepted, device), _resumed(context.state, device))
-    _remember(context.state, result.kept, broadcast)
+    _remember(context.state, result.client_state, broadcast)
     if runtime.experiment.client.optimizer_state == "keep":
         context.state["optimizer"], context.state["optimizer-state"] = codec.encode_state(result.state)
     update = codec.Update(
-        vectors={**_moved(broadcast, result), **_named(result.sent), **_buffers(runtime.network)},
+        vectors={**_moved(broadcast, result), **_named(result.payload), **_buffers(runtime.network)},
         metrics=_metrics(runtime.federation.examples(client), result, time.perf_counter() - start),
     )
     return Message(codec.encode_update(update), reply_to=message)
@@ -106,13 +106,13 @@ def _resumed(state: RecordDict, device: torch.device) -> State | None:
     return None if record is None or config is None else codec.decode_state(record, config, device)
 
 
-def _remember(state: RecordDict, kept: Mapping[str, Tensor], broadcast: codec.Broadcast) -> None:
-    if not kept:
+def _remember(state: RecordDict, client_state: Mapping[str, Tensor], broadcast: codec.Broadcast) -> None:
+    if not client_state:
         return
     if broadcast.accepted is None:
-        state["correction"] = codec.arrays(kept)
+        state["correction"] = codec.arrays(client_state)
     else:
-        state["pending"], state["pending-round"] = codec.arrays(kept), ConfigRecord({"round": broadcast.round})
+        state["pending"], state["pending-round"] = codec.arrays(client_state), ConfigRecord({"round": broadcast.round})
 
 
 def _moved(broadcast: codec.Broadcast, result: LocalResult) -> dict[str, Tensor]:
@@ -126,8 +126,8 @@ def _buffers(network: Network) -> dict[str, Tensor]:
     return {"buffers": buffers} if buffers.numel() else {}
 
 
-def _named(sent: Payload) -> dict[str, Tensor]:
-    return {f"mean.{name}": v for name, v in sent.mean.items()} | {f"population.{name}": v for name, v in sent.population.items()}
+def _named(payload: Payload) -> dict[str, Tensor]:
+    return {f"mean.{name}": v for name, v in payload.mean.items()} | {f"population.{name}": v for name, v in payload.population.items()}
 
 
 def _metrics(examples: int, result: LocalResult, seconds: float) -> dict[str, float]:
@@ -140,7 +140,7 @@ def _metrics(examples: int, result: LocalResult, seconds: float) -> dict[str, fl
         "gradient-evaluations": result.gradient_evaluations,
         "forward-evaluations": result.forward_evaluations,
         "seconds": seconds,
-        **{f"sent.{name}": value for name, value in result.sent.metrics.items()},
+        **{f"sent.{name}": value for name, value in result.payload.metrics.items()},
     }
 
 

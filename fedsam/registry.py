@@ -1,7 +1,7 @@
-"""From a part's name and hyperparameters to the piece behind it.
+"""From a component's name and hyperparameters to what it names: an instance of a dataclass, or a function with its parameters bound.
 
-A registry is a dict of names to dataclasses or functions, with what a component from elsewhere must be: one that is written
-`module:attribute`, or that an installed package registers. What a part accepts is read from the signature behind its name.
+A registry is a dict of names to dataclasses or functions, with the contract that components from elsewhere are held to: those written
+`module:attribute`, and those that an installed package registers. The hyperparameters are read from the signature behind the name.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, is_dataclass
-from functools import partial
+from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_type_hints
 
@@ -166,6 +166,14 @@ def hyperparameters(entry: Callable[..., Any], leading: int | None = None, optio
     Raises:
         ConfigError: The types of its parameters cannot be told.
     """
+    # Classes and functions are equal only to themselves; an object that is called may compare as it likes, or have no hash.
+    make = _hyperparameters if inspect.isclass(entry) or inspect.isfunction(entry) else _hyperparameters.__wrapped__
+    return make(entry, leading, frozenset(optional))
+
+
+@lru_cache(maxsize=512)  # a module that is imported again has new entries; the old ones go when there are so many
+def _hyperparameters(entry: Callable[..., Any], leading: int | None, optional: frozenset[str]) -> type[BaseModel]:
+    """As `hyperparameters`: making a pydantic class takes a millisecond."""
     try:
         hints = get_type_hints(entry, include_extras=True)
     except TypeError:  # an object that is called has none of its own
@@ -188,28 +196,28 @@ def hyperparameters(entry: Callable[..., Any], leading: int | None = None, optio
         raise ConfigError(f"{_name(entry)}: the types of its hyperparameters cannot be used: {str(error).splitlines()[0]}") from None
 
 
-def resolve(registry: Registry[Any], part: Component, where: str) -> dict[str, Any]:
-    """The hyperparameters of `part`, validated, defaults filled in.
+def resolve(registry: Registry[Any], component: Component, where: str) -> dict[str, Any]:
+    """The hyperparameters of a component, validated, defaults filled in.
 
     Args:
-        where: The key of the part in the experiment (`client.optimizer`), for messages.
+        where: The key of the component in the experiment (`client.optimizer`), for messages.
 
     Raises:
         ConfigError: There is no such component, a hyperparameter is unknown, or its value is not allowed.
     """
-    entry = registry.find(part.name, where)
-    model = validated(hyperparameters(entry, registry.contract.leading, registry.contract.optional), part.settings, where)
+    entry = registry.find(component.name, where)
+    model = validated(hyperparameters(entry, registry.contract.leading, registry.contract.optional), component.settings, where)
     return {name: getattr(model, name) for name in (*type(model).model_fields, *(model.model_extra or {}))}
 
 
-def build(registry: Registry[Any], part: Component, where: str) -> Any:
-    """The piece that `part` names: a dataclass instance, or the function with its parameters bound.
+def build(registry: Registry[Any], component: Component, where: str) -> Any:
+    """What a component names: a dataclass instance, or the function with its parameters bound.
 
     Raises:
         ConfigError: As `resolve`, or a class of somebody else refuses its hyperparameters.
     """
-    settings, entry = resolve(registry, part, where), registry.find(part.name, where)
-    with plugins.blamed(where, part.name):
+    settings, entry = resolve(registry, component, where), registry.find(component.name, where)
+    with plugins.component_errors(where, component.name):
         return registry.contract.bind(entry, settings)
 
 

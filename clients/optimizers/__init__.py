@@ -121,7 +121,7 @@ OPTIMIZERS = Registry[type[LocalOptimizer]](
 )
 
 
-def build(part: config.Component) -> LocalOptimizer:
+def build(component: config.Component) -> LocalOptimizer:
     """The local optimizer that `client.optimizer` names. Raises `ConfigError` for an unknown name or a wrong hyperparameter."""
-    optimizer: LocalOptimizer = registry.build(OPTIMIZERS, part, "client.optimizer")
+    optimizer: LocalOptimizer = registry.build(OPTIMIZERS, component, "client.optimizer")
     return optimizer

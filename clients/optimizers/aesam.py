@@ -45,6 +45,11 @@ class AESAM(SAM):
     mu0: NonNegative | None = hyperparameter(None, "First moving mean; unset: the first squared norm.")
     var0: NonNegative | None = hyperparameter(None, "First moving variance; unset: 0.")
 
+    @property
+    def uses_rounds(self) -> bool:
+        """Whether the length of the training is left to be counted."""
+        return self.total_steps is None
+
     def init(self, w: Tensor, task: Task) -> State:
         """Where in the whole training the round begins.
 

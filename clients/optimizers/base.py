@@ -119,6 +119,14 @@ class LocalOptimizer(Documented, ABC):
     eps: Positive = hyperparameter(1e-8, "Added to the root of the second moment of base `adamw`.")
     clip_norm: Positive | None = hyperparameter(None, "Largest L2 norm of the descent gradient; unset: no clip.")
 
+    @property
+    def uses_rounds(self) -> bool:
+        """Whether it reads `Task.rounds`, as set.
+
+        A run that a budget ends does not know the number: it refuses those who declare this, and whoever else computes with it fails.
+        """
+        return False
+
     def init(self, w: Tensor, task: Task) -> State:
         """The state before the first step from weights `w`."""
         return {}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fedsam import overrides
 from fedsam.results.rows import Run
 
 METHOD = ("client.optimizer", "client.correction", "server.strategy")
@@ -74,17 +75,7 @@ def flatten(run: Run) -> dict[str, Any]:
 
 def flat(settings: Settings) -> dict[str, Any]:
     """Settings by dotted key; the name of a dataset that has settings stands where that of another does."""
-    found = dict(leaves(settings))
-    return {"data.dataset" if key == "data.dataset.name" else key: value for key, value in found.items()}
-
-
-def leaves(table: Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of every setting of nested tables."""
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+    return {"data.dataset" if key == "data.dataset.name" else key: value for key, value in overrides.flatten(settings).items()}
 
 
 def _plain(value: object) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
-from experiments.settings.presets import METHODS, PARTS, Method, expand
+from experiments.settings.presets import COMPONENT_KEYS, PRESETS, Preset, expand
 from fedsam import plugins
 from fedsam.config import ConfigError
 from fedsam.documentation import descriptions
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Entry = Callable[..., Any]
 SHOWN = 20  # clients in a table of label_distribution
-PART_NAMES = {f"{part}{inner}.name" for part in PARTS for inner in ("", ".inner")}
+PART_NAMES = {f"{key}{inner}.name" for key in COMPONENT_KEYS for inner in ("", ".inner")}
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,11 @@ def shown(kind: str, entries: Mapping[str, Any]) -> list[Table]:
     return [parts(kind, entries), costs(entries)] if kind == "optimizers" else [parts(kind, entries)]
 
 
-def parts(kind: str, entries: Mapping[str, Entry | Method]) -> Table:
+def parts(kind: str, entries: Mapping[str, Entry | Preset]) -> Table:
     """The pieces of one kind: settings with defaults and limits, and the source; what all of them share stands once, under `all`."""
     if kind == "methods":
-        return methods([name for name, entry in entries.items() if isinstance(entry, Method)])
-    pieces = {name: _part(entry) for name, entry in entries.items() if not isinstance(entry, Method)}
+        return methods([name for name, entry in entries.items() if isinstance(entry, Preset)])
+    pieces = {name: _part(entry) for name, entry in entries.items() if not isinstance(entry, Preset)}
     shared = _shared([piece.settings for piece in pieces.values()])
     pieces |= _registered(entries) if isinstance(entries, Registry) else {}
     result = Table(title=kind, title_justify="left", title_style="bold", header_style="bold", expand=False)
@@ -140,20 +140,20 @@ def methods(names: Sequence[str]) -> Table:
     result.add_column("settings", overflow="fold", min_width=30, max_width=80)
     result.caption = "down, up, state: vectors of the model's size per active client and round; passes: per example and local step"
     for name in names:
-        method = METHODS[name]
+        preset = PRESETS[name]
         costs = dataclasses.astuple(cost(expand({"method": name})))
-        rest = ", ".join(f"{key} = {_value(value)}" for key, value in method.settings.items() if key not in PART_NAMES)
+        rest = ", ".join(f"{key} = {_value(value)}" for key, value in preset.settings.items() if key not in PART_NAMES)
         result.add_section()
-        result.add_row(name, _expansion(method), *(f"{value:g}" for value in costs), escape(rest))
-        result.add_row("", *[""] * 7, f"[dim]{escape(f'Source: {method.source}')}[/dim]")
+        result.add_row(name, _expansion(preset), *(f"{value:g}" for value in costs), escape(rest))
+        result.add_row("", *[""] * 7, f"[dim]{escape(f'Source: {preset.source}')}[/dim]")
     return result
 
 
-def _expansion(method: Method) -> str:
+def _expansion(preset: Preset) -> str:
     """The names of the three parts, with those inside them in brackets."""
-    settings = method.settings
-    inner = {part: f" ({settings[f'{part}.inner.name']})" if f"{part}.inner.name" in settings else "" for part in PARTS}
-    return " x ".join(f"{settings[f'{part}.name']}{inner[part]}" for part in PARTS)
+    settings = preset.settings
+    inner = {key: f" ({settings[f'{key}.inner.name']})" if f"{key}.inner.name" in settings else "" for key in COMPONENT_KEYS}
+    return " x ".join(f"{settings[f'{key}.name']}{inner[key]}" for key in COMPONENT_KEYS)
 
 
 def _shared(settings: Sequence[tuple[Setting, ...]]) -> tuple[Setting, ...]:

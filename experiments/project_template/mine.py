@@ -54,9 +54,9 @@ class ClippedMomentum(ServerRule):
         """The running mean before the first round."""
         return {"v": 0 * w}
 
-    def server_step(self, w: Tensor, state: Mapping[str, Any], sent: Aggregate) -> tuple[Tensor, Mapping[str, Any]]:
-        """The next global vector and state; `sent.delta` points where the clients went."""
-        v = self.momentum * state["v"] + sent.delta
+    def server_step(self, w: Tensor, state: Mapping[str, Any], aggregate: Aggregate) -> tuple[Tensor, Mapping[str, Any]]:
+        """The next global vector and state; `aggregate.delta` points where the clients went."""
+        v = self.momentum * state["v"] + aggregate.delta
         return w + v * (self.radius / (norm(v) + 1e-12)).clamp(max=1.0), {"v": v}
 
 

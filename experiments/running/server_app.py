@@ -13,11 +13,11 @@ import numpy as np
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from clients import optimizers
+from clients.optimizers import LocalOptimizer
 from experiments.running.grids import grids
 from experiments.running.progress import Callback
 from experiments.running.run import Result, Session
-from experiments.settings.catalogue import resolved, sources
+from experiments.settings.catalogue import CheckedExperiment, check, sources
 from experiments.settings.presets import expand
 from fedsam import plugins
 from fedsam.config import ConfigError, Experiment, parse
@@ -47,11 +47,11 @@ def run(experiment: Experiment | Mapping[str, Any], callback: Callback | None = 
         if "sweep" in experiment:
             raise ConfigError("sweep: is not allowed here: `run` makes one run; `compare` makes those of a sweep")
         experiment = expand(experiment)
-    resolved(experiment)
+    checked = check(experiment)
     callback = callback or Callback()
     callback.plan([experiment])
     with grids([experiment]) as grid_of:
-        return serve(experiment, *grid_of(experiment), callback)
+        return serve(experiment, *grid_of(experiment), callback, checked=checked)
 
 
 @app.main()
@@ -78,9 +78,22 @@ def _await_nodes(grid: Grid, clients: int) -> None:
         threading.Event().wait(0.1)
 
 
-def serve(experiment: Experiment, grid: Grid, dataset: Dataset, callback: Callback, *, once: bool = False) -> Result:
-    """Run one experiment on a grid: rounds, evaluation, results. Raises as `run`, and as `Results.start` for `once`."""
-    started, plain = time.perf_counter(), resolved(experiment)
+def serve(
+    experiment: Experiment,
+    grid: Grid,
+    dataset: Dataset,
+    callback: Callback,
+    *,
+    once: bool = False,
+    checked: CheckedExperiment | None = None,
+) -> Result:
+    """Run one experiment on a grid: rounds, evaluation, results. Raises as `run`, and as `Results.start` for `once`.
+
+    Args:
+        checked: The experiment's settings and method, where they have been checked before.
+    """
+    started = time.perf_counter()
+    plain, method = checked or check(experiment)
     label_distribution = partition.class_counts(dataset.train.y.numpy(), partition_examples(experiment, dataset), dataset.classes)
     if isinstance(grid, LocalGrid):
         grid.set_client_sizes(label_distribution.sum(axis=1).tolist())
@@ -88,16 +101,22 @@ def serve(experiment: Experiment, grid: Grid, dataset: Dataset, callback: Callba
         where = provenance(gpu=experiment.compute.gpus_per_actor > 0, sources=sources(experiment), data=dataset.digest)
         names = dataset.class_names
         run_id = results.start(
-            experiment, plain, dataset=dataset.name, label_distribution=label_distribution, provenance=where, class_names=names, once=once
+            experiment,
+            plain,
+            dataset=dataset.name,
+            label_distribution=label_distribution,
+            provenance=where,
+            class_names=names,
+            once=once,
         )
         callback.started(run_id, experiment)
         if isinstance(grid, LocalGrid):
             grid.warn = partial(callback.warn, run_id)
         if note := replaces(dataset, experiment):
             callback.warn(run_id, note)
-        _warn(experiment, label_distribution.sum(axis=1), run_id, callback)
+        _warn(experiment, method.optimizer, label_distribution.sum(axis=1), run_id, callback)
         try:
-            session = Session(experiment, dataset, label_distribution, grid, results, run_id, callback, started)
+            session = Session(experiment, method, dataset, label_distribution, grid, results, run_id, callback, started)
             result = session.run()
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
@@ -111,11 +130,11 @@ def serve(experiment: Experiment, grid: Grid, dataset: Dataset, callback: Callba
     return result
 
 
-def _warn(experiment: Experiment, examples: Any, run_id: str, callback: Callback) -> None:
+def _warn(experiment: Experiment, optimizer: LocalOptimizer, examples: Any, run_id: str, callback: Callback) -> None:
     """Say where the optimizer, afresh in every round, has too few local steps to be what it is."""
     client = experiment.client
     steps = client.steps or client.epochs * -(-int(np.median(examples)) // client.batch_size)
-    reason = optimizers.build(client.optimizer).reduction_reason(steps)
+    reason = optimizer.reduction_reason(steps)
     if reason and client.optimizer_state == "fresh":
         callback.warn(
             run_id, f"client.optimizer: {reason} (a median client has {steps} local steps a round; client.optimizer_state is fresh)"

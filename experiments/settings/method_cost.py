@@ -53,12 +53,12 @@ def cost(experiment: Experiment) -> MethodCost:
     down = rule.broadcast(w, state)
     task = toy_task(experiment.rounds, batches)
     rng = np.random.default_rng(0)
-    result = local_train(down["w"], optimizer, correction, objective, batches, rng, task=task, received=down)
+    result = local_train(down["w"], optimizer, correction, objective, batches, rng, task=task, server_payload=down)
     size = objective.layout.size
     return MethodCost(
         down=_vectors(down.values(), size),
-        up=1 + len(result.sent.mean) + len(result.sent.population),
-        client_state=_vectors(result.kept.values(), size),
+        up=1 + len(result.payload.mean) + len(result.payload.population),
+        client_state=_vectors(result.client_state.values(), size),
         server_state=_vectors(_flat(state), size),
         gradient_evaluations_per_step=result.gradient_evaluations / result.examples,
         forward_evaluations_per_step=result.forward_evaluations / result.examples,

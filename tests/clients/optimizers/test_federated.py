@@ -150,7 +150,7 @@ OVER_ROUNDS = [FedLESAM(momentum=0.5), FedSMOO(momentum=0.5), FedGF(momentum=0.5
 def test_a_state_kept_over_rounds_gets_what_belongs_to_the_round_anew(optimizer: LocalOptimizer) -> None:
     def trained(number: int, state: State | None) -> LocalResult:
         terms = {name: torch.full((1 if name == "share" else 2,), float(number), dtype=torch.float64) for name in optimizer.needs}
-        gives = type("Gives", (Correction,), {"start": lambda self, w, received, kept: terms})()
+        gives = type("Gives", (Correction,), {"start": lambda self, w, server_payload, client_state: terms})()
         rng = np.random.default_rng(0)
         return local_train(W, optimizer, gives, Quadratic([1.0, 1.0]), [at_origin()], rng, task=Task(round=number), state=state)
 

@@ -201,15 +201,15 @@ class Forgetful(Correction):
     def keeps(self) -> tuple[str, ...]:
         return ("c",)
 
-    def finish(self, trained: Any, received: Any, kept: Any) -> Any:
+    def finish(self, outcome: Any, server_payload: Any, client_state: Any) -> Any:
         return {}, Payload()
 
 
 class Greedy(Correction):
     """Reads what it has not asked for."""
 
-    def start(self, w: Tensor, received: Any, kept: Any) -> Any:
-        return {"c": received["c"]}
+    def start(self, w: Tensor, server_payload: Any, client_state: Any) -> Any:
+        return {"c": server_payload["c"]}
 
 
 class MutatingCorrection(Correction):
@@ -222,9 +222,9 @@ class MutatingCorrection(Correction):
     def linear(self, g: Tensor, terms: Any) -> Tensor:
         return g.add_(1)
 
-    def finish(self, trained: Any, received: Any, kept: Any) -> Any:
-        kept["c"].add_(trained.delta)
-        return kept, Payload()
+    def finish(self, outcome: Any, server_payload: Any, client_state: Any) -> Any:
+        client_state["c"].add_(outcome.delta)
+        return client_state, Payload()
 
 
 class Concave(Correction):
@@ -245,22 +245,22 @@ class Noisy(Correction):
 class MutatingRule(FedAvg):
     """Moves the global vector that it is given."""
 
-    def server_step(self, w: Tensor, state: Any, sent: Any) -> Any:
-        return w.add_(sent.delta), state
+    def server_step(self, w: Tensor, state: Any, aggregate: Any) -> Any:
+        return w.add_(aggregate.delta), state
 
 
 class Backward(FedAvg):
     """Takes the delta for a gradient."""
 
-    def server_step(self, w: Tensor, state: Any, sent: Any) -> Any:
-        return super().server_step(w, state, replace(sent, delta=-sent.delta))
+    def server_step(self, w: Tensor, state: Any, aggregate: Any) -> Any:
+        return super().server_step(w, state, replace(aggregate, delta=-aggregate.delta))
 
 
 class Restless(FedAvg):
     """Decays, whatever clients do."""
 
-    def server_step(self, w: Tensor, state: Any, sent: Any) -> Any:
-        w, state = super().server_step(w, state, sent)
+    def server_step(self, w: Tensor, state: Any, aggregate: Any) -> Any:
+        w, state = super().server_step(w, state, aggregate)
         return 0.99 * w, state
 
 
@@ -277,9 +277,9 @@ class RemembersRounds(ServerRule):
 
     rounds: list[int] = field(default_factory=list)
 
-    def server_step(self, w: Tensor, state: Any, sent: Any) -> Any:
-        self.rounds.append(sent.round)
-        return w + sent.delta / len(self.rounds), state
+    def server_step(self, w: Tensor, state: Any, aggregate: Any) -> Any:
+        self.rounds.append(aggregate.round)
+        return w + aggregate.delta / len(self.rounds), state
 
 
 def dealt_twice(labels: Any, num_clients: int, rng: Any) -> Any:
@@ -455,7 +455,7 @@ BROKEN: dict[str, dict[str, str]] = {
     "Silent": {SENDS: "expected what `sends` names (population.c), found nothing"},
     "Forgetful": {KEEPS: "expected `finish` to keep what `keeps` names (c), found nothing"},
     "Greedy": dict.fromkeys((KEEPS, SENDS, DIRECTION, INPUTS, GRADIENT, "the same round gives the same result"), "KeyError: 'c'"),
-    "MutatingCorrection": {INPUTS: "kept['c'] that differ by up to", GRADIENT: "g that differ by up to 1"},
+    "MutatingCorrection": {INPUTS: "client_state['c'] that differ by up to", GRADIENT: "g that differ by up to 1"},
     "Concave": {DIRECTION: "expected `kappa` to be a finite number, >= 0, found -1.0"},
     "Noisy": {"the same round gives the same result": "NumPy's global generator was used"},
     "MutatingRule": {INPUTS: "found w that differ by up to"},

@@ -59,15 +59,15 @@ class Pull(Correction):
     def initial(self, w):
         return {"last": w}
 
-    def start(self, w, received, kept):
-        return {"pull": self.mu * (w - kept["last"])}
+    def start(self, w, server_payload, client_state):
+        return {"pull": self.mu * (w - client_state["last"])}
 
     def linear(self, g, terms):
         return g + terms["pull"]
 
-    def finish(self, trained, received, kept):
-        kept, sent = super().finish(trained, received, kept)
-        return {**kept, "last": trained.x}, sent
+    def finish(self, outcome, server_payload, client_state):
+        client_state, payload = super().finish(outcome, server_payload, client_state)
+        return {**client_state, "last": outcome.x}, payload
 
 
 @dataclass(frozen=True, kw_only=True)

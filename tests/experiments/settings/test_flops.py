@@ -30,7 +30,7 @@ PARTIAL = {"esam", "focal_sam", "sam_on"}
 def test_sam_costs_twice_what_sgd_does_and_as_much_as_torch_sees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answer, seen = client_app.answer, []
 
-    def counted(place: client_app.Workplace, message: Message, context: Context) -> Message:
+    def counted(place: client_app.ClientRuntime, message: Message, context: Context) -> Message:
         with FlopCounterMode(display=False) as counter:
             reply = answer(place, message, context)
         seen.append(counter.get_total_flops())

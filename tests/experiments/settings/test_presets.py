@@ -1,4 +1,4 @@
-"""Presets: what they expand to, what they cost, that their parts fit, and that every grid gives the same numbers."""
+"""Presets: what they expand to, what they cost, that their components fit together, and that every grid gives the same numbers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from experiments.running.progress import Callback
 from experiments.running.server_app import serve
 from experiments.settings.catalogue import resolved
 from experiments.settings.method_cost import MethodCost, cost
-from experiments.settings.presets import METHODS, expand
+from experiments.settings.presets import PRESETS, expand
 from fedsam.config import ConfigError, Experiment
 from fedsam.messages import codec
 from fedsam.overrides import override
@@ -59,12 +59,12 @@ COSTS = {
 }
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PRESETS)
 def test_a_preset_is_complete_and_costs_what_the_specification_says(method: str) -> None:
     experiment = expand({"method": method})
     resolved(experiment)
     assert cost(experiment) == MethodCost(*COSTS[method])
-    assert METHODS[method].source
+    assert PRESETS[method].source
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -159,7 +159,7 @@ def both(folder: Path, on_ray: ActorGroup, changes: dict[str, Any]) -> tuple[Ten
         return serve(inline, *here(inline), Callback()).w, serve(ray, *on_ray(ray), Callback()).w
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PRESETS)
 def test_every_preset_gives_the_same_bits_on_every_grid(tmp_path: Path, on_ray: ActorGroup, method: str) -> None:
     here, there = both(tmp_path, on_ray, {"method": method})
     assert torch.equal(here, there)
