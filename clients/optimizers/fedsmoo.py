@@ -22,7 +22,7 @@ class SMOO(LocalOptimizer):
     """SAM whose perturbation a dual variable pulls towards the server's.
 
     Source: Sun et al., 2023, arXiv:2305.11584, Algorithm 1 (FedSMOO), as in FL-Simulator: mu changes in every local step and lasts over
-    the rounds (correction `smoo`). Outside a federation mu and s start at 0.
+    the rounds (correction `fedsmoo`). Outside a federation mu and s start at 0.
     Cost: forward 0 backward 2 per example and step.
 
     Attributes:
