@@ -25,7 +25,7 @@ from fedsam.results.database import FILE
 from fedsam.results.provenance import Provenance
 from fedsam.results.store import Results
 
-PROVENANCE = Provenance(versions={}, git_commit=None, device="a CPU", command="fedsam run a.toml")
+PROVENANCE = Provenance(versions={}, git_commit="abc", device="a CPU", command="fedsam run a.toml")
 NESTED = {"name": "lookback", "inner": {"name": "smoo", "upload": "mu_change"}}
 # Former optimizer, correction, server strategy; the hash that the code made which knew only the former names.
 FORMER = {
