@@ -218,7 +218,7 @@ def build(registry: Registry[Any], component: Component, where: str) -> Any:
         ConfigError: As `resolve`, or a class of somebody else refuses its hyperparameters.
     """
     settings, entry = resolve(registry, component, where), registry.find(component.name, where)
-    with plugins.blamed(where, component.name):
+    with plugins.component_errors(where, component.name):
         return registry.contract.bind(entry, settings)
 
 

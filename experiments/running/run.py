@@ -146,32 +146,32 @@ class Session:
         budget = self.experiment.budget
         return row.round == self.experiment.rounds or (budget is not None and self.spent + row.gradient_evaluations >= budget)
 
-    def _row(self, exchange: RoundResult) -> Row:
-        clients = tuple(_client_row(client, m, exchange.evaluate_failures.get(client)) for client, m in exchange.metrics.items())
-        reasons = dict(exchange.failures) | dict.fromkeys(exchange.dropped, DROPPED)
+    def _row(self, result: RoundResult) -> Row:
+        clients = tuple(_client_row(client, m, result.evaluate_failures.get(client)) for client, m in result.metrics.items())
+        reasons = dict(result.failures) | dict.fromkeys(result.dropped, DROPPED)
         failed = tuple(_failed_row(client, what) for client, what in reasons.items())
-        retries = len(exchange.retried) + len(exchange.evaluate_retried)
-        loads = self._loads(exchange)
-        total = {name: sum(int(m[name]) for m in exchange.metrics.values()) for name in ("gradient-evaluations", "forward-evaluations")}
+        retries = len(result.retried) + len(result.evaluate_retried)
+        loads = self._loads(result)
+        total = {name: sum(int(m[name]) for m in result.metrics.values()) for name in ("gradient-evaluations", "forward-evaluations")}
         rss, device = self.grid.peak_memory() if isinstance(self.grid, LocalGrid) else (0, None)
         examples = [row.examples for row in clients]
         return Row(
             run=self.run_id,
-            round=exchange.round,
+            round=result.round,
             cohort=len(clients),
-            failures=len({*reasons, *exchange.evaluate_failures}),
+            failures=len({*reasons, *result.evaluate_failures}),
             examples=sum(examples),
             steps=sum(row.steps for row in clients),
             gradient_evaluations=total["gradient-evaluations"],
             forward_evaluations=total["forward-evaluations"],
-            bytes_down=exchange.bytes_down,
-            bytes_up=exchange.bytes_up,
+            bytes_down=result.bytes_down,
+            bytes_up=result.bytes_up,
             flops=sum(load.flops for load in loads.values()),
             client_seconds=sum(row.seconds for row in clients),
-            wall_seconds=exchange.seconds,
+            wall_seconds=result.seconds,
             evaluate_seconds=0.0,
             simulated_seconds=self.heterogeneity.round_seconds(loads),
-            energy=exchange.energy,
+            energy=result.energy,
             peak_rss=rss,
             peak_device_memory=device,
             train_loss=float(np.average([row.train_loss for row in clients], weights=examples)) if clients else math.nan,
@@ -179,18 +179,18 @@ class Session:
             clients=tuple(sorted((*clients, *failed), key=lambda row: row.client)),
         )
 
-    def _loads(self, exchange: RoundResult) -> dict[int, Load]:
+    def _loads(self, result: RoundResult) -> dict[int, Load]:
         """What each client that trained computed and exchanged; all of a cohort receive the same vectors and send as many."""
-        trained, asked = len(exchange.metrics), len(exchange.metrics) + len(exchange.failures)
+        trained, asked = len(result.metrics), len(result.metrics) + len(result.failures)
         return {
             client: Load(
                 self.flops.total(
                     gradient_evaluations=int(metrics["gradient-evaluations"]), forward_evaluations=int(metrics["forward-evaluations"])
                 ),
-                exchange.bytes_down / asked,
-                exchange.bytes_up / trained,
+                result.bytes_down / asked,
+                result.bytes_up / trained,
             )
-            for client, metrics in exchange.metrics.items()
+            for client, metrics in result.metrics.items()
         }
 
     def _save(self, name: str) -> None:

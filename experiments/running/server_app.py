@@ -93,7 +93,7 @@ def serve(
         checked: The experiment's settings and method, where they have been checked before.
     """
     started = time.perf_counter()
-    settings, method = checked or check(experiment)
+    plain, method = checked or check(experiment)
     label_distribution = partition.class_counts(dataset.train.y.numpy(), partition_examples(experiment, dataset), dataset.classes)
     if isinstance(grid, LocalGrid):
         grid.set_client_sizes(label_distribution.sum(axis=1).tolist())
@@ -102,7 +102,7 @@ def serve(
         names = dataset.class_names
         run_id = results.start(
             experiment,
-            settings,
+            plain,
             dataset=dataset.name,
             label_distribution=label_distribution,
             provenance=where,

@@ -17,6 +17,7 @@ from fedsam.config import Component, ConfigError, Experiment
 from fedsam.data import datasets, own_data
 from fedsam.data.partition import PARTITIONS
 from fedsam.models.architectures import MODELS
+from fedsam.module_sources import Source
 from fedsam.registry import FunctionContract, Registry
 from fedsam.schedules import SCHEDULES
 from fedsam.system.heterogeneity import DISTRIBUTIONS, Heterogeneity
@@ -86,7 +87,7 @@ def check(experiment: Experiment) -> CheckedExperiment:
             plain = overrides.override(plain, {key: _with_defaults(choices, component, key)})
     datasets.check(experiment.data.source, experiment.data.fallback)
     how = experiment.server.sampling
-    with plugins.blamed("server.sampling", how.name if isinstance(how, Component) else str(how)):
+    with plugins.component_errors("server.sampling", how.name if isinstance(how, Component) else str(how)):
         sampler(experiment)(1)
     Heterogeneity.of(experiment)
     method = Method.of(experiment)
@@ -100,7 +101,7 @@ def check(experiment: Experiment) -> CheckedExperiment:
     return CheckedExperiment(plain, method)
 
 
-def sources(experiment: Experiment) -> tuple[plugins.Source, ...]:
+def sources(experiment: Experiment) -> tuple[Source, ...]:
     """The modules that the experiment's components come from, those aside that are installed. Raises `ConfigError` as `resolved`."""
     found = {name for key, choices in REGISTRIES.items() for name in _references(choices, _named(experiment, key), key)}
     if experiment.compute.grid == "inline":  # clients are in this process, and so see what its script or notebook defines

@@ -14,7 +14,7 @@ from clients.optimizers.base import Task
 from experiments.settings.method import Method
 from fedsam import registry, schedules
 from fedsam.config import Component, ConfigError, Experiment
-from fedsam.plugins import blamed
+from fedsam.plugins import component_errors
 from fedsam.registry import Registry
 from strategies import STRATEGIES, ServerRule
 from strategies.robust import FlowerRule
@@ -58,14 +58,14 @@ def _names(experiment: Experiment) -> dict[str, str]:
 def _try(experiment: Experiment, method: Method) -> None:
     """Use each component once, so that what somebody else's raises is an error of the settings."""
     names = _names(experiment)
-    with blamed("server.strategy", names["server.strategy"]):
+    with component_errors("server.strategy", names["server.strategy"]):
         broadcast(method.rule)
-    with blamed("client.correction", names["client.correction"]):
+    with component_errors("client.correction", names["client.correction"]):
         given = terms(method.correction)
-    with blamed("client.optimizer", names["client.optimizer"]):
+    with component_errors("client.optimizer", names["client.optimizer"]):
         if not method.optimizer.needs:
             method.optimizer.init(torch.zeros(1), _task(experiment.rounds, given))
-    with blamed("client.schedule", names["client.schedule"]):
+    with component_errors("client.schedule", names["client.schedule"]):
         float(method.schedule(1, experiment.rounds))
 
 

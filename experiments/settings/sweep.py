@@ -44,9 +44,9 @@ def expand(settings: Mapping[str, Any], fixed: Collection[str] = ()) -> list[Exp
 
     A key of `[sweep]` is a dotted key of the experiment (`"client.optimizer.name"`), its value the list to try; `seeds` is short for
     `seed`. The keys of one `[[sweep.zip]]` vary together. The first key varies slowest, groups vary faster, seeds fastest. Where the
-    names of a component are swept, a hyperparameter beside the name goes to those that have it (`rho` to `sam` and not to `sgd`); points that
-    are the same experiment are run once. `[[sweep.overrides]]` then changes the points that its `when` fits by what its `set` says, which
-    wins over presets.
+    names of a component are swept, a hyperparameter beside the name goes to those that have it (`rho` to `sam` and not to `sgd`);
+    points that are the same experiment are run once. `[[sweep.overrides]]` then changes the points that its `when` fits by what its `set`
+    says, which wins over presets.
 
     Args:
         fixed: Dotted keys that the command line sets: they are swept and overridden no more.
@@ -66,9 +66,8 @@ def expand(settings: Mapping[str, Any], fixed: Collection[str] = ()) -> list[Exp
     points = [dict(sorted(_merged(point).items(), key=lambda item: item[0].count("."))) for point in itertools.product(*groups)]
     swept = [_applicable(override(base, point), axes) for point in points]
     command_line = {key: reduce(dict.__getitem__, key.split("."), base) for key in fixed if not key.startswith("sweep.")}
-    experiments = [
-        expand_preset(override(point, changed | command_line)) for point, changed in zip(swept, _changes(swept, overrides), strict=True)
-    ]
+    changes = _changes(swept, overrides)
+    experiments = [expand_preset(override(point, change | command_line)) for point, change in zip(swept, changes, strict=True)]
     return list({experiment.dumps(): experiment for experiment in experiments}.values())
 
 

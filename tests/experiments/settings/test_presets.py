@@ -1,4 +1,4 @@
-"""Presets: what they expand to, what they cost, that their parts fit, and that every grid gives the same numbers."""
+"""Presets: what they expand to, what they cost, that their components fit together, and that every grid gives the same numbers."""
 
 from __future__ import annotations
 
