@@ -81,7 +81,7 @@ class Objective(ABC):
 
 
 class NetworkObjective(Objective):
-    """Cross-entropy of a network; engine `loop`: one client, autograd on views of one flat vector."""
+    """Cross-entropy of a network, by autograd on views of one flat vector."""
 
     def __init__(self, network: Network, label_smoothing: float = 0.0) -> None:
         self.network = network

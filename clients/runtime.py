@@ -26,7 +26,6 @@ from fedsam.models.network import Network
 from fedsam.seeds import stream, tensor_stream
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-ENGINES = {"loop": NetworkObjective}
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class ClientRuntime:
                 broadcast.vectors["w"],
                 self.optimizer,
                 self.correction,
-                ENGINES[self.experiment.compute.engine](self.network),
+                NetworkObjective(self.network),
                 batches,
                 stream(self.experiment.seed, "optimizer", round, client),
                 task=task,

@@ -13,8 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
+
+from fedsam.renamed import with_current_names
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
@@ -105,6 +107,13 @@ class Client(Frozen):
         description="What clip_norm bounds: the gradient with a correction's linear terms, the gradient alone, or with all its terms.",
     )
 
+    @field_validator("optimizer", "correction")
+    @classmethod
+    def _with_current_name(cls, component: Component, info: ValidationInfo) -> Component:
+        given = component.model_dump()
+        current = with_current_names(given, f"client.{info.field_name}")
+        return component if current == given else Component.model_validate(current)
+
 
 class Server(Frozen):
     """What the server does in a round."""
@@ -186,7 +195,6 @@ class Compute(Frozen):
         None,
         description="Clients an actor is dealt at once and adds up; default: a sixteenth of the cohort, at most 32.",
     )
-    engine: Literal["loop"] = Field("loop", description="How an actor trains its clients: one after another.")
     precision: Literal["float32", "float64"] = Field("float32", description="Floating-point type of weights and activations.")
 
 

@@ -19,6 +19,7 @@ from pydantic.errors import PydanticUserError
 from fedsam import plugins
 from fedsam.config import Component, ConfigError, nearest, validated
 from fedsam.documentation import is_class_variable
+from fedsam.renamed import current_name
 
 Entry = TypeVar("Entry", bound=Callable[..., Any])
 
@@ -123,7 +124,7 @@ class Registry(dict[str, Entry], Generic[Entry]):
         self.kind, self.contract = kind, contract
 
     def find(self, name: str, where: str) -> Entry:
-        """The component of a name: one of ours, one that an installed package registers, or `module:attribute`.
+        """The component of a name, present or former: one of ours, one that an installed package registers, or `module:attribute`.
 
         Args:
             where: The key of the setting, for messages.
@@ -131,8 +132,8 @@ class Registry(dict[str, Entry], Generic[Entry]):
         Raises:
             ConfigError: There is none, or it is not what the registry holds.
         """
-        if name in self:
-            return self[name]
+        if (current := current_name(self.kind, name)) in self:
+            return self[current]
         if ":" in name:
             return self._checked(plugins.load(name, where), f"{where}: {name!r} is not allowed")
         registered = plugins.entry_points(self.kind)

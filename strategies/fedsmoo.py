@@ -26,7 +26,7 @@ class FedSMOO(FedDyn):
         "Sun et al., 2023, arXiv:2305.11584, Algorithm 1. Three rules for s are in use: the mean of the cohort's mu (`mu_active`, "
         "FL-Simulator), the mean of mu less the last perturbation (`mu_minus_last_active`, two independent ports), and minus the "
         "population's mean of mu (`minus_mu_all`, the authors' earlier release), which points the other way. Clients need correction "
-        "`smoo`."
+        "`fedsmoo`."
     )
     rho: NonNegative = hyperparameter(0.1, "Length of s.")
     variant: Literal["mu_active", "mu_minus_last_active", "minus_mu_all"] = hyperparameter(

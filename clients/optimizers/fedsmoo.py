@@ -24,7 +24,7 @@ class FedSMOO(LocalOptimizer):
 
     source = (
         "Sun et al., 2023, arXiv:2305.11584, Algorithm 1 (FedSMOO), as in FL-Simulator: mu changes in every local step and lasts over the "
-        "rounds (correction `smoo`). Outside a federation mu and s start at 0."
+        "rounds (correction `fedsmoo`). Outside a federation mu and s start at 0."
     )
     cost = StepCost(backward=2)
     needs = ("mu", "s")

@@ -13,7 +13,7 @@ METHOD = ("client.optimizer", "client.correction", "server.strategy")
 PARTS = (*METHOD, "client.schedule", "data.partition", "model")
 # They change no method, or have a column of their own.
 UNLABELLED = {"name", "method", "seed", "runs_dir", "data.root", "data.fallback", "data.clients", "measure.target", "checkpoint.every"}
-UNLABELLED |= {f"compute.{key}" for key in ("grid", "actors", "cpus_per_actor", "gpus_per_actor", "ray_address", "shard_size", "engine")}
+UNLABELLED |= {f"compute.{key}" for key in ("grid", "actors", "cpus_per_actor", "gpus_per_actor", "ray_address", "shard_size")}
 SCALED = {"rounds", "budget", "server.participation"}  # may go with the number of clients, for all methods alike
 Settings = Mapping[str, Any]
 

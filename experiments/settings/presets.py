@@ -13,6 +13,7 @@ from typing import Any
 
 from fedsam.config import ConfigError, Experiment, parse
 from fedsam.overrides import flatten, override
+from fedsam.renamed import with_current_names
 
 FILE = Path(__file__).with_suffix(".toml")
 COMPONENT_KEYS = ("client.optimizer", "client.correction", "server.strategy")
@@ -54,6 +55,7 @@ def expand(settings: Mapping[str, Any]) -> Experiment:
     Raises:
         ConfigError: As `fedsam.config.parse`, and for an unknown preset.
     """
+    settings = with_current_names(settings)
     name = settings.get("method")
     if name is None:
         return parse(settings)

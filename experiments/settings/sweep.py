@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 from experiments.settings.presets import expand as expand_preset
 from fedsam.config import ConfigError, Experiment
 from fedsam.overrides import flatten, override
+from fedsam.renamed import with_current_names
 
 SPECIAL = ("seeds", "zip", "overrides")
 Point = dict[str, Any]
@@ -54,6 +55,7 @@ def expand(settings: Mapping[str, Any], fixed: Collection[str] = ()) -> list[Exp
         ConfigError: A value is not a list, lists of a group differ in length, a key is swept twice or is not a setting, a `when` fits no
             point, or an experiment is not valid.
     """
+    settings = with_current_names(settings)
     sweep = settings.get("sweep", {})
     if not isinstance(sweep, dict):
         raise ConfigError(f"sweep: {sweep!r} is not allowed: must be a table of lists")

@@ -42,7 +42,7 @@ KINDS: dict[str, set[str]] = {
 }
 
 # Sums and differences that cancel in exact arithmetic; all others equal their base to the bit.
-ROUNDED = {"focal_sam", "gsam", "gmt", "ksam", "m_sharpness_sam", "multistep_sam"}
+ROUNDED = {"focal_sam", "gsam", "fedgmt", "ksam", "m_sharpness_sam", "multistep_sam"}
 # Says nothing of its base: `sgd` is it, SAMPa looks ahead along the last gradient whatever rho is.
 UNREDUCED = {"sgd", "sampa"}
 # Settings with which the formulas of the costs are exact.

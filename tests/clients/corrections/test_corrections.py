@@ -73,7 +73,7 @@ def test_prox_correction() -> None:
 
 @pytest.mark.parametrize(("upload", "sent_value"), [("mu", (5, 5)), ("mu_minus_last", (4, 3)), ("mu_change", (4, 4))])
 def test_smoo(upload: str, sent_value: tuple[float, float]) -> None:
-    correction = made("smoo", lam=0.5, upload=upload)
+    correction = made("fedsmoo", lam=0.5, upload=upload)
     client_state = {"h": vector(4, 6), "mu": vector(1, 1)}
     direction, after, payload = round_of(correction, {"s": vector(7, 7)}, client_state, mu=vector(5, 5), e=vector(1, 2))
     assert torch.equal(direction, vector(13, 22.5))

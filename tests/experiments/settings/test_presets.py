@@ -69,8 +69,8 @@ def test_a_preset_is_complete_and_costs_what_the_specification_says(method: str)
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_every_optimizer_is_a_setting(optimizer: str) -> None:
-    needed = {"lesam": "lookback", "gmt": "ema_teacher", "smoo": "smoo", "gf": "global_point"}
-    preset = {"lesam": "fedlesam", "gmt": "fedgmt", "smoo": "fedsmoo", "gf": "fedgf"}.get(optimizer)
+    needed = {"fedlesam": "lookback", "fedgmt": "ema_teacher", "fedsmoo": "fedsmoo", "fedgf": "global_point"}
+    preset = {"fedlesam": "fedlesam", "fedgmt": "fedgmt", "fedsmoo": "fedsmoo", "fedgf": "fedgf"}.get(optimizer)
     experiment = expand({"method": preset} if preset else {"client": {"optimizer": optimizer}})
     assert experiment.client.optimizer.name == optimizer
     assert resolved(experiment)["client"]["correction"]["name"] == needed.get(optimizer, "none")
@@ -98,10 +98,10 @@ def test_the_settings_win_over_the_preset() -> None:
         ({"method": "scaffold", "client.correction": "none"}, "server.strategy: 'scaffold' is not allowed here: client.correction 'none'"),
         ({"method": "feddyn", "client.correction": "none"}, "keeps no h; one of dual, smoo does"),
         ({"method": "fednova", "client.correction": "none"}, "does not send metrics.tau; one of normalized does"),
-        ({"method": "fedavg", "client.optimizer": "lesam"}, "gives no ascent; one of lookback does"),
+        ({"method": "fedavg", "client.optimizer": "fedlesam"}, "gives no ascent; one of lookback does"),
         (
             {"method": "fedsmoo", "client.optimizer": "sam"},
-            "client.correction: 'smoo' is not allowed here: client.optimizer 'sam' has no mu",
+            "client.correction: 'fedsmoo' is not allowed here: client.optimizer 'sam' has no mu",
         ),
         ({"method": "fedsmoo", "client.correction.upload": "mu_change"}, "does not send mean.mu"),
         ({"method": "scaffold", "server.strategy.inner": "feddyn"}, "keeps no h"),
