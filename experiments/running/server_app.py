@@ -31,6 +31,18 @@ from fedsam.results.store import Results
 app = ServerApp()
 
 
+class RunFailed(Exception):
+    """A run stopped after it had its place in the results, from the error that is its cause.
+
+    Attributes:
+        run_id: Its id in the results.
+    """
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(run_id)
+        self.run_id = run_id
+
+
 def run(experiment: Experiment | Mapping[str, Any], callback: Callback | None = None) -> Result:
     """Run one experiment on the grid that it names, and keep its results.
 
@@ -51,7 +63,7 @@ def run(experiment: Experiment | Mapping[str, Any], callback: Callback | None = 
     callback = callback or Callback()
     callback.plan([experiment])
     with grids([experiment]) as grid_of:
-        return serve(experiment, *grid_of(experiment), callback)
+        return run_on(experiment, *grid_of(experiment), callback)
 
 
 @app.main()
@@ -67,7 +79,7 @@ def main(grid: Grid, context: Context) -> None:
         raise ConfigError(f"experiment: the settings of method {experiment.method!r} must be written out; `fedsam run-config` does that")
     dataset = datasets.load(experiment.data.dataset, experiment.data.root, experiment.data.fallback)
     _await_nodes(grid, experiment.data.clients)
-    serve(experiment, grid, dataset, Callback())
+    run_on(experiment, grid, dataset, Callback())
 
 
 def _await_nodes(grid: Grid, clients: int) -> None:
@@ -78,8 +90,26 @@ def _await_nodes(grid: Grid, clients: int) -> None:
         threading.Event().wait(0.1)
 
 
+def run_on(experiment: Experiment, grid: Grid, dataset: Dataset, callback: Callback) -> Result:
+    """Run one experiment on a grid. Raises as `run`."""
+    try:
+        return serve(experiment, grid, dataset, callback)
+    except RunFailed as failed:
+        error = failed.__cause__
+    try:
+        raise error or AssertionError
+    finally:
+        del error  # the traceback has this frame
+
+
 def serve(experiment: Experiment, grid: Grid, dataset: Dataset, callback: Callback, *, once: bool = False) -> Result:
-    """Run one experiment on a grid: rounds, evaluation, results. Raises as `run`, and as `Results.start` for `once`."""
+    """Run one experiment on a grid: rounds, evaluation, results.
+
+    Raises:
+        RunFailed: An error stopped the run after it had begun; before that errors are raised as in `run`, and as in `Results.start` for
+            `once`.
+        KeyboardInterrupt: The user stopped it.
+    """
     started, plain = time.perf_counter(), resolved(experiment)
     label_distribution = partition.class_counts(dataset.train.y.numpy(), partition_examples(experiment, dataset), dataset.classes)
     if isinstance(grid, LocalGrid):
@@ -104,7 +134,8 @@ def serve(experiment: Experiment, grid: Grid, dataset: Dataset, callback: Callba
             status, what = ("interrupted", "stopped by the user") if interrupted else ("failed", f"{type(error).__name__}: {error}")
             results.finish(run_id, "interrupted" if interrupted else "failed", what)
             callback.finished(run_id, status, what)
-            error.run_id = run_id  # type: ignore[attr-defined]
+            if isinstance(error, Exception):
+                raise RunFailed(run_id) from error
             raise
         results.finish(run_id, "finished")
         callback.finished(run_id, "finished", None)

@@ -313,7 +313,7 @@ class Stage:
 
     def kept(self, client: int) -> dict[str, Tensor]:
         """What the client keeps; empty before it has taken part."""
-        state = self.grid._states.get(client + 1)
+        state = self.grid.states.get(client + 1)
         return codec.tensors(state.array_records["correction"]) if state and "correction" in state else {}
 
 
