@@ -228,7 +228,9 @@ def _imported(name: str, refused: str) -> ModuleType:
         return sys.modules[name]
     if os.getcwd() not in sys.path and "" not in sys.path:
         search(*map(Path, _searched))
-    before = set(sys.modules)
+    before, writes_none = set(sys.modules), sys.dont_write_bytecode
+    # Python tells by size and second whether bytecode is current: of a module that was changed at once, it would run what was before.
+    sys.dont_write_bytecode = True
     try:
         module = importlib.import_module(name)
     except Exception as error:  # whatever a module does when it is imported
@@ -236,6 +238,8 @@ def _imported(name: str, refused: str) -> ModuleType:
             places = ", ".join(_searched or [os.getcwd()])
             raise ConfigError(f"{refused}: there is no module {error.name}; searched {places}, and what is installed") from None
         raise ConfigError(f"{refused}: importing {name} ended with {_told(error)}") from error
+    finally:
+        sys.dont_write_bytecode = writes_none
     _sources.setdefault(top, _source(top, set(sys.modules) - before))
     return module
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -13,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from zipfile import ZipFile
 
+import psutil
 import pytest
 
 from fedsam.imports import PACKAGES
@@ -33,6 +35,33 @@ INLINE = ["-o", "compute.grid=inline"]
 ONE_ACTOR = ["-o", "compute.actors=1"]
 FOREIGN = 'raise RuntimeError("a module of the user")\n'
 THEIRS = {"clients/__init__.py": FOREIGN, "strategies.py": FOREIGN, "experiments/__init__.py": FOREIGN}
+# What Python imports first in every process: whatever is not this machine refuses to be found or connected to.
+SITE = """
+import errno, socket
+OWN = {own!r}
+def refuse(address):
+    if isinstance(address, tuple) and address[0] not in OWN:
+        raise OSError(errno.ENETUNREACH, f"{{address[0]}} is out of reach in this test")
+def guarded(connect):
+    return lambda self, address: refuse(address) or connect(self, address)
+socket.socket.connect = guarded(socket.socket.connect)
+socket.socket.connect_ex = guarded(socket.socket.connect_ex)
+search = socket.getaddrinfo
+def getaddrinfo(host, *rest, **options):
+    if host not in OWN and host is not None:
+        raise socket.gaierror(socket.EAI_NONAME, f"{{host}} is out of reach in this test")
+    return search(host, *rest, **options)
+socket.getaddrinfo = getaddrinfo
+"""
+
+
+def own_addresses() -> set[str]:
+    """What this machine is called."""
+    return {"", "localhost", socket.gethostname(), "0.0.0.0", "::"} | {
+        address.address for each in psutil.net_if_addrs().values() for address in each
+    }
+
+
 SETTINGS = """{
     "rounds": 1, "model": "lenet5", "measure": {"union": False}, "compute": {"grid": "inline"},
     "data": {"dataset": "digits", "examples": 100, "clients": 2}, "server": {"participation": 2},
@@ -75,6 +104,15 @@ def here(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def no_network(tmp_path: Path) -> str:
+    """A search path with which a process reaches nothing but this machine."""
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(SITE.format(own=own_addresses()))
+    return str(site)
+
+
 def call(folder: Path, program: Path, *arguments: object, **variables: str) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of a program of a stranger in `folder`: with an empty home, and no variables of ours."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
@@ -106,13 +144,37 @@ def test_it_is_the_wheel_that_runs(scripts: Path, here: Path) -> None:
     assert all(Path(file).is_relative_to(scripts.parent) for file in out.split())
 
 
-def test_quickstart_from_an_empty_folder(scripts: Path, here: Path) -> None:
-    status, out, err = call(here, scripts / "fedsam", "run", "quickstart", *OVERRIDES, *INLINE, "-o", "data.clients=10")
+def assert_compared(out: str, err: str) -> None:
+    """SGD against SAM, 10 against 30 clients: a table, a report, and what was used instead of CIFAR."""
+    assert "NOT cifar10: digits was used instead" in out
+    rows = [line.split()[:2] for line in out.splitlines() if line.startswith((" sgd ", " sam "))]
+    assert sorted(rows) == [[name, clients] for name in ("sam", "sgd") for clients in ("10", "30")]
+    note = "dataset cifar10 cannot be had: this run uses digits instead, all 1442 training examples of it (data.examples: 5000)"
+    assert err.count(note) == 4
+    assert err.count("downloading") == err.count("WARNING") == 1
+
+
+def test_quickstart_from_an_empty_folder_without_data_and_network(scripts: Path, here: Path, no_network: str) -> None:
+    short = ("-o", "rounds=1", "-o", "client.epochs=1", "-o", "server.participation=2", *INLINE)
+    status, out, err = call(here, scripts / "fedsam", "run", "quickstart", *short, PYTHONPATH=no_network)
     assert status == 0, err
-    assert (here / out.splitlines()[-1].removeprefix("report: ")).is_file()
+    assert_compared(out, err)
+    assert "out of reach in this test" in err
+    assert "digits, because cifar10 could not be had" in (here / out.splitlines()[-1].removeprefix("report: ")).read_text()
     with Results.open(here / "runs", create=False) as results:
-        assert [run.status for run in results.runs()] == ["finished", "finished"]
+        assert [run.status for run in results.runs()] == ["finished"] * 4
         assert {run.versions["fedsam"] for run in results.runs()} == {project()["version"]}
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_quickstart_as_it_is_without_data_and_network(scripts: Path, here: Path, no_network: str) -> None:
+    status, out, err = call(here, scripts / "fedsam", "run", "quickstart", PYTHONPATH=no_network)
+    assert status == 0, err
+    assert_compared(out, err)
+    with Results.open(here / "runs", create=False) as results:
+        finals = [results.rounds(run.id)[-1].measures for run in results.runs()]
+    assert all(measures["test_accuracy"] > 0.7 and measures["union_accuracy"] > 0.7 for measures in finals)
 
 
 def test_compare_from_an_empty_folder(scripts: Path, here: Path) -> None:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from fedsam.config import ConfigError, nearest
 
-FOLDER = Path(__file__).parent / "configs"
+FOLDER = Path(__file__).parents[1] / "configs"
 
 
 def configs() -> dict[str, Path]:

@@ -60,12 +60,19 @@ class Handler(SimpleHTTPRequestHandler):
         """Say nothing."""
 
 
+class Server(ThreadingHTTPServer):
+    """Says nothing of a client that goes before it is answered, as one does that only looks whether there is a server."""
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing."""
+
+
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A served folder that stands for the internet; torchvision takes the files in it for the official ones."""
     made = tmp_path / "server"
     made.mkdir()
-    http = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(made)))
+    http = Server(("127.0.0.1", 0), partial(Handler, directory=str(made)))
     url = f"http://127.0.0.1:{http.server_port}"
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     for kind, counts, key in (

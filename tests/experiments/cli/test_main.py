@@ -27,7 +27,7 @@ from fedsam.results.provenance import Provenance
 from fedsam.results.rows import Row
 from fedsam.results.store import Results
 
-QUICKSTART = Path(main.__file__).parent / "configs" / "quickstart.toml"
+QUICKSTART = shipped.configs()["quickstart"]
 
 Fedsam = Callable[..., tuple[int, str, str]]
 

@@ -42,9 +42,8 @@ def test_it_runs(project: Path) -> None:
     assert list(project.glob("runs/reports/*/report.html"))
 
 
-@pytest.mark.parametrize("name", ["small_cnn", "ClippedMomentum", "shapes"])
-def test_its_components_keep_their_contracts(project: Path, name: str) -> None:
-    done = called(project, ["experiments.cli.main", "check", f"mine:{name}", "--no-ray"])
+def test_the_command_checks_what_its_tests_check(project: Path) -> None:
+    done = called(project, ["experiments.cli.main", "check", "mine:ClippedMomentum", "--no-ray"])
     assert done.returncode == 0, done.stdout + done.stderr
     assert "failed" not in done.stdout
     assert "left out      one and two actors give the model of this process" in done.stdout

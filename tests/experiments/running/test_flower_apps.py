@@ -20,7 +20,7 @@ from fedsam.grid.flower_app import FlowerApp
 from fedsam.grid.pool import ActorPool
 from fedsam.grid.ray_grid import RayGrid
 from fedsam.grid.session import ray_session
-from tests.experiments.test_app import experiment
+from tests.experiments.running.test_server_app import experiment
 
 ROOT = Path(__file__).resolve().parents[3]
 APPS = ROOT / "tests" / "apps"

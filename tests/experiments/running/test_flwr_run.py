@@ -19,7 +19,7 @@ import pytest
 from experiments import run
 from experiments.cli.commands.run_config import run_config
 from fedsam.results.store import Results
-from tests.experiments.test_app import experiment
+from tests.experiments.running.test_server_app import experiment
 from tests.support.processes import HANG, alive, descendants
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import io
 
 import pytest
-from rich.console import ConsoleCallback as RichConsole
+from rich.console import Console as RichConsole
 
 from experiments.running.progress import Callback, ConsoleCallback, duration
 from fedsam.config import Experiment, parse

@@ -16,7 +16,7 @@ from experiments.running.tensorboard import TensorBoardCallback, scalars
 from fedsam.config import ConfigError
 from fedsam.results.rows import Row, cumulative
 from fedsam.results.store import Results
-from tests.experiments.test_app import experiment
+from tests.experiments.running.test_server_app import experiment
 from tests.support.recorded import row
 
 Curves = dict[str, list[tuple[int, float]]]

@@ -21,7 +21,7 @@ from fedsam.models import architectures
 from fedsam.models.network import Network
 from fedsam.system.cost import flops
 from tests.clients.test_optimizer_contracts import COSTED, METHODS, SETTINGS
-from tests.experiments.test_app import experiment
+from tests.experiments.running.test_server_app import experiment
 
 # Counted as full passes: backward passes to some of the tensors only, or several of one forward pass.
 PARTIAL = {"esam", "focal_sam", "sam_on"}

@@ -162,7 +162,7 @@ def test_what_a_killed_process_wrote_is_kept_and_its_run_shown_as_interrupted(ru
 import os, signal, sys
 sys.path.insert(0, {str(Path(__file__).parents[3])!r})
 from pathlib import Path
-from tests.fedsam.test_results import *
+from tests.fedsam.results.test_store import *
 results = Results.open(Path({str(runs_dir)!r}))
 run = start(results)
 results.append(row(run, 1))
