@@ -1,4 +1,4 @@
-"""What is measured of the global vector after a round: the test set in this process, everything else where the clients are.
+"""Evaluation of the global vector after a round: on the test set in this process, everything else where the clients are.
 
 The client that a query is addressed to decides where it is computed, nothing else. Queries and the order of sums are fixed, so the
 number of actors changes no value.
@@ -33,7 +33,7 @@ CHUNKS = 16  # of clients, whose examples one query of the union covers
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What is parameters: the message type's action, and what the message says besides the vectors."""
+    """A query: the action in its message type, and its parameters besides the vectors."""
 
     action: str
     parameters: Mapping[str, int | str]
@@ -75,7 +75,7 @@ class Evaluator:
         tested = self._tested(w, buffers) if last or row.round % settings.every == 0 else {}
         if not queries and not tested:
             return row, []
-        answers = self._ask(queries, w, buffers, row.round)
+        answers = self._query(queries, w, buffers, row.round)
         flat, union = answers[: len(names)], answers[len(names) :]
         values = {**row.measures, **tested, **_flatness(flat), **_union(union)}
         slices = [_slice(row, name, answer.slice) for name, answer in zip(names, flat, strict=True) if answer.slice]
@@ -89,7 +89,7 @@ class Evaluator:
         clients = {f"client_accuracy_{name}": value for name, value in spread(client_accuracies(test, self.label_distribution)).items()}
         return {"test_accuracy": test.accuracy, "test_loss": test.loss, "calibration_error": test.calibration_error, **clients}
 
-    def _ask(self, queries: Sequence[EvaluationRequest], w: Tensor, buffers: Tensor, round: int) -> list[Answer]:
+    def _query(self, queries: Sequence[EvaluationRequest], w: Tensor, buffers: Tensor, round: int) -> list[Answer]:
         """The answers, in the order of the queries, which share one record of the vectors."""
         record, nodes = codec.arrays({"w": w, **({"buffers": buffers} if buffers.numel() else {})}), list(self.grid.get_node_ids())
         messages = [
