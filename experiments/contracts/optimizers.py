@@ -35,7 +35,7 @@ from experiments.contracts.base import (
 from experiments.contracts.objectives import Quadratic, Recorded, Softmax, layout_of, random_batches
 from experiments.settings import step_cost
 from fedsam.config import ConfigError
-from fedsam.messages import codec
+from fedsam.messages import client_state
 
 STEPS = 12
 # Both base optimizers, set so that momentum and weight decay matter.
@@ -187,7 +187,7 @@ def state_can_be_kept(component: CheckedComponent) -> None:
     optimizer, batches = component.make(BASES["sgd"]), random_batches(STEPS)
     state, w = train(optimizer, Softmax(), start(), batches).state, start(seed=8)
     known = task(optimizer, w, batches)
-    travelled = codec.decode_state(*codec.encode_state(state))
+    travelled = client_state.decode_state(*client_state.encode_state(state))
 
     def go_on(state: State) -> Tensor:
         rng, x, state = np.random.default_rng(1), w, optimizer.resume(state, w, known)

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
-from typing import Any
 
 import numpy as np
 import torch
@@ -135,7 +134,7 @@ class Probe:
         usual, steps, seconds = round(ahead.steps / (ahead.rounds * ahead.cohort)), 2, 0.0
         for _ in range(2):
             (reply,) = self._ask(experiment, rule, network, ahead.client, "speed", [{"steps": steps}])
-            seconds = float(reply["metrics"]["seconds"])
+            seconds = reply.metrics["seconds"]
             steps = max(2, min(usual, int(PROBE_SECONDS / seconds)))
         return seconds
 
@@ -146,7 +145,7 @@ class Probe:
         measure = experiment.measure.model_copy(update={"flatness": settings.model_copy(update={"examples": few})})
         asked: list[dict[str, int | str]] = [{"measure": name} for name in settings.measures]
         replies = self._ask(experiment.model_copy(update={"measure": measure}), rule, network, ahead.client, "flatness", asked)
-        seconds = sum(float(reply["cost"]["seconds"]) for reply in replies) * settings.examples / few
+        seconds = sum(reply.cost["seconds"] for reply in replies) * settings.examples / few
         return seconds / max(1, min(self._group.size, len(asked)))
 
     def _ask(
@@ -157,17 +156,17 @@ class Probe:
         client: int,
         action: str,
         asked: Sequence[Mapping[str, int | str]],
-    ) -> list[Mapping[str, Any]]:
+    ) -> list[codec.Answer]:
         """The answers of a client to queries about the initial vectors."""
         w, grid = network.initial, self._group(experiment)[0]
         vectors = {**rule.broadcast(w, rule.init_state(w)), **({"buffers": network.buffers} if network.buffers.numel() else {})}
-        record, answers = codec.arrays(vectors), list[Mapping[str, Any]]()
+        record, answers = codec.arrays(vectors), list[codec.Answer]()
         node = list(grid.get_node_ids())[client]
         queries = [Message(codec.encode_query(record, 1, query), dst_node_id=node, message_type=f"query.{action}") for query in asked]
         for reply in grid.send_and_receive(queries):
             if reply.has_error():
                 raise RunError(f"client {client} failed before the first round (seed {experiment.seed}): {reply.error.reason}")
-            answers.append(reply.content)
+            answers.append(codec.decode_answer(reply.content))
         return answers
 
 

@@ -31,6 +31,19 @@ from fedsam.results.store import Results
 app = ServerApp()
 
 
+class RunFailed(Exception):
+    """A run stopped after it had its place in the results.
+
+    Attributes:
+        run_id: Its id in the results.
+        error: The error that stopped it, which is also the cause of this one.
+    """
+
+    def __init__(self, run_id: str, error: Exception) -> None:
+        super().__init__(f"run {run_id}: {error}")
+        self.run_id, self.error = run_id, error
+
+
 def run(experiment: Experiment | Mapping[str, Any], callback: Callback | None = None) -> Result:
     """Run one experiment on the grid that it names, and keep its results.
 
@@ -51,7 +64,7 @@ def run(experiment: Experiment | Mapping[str, Any], callback: Callback | None = 
     callback = callback or Callback()
     callback.plan([experiment])
     with grids([experiment]) as grid_of:
-        return serve(experiment, *grid_of(experiment), callback, checked=checked)
+        return run_on(experiment, *grid_of(experiment), callback, checked)
 
 
 @app.main()
@@ -67,7 +80,7 @@ def main(grid: Grid, context: Context) -> None:
         raise ConfigError(f"experiment: the settings of method {experiment.method!r} must be written out; `fedsam run-config` does that")
     dataset = datasets.load(experiment.data.dataset, experiment.data.root, experiment.data.fallback)
     _await_nodes(grid, experiment.data.clients)
-    serve(experiment, grid, dataset, Callback())
+    run_on(experiment, grid, dataset, Callback())
 
 
 def _await_nodes(grid: Grid, clients: int) -> None:
@@ -76,6 +89,14 @@ def _await_nodes(grid: Grid, clients: int) -> None:
         if len(list(grid.get_node_ids())) >= clients:
             return
         threading.Event().wait(0.1)
+
+
+def run_on(experiment: Experiment, grid: Grid, dataset: Dataset, callback: Callback, checked: CheckedExperiment | None = None) -> Result:
+    """Run one experiment on a grid. Raises as `run`."""
+    try:
+        return serve(experiment, grid, dataset, callback, checked=checked)
+    except RunFailed as failed:
+        raise failed.error from None
 
 
 def serve(
@@ -87,10 +108,15 @@ def serve(
     once: bool = False,
     checked: CheckedExperiment | None = None,
 ) -> Result:
-    """Run one experiment on a grid: rounds, evaluation, results. Raises as `run`, and as `Results.start` for `once`.
+    """Run one experiment on a grid: rounds, evaluation, results.
 
     Args:
         checked: The experiment's settings and method, where they have been checked before.
+
+    Raises:
+        RunFailed: An error stopped the run after it had begun; before that errors are raised as in `run`, and as in `Results.start` for
+            `once`.
+        KeyboardInterrupt: The user stopped it.
     """
     started = time.perf_counter()
     plain, method = checked or check(experiment)
@@ -123,7 +149,8 @@ def serve(
             status, what = ("interrupted", "stopped by the user") if interrupted else ("failed", f"{type(error).__name__}: {error}")
             results.finish(run_id, "interrupted" if interrupted else "failed", what)
             callback.finished(run_id, status, what)
-            error.run_id = run_id  # type: ignore[attr-defined]
+            if isinstance(error, Exception):
+                raise RunFailed(run_id, error) from error
             raise
         results.finish(run_id, "finished")
         callback.finished(run_id, "finished", None)

@@ -195,8 +195,8 @@ def test_a_vector_that_is_not_finite_is_measured(tmp_path: Path) -> None:
         grid, dataset = grid_of(experiment)
         result = serve(experiment, grid, dataset, Callback())
         network, row = Network(result.model, dtype=torch.float64), replace(result.rows[-1], measures={})
-        survey = Evaluator(experiment, grid, network, dataset, np.ones((20, 10), dtype=np.int64))
-        measured, slices = survey.take(row, torch.full_like(result.w, math.nan), torch.empty(0), last=True)
+        evaluator = Evaluator(experiment, grid, network, dataset, np.ones((20, 10), dtype=np.int64))
+        measured, slices = evaluator.evaluate(row, torch.full_like(result.w, math.nan), torch.empty(0), last=True)
     estimates = [value for name, value in measured.measures.items() if name.startswith(("hessian", "sharpness"))]
     assert measured.measures.keys() == result.rows[-1].measures.keys()
     assert len(estimates) == 22 and all(map(math.isnan, estimates))
