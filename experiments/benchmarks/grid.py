@@ -36,7 +36,7 @@ from fedsam.grid.inline import InlineGrid
 from fedsam.grid.pool import ActorPool
 from fedsam.grid.ray_grid import RayGrid
 from fedsam.grid.session import ray_session
-from fedsam.messages.flower_private import merging
+from fedsam.messages.flower_private import make_merge_config
 
 COHORT, ACTORS, LARGE_POPULATION = 100, 2, 100_000
 
@@ -72,7 +72,7 @@ def rounds_on(grid: Grid, clients: int, floats: int, rounds: int, merged: bool) 
         marks.append(time.perf_counter())
 
     start = ArrayRecord({"w": Array(np.zeros(floats, dtype=np.float32))})
-    config = merging(strategy) if merged else ConfigRecord()
+    config = make_merge_config(strategy) if merged else ConfigRecord()
     strategy.start(grid, start, num_rounds=rounds, train_config=config, evaluate_fn=mark)
     return [after - before for before, after in pairwise(marks)]
 

@@ -7,16 +7,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
-from typing import Any
 
 import numpy as np
 import torch
 from flwr.app import Message
 
-import strategies
-from clients import optimizers, runtime
+from clients import runtime
 from experiments.running.grids import ActorGroup
 from experiments.settings.catalogue import sampler
+from experiments.settings.method import Method
 from experiments.settings.method_cost import cost
 from fedsam.config import Experiment
 from fedsam.data.augmentation import normalize
@@ -24,6 +23,7 @@ from fedsam.data.datasets import Dataset
 from fedsam.data.federated import partition_examples
 from fedsam.messages import codec
 from fedsam.models.network import Network
+from strategies import ServerRule
 from strategies.round import RunError
 
 SAMPLED_ROUNDS = 100  # cohorts of the first rounds, from which the mean work of a round is computed
@@ -72,16 +72,17 @@ class Forecast:
 
 def workload(experiment: Experiment, dataset: Dataset, network: Network) -> Workload:
     """The work of a run of the experiment. Raises `ConfigError` if the partition cannot be drawn."""
-    client, sample, method_cost = experiment.client, sampler(experiment), cost(experiment)
+    client, sample, method = experiment.client, sampler(experiment), cost(experiment)
     sizes = np.array([len(part) for part in partition_examples(experiment, dataset)])
     full = -(-sizes // client.batch_size)  # batches of an epoch
     steps = np.full_like(sizes, client.steps) if client.steps else client.epochs * full
     trained = steps * sizes / np.maximum(full, 1)  # the last batch of an epoch may be smaller
     cohorts = [list(sample(round)) for round in range(1, min(experiment.rounds, SAMPLED_ROUNDS) + 1)]
-    cohort, evaluations = mean(map(len, cohorts)), method_cost.gradients * mean(float(trained[members].sum()) for members in cohorts)
+    cohort, passed = mean(map(len, cohorts)), mean(float(trained[members].sum()) for members in cohorts)
+    evaluations = method.gradient_evaluations_per_step * passed
     rounds = min(experiment.rounds, math.ceil(experiment.budget / evaluations)) if experiment.budget else experiment.rounds
     median = int(np.argsort(sizes, kind="stable")[len(sizes) // 2])
-    vectors, item = method_cost.down + method_cost.up, network.initial.element_size()
+    vectors, item = method.down + method.up, network.initial.element_size()
     evaluated = math.ceil(rounds / experiment.measure.every) * len(dataset.test.y)
     return Workload(
         rounds=rounds,
@@ -112,15 +113,16 @@ class Forecaster:
         """
         dataset = self._group(experiment)[1]
         network = runtime.network(experiment, dataset, torch.device("cpu"), runtime.DTYPES[experiment.compute.precision])
-        optimizers.build(experiment.client.optimizer).check(network.layout)
+        method = Method.of(experiment)
+        method.optimizer.check(network.layout)
         work = workload(experiment, dataset, network)
         parts = (experiment.client.optimizer, experiment.client.correction)
         model = (experiment.model.model_dump_json(), experiment.compute.precision, dataset.name)
         kind = (*model, *(part.model_dump_json() for part in parts), work.batch_size)
         flat = experiment.measure.flatness
-        step = self._cached(kind, lambda: self._step_seconds(experiment, network, work))
+        step = self._cached(kind, lambda: self._step_seconds(experiment, method.rule, network, work))
         one = self._cached(model, lambda: _evaluation_seconds(experiment, network, dataset))
-        flatness = self._cached((*model, flat.model_dump_json()), lambda: self._flatness_seconds(experiment, network, work))
+        flatness = self._cached((*model, flat.model_dump_json()), lambda: self._flatness_seconds(experiment, method.rule, network, work))
         times = 1 + (work.rounds - 1) // flat.every if flat.every else 1
         trained = work.steps * step
         at_once = min(self._group.size, max(1.0, work.cohort))
@@ -131,39 +133,47 @@ class Forecaster:
             self._seconds[key] = measure()
         return self._seconds[key]
 
-    def _step_seconds(self, experiment: Experiment, network: Network, workload: Workload) -> float:
+    def _step_seconds(self, experiment: Experiment, rule: ServerRule, network: Network, workload: Workload) -> float:
         """Seconds of a local step of a median client. A first trial of two steps tells how many fit into `PROBE_SECONDS`."""
         usual, steps, seconds = round(workload.steps / (workload.rounds * workload.cohort)), 2, 0.0
         for _ in range(2):
-            (reply,) = self._query(experiment, network, workload.median_client, "speed", [{"steps": steps}])
-            seconds = float(reply["metrics"]["seconds"])
+            (reply,) = self._query(experiment, rule, network, workload.median_client, "speed", [{"steps": steps}])
+            seconds = reply.metrics["seconds"]
             steps = max(2, min(usual, int(PROBE_SECONDS / seconds)))
         return seconds
 
-    def _flatness_seconds(self, experiment: Experiment, network: Network, workload: Workload) -> float:
+    def _flatness_seconds(self, experiment: Experiment, rule: ServerRule, network: Network, workload: Workload) -> float:
         """Seconds of measuring flatness once, extrapolated from one batch of examples."""
         settings = experiment.measure.flatness
         few = min(settings.examples, settings.batch_size)
         measure = experiment.measure.model_copy(update={"flatness": settings.model_copy(update={"examples": few})})
         queries: list[dict[str, int | str]] = [{"measure": name} for name in settings.measures]
-        replies = self._query(experiment.model_copy(update={"measure": measure}), network, workload.median_client, "flatness", queries)
-        seconds = sum(float(reply["cost"]["seconds"]) for reply in replies) * settings.examples / few
+        replies = self._query(
+            experiment.model_copy(update={"measure": measure}), rule, network, workload.median_client, "flatness", queries
+        )
+        seconds = sum(reply.cost["seconds"] for reply in replies) * settings.examples / few
         return seconds / max(1, min(self._group.size, len(queries)))
 
     def _query(
-        self, experiment: Experiment, network: Network, client: int, action: str, queries: Sequence[Mapping[str, int | str]]
-    ) -> list[Mapping[str, Any]]:
-        """Replies of a client to queries about the initial parameters."""
-        rule, w, grid = strategies.build(experiment.server.strategy), network.initial, self._group(experiment)[0]
+        self,
+        experiment: Experiment,
+        rule: ServerRule,
+        network: Network,
+        client: int,
+        action: str,
+        queries: Sequence[Mapping[str, int | str]],
+    ) -> list[codec.Answer]:
+        """Answers of a client to queries about the initial parameters."""
+        w, grid = network.initial, self._group(experiment)[0]
         vectors = {**rule.broadcast(w, rule.init_state(w)), **({"buffers": network.buffers} if network.buffers.numel() else {})}
-        record, contents = codec.arrays(vectors), list[Mapping[str, Any]]()
+        record, answers = codec.arrays(vectors), list[codec.Answer]()
         node = list(grid.get_node_ids())[client]
         messages = [Message(codec.encode_query(record, 1, query), dst_node_id=node, message_type=f"query.{action}") for query in queries]
         for reply in grid.send_and_receive(messages):
             if reply.has_error():
                 raise RunError(f"client {client} failed before the first round (seed {experiment.seed}): {reply.error.reason}")
-            contents.append(reply.content)
-        return contents
+            answers.append(codec.decode_answer(reply.content))
+        return answers
 
 
 def _evaluation_seconds(experiment: Experiment, network: Network, dataset: Dataset) -> float:

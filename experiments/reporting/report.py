@@ -15,11 +15,12 @@ from typing import Any
 import jinja2
 
 from experiments.analysis.comparison import Comparison, compare_runs
-from experiments.analysis.labels import labels, leaves
+from experiments.analysis.labels import labels
 from experiments.reporting import figures, settings_text, text
 from experiments.reporting.figure_list import SECTIONS, report_figures
 from experiments.reporting.table import ResultTable, as_csv, as_latex
 from experiments.reporting.tables import TABLES
+from fedsam.overrides import flatten
 from fedsam.results.rows import Run
 from fedsam.results.store import Results
 
@@ -96,7 +97,8 @@ def _details(comparison: Comparison) -> Iterator[dict[str, Any]]:
     """Each run with its label and settings."""
     names = labels(comparison.runs)
     for run in comparison.runs:
-        yield {"run": run, "label": names[run.id], "settings": "\n".join(f"{key} = {_toml(value)}" for key, value in leaves(run.config))}
+        lines = (f"{key} = {_toml(value)}" for key, value in flatten(run.config).items())
+        yield {"run": run, "label": names[run.id], "settings": "\n".join(lines)}
 
 
 def _toml(value: object) -> str:
