@@ -71,7 +71,7 @@ def answer(runtime: ClientRuntime, message: Message, context: Context) -> Messag
         client_state.save_optimizer(context.state, result.state)
     update = codec.Update(
         vectors={**_moved(broadcast, result), **_named(result.payload), **_buffers(runtime.network)},
-        metrics=_metrics(runtime.federation.examples(client), result, time.perf_counter() - start),
+        metrics=_metrics(runtime.federation.num_examples(client), result, time.perf_counter() - start),
     )
     return Message(codec.encode_update(update), reply_to=message)
 
@@ -79,7 +79,7 @@ def answer(runtime: ClientRuntime, message: Message, context: Context) -> Messag
 def assess(runtime: ClientRuntime, message: Message, context: Context) -> Message:
     """The reply to an `evaluate` message: loss and accuracy of the received vector on the client's own training examples."""
     broadcast = codec.decode_broadcast(message.content, runtime.federation.device)
-    images = runtime.federation.held(int(context.node_config["partition-id"]))
+    images = runtime.federation.client_examples(int(context.node_config["partition-id"]))
     buffers = broadcast.vectors.get("buffers", runtime.network.buffers)
     got = evaluate_images(
         runtime.network, broadcast.vectors["w"], buffers, images, runtime.federation.dataset, runtime.experiment.measure.batch_size

@@ -14,7 +14,7 @@ from torch import Tensor
 from clients.runtime import ClientRuntime
 from fedsam.evaluation import flatness as measures
 from fedsam.evaluation.accuracy import evaluate
-from fedsam.evaluation.sharpness import Slice
+from fedsam.evaluation.sharpness import LossSlice
 from fedsam.messages import codec
 
 
@@ -35,11 +35,11 @@ def speed(runtime: ClientRuntime, message: Message, context: Context) -> Message
 def union(runtime: ClientRuntime, message: Message) -> Message:
     """The reply to `query.union`: sums of loss and right answers over the training examples of the clients `from` to `to` - 1."""
     broadcast, asked = codec.decode_query(message.content, runtime.federation.device)
-    images, dataset = runtime.federation.held(*range(int(asked["from"]), int(asked["to"]))), runtime.federation.dataset
+    images, dataset = runtime.federation.client_examples(*range(int(asked["from"]), int(asked["to"]))), runtime.federation.dataset
     found = evaluate(
         runtime.network, broadcast.vectors["w"], _buffers(runtime, broadcast), images, dataset, runtime.experiment.measure.batch_size
     )
-    sums = {"num-examples": found.examples, "total-loss": found.total_loss, "correct": sum(found.correct)}
+    sums = {"num-examples": found.examples, "total-loss": found.total_loss, "correct": sum(found.correct_per_class)}
     return Message(codec.encode_answer(codec.Answer(sums)), reply_to=message)
 
 
@@ -63,7 +63,7 @@ def flatness(runtime: ClientRuntime, message: Message) -> Message:
     return Message(codec.encode_answer(answer), reply_to=message)
 
 
-def _losses(found: Slice) -> dict[str, list[float]]:
+def _losses(found: LossSlice) -> dict[str, list[float]]:
     return {"alphas": list(found.alphas), "losses": found.losses.flatten().tolist()}
 
 

@@ -76,7 +76,7 @@ class CohortStrategy(Strategy):
             self.begin(received["w"], received.get("buffers", torch.empty(0)))
         assert self.w is not None
         sampled = self.plan.sample(server_round)
-        self._dropped = tuple(client for client in sampled if self.plan.leaves(server_round, client))
+        self._dropped = tuple(client for client in sampled if self.plan.drops_out(server_round, client))
         self._cohort, self._grid = tuple(client for client in sampled if client not in self._dropped), grid
         self._sent = self._messages("train", server_round, self.rule.broadcast(self.w, self.state), grid)
         return self._sent

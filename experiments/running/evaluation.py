@@ -21,7 +21,7 @@ from torch import Tensor
 from fedsam.config import Experiment
 from fedsam.data.datasets import Dataset
 from fedsam.evaluation import accuracy
-from fedsam.evaluation.accuracy import client_accuracies, spread
+from fedsam.evaluation.accuracy import client_accuracies, client_accuracy_summary
 from fedsam.messages import codec
 from fedsam.messages.codec import Answer
 from fedsam.models.network import Network
@@ -86,7 +86,10 @@ class Evaluator:
         test = accuracy.evaluate(
             self.network, w.to(device), buffers.to(device), self.dataset.test, self.dataset, self.experiment.measure.batch_size
         )
-        clients = {f"client_accuracy_{name}": value for name, value in spread(client_accuracies(test, self.label_distribution)).items()}
+        clients = {
+            f"client_accuracy_{name}": value
+            for name, value in client_accuracy_summary(client_accuracies(test, self.label_distribution)).items()
+        }
         return {"test_accuracy": test.accuracy, "test_loss": test.loss, "calibration_error": test.calibration_error, **clients}
 
     def _query(self, queries: Sequence[EvaluationRequest], w: Tensor, buffers: Tensor, round: int) -> list[Answer]:

@@ -14,7 +14,7 @@ from experiments.running.server_app import RunFailed, serve
 from experiments.settings.catalogue import resolved
 from fedsam import plugins
 from fedsam.config import ConfigError, Experiment
-from fedsam.results.store import TakenError
+from fedsam.results.store import DuplicateRunError
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def perform(experiments: Sequence[Experiment], groups: Sequence[ActorGroup], cal
 def _run(experiment: Experiment, group: ActorGroup, callback: Callback, once: bool) -> Outcome:
     try:
         return Outcome(serve(experiment, *group(experiment), callback, once=once).run_id, "finished")
-    except TakenError as taken:
+    except DuplicateRunError as taken:
         callback.skipped(experiment, str(taken))
         return Outcome(taken.run.id, "skipped", str(taken))
     except RunFailed as failed:  # recorded with the run; the other runs go on and the exit code tells

@@ -23,7 +23,7 @@ from fedsam import plugins
 from fedsam.config import ConfigError, Experiment, parse
 from fedsam.data import datasets, partition
 from fedsam.data.datasets import Dataset
-from fedsam.data.federated import partition_examples, replaces
+from fedsam.data.federated import fallback_note, partition_examples
 from fedsam.grid.base import LocalGrid
 from fedsam.results.provenance import provenance
 from fedsam.results.store import Results
@@ -114,7 +114,7 @@ def serve(
         checked: The experiment's settings and method, where they have been checked before.
 
     Raises:
-        RunFailed: An error stopped the run after it had begun; before that errors are raised as in `run`, and as in `Results.start` for
+        RunFailed: An error stopped the run after it had begun; before that errors are raised as in `run`, and as in `Results.start_run` for
             `once`.
         KeyboardInterrupt: The user stopped it.
     """
@@ -126,7 +126,7 @@ def serve(
     with Results.open(experiment.runs_dir) as results:
         where = provenance(gpu=experiment.compute.gpus_per_actor > 0, sources=sources(experiment), data=dataset.digest)
         names = dataset.class_names
-        run_id = results.start(
+        run_id = results.start_run(
             experiment,
             plain,
             dataset=dataset.name,
@@ -138,7 +138,7 @@ def serve(
         callback.started(run_id, experiment)
         if isinstance(grid, LocalGrid):
             grid.warn = partial(callback.warn, run_id)
-        if note := replaces(dataset, experiment):
+        if note := fallback_note(dataset, experiment):
             callback.warn(run_id, note)
         _warn(experiment, method.optimizer, label_distribution.sum(axis=1), run_id, callback)
         try:
@@ -147,12 +147,12 @@ def serve(
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
             status, what = ("interrupted", "stopped by the user") if interrupted else ("failed", f"{type(error).__name__}: {error}")
-            results.finish(run_id, "interrupted" if interrupted else "failed", what)
+            results.finish_run(run_id, "interrupted" if interrupted else "failed", what)
             callback.finished(run_id, status, what)
             if isinstance(error, Exception):
                 raise RunFailed(run_id, error) from error
             raise
-        results.finish(run_id, "finished")
+        results.finish_run(run_id, "finished")
         callback.finished(run_id, "finished", None)
     return result
 

@@ -304,7 +304,7 @@ def test_metrics_of_clients_weigh_as_their_updates_do() -> None:
     played = stage("fednova", server__weights="examples")
     played.play(1)
     seen, place = played.place.seen, played.place
-    sizes = np.array([place.federation.examples(client) for client in seen])
+    sizes = np.array([place.federation.num_examples(client) for client in seen])
     tau = np.average([r.payload.metrics["tau"] for r in seen.values()], weights=sizes)
     start = torch.tensor(federation()["init"], dtype=torch.float64)
     shares = torch.from_numpy(sizes / sizes.sum())
