@@ -66,11 +66,11 @@ def answer(runtime: ClientRuntime, message: Message, context: Context) -> Messag
         runtime.network.buffers = broadcast.vectors["buffers"]
     correction = client_state.load_correction(context.state, broadcast.accepted, device)
     result = runtime.train(broadcast, client, correction, client_state.load_optimizer(context.state, device))
-    client_state.save_correction(context.state, result.kept, broadcast)
+    client_state.save_correction(context.state, result.client_state, broadcast)
     if runtime.experiment.client.optimizer_state == "keep":
         client_state.save_optimizer(context.state, result.state)
     update = codec.Update(
-        vectors={**_moved(broadcast, result), **_named(result.sent), **_buffers(runtime.network)},
+        vectors={**_moved(broadcast, result), **_named(result.payload), **_buffers(runtime.network)},
         metrics=_metrics(runtime.federation.examples(client), result, time.perf_counter() - start),
     )
     return Message(codec.encode_update(update), reply_to=message)
@@ -99,8 +99,8 @@ def _buffers(network: Network) -> dict[str, Tensor]:
     return {"buffers": buffers} if buffers.numel() else {}
 
 
-def _named(sent: Payload) -> dict[str, Tensor]:
-    return {f"mean.{name}": v for name, v in sent.mean.items()} | {f"population.{name}": v for name, v in sent.population.items()}
+def _named(payload: Payload) -> dict[str, Tensor]:
+    return {f"mean.{name}": v for name, v in payload.mean.items()} | {f"population.{name}": v for name, v in payload.population.items()}
 
 
 def _metrics(examples: int, result: LocalResult, seconds: float) -> dict[str, float]:
@@ -113,7 +113,7 @@ def _metrics(examples: int, result: LocalResult, seconds: float) -> dict[str, fl
         "gradient-evaluations": result.gradient_evaluations,
         "forward-evaluations": result.forward_evaluations,
         "seconds": seconds,
-        **{f"sent.{name}": value for name, value in result.sent.metrics.items()},
+        **{f"sent.{name}": value for name, value in result.payload.metrics.items()},
     }
 
 

@@ -24,9 +24,9 @@ class LocalResult:
     Attributes:
         x: The vector after the last local step (P,).
         state: The local optimizer's final state.
-        kept: The correction's vectors to keep on the client.
+        client_state: The correction's vectors to keep on the client.
         delta: What goes up (P,): after - before, unless the correction sends something in its place.
-        sent: What the correction sends besides the delta.
+        payload: What the correction sends besides the delta.
         loss: Mean loss over all examples passed, each at its step's first pass.
         examples: Examples passed, repetitions counted.
         gradient_evaluations: Examples forward and backward.
@@ -35,9 +35,9 @@ class LocalResult:
 
     x: Tensor
     state: State
-    kept: Vectors
+    client_state: Vectors
     delta: Tensor
-    sent: Payload
+    payload: Payload
     loss: float
     steps: int
     examples: int
@@ -55,8 +55,8 @@ def local_train(
     *,
     task: Task | None = None,
     lr_factor: float = 1.0,
-    received: Vectors | None = None,
-    kept: Vectors | None = None,
+    server_payload: Vectors | None = None,
+    client_state: Vectors | None = None,
     state: State | None = None,
     clip: Clip = "fl-simulator",
 ) -> LocalResult:
@@ -65,15 +65,15 @@ def local_train(
     Args:
         task: What the optimizer may know about the round; the correction's terms are added to it.
         lr_factor: What the schedule multiplies the learning rate by in this round.
-        received: The server's vectors besides w that the correction needs.
-        kept: The correction's vectors kept on this client; empty when it takes part for the first time.
+        server_payload: The server's vectors besides w that the correction needs.
+        client_state: The correction's vectors kept on this client; empty when it takes part for the first time.
         state: The optimizer's state to go on from; default: a fresh one.
         clip: What the optimizer's clip sees.
     """
-    received, kept = received or {}, kept or correction.initial(w)
+    server_payload, client_state = server_payload or {}, client_state or correction.initial(w)
     optimizer = replace(optimizer, lr=optimizer.lr * lr_factor)
     counted = Counted(objective)
-    terms = correction.start(w, received, kept)
+    terms = correction.start(w, server_payload, client_state)
     corrected = Corrected(counted, correction, terms, clip)
     task = replace(task or Task(), terms=terms)
     x, state = w, optimizer.init(w, task) if state is None else optimizer.resume(state, w, task)
@@ -82,14 +82,14 @@ def local_train(
         x, state, losses = optimizer.step(x, state, corrected, batch, rng)
         total += losses.sum(dtype=torch.float64)
         examples, steps = examples + batch.size, steps + 1
-    trained = LocalOutcome(w, x, state, steps, optimizer)
-    kept, sent = correction.finish(trained, received, kept)
+    outcome = LocalOutcome(w, x, state, steps, optimizer)
+    client_state, payload = correction.finish(outcome, server_payload, client_state)
     return LocalResult(
         x=x,
         state=state,
-        kept=kept,
-        delta=trained.delta if sent.delta is None else sent.delta,
-        sent=sent,
+        client_state=client_state,
+        delta=outcome.delta if payload.delta is None else payload.delta,
+        payload=payload,
         loss=float(total) / max(examples, 1),
         steps=steps,
         examples=examples,

@@ -1,8 +1,8 @@
-"""What the clients of one process share: data, network and the parts that the experiment names. It holds no formula."""
+"""What the clients of one process share: data, network and the components that the experiment names. It holds no formula."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from clients.corrections.base import Correction
 from clients.local import LocalResult, local_train
 from clients.objective import Batch, NetworkObjective
 from clients.optimizers.base import LocalOptimizer, State, Task
-from fedsam import registry, schedules
+from fedsam import schedules
 from fedsam.config import Experiment
 from fedsam.data import datasets
 from fedsam.data.datasets import Dataset
@@ -26,7 +26,6 @@ from fedsam.models.network import Network
 from fedsam.seeds import stream, tensor_stream
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-ENGINES = {"loop": NetworkObjective}
 
 
 @dataclass(frozen=True)
@@ -38,10 +37,11 @@ class ClientRuntime:
     network: Network
     optimizer: LocalOptimizer
     correction: Correction
+    schedule: Callable[[int, int], float]
 
     @classmethod
     def of(cls, experiment: Experiment, dataset: Dataset) -> ClientRuntime:
-        """Deal the data and build the parts that the experiment names. Raises `ConfigError` where it cannot."""
+        """Partition the data and build the components that the experiment names. Raises `ConfigError` where it cannot."""
         device = torch.device("cuda" if experiment.compute.gpus_per_actor else "cpu")
         dtype = DTYPES[experiment.compute.precision]
         return cls(
@@ -50,15 +50,16 @@ class ClientRuntime:
             network(experiment, dataset, device, dtype),
             optimizers.build(experiment.client.optimizer),
             corrections.build(experiment.client.correction),
+            schedules.build(experiment.client.schedule),
         )
 
-    def train(self, broadcast: codec.Broadcast, client: int, kept: Mapping[str, Tensor], state: State | None) -> LocalResult:
-        """The client's local training of one round, with what it kept of the correction and of the optimizer's state."""
+    def train(self, broadcast: codec.Broadcast, client: int, client_state: Mapping[str, Tensor], state: State | None) -> LocalResult:
+        """The client's local training of one round, from its correction's and its optimizer's state."""
         settings, round = self.experiment.client, broadcast.round
         amount: dict[str, Any] = {"batch_size": settings.batch_size, "epochs": settings.epochs, "steps": settings.steps}
         task = Task(
             round=round,
-            rounds=self.experiment.rounds,
+            rounds=schedules.known_rounds(self.experiment, "client.optimizer", settings.optimizer),
             steps=self.federation.steps(client, **amount),
             class_counts=self.federation.class_counts(client),
             peek=lambda count: Batch(*self.federation.peek(client, count)),
@@ -71,26 +72,25 @@ class ClientRuntime:
                 broadcast.vectors["w"],
                 self.optimizer,
                 self.correction,
-                ENGINES[self.experiment.compute.engine](self.network),
+                NetworkObjective(self.network),
                 batches,
                 stream(self.experiment.seed, "optimizer", round, client),
                 task=task,
                 lr_factor=self.lr_factor(round),
-                received=broadcast.vectors,
-                kept=kept,
+                server_payload=broadcast.vectors,
+                client_state=client_state,
                 state=state,
                 clip=settings.clip,
             )
 
     def lr_factor(self, round: int) -> float:
         """What the learning rate is multiplied by in a round."""
-        return lr_factor(self.experiment, round)
+        return lr_factor(self.experiment, self.schedule, round)
 
 
-def lr_factor(experiment: Experiment, round: int) -> float:
-    """What the experiment's schedule multiplies the learning rate by in a round."""
-    schedule = registry.build(schedules.SCHEDULES, experiment.client.schedule, "client.schedule")
-    return float(schedule(round, experiment.rounds))
+def lr_factor(experiment: Experiment, schedule: Callable[[int, int], float], round: int) -> float:
+    """What the experiment's schedule, built, multiplies the learning rate by in a round."""
+    return float(schedule(round, schedules.known_rounds(experiment, "client.schedule", experiment.client.schedule)))
 
 
 def network(experiment: Experiment, dataset: Dataset, device: torch.device, dtype: torch.dtype) -> Network:
@@ -101,7 +101,7 @@ def network(experiment: Experiment, dataset: Dataset, device: torch.device, dtyp
 
 
 class RuntimeCache:
-    """The workplace of the latest experiment, kept while messages of that experiment come.
+    """The runtime of the latest experiment, kept while messages of that experiment come.
 
     Args:
         dataset: The experiments' data, where the process already has it; default: loaded as the experiment says.
@@ -113,7 +113,7 @@ class RuntimeCache:
         self._runtime: ClientRuntime | None = None
 
     def get(self, context: Context) -> ClientRuntime:
-        """The workplace of the experiment in a run config. Raises `ConfigError` or `DataError` where it cannot be set up."""
+        """The runtime of the experiment in a run config. Raises `ConfigError` or `DataError` where it cannot be set up."""
         key = str(context.run_config["experiment"])
         if self._runtime is None or key != self._key:
             experiment = Experiment.model_validate_json(key)

@@ -1,7 +1,7 @@
 """Everything that can differ between two runs, as one frozen, validated value: `Experiment`.
 
 An experiment is read from TOML and changed by dotted overrides (`fedsam.overrides`), and checked before anything starts.
-Interchangeable pieces (datasets, partitions, models, optimizers, corrections, strategies, schedules) are `Component`s: a name and its
+What can be exchanged (datasets, partitions, models, optimizers, corrections, strategies, schedules) is a `Component`: a name and its
 hyperparameters, checked by `fedsam.registry`.
 """
 
@@ -13,8 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
+
+from fedsam.renamed import with_current_names
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
@@ -35,7 +37,7 @@ class Frozen(BaseModel):
 
 
 class Component(BaseModel):
-    """A named piece and its hyperparameters: `{name = "sam", rho = 0.1}`, or just `"sam"`."""
+    """A name and its hyperparameters: `{name = "sam", rho = 0.1}`, or just `"sam"`."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
     name: str
@@ -46,25 +48,25 @@ class Component(BaseModel):
         return dict(self.model_extra or {})
 
 
-def _as_part(value: object) -> object:
+def _as_component(value: object) -> object:
     return {"name": value} if isinstance(value, str) else value
 
 
-def _as_name_or_part(value: object) -> object:
-    """A name, or a part with settings: a table of a name alone is that name, so that the two are one experiment."""
-    part = Component.model_validate(value) if isinstance(value, Mapping) and isinstance(value.get("name"), str) else value
-    if not isinstance(part, str | Component):
-        raise PydanticCustomError("name_or_part", "must be a name, or a table with a name")
-    return part.name if isinstance(part, Component) and not part.settings else part
+def _as_name_or_component(value: object) -> object:
+    """A name, or a component with hyperparameters: a table of a name alone is that name, so that the two are one experiment."""
+    component = Component.model_validate(value) if isinstance(value, Mapping) and isinstance(value.get("name"), str) else value
+    if not isinstance(component, str | Component):
+        raise PydanticCustomError("name_or_component", "must be a name, or a table with a name")
+    return component.name if isinstance(component, Component) and not component.settings else component
 
 
-Named = Annotated[Component, BeforeValidator(_as_part)]
-NameOrComponent = Annotated[str | Component, BeforeValidator(_as_name_or_part)]
+Named = Annotated[Component, BeforeValidator(_as_component)]
+NameOrComponent = Annotated[str | Component, BeforeValidator(_as_name_or_component)]
 
 
 def _as_sampling(value: object) -> object:
     name = value.get("name") if isinstance(value, Mapping) and set(value) == {"name"} else value
-    return name if name in ("fixed", "independent") else _as_part(value)
+    return name if name in ("fixed", "independent") else _as_component(value)
 
 
 class Data(Frozen):
@@ -82,7 +84,7 @@ class Data(Frozen):
 
     @property
     def source(self) -> Component:
-        """The dataset as a part, though it has no settings."""
+        """The dataset as a component, though it has no hyperparameters."""
         return Component(name=self.dataset) if isinstance(self.dataset, str) else self.dataset
 
 
@@ -104,6 +106,13 @@ class Client(Frozen):
         "fl-simulator",
         description="What clip_norm bounds: the gradient with a correction's linear terms, the gradient alone, or with all its terms.",
     )
+
+    @field_validator("optimizer", "correction")
+    @classmethod
+    def _with_current_name(cls, component: Component, info: ValidationInfo) -> Component:
+        given = component.model_dump()
+        current = with_current_names(given, f"client.{info.field_name}")
+        return component if current == given else Component.model_validate(current)
 
 
 class Server(Frozen):
@@ -186,7 +195,6 @@ class Compute(Frozen):
         None,
         description="Clients an actor is dealt at once and adds up; default: a sixteenth of the cohort, at most 32.",
     )
-    engine: Literal["loop"] = Field("loop", description="How an actor trains its clients: one after another.")
     precision: Literal["float32", "float64"] = Field("float32", description="Floating-point type of weights and activations.")
 
 

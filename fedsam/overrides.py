@@ -41,9 +41,21 @@ def override(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[st
             if not isinstance(table[parent], dict):
                 raise ConfigError(f"{key}: {parent!r} is a value, not a table")
             table = table[parent]
-        # A part given again by name alone keeps no hyperparameters of another part.
+        # A component given again by name alone keeps no hyperparameters of the former one.
         table[last] = value
     return result
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested tables by dotted key: what `override` makes the tables of again.
+
+    >>> flatten({"rounds": 3, "client": {"optimizer": {"name": "sam", "rho": 0.1}, "schedule.name": "cosine"}})
+    {'rounds': 3, 'client.optimizer.name': 'sam', 'client.optimizer.rho': 0.1, 'client.schedule.name': 'cosine'}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
 
 
 def assigned(text: str) -> tuple[str, Any]:

@@ -1,7 +1,7 @@
-"""From a part's name and hyperparameters to the piece behind it.
+"""From a component's name and hyperparameters to what it names: an instance of a dataclass, or a function with its parameters bound.
 
-A registry is a dict of names to dataclasses or functions, with what a component from elsewhere must be: one that is written
-`module:attribute`, or that an installed package registers. What a part accepts is read from the signature behind its name.
+A registry is a dict of names to dataclasses or functions, with the contract that components from elsewhere are held to: those written
+`module:attribute`, and those that an installed package registers. The hyperparameters are read from the signature behind the name.
 """
 
 from __future__ import annotations
@@ -9,15 +9,17 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, is_dataclass
-from functools import partial
+from functools import lru_cache, partial
 from types import MappingProxyType
-from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_origin, get_type_hints
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, create_model
 from pydantic.errors import PydanticUserError
 
 from fedsam import plugins
 from fedsam.config import Component, ConfigError, nearest, validated
+from fedsam.documentation import is_class_variable
+from fedsam.renamed import current_name
 
 Entry = TypeVar("Entry", bound=Callable[..., Any])
 
@@ -63,7 +65,7 @@ class ClassContract:
             return f"it is {_kind(entry)}, not {self.expected}"
         if missing := sorted(getattr(entry, "__abstractmethods__", ())):
             return f"{entry.__name__} does not define {' and '.join(missing)}"
-        own = {name for name, hint in inspect.get_annotations(entry).items() if not _is_class_variable(hint)}
+        own = {name for name, hint in inspect.get_annotations(entry).items() if not is_class_variable(hint)}
         if not is_dataclass(entry) or ("__dataclass_params__" not in vars(entry) and own | {"__init__"} & set(vars(entry))):
             return f"{entry.__name__} must be a dataclass, its hyperparameters its fields: @dataclass(frozen=True, kw_only=True)"
         return None
@@ -122,7 +124,7 @@ class Registry(dict[str, Entry], Generic[Entry]):
         self.kind, self.contract = kind, contract
 
     def find(self, name: str, where: str) -> Entry:
-        """The component of a name: one of ours, one that an installed package registers, or `module:attribute`.
+        """The component of a name, present or former: one of ours, one that an installed package registers, or `module:attribute`.
 
         Args:
             where: The key of the setting, for messages.
@@ -130,8 +132,8 @@ class Registry(dict[str, Entry], Generic[Entry]):
         Raises:
             ConfigError: There is none, or it is not what the registry holds.
         """
-        if name in self:
-            return self[name]
+        if (current := current_name(self.kind, name)) in self:
+            return self[current]
         if ":" in name:
             return self._checked(plugins.load(name, where), f"{where}: {name!r} is not allowed")
         registered = plugins.entry_points(self.kind)
@@ -165,6 +167,14 @@ def hyperparameters(entry: Callable[..., Any], leading: int | None = None, optio
     Raises:
         ConfigError: The types of its parameters cannot be told.
     """
+    # Classes and functions are equal only to themselves; an object that is called may compare as it likes, or have no hash.
+    make = _hyperparameters if inspect.isclass(entry) or inspect.isfunction(entry) else _hyperparameters.__wrapped__
+    return make(entry, leading, frozenset(optional))
+
+
+@lru_cache(maxsize=512)  # a module that is imported again has new entries; the old ones go when there are so many
+def _hyperparameters(entry: Callable[..., Any], leading: int | None, optional: frozenset[str]) -> type[BaseModel]:
+    """As `hyperparameters`: making a pydantic class takes a millisecond."""
     try:
         hints = get_type_hints(entry, include_extras=True)
     except TypeError:  # an object that is called has none of its own
@@ -187,33 +197,29 @@ def hyperparameters(entry: Callable[..., Any], leading: int | None = None, optio
         raise ConfigError(f"{_name(entry)}: the types of its hyperparameters cannot be used: {str(error).splitlines()[0]}") from None
 
 
-def resolve(registry: Registry[Any], part: Component, where: str) -> dict[str, Any]:
-    """The hyperparameters of `part`, validated, defaults filled in.
+def resolve(registry: Registry[Any], component: Component, where: str) -> dict[str, Any]:
+    """The hyperparameters of a component, validated, defaults filled in.
 
     Args:
-        where: The key of the part in the experiment (`client.optimizer`), for messages.
+        where: The key of the component in the experiment (`client.optimizer`), for messages.
 
     Raises:
         ConfigError: There is no such component, a hyperparameter is unknown, or its value is not allowed.
     """
-    entry = registry.find(part.name, where)
-    model = validated(hyperparameters(entry, registry.contract.leading, registry.contract.optional), part.settings, where)
+    entry = registry.find(component.name, where)
+    model = validated(hyperparameters(entry, registry.contract.leading, registry.contract.optional), component.settings, where)
     return {name: getattr(model, name) for name in (*type(model).model_fields, *(model.model_extra or {}))}
 
 
-def build(registry: Registry[Any], part: Component, where: str) -> Any:
-    """The piece that `part` names: a dataclass instance, or the function with its parameters bound.
+def build(registry: Registry[Any], component: Component, where: str) -> Any:
+    """What a component names: a dataclass instance, or the function with its parameters bound.
 
     Raises:
         ConfigError: As `resolve`, or a class of somebody else refuses its hyperparameters.
     """
-    settings, entry = resolve(registry, part, where), registry.find(part.name, where)
-    with plugins.blamed(where, part.name):
+    settings, entry = resolve(registry, component, where), registry.find(component.name, where)
+    with plugins.component_errors(where, component.name):
         return registry.contract.bind(entry, settings)
-
-
-def _is_class_variable(hint: object) -> bool:
-    return get_origin(hint) is ClassVar or hint is ClassVar or (isinstance(hint, str) and "ClassVar" in hint)
 
 
 def _kind(value: object) -> str:

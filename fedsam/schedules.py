@@ -1,14 +1,33 @@
-"""The local learning rate over the rounds: factors of the optimizer's `lr`."""
+"""The local learning rate over the rounds: factors of the optimizer's `lr`.
+
+A schedule that depends on the number of rounds says so in an attribute `uses_rounds`: True, or a function of its hyperparameters. No
+budget may end a run with such a schedule; one that does not say so fails in such a run.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Annotated
+from functools import partial
+from typing import Annotated, NoReturn, TypeVar, cast
 
 from pydantic import Field
 
+from fedsam import registry
+from fedsam.config import Component, ConfigError, Experiment
 from fedsam.registry import FunctionContract, Registry
+
+Schedule = TypeVar("Schedule", bound=Callable[..., float])
+
+
+def _uses_rounds(when: Callable[..., bool]) -> Callable[[Schedule], Schedule]:
+    """Declare for which of its hyperparameters a schedule depends on the number of rounds."""
+
+    def declared(schedule: Schedule) -> Schedule:
+        schedule.uses_rounds = when  # type: ignore[attr-defined]
+        return schedule
+
+    return declared
 
 
 def constant(round: int, rounds: int) -> float:
@@ -33,6 +52,7 @@ def exponential(round: int, rounds: int, *, decay: Annotated[float, Field(gt=0, 
     return float(decay ** (round - 1))
 
 
+@_uses_rounds(lambda floor: True)
 def cosine(round: int, rounds: int, *, floor: Annotated[float, Field(ge=0, le=1)] = 0.0) -> float:
     """Half a cosine from the full rate in round 1 towards `floor`, reached one round after the last.
 
@@ -44,6 +64,7 @@ def cosine(round: int, rounds: int, *, floor: Annotated[float, Field(ge=0, le=1)
     return floor + (1 - floor) * (1 + math.cos(math.pi * (round - 1) / rounds)) / 2
 
 
+@_uses_rounds(lambda start, cycle, floor: isinstance(start, float) and cycle > 1)
 def cyclic(
     round: int,
     rounds: int,
@@ -76,3 +97,51 @@ SCHEDULES = Registry[Callable[..., float]](
     FunctionContract(("round", "rounds")),
     {"constant": constant, "exponential": exponential, "cosine": cosine, "cyclic": cyclic},
 )
+
+
+def build(component: Component) -> Callable[..., float]:
+    """The schedule that `client.schedule` names. Raises `ConfigError` for an unknown name or a wrong hyperparameter."""
+    schedule: Callable[..., float] = registry.build(SCHEDULES, component, "client.schedule")
+    return schedule
+
+
+def uses_rounds(schedule: Callable[..., float]) -> bool:
+    """Whether a schedule, its hyperparameters bound, declares that it depends on the number of rounds.
+
+    >>> [uses_rounds(build(Component(name=name))) for name in ("exponential", "cosine")]
+    [False, True]
+    """
+    function, settings = (schedule.func, schedule.keywords) if isinstance(schedule, partial) else (schedule, {})
+    when = getattr(function, "uses_rounds", False)
+    return bool(when(**settings) if callable(when) else when)
+
+
+def known_rounds(experiment: Experiment, where: str, component: Component) -> int:
+    """The number of rounds for a component of an experiment: where a budget ends the run, an `UnknownRounds`.
+
+    Args:
+        where: The component's key in the experiment, for the message.
+    """
+    return experiment.rounds if experiment.budget is None else cast(int, UnknownRounds(f"{where}: {component.name!r}"))
+
+
+class UnknownRounds:
+    """Stands for the number of rounds in a run that a budget ends: who computes with it gets a `ConfigError`.
+
+    >>> 3 / UnknownRounds("client.schedule: 'mine:ramp'")
+    Traceback (most recent call last):
+    fedsam.config.ConfigError: client.schedule: 'mine:ramp' is not allowed with a budget: it depends on the number of rounds, which is not \
+known then (it must declare `uses_rounds`)
+    """
+
+    def __init__(self, who: str) -> None:
+        self._who = who
+
+    def _refuse(self, *others: object) -> NoReturn:
+        why = "it depends on the number of rounds, which is not known then (it must declare `uses_rounds`)"
+        raise ConfigError(f"{self._who} is not allowed with a budget: {why}")
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __floordiv__ = __rfloordiv__ = _refuse
+    __mod__ = __rmod__ = __pow__ = __rpow__ = __neg__ = __abs__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
+    __bool__ = __int__ = __float__ = __index__ = __eq__ = __ne__ = _refuse
+    __hash__ = None  # type: ignore[assignment]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fedsam import registry
 from fedsam.config import Component, ConfigError, Named
+from fedsam.documentation import Documented, hyperparameter
 from fedsam.registry import ClassContract, Registry
 
 State = Mapping[str, Any]
@@ -53,7 +54,7 @@ class Aggregate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServerRule(ABC):
+class ServerRule(Documented, ABC):
     """A server strategy's mathematics; `CohortStrategy` is the shell that runs it.
 
     Attributes:
@@ -75,6 +76,14 @@ class ServerRule(ABC):
         """Names of vectors that clients must keep, because the rule follows their mean over the population."""
         return ()
 
+    @property
+    def uses_rounds(self) -> bool:
+        """Whether it reads `Aggregate.rounds`, as set.
+
+        A run that a budget ends does not know the number: it refuses those who declare this, and whoever else computes with it fails.
+        """
+        return False
+
     def init_state(self, w: Tensor) -> State:
         """The server state before the first round."""
         return {}
@@ -84,7 +93,7 @@ class ServerRule(ABC):
         return {"w": w}
 
     @abstractmethod
-    def server_step(self, w: Tensor, state: State, sent: Aggregate) -> tuple[Tensor, State]:
+    def server_step(self, w: Tensor, state: State, aggregate: Aggregate) -> tuple[Tensor, State]:
         """The next global vector and server state."""
 
     def evaluated(self, w: Tensor, state: State) -> Tensor:
@@ -95,21 +104,17 @@ class ServerRule(ABC):
 STRATEGIES = Registry[type[ServerRule]]("strategies", ClassContract(ServerRule))  # filled by `strategies`
 
 
-def build(part: Component, where: str = "server.strategy") -> ServerRule:
+def build(component: Component, where: str = "server.strategy") -> ServerRule:
     """The strategy that the key `where` names. Raises `ConfigError` for an unknown name or a wrong hyperparameter."""
-    rule: ServerRule = registry.build(STRATEGIES, part, where)
+    rule: ServerRule = registry.build(STRATEGIES, component, where)
     return rule
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wrapping(ServerRule):
-    """A rule that adds to another one, whose state it keeps under `inner`; what it does not override is the other's.
+    """A rule that adds to another one, whose state it keeps under `inner`; what it does not override is the other's."""
 
-    Attributes:
-        inner: The other rule.
-    """
-
-    inner: Named = FEDAVG
+    inner: Named = hyperparameter(FEDAVG, "The other rule.")
 
     @cached_property
     def rule(self) -> ServerRule:
@@ -121,27 +126,25 @@ class Wrapping(ServerRule):
 
     @property
     def expects(self) -> tuple[str, ...]:
-        """As `ServerRule.expects`."""
         return self.rule.expects
 
     @property
     def mirrors(self) -> tuple[str, ...]:
-        """As `ServerRule.mirrors`."""
         return self.rule.mirrors
 
+    @property
+    def uses_rounds(self) -> bool:
+        return self.rule.uses_rounds
+
     def init_state(self, w: Tensor) -> State:
-        """As `ServerRule.init_state`."""
         return {"inner": self.rule.init_state(w)}
 
     def broadcast(self, w: Tensor, state: State) -> Mapping[str, Tensor]:
-        """As `ServerRule.broadcast`."""
         return self.rule.broadcast(w, state["inner"])
 
-    def server_step(self, w: Tensor, state: State, sent: Aggregate) -> tuple[Tensor, State]:
-        """As `ServerRule.server_step`."""
-        w, inner = self.rule.server_step(w, state["inner"], sent)
+    def server_step(self, w: Tensor, state: State, aggregate: Aggregate) -> tuple[Tensor, State]:
+        w, inner = self.rule.server_step(w, state["inner"], aggregate)
         return w, {**state, "inner": inner}
 
     def evaluated(self, w: Tensor, state: State) -> Tensor:
-        """As `ServerRule.evaluated`."""
         return self.rule.evaluated(w, state["inner"])

@@ -279,13 +279,15 @@ class FlowerCohort(CohortStrategy):
 
     def __init__(self, rule: FlowerRule, plan: RoundConfig) -> None:
         super().__init__(rule, plan)
-        self._flower, self._least = rule.strategy(), rule.least()
+        self._flower, self._min_updates = rule.strategy(), rule.min_updates()
 
     def advance(self, round: int, sent: PartialSum, replies: Sequence[Message]) -> None:
         """As `CohortStrategy.advance`. Raises `RunError` if too few updates are left."""
-        if len(sent.nodes) < self._least:
+        if len(sent.nodes) < self._min_updates:
             name = type(self.rule).__name__
-            raise RunError(f"round {round} (seed {self.plan.seed}): {name} needs {self._least} updates, {len(sent.nodes)} could be used")
+            raise RunError(
+                f"round {round} (seed {self.plan.seed}): {name} needs {self._min_updates} updates, {len(sent.nodes)} could be used"
+            )
         usable = {reply.metadata.src_node_id: reply for reply in replies if not reply.has_error()}
         record, _ = self._flower.aggregate_train(round, [usable[node] for node in sent.nodes])
         assert record is not None

@@ -13,21 +13,19 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from fedsam.documentation import hyperparameter
 from strategies.base import Aggregate, ServerRule, State
 
 
 @dataclass(frozen=True, kw_only=True)
 class FedACG(ServerRule):
-    """Clients start where the server's momentum will have carried the global vector.
+    """Clients start where the server's momentum will have carried the global vector."""
 
-    Source: Kim et al., 2022, arXiv:2201.03172, Algorithm 2 (FedACG). The paper's penalty is correction `proximal` with mu twice its beta,
-    inside the clip (`client.clip = "everything"`).
-
-    Attributes:
-        momentum: Decay of the running sum of deltas; 0 is `fedavg`.
-    """
-
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.85
+    source = (
+        "Kim et al., 2022, arXiv:2201.03172, Algorithm 2 (FedACG). The paper's penalty is correction `proximal` with mu twice its "
+        'beta, inside the clip (`client.clip = "everything"`).'
+    )
+    momentum: Annotated[float, Field(ge=0, lt=1)] = hyperparameter(0.85, "Decay of the running sum of deltas; 0 is `fedavg`.")
 
     def init_state(self, w: Tensor) -> State:
         """No momentum yet."""
@@ -37,7 +35,7 @@ class FedACG(ServerRule):
         """z = w + momentum m, in place of w."""
         return {"w": w + self.momentum * state["m"]}
 
-    def server_step(self, w: Tensor, state: State, sent: Aggregate) -> tuple[Tensor, State]:
-        """As `ServerRule.server_step`; deltas are measured from z."""
-        m = self.momentum * state["m"] + sent.delta
+    def server_step(self, w: Tensor, state: State, aggregate: Aggregate) -> tuple[Tensor, State]:
+        """Deltas are measured from z."""
+        m = self.momentum * state["m"] + aggregate.delta
         return w + m, {"m": m}

@@ -14,11 +14,9 @@ from strategies.adaptive import Adaptive, Decay
 
 @dataclass(frozen=True, kw_only=True)
 class FedAdagrad(Adaptive):
-    """Scalars that have moved much move less.
+    """Scalars that have moved much move less."""
 
-    Source: Reddi et al., 2021, arXiv:2003.00295, Algorithm 2, FedAdagrad; beta1 = 0 as in Flower.
-    """
-
+    source = "Reddi et al., 2021, arXiv:2003.00295, Algorithm 2, FedAdagrad; beta1 = 0 as in Flower."
     beta1: Decay = 0.0
 
     def second_moment(self, v: Tensor, square: Tensor) -> Tensor:

@@ -11,23 +11,19 @@ from typing import Literal
 
 from torch import Tensor
 
+from fedsam.documentation import hyperparameter
 from strategies.adaptive import Adaptive, Decay
 
 
 @dataclass(frozen=True, kw_only=True)
 class FedAdam(Adaptive):
-    """The global vector moves by Adam's step for the mean delta.
+    """The global vector moves by Adam's step for the mean delta."""
 
-    Source: Reddi et al., 2021, arXiv:2003.00295, Algorithm 2, FedAdam, which has no bias correction.
-
-    Attributes:
-        beta2: Decay of the second moment.
-        bias_correction: None; Flower's, whose exponent is one too large; or torch.optim.Adam's, which corrects the root before
-            tau is added.
-    """
-
-    beta2: Decay = 0.99
-    bias_correction: Literal["none", "flower", "torch"] = "none"
+    source = "Reddi et al., 2021, arXiv:2003.00295, Algorithm 2, FedAdam, which has no bias correction."
+    beta2: Decay = hyperparameter(0.99, "Decay of the second moment.")
+    bias_correction: Literal["none", "flower", "torch"] = hyperparameter(
+        "none", "None; Flower's, whose exponent is one too large; or torch.optim.Adam's, which corrects the root before tau is added."
+    )
 
     def second_moment(self, v: Tensor, square: Tensor) -> Tensor:
         """The moving average."""

@@ -16,11 +16,12 @@ from strategies.base import Aggregate, State, Wrapping
 
 @dataclass(frozen=True, kw_only=True)
 class FedCM(Wrapping):
-    """Sends the last round's mean step along, as a momentum for clients; the inner rule moves the global vector.
+    """Sends the last round's mean step along, as a momentum for clients; the inner rule moves the global vector."""
 
-    Source: Xu et al., 2021, arXiv:2106.10874, Algorithm 2: m = -mean(delta) / (local steps x local learning rate), both of the round that
-    gave delta; with unequal numbers of steps, their mean. Clients need correction `client_momentum`.
-    """
+    source = (
+        "Xu et al., 2021, arXiv:2106.10874, Algorithm 2: m = -mean(delta) / (local steps x local learning rate), both of the round "
+        "that gave delta; with unequal numbers of steps, their mean. Clients need correction `client_momentum`."
+    )
 
     def init_state(self, w: Tensor) -> State:
         """No momentum yet."""
@@ -30,7 +31,6 @@ class FedCM(Wrapping):
         """The momentum too."""
         return {**super().broadcast(w, state), "m": state["m"]}
 
-    def server_step(self, w: Tensor, state: State, sent: Aggregate) -> tuple[Tensor, State]:
-        """As `ServerRule.server_step`."""
-        w, state = super().server_step(w, state, sent)
-        return w, {**state, "m": -sent.delta / (sent.metrics["steps"] * sent.lr)}
+    def server_step(self, w: Tensor, state: State, aggregate: Aggregate) -> tuple[Tensor, State]:
+        w, state = super().server_step(w, state, aggregate)
+        return w, {**state, "m": -aggregate.delta / (aggregate.metrics["steps"] * aggregate.lr)}

@@ -15,27 +15,23 @@ from strategies.base import Aggregate, ServerRule, State
 
 @dataclass(frozen=True, kw_only=True)
 class FedDyn(ServerRule):
-    """The mean of the cohort's models, shifted by the mean dual of the population.
+    """The mean of the cohort's models, shifted by the mean dual of the population."""
 
-    Source: Acar et al., 2021, arXiv:2111.04263, Algorithm 1, with h = -(dual) / lambda: w <- mean(x_i) + h. There is no server learning
-    rate. Clients need correction `dual`.
-    """
+    source = (
+        "Acar et al., 2021, arXiv:2111.04263, Algorithm 1, with h = -(dual) / lambda: w <- mean(x_i) + h. There is no server learning "
+        "rate. Clients need correction `dual`."
+    )
+    mirrors = ("h",)
 
     @property
     def expects(self) -> tuple[str, ...]:
         """What moves the duals: each moves by its client's delta, so nothing more has to be sent."""
         return ("population.delta",)
 
-    @property
-    def mirrors(self) -> tuple[str, ...]:
-        """The clients' duals."""
-        return ("h",)
-
     def init_state(self, w: Tensor) -> State:
         """A zero dual."""
         return {"h": torch.zeros_like(w)}
 
-    def server_step(self, w: Tensor, state: State, sent: Aggregate) -> tuple[Tensor, State]:
-        """As `ServerRule.server_step`."""
-        h = state["h"] + sent.population["delta"]
-        return w + sent.delta + h, {**state, "h": h}
+    def server_step(self, w: Tensor, state: State, aggregate: Aggregate) -> tuple[Tensor, State]:
+        h = state["h"] + aggregate.population["delta"]
+        return w + aggregate.delta + h, {**state, "h": h}

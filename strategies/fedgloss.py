@@ -14,40 +14,32 @@ from pydantic import Field
 from torch import Tensor
 
 from fedsam.config import NonNegative
+from fedsam.documentation import hyperparameter
 from strategies.base import Aggregate, ServerRule, State
 
 
 @dataclass(frozen=True, kw_only=True)
 class FedGloSS(ServerRule):
-    """Sharpness-aware on the server: clients start from the global vector perturbed along the last pseudo-gradient.
+    """Sharpness-aware on the server: clients start from the global vector perturbed along the last pseudo-gradient."""
 
-    Source: Caldarola et al., 2024, arXiv:2412.03752, Algorithm 1, as in the authors' code; h = -beta sigma. Clients need correction `dual`
-    with lam = 1 / beta, and optimizer `warm_sam`.
-
-    Attributes:
-        rho: Radius of the server's perturbation, in units of the parameters' L2 norm.
-        warmup_rounds: Rounds over which the radius grows; 0: none.
-        warmup_start: Radius of the first round, if there is a warm-up.
-        warmup_plateau: Radius of all the other rounds of the warm-up, in place of linear growth; the released code has
-            (local rho) + (rho - warmup_start) / warmup_rounds by mistake.
-        dual_divisor: The dual moves by the deltas' sum over population x cohort (released code) or over the population (FedDyn).
-    """
-
-    rho: NonNegative = 0.15
-    warmup_rounds: Annotated[int, Field(ge=0)] = 0
-    warmup_start: NonNegative = 0.001
-    warmup_plateau: NonNegative | None = None
-    dual_divisor: Literal["population_times_cohort", "population"] = "population_times_cohort"
-
-    @property
-    def mirrors(self) -> tuple[str, ...]:
-        """The clients' duals."""
-        return ("h",)
-
-    @property
-    def expects(self) -> tuple[str, ...]:
-        """What moves the duals."""
-        return ("population.delta",)
+    source = (
+        "Caldarola et al., 2024, arXiv:2412.03752, Algorithm 1, as in the authors' code; h = -beta sigma. Clients need correction "
+        "`dual` with lam = 1 / beta, and optimizer `warm_sam`."
+    )
+    mirrors = ("h",)
+    expects = ("population.delta",)
+    rho: NonNegative = hyperparameter(0.15, "Radius of the server's perturbation, in units of the parameters' L2 norm.")
+    warmup_rounds: Annotated[int, Field(ge=0)] = hyperparameter(0, "Rounds over which the radius grows; 0: none.")
+    warmup_start: NonNegative = hyperparameter(0.001, "Radius of the first round, if there is a warm-up.")
+    warmup_plateau: NonNegative | None = hyperparameter(
+        None,
+        "Radius of all the other rounds of the warm-up, in place of linear growth; the released code has (local rho) + (rho - "
+        "warmup_start) / warmup_rounds by mistake.",
+    )
+    dual_divisor: Literal["population_times_cohort", "population"] = hyperparameter(
+        "population_times_cohort",
+        "The dual moves by the deltas' sum over population x cohort (released code) or over the population (FedDyn).",
+    )
 
     def radius(self, round: int) -> float:
         """The perturbation radius of a round, from 1."""
@@ -67,8 +59,8 @@ class FedGloSS(ServerRule):
         # The smallest number leaves every norm but 0 as it is.
         return {"w": w + self.radius(state["round"] + 1) * state["g"] / (state["g"].norm() + torch.finfo(w.dtype).tiny)}
 
-    def server_step(self, w: Tensor, state: State, sent: Aggregate) -> tuple[Tensor, State]:
-        """As `ServerRule.server_step`; the unperturbed vector moves."""
-        share = sent.cohort if self.dual_divisor == "population_times_cohort" else 1
-        h = state["h"] + sent.population["delta"] / share
-        return w + sent.delta + h, {"g": -sent.delta, "h": h, "round": sent.round}
+    def server_step(self, w: Tensor, state: State, aggregate: Aggregate) -> tuple[Tensor, State]:
+        """The unperturbed vector moves."""
+        share = aggregate.cohort if self.dual_divisor == "population_times_cohort" else 1
+        h = state["h"] + aggregate.population["delta"] / share
+        return w + aggregate.delta + h, {"g": -aggregate.delta, "h": h, "round": aggregate.round}

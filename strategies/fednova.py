@@ -12,20 +12,18 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from fedsam.documentation import hyperparameter
 from strategies.base import Aggregate, State, Wrapping
 
 
 @dataclass(frozen=True, kw_only=True)
 class FedNova(Wrapping):
-    """The mean of the clients' normalized deltas, times the mean number of local steps; the inner rule moves the global vector by it.
+    """The mean of the clients' normalized deltas, times the mean number of local steps; the inner rule moves the global vector by it."""
 
-    Source: Wang et al., 2020, arXiv:2007.07481, Eq. 9. Clients need correction `normalized`.
-
-    Attributes:
-        momentum: Decay of a running sum of pseudo-gradients, as in the authors' code: in units of the local learning rate of their round.
-    """
-
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    source = "Wang et al., 2020, arXiv:2007.07481, Eq. 9. Clients need correction `normalized`."
+    momentum: Annotated[float, Field(ge=0, lt=1)] = hyperparameter(
+        0.0, "Decay of a running sum of pseudo-gradients, as in the authors' code: in units of the local learning rate of their round."
+    )
 
     @property
     def expects(self) -> tuple[str, ...]:
@@ -36,11 +34,10 @@ class FedNova(Wrapping):
         """No momentum yet."""
         return {**super().init_state(w), **({"v": torch.zeros_like(w)} if self.momentum else {})}
 
-    def server_step(self, w: Tensor, state: State, sent: Aggregate) -> tuple[Tensor, State]:
-        """As `ServerRule.server_step`."""
-        delta = sent.metrics["tau"] * sent.delta
+    def server_step(self, w: Tensor, state: State, aggregate: Aggregate) -> tuple[Tensor, State]:
+        delta = aggregate.metrics["tau"] * aggregate.delta
         if not self.momentum:
-            return super().server_step(w, state, replace(sent, delta=delta))
-        v = self.momentum * state["v"] - delta / sent.lr
-        w, state = super().server_step(w, state, replace(sent, delta=-sent.lr * v))
+            return super().server_step(w, state, replace(aggregate, delta=delta))
+        v = self.momentum * state["v"] - delta / aggregate.lr
+        w, state = super().server_step(w, state, replace(aggregate, delta=-aggregate.lr * v))
         return w, {**state, "v": v}

@@ -13,27 +13,26 @@ import torch
 from torch import Tensor
 
 from fedsam.config import NonNegative
+from fedsam.documentation import hyperparameter
 from strategies.base import Aggregate, State
 from strategies.feddyn import FedDyn
 
 
 @dataclass(frozen=True, kw_only=True)
 class FedSMOO(FedDyn):
-    """FedDyn's server, which also sends a perturbation s for the clients' to agree with.
+    """FedDyn's server, which also sends a perturbation s for the clients' to agree with."""
 
-    Source: Sun et al., 2023, arXiv:2305.11584, Algorithm 1. Three rules for s are in use: the mean of the cohort's mu (`mu_active`,
-    FL-Simulator), the mean of mu less the last perturbation (`mu_minus_last_active`, two independent ports), and minus the population's
-    mean of mu (`minus_mu_all`, the authors' earlier release), which points the other way. Clients need correction `smoo`.
-
-    Attributes:
-        rho: Length of s.
-        variant: Rule for s; the correction's `upload` must match: `mu`, `mu_minus_last`, `mu_change`.
-        norm_eps: Added to the norm in the denominator; the authors' earlier release has 1e-8.
-    """
-
-    rho: NonNegative = 0.1
-    variant: Literal["mu_active", "mu_minus_last_active", "minus_mu_all"] = "mu_active"
-    norm_eps: NonNegative = 1e-7
+    source = (
+        "Sun et al., 2023, arXiv:2305.11584, Algorithm 1. Three rules for s are in use: the mean of the cohort's mu (`mu_active`, "
+        "FL-Simulator), the mean of mu less the last perturbation (`mu_minus_last_active`, two independent ports), and minus the "
+        "population's mean of mu (`minus_mu_all`, the authors' earlier release), which points the other way. Clients need correction "
+        "`fedsmoo`."
+    )
+    rho: NonNegative = hyperparameter(0.1, "Length of s.")
+    variant: Literal["mu_active", "mu_minus_last_active", "minus_mu_all"] = hyperparameter(
+        "mu_active", "Rule for s; the correction's `upload` must match: `mu`, `mu_minus_last`, `mu_change`."
+    )
+    norm_eps: NonNegative = hyperparameter(1e-7, "Added to the norm in the denominator; the authors' earlier release has 1e-8.")
 
     @property
     def expects(self) -> tuple[str, ...]:
@@ -50,13 +49,12 @@ class FedSMOO(FedDyn):
         """The perturbation too."""
         return {"w": w, "s": state["s"]}
 
-    def server_step(self, w: Tensor, state: State, sent: Aggregate) -> tuple[Tensor, State]:
-        """As `ServerRule.server_step`."""
-        w, state = super().server_step(w, state, sent)
+    def server_step(self, w: Tensor, state: State, aggregate: Aggregate) -> tuple[Tensor, State]:
+        w, state = super().server_step(w, state, aggregate)
         if self.variant == "minus_mu_all":
-            mu = state["mu"] + sent.population["mu_change"]
+            mu = state["mu"] + aggregate.population["mu_change"]
             return w, {**state, "mu": mu, "s": self._scaled(-mu)}
-        return w, {**state, "s": self._scaled(sent.mean["mu" if self.variant == "mu_active" else "mu_minus_last"])}
+        return w, {**state, "s": self._scaled(aggregate.mean["mu" if self.variant == "mu_active" else "mu_minus_last"])}
 
     def _scaled(self, direction: Tensor) -> Tensor:
         length: Tensor = torch.linalg.vector_norm(direction)

@@ -11,21 +11,17 @@ import torch
 from torch import Tensor
 
 from fedsam.config import Positive
+from fedsam.documentation import hyperparameter
 from strategies.adaptive import Adaptive, Decay
 
 
 @dataclass(frozen=True, kw_only=True)
 class FedYogi(Adaptive):
-    """As FedAdam, but the second moment shrinks slowly.
+    """As FedAdam, but the second moment shrinks slowly."""
 
-    Source: Reddi et al., 2021, arXiv:2003.00295, Algorithm 2, FedYogi; defaults as in Flower.
-
-    Attributes:
-        beta2: Decay of the second moment.
-    """
-
+    source = "Reddi et al., 2021, arXiv:2003.00295, Algorithm 2, FedYogi; defaults as in Flower."
     lr: Positive = 0.01
-    beta2: Decay = 0.99
+    beta2: Decay = hyperparameter(0.99, "Decay of the second moment.")
 
     def second_moment(self, v: Tensor, square: Tensor) -> Tensor:
         """v - (1 - beta2) square sign(v - square)."""

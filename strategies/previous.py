@@ -15,11 +15,12 @@ from strategies.base import Aggregate, State, Wrapping
 
 @dataclass(frozen=True, kw_only=True)
 class Previous(Wrapping):
-    """Sends the global vector of the round before along; the inner rule moves the global vector.
+    """Sends the global vector of the round before along; the inner rule moves the global vector."""
 
-    Source: the release of Qu et al., 2024, arXiv:2405.18890 (FedLESAM), whose clients all perturb along the server's last step. Clients use
-    it through correction `lookback` with `direction = "previous_round"`.
-    """
+    source = (
+        "the release of Qu et al., 2024, arXiv:2405.18890 (FedLESAM), whose clients all perturb along the server's last step. Clients "
+        'use it through correction `lookback` with `direction = "previous_round"`.'
+    )
 
     def init_state(self, w: Tensor) -> State:
         """As if the global vector had not moved."""
@@ -29,7 +30,6 @@ class Previous(Wrapping):
         """The vector of the round before too."""
         return {**super().broadcast(w, state), "w_old": state["w_old"]}
 
-    def server_step(self, w: Tensor, state: State, sent: Aggregate) -> tuple[Tensor, State]:
-        """As `ServerRule.server_step`."""
-        new, state = super().server_step(w, state, sent)
+    def server_step(self, w: Tensor, state: State, aggregate: Aggregate) -> tuple[Tensor, State]:
+        new, state = super().server_step(w, state, aggregate)
         return new, {**state, "w_old": w}

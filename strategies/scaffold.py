@@ -16,10 +16,9 @@ from strategies.base import Aggregate, State, Wrapping
 
 @dataclass(frozen=True, kw_only=True)
 class Scaffold(Wrapping):
-    """Keeps the mean of the clients' control variates and sends it along; the inner rule moves the global vector.
+    """Keeps the mean of the clients' control variates and sends it along; the inner rule moves the global vector."""
 
-    Source: Karimireddy et al., 2020, arXiv:1910.06378, Algorithm 1. Clients need correction `control_variate`.
-    """
+    source = "Karimireddy et al., 2020, arXiv:1910.06378, Algorithm 1. Clients need correction `control_variate`."
 
     @property
     def expects(self) -> tuple[str, ...]:
@@ -39,7 +38,6 @@ class Scaffold(Wrapping):
         """The control variate too."""
         return {**super().broadcast(w, state), "c": state["c"]}
 
-    def server_step(self, w: Tensor, state: State, sent: Aggregate) -> tuple[Tensor, State]:
-        """As `ServerRule.server_step`."""
-        w, state = super().server_step(w, state, sent)
-        return w, {**state, "c": state["c"] + sent.population["c"]}
+    def server_step(self, w: Tensor, state: State, aggregate: Aggregate) -> tuple[Tensor, State]:
+        w, state = super().server_step(w, state, aggregate)
+        return w, {**state, "c": state["c"] + aggregate.population["c"]}

@@ -1,4 +1,4 @@
-"""The rules of the house that a machine can check: rooms and their imports, sizes, docstrings, forbidden calls, unused settings."""
+"""The rules of the house that a machine can check: rooms and their imports, sizes, docstrings, forbidden calls."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from statistics import median
 from types import FunctionType, ModuleType
 
 import pytest
-
-from fedsam import config
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("fedsam", "clients", "strategies", "experiments")
@@ -103,12 +101,6 @@ def public(owner: ModuleType | type, path: str) -> Iterator[tuple[str, object]]:
             yield from public(value, f"{path}.{name}")
 
 
-def settings() -> Iterator[tuple[str, str]]:
-    """(table, key) of every setting of an experiment."""
-    for model in config.Frozen.__subclasses__():
-        yield from ((model.__name__, key) for key in model.model_fields)
-
-
 def dotted(node: ast.AST) -> str:
     """`a.b.c` of a name or attribute; empty for anything else."""
     if isinstance(node, ast.Attribute):
@@ -150,16 +142,6 @@ def test_nothing_forbidden(module: str) -> None:
     found = {dotted(node) for node in ast.walk(tree(module)) if isinstance(node, ast.Attribute | ast.Name)} & FORBIDDEN
     names = {f"{node.module}.{alias.name}" for node in ast.walk(tree(module)) if isinstance(node, ast.ImportFrom) for alias in node.names}
     assert not found | (names & FORBIDDEN)
-
-
-def test_every_setting_is_used() -> None:
-    others = [tree(module) for module in MODULES if module != "fedsam.config"]
-    nodes = [node for module in others for node in ast.walk(module)]
-    used = {node.attr for node in nodes if isinstance(node, ast.Attribute)} | {
-        node.value for node in nodes if isinstance(node, ast.Constant)
-    }
-    unused = [f"{table}.{key}" for table, key in settings() if key not in used]
-    assert not unused
 
 
 def test_every_room_exists() -> None:

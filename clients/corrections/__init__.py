@@ -43,7 +43,7 @@ CORRECTIONS.update(
         "dual": Dual,
         "client_momentum": ClientMomentum,
         "prox_correction": ProxCorrection,
-        "smoo": SmooDual,
+        "fedsmoo": SmooDual,
         "lookback": Lookback,
         "normalized": Normalized,
         "global_point": GlobalPoint,

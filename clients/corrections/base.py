@@ -1,6 +1,6 @@
 """What a correction is: terms of the local step that do not come from the client's loss.
 
-Legend: `x, g, w: (P,)`: local iterate, gradient, received global vector; `terms`, `kept`, `received`: vectors by name.
+Legend: `x, g, w: (P,)`: local iterate, gradient, received global vector; `terms`, `client_state`, `server_payload`: vectors by name.
 The local step is `x <- x - lr * (clip(linear(g)) + (weight_decay + kappa) * x)`: linear terms are clipped with the gradient, the
 x half of a quadratic penalty and weight decay are not (FL-Simulator's order; `Clip` has the others).
 """
@@ -20,6 +20,7 @@ from clients.objective import Batch, Objective
 from clients.optimizers.base import LocalOptimizer
 from fedsam import registry
 from fedsam.config import Component, Named
+from fedsam.documentation import Documented, hyperparameter
 from fedsam.registry import ClassContract, Registry
 
 Vectors = Mapping[str, Tensor]
@@ -69,8 +70,8 @@ class Payload:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Correction:
-    """No terms, nothing kept, nothing sent: the base of every correction."""
+class Correction(Documented):
+    """No terms, nothing kept, nothing sent: the base of every correction, which overrides names by class attributes: `keeps = ("c",)`."""
 
     @property
     def keeps(self) -> tuple[str, ...]:
@@ -98,10 +99,10 @@ class Correction:
         return 0.0
 
     def initial(self, w: Tensor) -> Vectors:
-        """The kept vectors of a client that takes part for the first time and receives `w`."""
+        """The state of a client that takes part for the first time and receives `w`."""
         return {name: torch.zeros_like(w) for name in self.keeps}
 
-    def start(self, w: Tensor, received: Vectors, kept: Vectors) -> Vectors:
+    def start(self, w: Tensor, server_payload: Vectors, client_state: Vectors) -> Vectors:
         """The vectors that the local steps of this round need."""
         return {}
 
@@ -109,29 +110,25 @@ class Correction:
         """The gradient with the terms that do not depend on x added."""
         return g
 
-    def finish(self, trained: LocalOutcome, received: Vectors, kept: Vectors) -> tuple[Vectors, Payload]:
+    def finish(self, outcome: LocalOutcome, server_payload: Vectors, client_state: Vectors) -> tuple[Vectors, Payload]:
         """The vectors to keep until this client's next round, and what to send besides the delta."""
-        return kept, Payload()
+        return client_state, Payload()
 
 
 CORRECTIONS = Registry[type[Correction]]("corrections", ClassContract(Correction))  # filled by `clients.corrections`
 
 
-def build(part: Component, where: str = "client.correction") -> Correction:
+def build(component: Component, where: str = "client.correction") -> Correction:
     """The correction that the key `where` names. Raises `ConfigError` for an unknown name or a wrong hyperparameter."""
-    correction: Correction = registry.build(CORRECTIONS, part, where)
+    correction: Correction = registry.build(CORRECTIONS, component, where)
     return correction
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wrapping(Correction):
-    """A correction that adds to another one; what it does not override is the other's.
+    """A correction that adds to another one; what it does not override is the other's."""
 
-    Attributes:
-        inner: The other correction.
-    """
-
-    inner: Named = NONE
+    inner: Named = hyperparameter(NONE, "The other correction.")
 
     @cached_property
     def correction(self) -> Correction:
@@ -140,44 +137,35 @@ class Wrapping(Correction):
 
     @property
     def keeps(self) -> tuple[str, ...]:
-        """As `Correction.keeps`."""
         return self.correction.keeps
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """As `Correction.needs`."""
         return self.correction.needs
 
     @property
     def sends(self) -> tuple[str, ...]:
-        """As `Correction.sends`."""
         return self.correction.sends
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """As `Correction.reads`."""
         return self.correction.reads
 
     @property
     def kappa(self) -> float:
-        """As `Correction.kappa`."""
         return self.correction.kappa
 
     def initial(self, w: Tensor) -> Vectors:
-        """As `Correction.initial`."""
         return self.correction.initial(w)
 
-    def start(self, w: Tensor, received: Vectors, kept: Vectors) -> Vectors:
-        """As `Correction.start`."""
-        return self.correction.start(w, received, kept)
+    def start(self, w: Tensor, server_payload: Vectors, client_state: Vectors) -> Vectors:
+        return self.correction.start(w, server_payload, client_state)
 
     def linear(self, g: Tensor, terms: Vectors) -> Tensor:
-        """As `Correction.linear`."""
         return self.correction.linear(g, terms)
 
-    def finish(self, trained: LocalOutcome, received: Vectors, kept: Vectors) -> tuple[Vectors, Payload]:
-        """As `Correction.finish`."""
-        return self.correction.finish(trained, received, kept)
+    def finish(self, outcome: LocalOutcome, server_payload: Vectors, client_state: Vectors) -> tuple[Vectors, Payload]:
+        return self.correction.finish(outcome, server_payload, client_state)
 
 
 @dataclass
@@ -199,11 +187,9 @@ class Corrected(Objective):
         self.layout = self.inner.layout
 
     def begin(self) -> None:
-        """As `Objective.begin`."""
         self.inner.begin()
 
     def aside(self, *, evaluation: bool = False) -> AbstractContextManager[None]:
-        """As `Objective.aside`."""
         return self.inner.aside(evaluation=evaluation)
 
     def grad(self, w: Tensor, batch: Batch, *, mask: Sequence[bool] | None = None, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -215,7 +201,6 @@ class Corrected(Objective):
         return self.inner.losses(w, batch)
 
     def logits(self, w: Tensor, batch: Batch) -> Tensor:
-        """As `Objective.logits`."""
         return self.inner.logits(w, batch)
 
     def distilled(

@@ -14,17 +14,13 @@ from clients.corrections.base import Correction, Vectors
 
 @dataclass(frozen=True, kw_only=True)
 class GlobalPoint(Correction):
-    """Gives optimizer `gf` the server's perturbed vector and its weight; adds nothing to the step itself.
+    """Gives optimizer `fedgf` the server's perturbed vector and its weight; adds nothing to the step itself."""
 
-    Source: Lee and Yoon, 2024, Rethinking the flat minima searching in federated learning, ICML,
-    openreview 6TM62kpI5c (FedGF). Needs server rule `fedgf`.
-    """
+    source = (
+        "Lee and Yoon, 2024, Rethinking the flat minima searching in federated learning, ICML, openreview 6TM62kpI5c (FedGF). Needs "
+        "server rule `fedgf`."
+    )
+    needs = ("wp", "share")
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The perturbed vector and its weight."""
-        return ("wp", "share")
-
-    def start(self, w: Tensor, received: Vectors, kept: Vectors) -> Vectors:
-        """What was received."""
-        return {"wp": received["wp"], "share": received["share"]}
+    def start(self, w: Tensor, server_payload: Vectors, client_state: Vectors) -> Vectors:
+        return {name: server_payload[name] for name in self.needs}

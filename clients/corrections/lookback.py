@@ -11,31 +11,32 @@ from typing import Literal
 from torch import Tensor
 
 from clients.corrections.base import LocalOutcome, Payload, Vectors, Wrapping
+from fedsam.documentation import hyperparameter
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lookback(Wrapping):
-    """Gives optimizer `lesam` its direction, old minus new global vector; the local step itself is the inner correction's.
+    """Gives optimizer `fedlesam` its direction, old minus new global vector; the local step itself is the inner correction's."""
 
-    Source: Qu et al., 2024, arXiv:2405.18890, Algorithm 1 (FedLESAM). With inner `control_variate` it is FedLESAM-S, with inner `dual`
-    FedLESAM-D. The authors' release takes the server's last step for everybody (`previous_round`) and shifts each tensor of the
-    difference by an indexing error, which is not reproduced.
-
-    Attributes:
-        direction: Which earlier vector: the one this client received when it last took part, kept on the client, or the last round's,
-            sent by server rule `previous`. A client that has none yet does not perturb.
-    """
-
-    direction: Literal["own_last_active", "previous_round"] = "own_last_active"
+    source = (
+        "Qu et al., 2024, arXiv:2405.18890, Algorithm 1 (FedLESAM). With inner `control_variate` it is FedLESAM-S, with inner `dual` "
+        "FedLESAM-D. The authors' release takes the server's last step for everybody (`previous_round`) and shifts each tensor of the "
+        "difference by an indexing error, which is not reproduced."
+    )
+    direction: Literal["own_last_active", "previous_round"] = hyperparameter(
+        "own_last_active",
+        "Which earlier vector: the one this client received when it last took part, kept on the client, or the last round's, sent by "
+        "server rule `previous`. A client that has none yet does not perturb.",
+    )
 
     @property
     def keeps(self) -> tuple[str, ...]:
-        """The received vector, where the client has to remember it."""
+        """What the inner correction keeps, and the received vector where the client has to remember it."""
         return (*super().keeps, "w_old") if self.direction == "own_last_active" else super().keeps
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The last round's vector, where the server has to send it."""
+        """What the inner correction needs, and the last round's vector where the server has to send it."""
         return (*super().needs, "w_old") if self.direction == "previous_round" else super().needs
 
     def initial(self, w: Tensor) -> Vectors:
@@ -43,12 +44,12 @@ class Lookback(Wrapping):
         own = {"w_old": w} if self.direction == "own_last_active" else {}
         return {**super().initial(w), **own}
 
-    def start(self, w: Tensor, received: Vectors, kept: Vectors) -> Vectors:
+    def start(self, w: Tensor, server_payload: Vectors, client_state: Vectors) -> Vectors:
         """The inner terms and the direction of ascent."""
-        w_old = kept["w_old"] if self.direction == "own_last_active" else received["w_old"]
-        return {**super().start(w, received, kept), "ascent": w_old - w}
+        w_old = client_state["w_old"] if self.direction == "own_last_active" else server_payload["w_old"]
+        return {**super().start(w, server_payload, client_state), "ascent": w_old - w}
 
-    def finish(self, trained: LocalOutcome, received: Vectors, kept: Vectors) -> tuple[Vectors, Payload]:
+    def finish(self, outcome: LocalOutcome, server_payload: Vectors, client_state: Vectors) -> tuple[Vectors, Payload]:
         """The inner correction's, and the received vector to remember."""
-        kept, sent = super().finish(trained, received, kept)
-        return ({**kept, "w_old": trained.w} if self.direction == "own_last_active" else kept), sent
+        client_state, payload = super().finish(outcome, server_payload, client_state)
+        return ({**client_state, "w_old": outcome.w} if self.direction == "own_last_active" else client_state), payload

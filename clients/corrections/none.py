@@ -9,7 +9,6 @@ from clients.corrections.base import Correction
 
 @dataclass(frozen=True, kw_only=True)
 class NoCorrection(Correction):
-    """The client descends on its own loss alone.
+    """The client descends on its own loss alone."""
 
-    Source: McMahan et al., 2017, arXiv:1602.05629, Algorithm 1.
-    """
+    source = "McMahan et al., 2017, arXiv:1602.05629, Algorithm 1."

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fedsam import overrides
 from fedsam.results.rows import Run
 
 METHOD = ("client.optimizer", "client.correction", "server.strategy")
 PARTS = (*METHOD, "client.schedule", "data.partition", "model")
 # They change no method, or have a column of their own.
 UNLABELLED = {"name", "method", "seed", "runs_dir", "data.root", "data.fallback", "data.clients", "measure.target", "checkpoint.every"}
-UNLABELLED |= {f"compute.{key}" for key in ("grid", "actors", "cpus_per_actor", "gpus_per_actor", "ray_address", "shard_size", "engine")}
+UNLABELLED |= {f"compute.{key}" for key in ("grid", "actors", "cpus_per_actor", "gpus_per_actor", "ray_address", "shard_size")}
 SCALED = {"rounds", "budget", "server.participation"}  # may go with the number of clients, for all methods alike
 Settings = Mapping[str, Any]
 
@@ -74,17 +75,7 @@ def flatten(run: Run) -> dict[str, Any]:
 
 def flat(settings: Settings) -> dict[str, Any]:
     """Settings by dotted key; the name of a dataset that has settings stands where that of another does."""
-    found = dict(leaves(settings))
-    return {"data.dataset" if key == "data.dataset.name" else key: value for key, value in found.items()}
-
-
-def leaves(table: Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of every setting of nested tables."""
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+    return {"data.dataset" if key == "data.dataset.name" else key: value for key, value in overrides.flatten(settings).items()}
 
 
 def _plain(value: object) -> str:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
-from experiments.settings.presets import METHODS, PARTS, Method, expand
+from experiments.settings.presets import COMPONENT_KEYS, PRESETS, Preset, expand
 from fedsam import plugins
 from fedsam.config import ConfigError
+from fedsam.documentation import descriptions
 from fedsam.registry import Registry, hyperparameters
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 Entry = Callable[..., Any]
 SHOWN = 20  # clients in a table of label_distribution
-PART_NAMES = {f"{part}{inner}.name" for part in PARTS for inner in ("", ".inner")}
+PART_NAMES = {f"{key}{inner}.name" for key in COMPONENT_KEYS for inner in ("", ".inner")}
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,11 @@ def shown(kind: str, entries: Mapping[str, Any]) -> list[Table]:
     return [parts(kind, entries), costs(entries)] if kind == "optimizers" else [parts(kind, entries)]
 
 
-def parts(kind: str, entries: Mapping[str, Entry | Method]) -> Table:
+def parts(kind: str, entries: Mapping[str, Entry | Preset]) -> Table:
     """The pieces of one kind: settings with defaults and limits, and the source; what all of them share stands once, under `all`."""
     if kind == "methods":
-        return methods([name for name, entry in entries.items() if isinstance(entry, Method)])
-    pieces = {name: _part(entry) for name, entry in entries.items() if not isinstance(entry, Method)}
+        return methods([name for name, entry in entries.items() if isinstance(entry, Preset)])
+    pieces = {name: _part(entry) for name, entry in entries.items() if not isinstance(entry, Preset)}
     shared = _shared([piece.settings for piece in pieces.values()])
     pieces |= _registered(entries) if isinstance(entries, Registry) else {}
     result = Table(title=kind, title_justify="left", title_style="bold", header_style="bold", expand=False)
@@ -99,8 +100,8 @@ def _registered(registry: Registry[Any]) -> dict[str, Piece]:
 
 
 def costs(optimizers: Mapping[str, type[LocalOptimizer]]) -> Table:
-    """Passes of the local optimizers: what their docstrings say beside what is counted."""
-    from experiments.settings import documented_cost
+    """Evaluations per step of the local optimizers: as declared beside as counted."""
+    from experiments.settings import step_cost
 
     result = Table(title="costs of optimizers", title_justify="left", title_style="bold", header_style="bold")
     result.add_column("name", style="bold cyan", no_wrap=True)
@@ -113,11 +114,11 @@ def costs(optimizers: Mapping[str, type[LocalOptimizer]]) -> Table:
         "with the defaults unless said; B examples in a batch, S local steps in a round, p share of the steps that pass backward twice"
     )
     for name, optimizer in optimizers.items():
-        built, got, letters = documented_cost.on_toy(name, optimizer)
-        said, values = documented_cost.formulas(optimizer), dataclasses.astuple(documented_cost.documented(built, letters))
-        cells = [_equation(text, value) for text, value in zip(said, values, strict=True)]
-        used = dict.fromkeys([*re.findall(r"[A-Za-z]\w*", " ".join(said)), *documented_cost.PUBLISHED.get(name, {})])
-        where = ", ".join(f"{key} = {_value(letters[key] if key in letters else getattr(built, key))}" for key in used)
+        built, got, variables = step_cost.on_toy(name, optimizer)
+        cost = step_cost.declared(optimizer)
+        cells = [_equation(*pair) for pair in zip(cost.texts(), cost.evaluations(built, variables), strict=True)]
+        names = dict.fromkeys([*re.findall(r"[A-Za-z]\w*", " ".join(cost.texts())), *step_cost.PUBLISHED.get(name, {})])
+        where = ", ".join(f"{key} = {_value(getattr(variables if hasattr(variables, key) else built, key))}" for key in names)
         result.add_row(name, cells[0], f"{got.forward:.4g}", cells[1], f"{got.backward:.4g}", where)
     return result
 
@@ -139,20 +140,20 @@ def methods(names: Sequence[str]) -> Table:
     result.add_column("settings", overflow="fold", min_width=30, max_width=80)
     result.caption = "down, up, state: vectors of the model's size per active client and round; passes: per example and local step"
     for name in names:
-        method = METHODS[name]
+        preset = PRESETS[name]
         costs = dataclasses.astuple(cost(expand({"method": name})))
-        rest = ", ".join(f"{key} = {_value(value)}" for key, value in method.settings.items() if key not in PART_NAMES)
+        rest = ", ".join(f"{key} = {_value(value)}" for key, value in preset.settings.items() if key not in PART_NAMES)
         result.add_section()
-        result.add_row(name, _expansion(method), *(f"{value:g}" for value in costs), escape(rest))
-        result.add_row("", *[""] * 7, f"[dim]{escape(f'Source: {method.source}')}[/dim]")
+        result.add_row(name, _expansion(preset), *(f"{value:g}" for value in costs), escape(rest))
+        result.add_row("", *[""] * 7, f"[dim]{escape(f'Source: {preset.source}')}[/dim]")
     return result
 
 
-def _expansion(method: Method) -> str:
+def _expansion(preset: Preset) -> str:
     """The names of the three parts, with those inside them in brackets."""
-    settings = method.settings
-    inner = {part: f" ({settings[f'{part}.inner.name']})" if f"{part}.inner.name" in settings else "" for part in PARTS}
-    return " x ".join(f"{settings[f'{part}.name']}{inner[part]}" for part in PARTS)
+    settings = preset.settings
+    inner = {key: f" ({settings[f'{key}.inner.name']})" if f"{key}.inner.name" in settings else "" for key in COMPONENT_KEYS}
+    return " x ".join(f"{settings[f'{key}.name']}{inner[key]}" for key in COMPONENT_KEYS)
 
 
 def _shared(settings: Sequence[tuple[Setting, ...]]) -> tuple[Setting, ...]:
@@ -206,10 +207,10 @@ def _percentile(values: NDArray[np.integer[Any]], share: int) -> str:
 def settings_of(entry: Entry, leading: int | None = None) -> Iterator[Setting]:
     """The hyperparameters of a part, in the order of its signature; `leading` as for `hyperparameters`."""
     schema = hyperparameters(entry, leading).model_json_schema()
-    meanings = _meanings(entry)
+    meanings = _meanings(entry) | (descriptions(entry) if inspect.isclass(entry) else {})
     for name, field in schema.get("properties", {}).items():
         default = _value(field["default"]) if "default" in field else ""
-        yield Setting(name, default, allowed(field), meanings.get(name, ""))
+        yield Setting(name, default, allowed(field), field.get("description") or meanings.get(name, ""))
 
 
 def allowed(field: Mapping[str, Any]) -> str:
@@ -241,7 +242,9 @@ def summary(entry: Entry) -> str:
 
 
 def source(entry: Entry) -> str:
-    """The paragraph `Source: ...` of an entry's docstring up to its `Cost: ...`, joined to one line; empty when there is none."""
+    """Where an entry comes from, as it declares or as the paragraph `Source: ...` of its docstring says; empty when neither does."""
+    if declared := getattr(entry, "__dict__", {}).get("source"):
+        return f"Source: {declared}"
     found = re.search(r"^Source:.*?(?=\n\s*\n|\nCost:|\Z)", inspect.getdoc(entry) or "", re.DOTALL | re.MULTILINE)
     return " ".join(found.group().split()) if found else ""
 

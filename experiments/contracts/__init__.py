@@ -21,6 +21,7 @@ from fedsam.data.own_data import FACTORIES
 from fedsam.data.partition import PARTITIONS
 from fedsam.models.architectures import MODELS
 from fedsam.registry import ClassContract, FunctionContract, Registry
+from fedsam.renamed import current_name
 from fedsam.schedules import SCHEDULES
 from fedsam.system.heterogeneity import DISTRIBUTIONS
 from strategies import STRATEGIES
@@ -84,7 +85,7 @@ def find(
     if kind is not None and kind not in KINDS:
         raise ConfigError(f"--kind: {kind!r} is not known{nearest(kind, list(KINDS))}; allowed: {', '.join(KINDS)}")
     found = kind or (kind_of(plugins.load(name, "component"), name) if ":" in name else _kind_of_name(name))
-    component = CheckedComponent(found, name, KINDS[found].registry, settings or {}, beside or {})
+    component = CheckedComponent(found, current_name(KINDS[found].registry.kind, name), KINDS[found].registry, settings or {}, beside or {})
     if found == "dataset":
         known_datasets.check(component.component)
     else:
@@ -148,7 +149,9 @@ def _kind_of_name(name: str) -> str:
     kinds = [
         kind
         for kind, known in KINDS.items()
-        if name in known.registry or name in plugins.entry_points(known.registry.kind) or (kind == "dataset" and name in DATASETS)
+        if current_name(known.registry.kind, name) in known.registry
+        or name in plugins.entry_points(known.registry.kind)
+        or (kind == "dataset" and name in DATASETS)
     ]
     if len(kinds) == 1:
         return kinds[0]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from clients import optimizers
 from experiments.contracts.base import Check, CheckedComponent, LeftOut, expect
-from experiments.settings.presets import METHODS, expand
+from experiments.settings.presets import PRESETS, expand
 from fedsam.config import ConfigError, Experiment, parse
 from fedsam.overrides import override
 from strategies.robust import FlowerRule
@@ -66,8 +66,8 @@ def _candidates(component: CheckedComponent) -> Iterator[dict[str, Any]]:
     """Settings of experiments: the component in each published method, FedAvg first, on a network without and with normalization."""
     own: dict[str, Any] = {KEYS[component.kind]: {"name": component.name, **component.settings}, **component.beside}
     rule = component.make() if component.kind == "strategy" else None
-    enough = {"data.clients": rule.least() + 1, "server.participation": rule.least()} if isinstance(rule, FlowerRule) else {}
-    for model, method in product(("lenet5", "resnet20"), METHODS):
+    enough = {"data.clients": rule.min_updates() + 1, "server.participation": rule.min_updates()} if isinstance(rule, FlowerRule) else {}
+    for model, method in product(("lenet5", "resnet20"), PRESETS):
         yield override(SMALL, {"model": model, "method": method, **enough, **own})
 
 

@@ -25,28 +25,29 @@ SIZE, STEPS, LR = 6, 4, 0.5
 class Round:
     """One client's round with a correction, all that goes in; see `Correction` for the names."""
 
-    received: Vectors
-    kept: Vectors
-    trained: LocalOutcome
+    server_payload: Vectors
+    client_state: Vectors
+    outcome: LocalOutcome
 
     @classmethod
     def of(cls, correction: Correction) -> Round:
         """What the correction says it needs and reads, and no more; it takes part for the first time."""
         w, x = vector(0), vector(1)
         names = ("w", *correction.needs)
-        received = {name: w if name == "w" else vector(10 + place) for place, name in enumerate(names)}
+        server_payload = {name: w if name == "w" else vector(10 + place) for place, name in enumerate(names)}
         state = {name: vector(20 + place) for place, name in enumerate(correction.reads)}
-        return cls(received, correction.initial(w), LocalOutcome(w, x, state, STEPS, SGD(lr=LR)))
+        return cls(server_payload, correction.initial(w), LocalOutcome(w, x, state, STEPS, SGD(lr=LR)))
 
     def inputs(self) -> dict[str, Any]:
         """The vectors that go in, by name."""
-        return {"received": self.received, "kept": self.kept, "w": self.trained.w, "x": self.trained.x, "state": self.trained.state}
+        vectors = {"w": self.outcome.w, "x": self.outcome.x, "state": self.outcome.state}
+        return {"server_payload": self.server_payload, "client_state": self.client_state, **vectors}
 
     def play(self, correction: Correction) -> tuple[Tensor, Vectors, Payload]:
         """The direction at x for one gradient, what is kept and what is sent."""
-        terms = correction.start(self.trained.w, self.received, self.kept)
+        terms = correction.start(self.outcome.w, self.server_payload, self.client_state)
         direction = correction.linear(vector(2), terms)
-        return direction, *correction.finish(self.trained, self.received, self.kept)
+        return direction, *correction.finish(self.outcome, self.server_payload, self.client_state)
 
 
 def vector(seed: int) -> Tensor:
@@ -54,9 +55,9 @@ def vector(seed: int) -> Tensor:
     return torch.randn(SIZE, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def names_sent(sent: Payload) -> set[str]:
+def names_sent(payload: Payload) -> set[str]:
     """What was sent besides the delta, as `Correction.sends` writes it."""
-    return {f"{kind.name}.{name}" for kind in fields(Payload) if kind.name != "delta" for name in getattr(sent, kind.name)}
+    return {f"{kind.name}.{name}" for kind in fields(Payload) if kind.name != "delta" for name in getattr(payload, kind.name)}
 
 
 def it_keeps_what_it_says(component: CheckedComponent) -> None:
@@ -64,26 +65,26 @@ def it_keeps_what_it_says(component: CheckedComponent) -> None:
     correction: Correction = component.make()
     start = Round.of(correction)
     after = start.play(correction)[1]
-    for when, kept in (("`initial`", start.kept), ("`finish`", after)):
-        expect(isinstance(kept, Mapping), f"{when} to give a mapping to keep", f"a {type(kept).__name__}")
+    for when, client_state in (("`initial`", start.client_state), ("`finish`", after)):
+        expect(isinstance(client_state, Mapping), f"{when} to give a mapping to keep", f"a {type(client_state).__name__}")
         expected = f"{when} to keep what `keeps` names ({listed(sorted(correction.keeps)) or 'nothing'})"
-        expect(set(kept) == set(correction.keeps), expected, listed(sorted(kept)) or "nothing")
-        for name, value in kept.items():
-            expect_vector(value, start.trained.w, f"kept {name}")
+        expect(set(client_state) == set(correction.keeps), expected, listed(sorted(client_state)) or "nothing")
+        for name, value in client_state.items():
+            expect_vector(value, start.outcome.w, f"kept {name}")
 
 
 def it_sends_what_it_says(component: CheckedComponent) -> None:
     """The names in `sends`."""
     correction: Correction = component.make()
     start = Round.of(correction)
-    sent = start.play(correction)[2]
-    expect(isinstance(sent, Payload), "`finish` to give (what to keep, Payload(...))", f"a {type(sent).__name__}")
-    names, said = names_sent(sent), set(correction.sends)
+    payload = start.play(correction)[2]
+    expect(isinstance(payload, Payload), "`finish` to give (what to keep, Payload(...))", f"a {type(payload).__name__}")
+    names, said = names_sent(payload), set(correction.sends)
     expect(names == said, f"what `sends` names ({listed(sorted(said)) or 'nothing'})", listed(sorted(names)) or "nothing")
-    vectors = {"delta": sent.delta} if sent.delta is not None else {}
-    for name, value in {**vectors, **sent.mean, **sent.population}.items():
-        expect_vector(value, start.trained.w, f"sent {name}")
-    for name, number in sent.metrics.items():
+    vectors = {"delta": payload.delta} if payload.delta is not None else {}
+    for name, value in {**vectors, **payload.mean, **payload.population}.items():
+        expect_vector(value, start.outcome.w, f"sent {name}")
+    for name, number in payload.metrics.items():
         is_number = isinstance(number, int | float) and math.isfinite(number)
         expect(is_number, f"metric {name} to be a finite number", repr(number))
 
@@ -111,7 +112,7 @@ def gradient_is_unchanged(component: CheckedComponent) -> None:
     """`linear` returns a new vector, and leaves the terms of the round alone."""
     correction: Correction = component.make()
     start, g = Round.of(correction), vector(2)
-    terms = correction.start(start.trained.w, start.received, start.kept)
+    terms = correction.start(start.outcome.w, start.server_payload, start.client_state)
     before = snapshot({"g": g, "terms": terms})
     correction.linear(g, terms)
     expect_unchanged(before, {"g": g, "terms": terms}, "`linear`'s ")
@@ -122,8 +123,8 @@ def same_inputs_same_result(component: CheckedComponent) -> None:
     correction: Correction = component.make()
 
     def run() -> dict[str, Any]:
-        direction, kept, sent = Round.of(correction).play(correction)
-        return {"direction": direction, "kept": kept, "sent": [getattr(sent, kind.name) for kind in fields(Payload)]}
+        direction, client_state, payload = Round.of(correction).play(correction)
+        return {"direction": direction, "client_state": client_state, "payload": [getattr(payload, kind.name) for kind in fields(Payload)]}
 
     twice(run, "the same round")
 

@@ -23,7 +23,7 @@ def vector(seed: int) -> Tensor:
     return torch.randn(SIZE, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def sent_by(rule: ServerRule, delta: Tensor, round: int = 1, *, others: Tensor | None = None) -> Aggregate:
+def aggregate_of(rule: ServerRule, delta: Tensor, round: int = 1, *, others: Tensor | None = None) -> Aggregate:
     """What a cohort sends: the delta, and what the rule says it expects besides, and no more.
 
     Args:
@@ -61,7 +61,7 @@ def it_sends_vectors(component: CheckedComponent) -> None:
         for name, value in down.items():
             expect(isinstance(value, Tensor), f"broadcast {name} to be a tensor", f"a {type(value).__name__}")
             expect_vector(value, torch.zeros(value.shape, dtype=w.dtype), f"broadcast {name}")
-        w, state = rule.server_step(w, state, sent_by(rule, vector(1)))
+        w, state = rule.server_step(w, state, aggregate_of(rule, vector(1)))
         expect_vector(w, vector(0), "the next global vector")
         expect(isinstance(state, Mapping), "the state to be a mapping", f"a {type(state).__name__}")
         expect_vector(rule.evaluated(w, state), vector(0), "the vector to evaluate")
@@ -72,7 +72,7 @@ def it_stands_still(component: CheckedComponent) -> None:
     rule, w, zero = component.make(), vector(0), torch.zeros(SIZE, dtype=torch.float64)
     state = rule.init_state(w)
     expect(torch.equal(rule.broadcast(w, state)["w"], w), "clients to start the first round at the initial weights", "another start")
-    new, after = rule.server_step(w, state, sent_by(rule, zero))
+    new, after = rule.server_step(w, state, aggregate_of(rule, zero))
     for what, value in (("the next global vector", new), ("the vector to evaluate", rule.evaluated(new, after))):
         moved = float((value - w).abs().max())
         expect(torch.equal(value, w), f"{what} to stay where it was when no client has moved", f"a move of up to {moved:.3g}")
@@ -83,7 +83,7 @@ def it_stands_still(component: CheckedComponent) -> None:
 def it_follows_the_clients(component: CheckedComponent) -> None:
     """The first move goes where the clients went, not the other way: a delta is after - before."""
     rule, w, delta = component.make(), vector(0), vector(1)
-    new, _ = rule.server_step(w, rule.init_state(w), sent_by(rule, delta, others=torch.zeros_like(delta)))
+    new, _ = rule.server_step(w, rule.init_state(w), aggregate_of(rule, delta, others=torch.zeros_like(delta)))
     cosine = float(torch.nn.functional.cosine_similarity(new - vector(0), delta, dim=0))
     expect(cosine > 0, "the first move to go where the clients went (a cosine above 0 with delta = after - before)", f"{cosine:.3g}")
 
@@ -93,10 +93,10 @@ def inputs_are_unchanged(component: CheckedComponent) -> None:
     rule, w = component.make(), vector(0)
     state: State = rule.init_state(w)
     for round in range(1, ROUNDS + 1):
-        sent = sent_by(rule, vector(round), round)
-        given = {"w": w, "state": state, "delta": sent.delta, "mean": sent.mean, "population": sent.population}
+        aggregate = aggregate_of(rule, vector(round), round)
+        given = {"w": w, "state": state, "delta": aggregate.delta, "mean": aggregate.mean, "population": aggregate.population}
         before = snapshot(given)
-        new, after = rule.server_step(w, state, sent)
+        new, after = rule.server_step(w, state, aggregate)
         rule.broadcast(new, after)
         rule.evaluated(new, after)
         expect_unchanged(before, given)
@@ -111,7 +111,7 @@ def same_rounds_same_result(component: CheckedComponent) -> None:
         w, vectors = vector(0), []
         state = rule.init_state(w)
         for round in range(1, ROUNDS + 1):
-            w, state = rule.server_step(w, state, sent_by(rule, vector(round), round))
+            w, state = rule.server_step(w, state, aggregate_of(rule, vector(round), round))
             vectors += [w, rule.evaluated(w, state), dict(rule.broadcast(w, state))]
         return {"vectors": vectors, "state": state}
 

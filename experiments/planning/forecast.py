@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from flwr.app import Message
 
-import strategies
-from clients import optimizers, runtime
+from clients import runtime
 from experiments.running.grids import ActorGroup
 from experiments.settings.catalogue import sampler
+from experiments.settings.method import Method
 from experiments.settings.method_cost import cost
 from fedsam.config import Experiment
 from fedsam.data.augmentation import normalize
@@ -23,6 +23,7 @@ from fedsam.data.datasets import Dataset
 from fedsam.data.federated import partition_examples
 from fedsam.messages import codec
 from fedsam.models.network import Network
+from strategies import ServerRule
 from strategies.round import RunError
 
 LOOKED_AT = 100  # rounds whose cohorts stand for all
@@ -67,16 +68,17 @@ class Forecast:
 
 def load(experiment: Experiment, dataset: Dataset, network: Network) -> Load:
     """What a run of the experiment will take, but for time. Raises `ConfigError` if the partition cannot be drawn."""
-    client, sample, passes = experiment.client, sampler(experiment), cost(experiment)
+    client, sample, method = experiment.client, sampler(experiment), cost(experiment)
     sizes = np.array([len(part) for part in partition_examples(experiment, dataset)])
     full = -(-sizes // client.batch_size)  # batches of an epoch
     steps = np.full_like(sizes, client.steps) if client.steps else client.epochs * full
     trained = steps * sizes / np.maximum(full, 1)  # the last batch of an epoch may be smaller
     cohorts = [list(sample(round)) for round in range(1, min(experiment.rounds, LOOKED_AT) + 1)]
-    cohort, evaluations = mean(map(len, cohorts)), passes.gradients * mean(float(trained[members].sum()) for members in cohorts)
+    cohort, passed = mean(map(len, cohorts)), mean(float(trained[members].sum()) for members in cohorts)
+    evaluations = method.gradient_evaluations_per_step * passed
     rounds = min(experiment.rounds, math.ceil(experiment.budget / evaluations)) if experiment.budget else experiment.rounds
     median = int(np.argsort(sizes, kind="stable")[len(sizes) // 2])
-    vectors, item = passes.down + passes.up, network.initial.element_size()
+    vectors, item = method.down + method.up, network.initial.element_size()
     evaluated = math.ceil(rounds / experiment.measure.every) * len(dataset.test.y)
     return Load(
         rounds=rounds,
@@ -107,15 +109,16 @@ class Probe:
         """
         dataset = self._group(experiment)[1]
         network = runtime.network(experiment, dataset, torch.device("cpu"), runtime.DTYPES[experiment.compute.precision])
-        optimizers.build(experiment.client.optimizer).check(network.layout)
+        method = Method.of(experiment)
+        method.optimizer.check(network.layout)
         ahead = load(experiment, dataset, network)
         parts = (experiment.client.optimizer, experiment.client.correction)
         model = (experiment.model.model_dump_json(), experiment.compute.precision, dataset.name)
         kind = (*model, *(part.model_dump_json() for part in parts), ahead.batch)
         flat = experiment.measure.flatness
-        step = self._once(kind, lambda: self._step_seconds(experiment, network, ahead))
+        step = self._once(kind, lambda: self._step_seconds(experiment, method.rule, network, ahead))
         one = self._once(model, lambda: _evaluation_seconds(experiment, network, dataset))
-        flatness = self._once((*model, flat.model_dump_json()), lambda: self._flatness_seconds(experiment, network, ahead))
+        flatness = self._once((*model, flat.model_dump_json()), lambda: self._flatness_seconds(experiment, method.rule, network, ahead))
         times = 1 + (ahead.rounds - 1) // flat.every if flat.every else 1
         trained = ahead.steps * step
         at_once = min(self._group.size, max(1.0, ahead.cohort))
@@ -126,30 +129,36 @@ class Probe:
             self._seconds[key] = measure()
         return self._seconds[key]
 
-    def _step_seconds(self, experiment: Experiment, network: Network, ahead: Load) -> float:
+    def _step_seconds(self, experiment: Experiment, rule: ServerRule, network: Network, ahead: Load) -> float:
         """Seconds of a local step of a median client: two steps show how many there is time for."""
         usual, steps, seconds = round(ahead.steps / (ahead.rounds * ahead.cohort)), 2, 0.0
         for _ in range(2):
-            (reply,) = self._ask(experiment, network, ahead.client, "speed", [{"steps": steps}])
+            (reply,) = self._ask(experiment, rule, network, ahead.client, "speed", [{"steps": steps}])
             seconds = reply.metrics["seconds"]
             steps = max(2, min(usual, int(PROBE_SECONDS / seconds)))
         return seconds
 
-    def _flatness_seconds(self, experiment: Experiment, network: Network, ahead: Load) -> float:
+    def _flatness_seconds(self, experiment: Experiment, rule: ServerRule, network: Network, ahead: Load) -> float:
         """Seconds of measuring flatness once, from the same with a batch of examples."""
         settings = experiment.measure.flatness
         few = min(settings.examples, settings.batch_size)
         measure = experiment.measure.model_copy(update={"flatness": settings.model_copy(update={"examples": few})})
         asked: list[dict[str, int | str]] = [{"measure": name} for name in settings.measures]
-        replies = self._ask(experiment.model_copy(update={"measure": measure}), network, ahead.client, "flatness", asked)
+        replies = self._ask(experiment.model_copy(update={"measure": measure}), rule, network, ahead.client, "flatness", asked)
         seconds = sum(reply.cost["seconds"] for reply in replies) * settings.examples / few
         return seconds / max(1, min(self._group.size, len(asked)))
 
     def _ask(
-        self, experiment: Experiment, network: Network, client: int, action: str, asked: Sequence[Mapping[str, int | str]]
+        self,
+        experiment: Experiment,
+        rule: ServerRule,
+        network: Network,
+        client: int,
+        action: str,
+        asked: Sequence[Mapping[str, int | str]],
     ) -> list[codec.Answer]:
         """The answers of a client to queries about the initial vectors."""
-        rule, w, grid = strategies.build(experiment.server.strategy), network.initial, self._group(experiment)[0]
+        w, grid = network.initial, self._group(experiment)[0]
         vectors = {**rule.broadcast(w, rule.init_state(w)), **({"buffers": network.buffers} if network.buffers.numel() else {})}
         record, answers = codec.arrays(vectors), list[codec.Answer]()
         node = list(grid.get_node_ids())[client]

@@ -20,12 +20,13 @@ from rich.table import Table
 from experiments.analysis.comparison import Comparison, compare_runs
 from experiments.analysis.cost import COSTS
 from experiments.analysis.format import chance, count, number, percent, points
-from experiments.analysis.labels import labels, leaves
+from experiments.analysis.labels import labels
 from experiments.analysis.leaderboard import LeaderboardEntry
 from experiments.analysis.statistics import Estimate
 from experiments.reporting import figures, tables, text
 from experiments.reporting.figure_list import SECTIONS, pictures
 from experiments.reporting.table import Sheet, as_csv, as_latex
+from fedsam.overrides import flatten
 from fedsam.results.rows import Run
 from fedsam.results.store import Results
 
@@ -146,7 +147,8 @@ def _details(found: Comparison) -> Iterator[dict[str, Any]]:
     """Each run with its label and settings."""
     names = labels(found.runs)
     for run in found.runs:
-        yield {"run": run, "label": names[run.id], "settings": "\n".join(f"{key} = {_toml(value)}" for key, value in leaves(run.config))}
+        lines = (f"{key} = {_toml(value)}" for key, value in flatten(run.config).items())
+        yield {"run": run, "label": names[run.id], "settings": "\n".join(lines)}
 
 
 def _toml(value: object) -> str:

@@ -29,7 +29,7 @@ from fedsam.grid.inline import InlineGrid
 from fedsam.grid.pool import ActorPool
 from fedsam.grid.ray_grid import RayGrid
 from fedsam.models.architectures import MODELS
-from fedsam.plugins import Source
+from fedsam.module_sources import Source
 
 
 @contextmanager

@@ -17,11 +17,11 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-import strategies
-from clients import corrections, optimizers, runtime
+from clients import runtime
 from experiments.running.evaluation import Evaluator
 from experiments.running.progress import Callback
 from experiments.settings.catalogue import sampler
+from experiments.settings.method import Method
 from fedsam.config import Experiment
 from fedsam.data.datasets import Dataset
 from fedsam.grid.base import LocalGrid
@@ -30,6 +30,7 @@ from fedsam.models.network import Network
 from fedsam.results.model_files import save_model
 from fedsam.results.rows import ClientRow, Row
 from fedsam.results.store import Results
+from fedsam.schedules import known_rounds
 from fedsam.system.cost import flops, gpu_energy
 from fedsam.system.heterogeneity import Heterogeneity, Load
 from strategies.cohort import CohortStrategy, FlowerCohort
@@ -76,6 +77,7 @@ class Session:
     def __init__(
         self,
         experiment: Experiment,
+        method: Method,
         dataset: Dataset,
         label_distribution: NDArray[Any],
         grid: Grid,
@@ -90,10 +92,10 @@ class Session:
         self.spent = 0
         self._started = started  # time.perf_counter() when the run began
         self.network = self._network()
-        optimizers.build(experiment.client.optimizer).check(self.network.layout)
+        method.optimizer.check(self.network.layout)
         self.flops = flops(self.network, dataset.image)
         self.heterogeneity = Heterogeneity.of(experiment)
-        self.strategy = cohort_strategy(experiment)
+        self.strategy = cohort_strategy(experiment, method)
         self.evaluator = Evaluator(experiment, grid, self.network, dataset, label_distribution)
 
     def run(self) -> Result:
@@ -144,32 +146,32 @@ class Session:
         budget = self.experiment.budget
         return row.round == self.experiment.rounds or (budget is not None and self.spent + row.gradient_evaluations >= budget)
 
-    def _row(self, exchange: RoundResult) -> Row:
-        clients = tuple(_client_row(client, m, exchange.evaluate_failures.get(client)) for client, m in exchange.metrics.items())
-        reasons = dict(exchange.failures) | dict.fromkeys(exchange.dropped, DROPPED)
+    def _row(self, result: RoundResult) -> Row:
+        clients = tuple(_client_row(client, m, result.evaluate_failures.get(client)) for client, m in result.metrics.items())
+        reasons = dict(result.failures) | dict.fromkeys(result.dropped, DROPPED)
         failed = tuple(_failed_row(client, what) for client, what in reasons.items())
-        retries = len(exchange.retried) + len(exchange.evaluate_retried)
-        loads = self._loads(exchange)
-        total = {name: sum(int(m[name]) for m in exchange.metrics.values()) for name in ("gradient-evaluations", "forward-evaluations")}
+        retries = len(result.retried) + len(result.evaluate_retried)
+        loads = self._loads(result)
+        total = {name: sum(int(m[name]) for m in result.metrics.values()) for name in ("gradient-evaluations", "forward-evaluations")}
         rss, device = self.grid.peak_memory() if isinstance(self.grid, LocalGrid) else (0, None)
         examples = [row.examples for row in clients]
         return Row(
             run=self.run_id,
-            round=exchange.round,
+            round=result.round,
             cohort=len(clients),
-            failures=len({*reasons, *exchange.evaluate_failures}),
+            failures=len({*reasons, *result.evaluate_failures}),
             examples=sum(examples),
             steps=sum(row.steps for row in clients),
             gradient_evaluations=total["gradient-evaluations"],
             forward_evaluations=total["forward-evaluations"],
-            bytes_down=exchange.bytes_down,
-            bytes_up=exchange.bytes_up,
+            bytes_down=result.bytes_down,
+            bytes_up=result.bytes_up,
             flops=sum(load.flops for load in loads.values()),
             client_seconds=sum(row.seconds for row in clients),
-            wall_seconds=exchange.seconds,
+            wall_seconds=result.seconds,
             evaluate_seconds=0.0,
             simulated_seconds=self.heterogeneity.round_seconds(loads),
-            energy=exchange.energy,
+            energy=result.energy,
             peak_rss=rss,
             peak_device_memory=device,
             train_loss=float(np.average([row.train_loss for row in clients], weights=examples)) if clients else math.nan,
@@ -177,18 +179,18 @@ class Session:
             clients=tuple(sorted((*clients, *failed), key=lambda row: row.client)),
         )
 
-    def _loads(self, exchange: RoundResult) -> dict[int, Load]:
+    def _loads(self, result: RoundResult) -> dict[int, Load]:
         """What each client that trained computed and exchanged; all of a cohort receive the same vectors and send as many."""
-        trained, asked = len(exchange.metrics), len(exchange.metrics) + len(exchange.failures)
+        trained, asked = len(result.metrics), len(result.metrics) + len(result.failures)
         return {
             client: Load(
                 self.flops.total(
                     gradient_evaluations=int(metrics["gradient-evaluations"]), forward_evaluations=int(metrics["forward-evaluations"])
                 ),
-                exchange.bytes_down / asked,
-                exchange.bytes_up / trained,
+                result.bytes_down / asked,
+                result.bytes_up / trained,
             )
-            for client, metrics in exchange.metrics.items()
+            for client, metrics in result.metrics.items()
         }
 
     def _save(self, name: str) -> None:
@@ -198,26 +200,25 @@ class Session:
         save_model(self.network.module, path, self.dataset.image, self.dataset.classes)
 
 
-def cohort_strategy(experiment: Experiment) -> CohortStrategy:
-    """The shell that holds the experiment's rounds. Raises `ConfigError` where a part cannot be built."""
-    rule, optimizer = strategies.build(experiment.server.strategy), optimizers.build(experiment.client.optimizer)
+def cohort_strategy(experiment: Experiment, method: Method) -> CohortStrategy:
+    """The Flower strategy that runs the experiment's rounds. Raises `ConfigError` where it cannot be."""
     plan = RoundConfig(
         clients=experiment.data.clients,
         sample=sampler(experiment),
         leaves=Heterogeneity.of(experiment).leaves,
-        rounds=experiment.rounds,
+        rounds=known_rounds(experiment, "server.strategy", experiment.server.strategy),
         seed=experiment.seed,
-        lr=lambda round: optimizer.lr * runtime.lr_factor(experiment, round),
+        lr=lambda round: method.optimizer.lr * runtime.lr_factor(experiment, method.schedule, round),
         weights=experiment.server.weights,
         on_client_error=experiment.server.on_client_error,
         deadline=experiment.server.deadline,
         quorum=experiment.server.quorum,
         shard_size=experiment.compute.shard_size,
-        acknowledge=experiment.server.on_client_error != "fail" and bool(corrections.build(experiment.client.correction).keeps),
+        acknowledge=experiment.server.on_client_error != "fail" and bool(method.correction.keeps),
         evaluate_clients=experiment.measure.clients,
         energy=gpu_energy() if experiment.compute.gpus_per_actor > 0 else None,
     )
-    return FlowerCohort(rule, plan) if isinstance(rule, FlowerRule) else CohortStrategy(rule, plan)
+    return FlowerCohort(method.rule, plan) if isinstance(method.rule, FlowerRule) else CohortStrategy(method.rule, plan)
 
 
 def _failed_row(client: int, what: str) -> ClientRow:

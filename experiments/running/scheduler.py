@@ -92,7 +92,7 @@ def _run(experiment: Experiment, group: ActorGroup, callback: Callback, once: bo
         callback.skipped(experiment, str(taken))
         return Outcome(taken.run.id, "skipped", str(taken))
     except RunFailed as failed:  # recorded with the run; the other runs go on and the exit code tells
-        return Outcome(failed.run_id, "failed", str(failed.__cause__))
+        return Outcome(failed.run_id, "failed", str(failed.error))
     except ConfigError:
         raise
     except Exception as error:

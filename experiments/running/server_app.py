@@ -13,11 +13,11 @@ import numpy as np
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from clients import optimizers
+from clients.optimizers import LocalOptimizer
 from experiments.running.grids import grids
 from experiments.running.progress import Callback
 from experiments.running.run import Result, Session
-from experiments.settings.catalogue import resolved, sources
+from experiments.settings.catalogue import CheckedExperiment, check, sources
 from experiments.settings.presets import expand
 from fedsam import plugins
 from fedsam.config import ConfigError, Experiment, parse
@@ -32,15 +32,16 @@ app = ServerApp()
 
 
 class RunFailed(Exception):
-    """A run stopped after it had its place in the results, from the error that is its cause.
+    """A run stopped after it had its place in the results.
 
     Attributes:
         run_id: Its id in the results.
+        error: The error that stopped it, which is also the cause of this one.
     """
 
-    def __init__(self, run_id: str) -> None:
-        super().__init__(run_id)
-        self.run_id = run_id
+    def __init__(self, run_id: str, error: Exception) -> None:
+        super().__init__(f"run {run_id}: {error}")
+        self.run_id, self.error = run_id, error
 
 
 def run(experiment: Experiment | Mapping[str, Any], callback: Callback | None = None) -> Result:
@@ -59,11 +60,11 @@ def run(experiment: Experiment | Mapping[str, Any], callback: Callback | None = 
         if "sweep" in experiment:
             raise ConfigError("sweep: is not allowed here: `run` makes one run; `compare` makes those of a sweep")
         experiment = expand(experiment)
-    resolved(experiment)
+    checked = check(experiment)
     callback = callback or Callback()
     callback.plan([experiment])
     with grids([experiment]) as grid_of:
-        return run_on(experiment, *grid_of(experiment), callback)
+        return run_on(experiment, *grid_of(experiment), callback, checked)
 
 
 @app.main()
@@ -90,27 +91,35 @@ def _await_nodes(grid: Grid, clients: int) -> None:
         threading.Event().wait(0.1)
 
 
-def run_on(experiment: Experiment, grid: Grid, dataset: Dataset, callback: Callback) -> Result:
+def run_on(experiment: Experiment, grid: Grid, dataset: Dataset, callback: Callback, checked: CheckedExperiment | None = None) -> Result:
     """Run one experiment on a grid. Raises as `run`."""
     try:
-        return serve(experiment, grid, dataset, callback)
+        return serve(experiment, grid, dataset, callback, checked=checked)
     except RunFailed as failed:
-        error = failed.__cause__
-    try:
-        raise error or AssertionError
-    finally:
-        del error  # the traceback has this frame
+        raise failed.error from None
 
 
-def serve(experiment: Experiment, grid: Grid, dataset: Dataset, callback: Callback, *, once: bool = False) -> Result:
+def serve(
+    experiment: Experiment,
+    grid: Grid,
+    dataset: Dataset,
+    callback: Callback,
+    *,
+    once: bool = False,
+    checked: CheckedExperiment | None = None,
+) -> Result:
     """Run one experiment on a grid: rounds, evaluation, results.
+
+    Args:
+        checked: The experiment's settings and method, where they have been checked before.
 
     Raises:
         RunFailed: An error stopped the run after it had begun; before that errors are raised as in `run`, and as in `Results.start` for
             `once`.
         KeyboardInterrupt: The user stopped it.
     """
-    started, plain = time.perf_counter(), resolved(experiment)
+    started = time.perf_counter()
+    plain, method = checked or check(experiment)
     label_distribution = partition.class_counts(dataset.train.y.numpy(), partition_examples(experiment, dataset), dataset.classes)
     if isinstance(grid, LocalGrid):
         grid.set_client_sizes(label_distribution.sum(axis=1).tolist())
@@ -118,16 +127,22 @@ def serve(experiment: Experiment, grid: Grid, dataset: Dataset, callback: Callba
         where = provenance(gpu=experiment.compute.gpus_per_actor > 0, sources=sources(experiment), data=dataset.digest)
         names = dataset.class_names
         run_id = results.start(
-            experiment, plain, dataset=dataset.name, label_distribution=label_distribution, provenance=where, class_names=names, once=once
+            experiment,
+            plain,
+            dataset=dataset.name,
+            label_distribution=label_distribution,
+            provenance=where,
+            class_names=names,
+            once=once,
         )
         callback.started(run_id, experiment)
         if isinstance(grid, LocalGrid):
             grid.warn = partial(callback.warn, run_id)
         if note := replaces(dataset, experiment):
             callback.warn(run_id, note)
-        _warn(experiment, label_distribution.sum(axis=1), run_id, callback)
+        _warn(experiment, method.optimizer, label_distribution.sum(axis=1), run_id, callback)
         try:
-            session = Session(experiment, dataset, label_distribution, grid, results, run_id, callback, started)
+            session = Session(experiment, method, dataset, label_distribution, grid, results, run_id, callback, started)
             result = session.run()
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
@@ -135,18 +150,18 @@ def serve(experiment: Experiment, grid: Grid, dataset: Dataset, callback: Callba
             results.finish(run_id, "interrupted" if interrupted else "failed", what)
             callback.finished(run_id, status, what)
             if isinstance(error, Exception):
-                raise RunFailed(run_id) from error
+                raise RunFailed(run_id, error) from error
             raise
         results.finish(run_id, "finished")
         callback.finished(run_id, "finished", None)
     return result
 
 
-def _warn(experiment: Experiment, examples: Any, run_id: str, callback: Callback) -> None:
+def _warn(experiment: Experiment, optimizer: LocalOptimizer, examples: Any, run_id: str, callback: Callback) -> None:
     """Say where the optimizer, afresh in every round, has too few local steps to be what it is."""
     client = experiment.client
     steps = client.steps or client.epochs * -(-int(np.median(examples)) // client.batch_size)
-    reason = optimizers.build(client.optimizer).degenerate(steps)
+    reason = optimizer.reduction_reason(steps)
     if reason and client.optimizer_state == "fresh":
         callback.warn(
             run_id, f"client.optimizer: {reason} (a median client has {steps} local steps a round; client.optimizer_state is fresh)"

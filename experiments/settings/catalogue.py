@@ -1,22 +1,23 @@
-"""Everything an experiment can name, by kind: the tables behind `fedsam list` and behind validation."""
+"""Everything an experiment can name, by kind: the registries behind `fedsam list`, and the checks of an experiment behind `fedsam run`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial, reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import strategies
 from clients.corrections import CORRECTIONS
 from clients.optimizers import OPTIMIZERS
 from experiments.settings import compatibility
-from experiments.settings.presets import METHODS
+from experiments.settings.method import Method
+from experiments.settings.presets import PRESETS
 from fedsam import overrides, plugins, registry
 from fedsam.config import Component, ConfigError, Experiment
 from fedsam.data import datasets, own_data
 from fedsam.data.partition import PARTITIONS
 from fedsam.models.architectures import MODELS
+from fedsam.module_sources import Source
 from fedsam.registry import FunctionContract, Registry
 from fedsam.schedules import SCHEDULES
 from fedsam.system.heterogeneity import DISTRIBUTIONS, Heterogeneity
@@ -28,7 +29,7 @@ TABLES: dict[str, Mapping[str, Any]] = {
     "optimizers": OPTIMIZERS,
     "corrections": CORRECTIONS,
     "strategies": STRATEGIES,
-    "methods": METHODS,
+    "methods": PRESETS,
     "partitions": PARTITIONS,
     "models": MODELS,
     "datasets": Registry(
@@ -42,8 +43,8 @@ TABLES: dict[str, Mapping[str, Any]] = {
 }
 
 
-# Where an experiment names a part, and the table that the name is looked up in.
-PARTS: dict[str, Registry[Any]] = {
+# Where an experiment names a component, and the registry that the name is looked up in.
+REGISTRIES: dict[str, Registry[Any]] = {
     "client.optimizer": OPTIMIZERS,
     "client.correction": CORRECTIONS,
     "client.schedule": SCHEDULES,
@@ -56,47 +57,65 @@ PARTS: dict[str, Registry[Any]] = {
 }
 
 
+class CheckedExperiment(NamedTuple):
+    """What checking an experiment gives.
+
+    Attributes:
+        settings: Every setting as plain values, the defaults of the named components included.
+        method: Its method, built.
+    """
+
+    settings: dict[str, Any]
+    method: Method
+
+
 def resolved(experiment: Experiment) -> dict[str, Any]:
-    """Every setting as plain values, the defaults of the named parts included.
+    """Every setting as plain values, the defaults of the named components included. Raises as `check`."""
+    return check(experiment).settings
+
+
+def check(experiment: Experiment) -> CheckedExperiment:
+    """Check all that can be checked without the data.
 
     Raises:
-        ConfigError: A part's name or hyperparameter is wrong, or settings contradict each other.
+        ConfigError: A component's name or hyperparameter is wrong, or settings contradict each other.
     """
     plain = experiment.dump()
-    for key, choices in PARTS.items():
-        part = _named(experiment, key)
-        if part is not None:
-            plain = overrides.override(plain, {key: _filled(choices, part, key)})
+    for key, choices in REGISTRIES.items():
+        component = _named(experiment, key)
+        if component is not None:
+            plain = overrides.override(plain, {key: _with_defaults(choices, component, key)})
     datasets.check(experiment.data.source, experiment.data.fallback)
     how = experiment.server.sampling
-    with plugins.blamed("server.sampling", how.name if isinstance(how, Component) else str(how)):
+    with plugins.component_errors("server.sampling", how.name if isinstance(how, Component) else str(how)):
         sampler(experiment)(1)
     Heterogeneity.of(experiment)
-    compatibility.check(experiment)
-    rule, size, quorum = strategies.build(experiment.server.strategy), cohort(experiment), experiment.server.quorum
+    method = Method.of(experiment)
+    compatibility.check(experiment, method)
+    rule, size, quorum = method.rule, cohort(experiment), experiment.server.quorum
     if isinstance(quorum, int) and not isinstance(experiment.server.sampling, tuple) and quorum > size:
         raise ConfigError(f"server.quorum: {quorum} is not allowed: a cohort has {size} clients (server.participation)")
-    if isinstance(rule, FlowerRule) and size < rule.least():
-        needs = f"{experiment.server.strategy.name} needs {rule.least()} clients"
+    if isinstance(rule, FlowerRule) and size < rule.min_updates():
+        needs = f"{experiment.server.strategy.name} needs {rule.min_updates()} clients"
         raise ConfigError(f"server.participation: {size} is not allowed: {needs} in a cohort")
-    return plain
+    return CheckedExperiment(plain, method)
 
 
-def sources(experiment: Experiment) -> tuple[plugins.Source, ...]:
+def sources(experiment: Experiment) -> tuple[Source, ...]:
     """The modules that the experiment's components come from, those aside that are installed. Raises `ConfigError` as `resolved`."""
-    found = {name for key, choices in PARTS.items() for name in _references(choices, _named(experiment, key), key)}
+    found = {name for key, choices in REGISTRIES.items() for name in _references(choices, _named(experiment, key), key)}
     if experiment.compute.grid == "inline":  # clients are in this process, and so see what its script or notebook defines
         found = {name for name in found if not name.startswith("__main__:")}
     return plugins.sources(found | own_data.references(experiment.data.source))
 
 
-def _references(choices: Registry[Any], part: Component | None, key: str) -> Iterator[str]:
+def _references(choices: Registry[Any], component: Component | None, key: str) -> Iterator[str]:
     """Every `module:attribute` of a component and of those inside it."""
-    if part is None:
+    if component is None:
         return
-    if plugins.is_reference(part.name):
-        yield part.name
-    for name, value in registry.resolve(choices, part, key).items():
+    if plugins.is_reference(component.name):
+        yield component.name
+    for name, value in registry.resolve(choices, component, key).items():
         if isinstance(value, Component):
             yield from _references(choices, value, f"{key}.{name}")
 
@@ -107,13 +126,13 @@ def _named(experiment: Experiment, key: str) -> Component | None:
     return value if isinstance(value, Component) else None
 
 
-def _filled(choices: Registry[Any], part: Component, key: str) -> dict[str, Any]:
-    """A part as plain values with its defaults filled in, parts inside it included; unset settings are left out."""
-    given = registry.resolve(choices, part, key)
-    nested = {name: _filled(choices, value, f"{key}.{name}") for name, value in given.items() if isinstance(value, Component)}
+def _with_defaults(choices: Registry[Any], component: Component, key: str) -> dict[str, Any]:
+    """A component as plain values with its defaults filled in, components inside it included; unset settings are left out."""
+    given = registry.resolve(choices, component, key)
+    nested = {name: _with_defaults(choices, value, f"{key}.{name}") for name, value in given.items() if isinstance(value, Component)}
     # A default of somebody else's function may be anything; what is no plain value cannot be set in a file either.
     plain = {name: value for name, value in given.items() if _is_plain(value)}
-    return {"name": part.name, **plain, **nested}
+    return {"name": component.name, **plain, **nested}
 
 
 def _is_plain(value: object) -> bool:
@@ -133,11 +152,11 @@ def sampler(experiment: Experiment) -> Sampler:
     """
     size, clients, how = cohort(experiment), experiment.data.clients, experiment.server.sampling
     if not isinstance(how, tuple):
-        part = how if isinstance(how, Component) else Component(name=how)
+        component = how if isinstance(how, Component) else Component(name=how)
         share = experiment.server.participation
         if how == "independent":
-            part = Component.model_validate({"name": how, "probability": share if isinstance(share, float) else share / clients})
-        draw = registry.build(SAMPLERS, part, "server.sampling")
+            component = Component.model_validate({"name": how, "probability": share if isinstance(share, float) else share / clients})
+        draw = registry.build(SAMPLERS, component, "server.sampling")
         return partial(sampling.drawn, draw=draw, clients=clients, cohort=size, seed=experiment.seed)
     if len(how) < experiment.rounds:
         raise ConfigError(f"server.sampling: {len(how)} cohorts are not allowed: there are {experiment.rounds} rounds")

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any, TypeGuard
 
-from experiments.settings.presets import expand as expand_method
+from experiments.settings.presets import expand as expand_preset
 from fedsam.config import ConfigError, Experiment
-from fedsam.overrides import override
+from fedsam.overrides import flatten, override
+from fedsam.renamed import with_current_names
 
 SPECIAL = ("seeds", "zip", "overrides")
 Point = dict[str, Any]
@@ -35,7 +36,7 @@ class Override:
     def applies(self, experiment: Experiment) -> bool:
         """Whether the point has all the values; those that it has by default or from its preset count."""
         settings = experiment.dump()
-        return all(_at(settings, key) == value for key, value in self.when.items())
+        return all(_setting(settings, key) == value for key, value in self.when.items())
 
 
 def expand(settings: Mapping[str, Any], fixed: Collection[str] = ()) -> list[Experiment]:
@@ -43,9 +44,9 @@ def expand(settings: Mapping[str, Any], fixed: Collection[str] = ()) -> list[Exp
 
     A key of `[sweep]` is a dotted key of the experiment (`"client.optimizer.name"`), its value the list to try; `seeds` is short for
     `seed`. The keys of one `[[sweep.zip]]` vary together. The first key varies slowest, groups vary faster, seeds fastest. Where the
-    names of a part are swept, a hyperparameter beside the name goes to those that have it (`rho` to `sam` and not to `sgd`); points that
-    are the same experiment are run once. `[[sweep.overrides]]` then changes the points that its `when` fits by what its `set` says, which
-    wins over presets.
+    names of a component are swept, a hyperparameter beside the name goes to those that have it (`rho` to `sam` and not to `sgd`);
+    points that are the same experiment are run once. `[[sweep.overrides]]` then changes the points that its `when` fits by what its `set`
+    says, which wins over presets.
 
     Args:
         fixed: Dotted keys that the command line sets: they are swept and overridden no more.
@@ -54,6 +55,7 @@ def expand(settings: Mapping[str, Any], fixed: Collection[str] = ()) -> list[Exp
         ConfigError: A value is not a list, lists of a group differ in length, a key is swept twice or is not a setting, a `when` fits no
             point, or an experiment is not valid.
     """
+    settings = with_current_names(settings)
     sweep = settings.get("sweep", {})
     if not isinstance(sweep, dict):
         raise ConfigError(f"sweep: {sweep!r} is not allowed: must be a table of lists")
@@ -62,31 +64,32 @@ def expand(settings: Mapping[str, Any], fixed: Collection[str] = ()) -> list[Exp
     axes = {key: [point[key] for point in group] for group in groups for key in group[0]}
     # Tables before what is inside them, whatever their order in the file.
     points = [dict(sorted(_merged(point).items(), key=lambda item: item[0].count("."))) for point in itertools.product(*groups)]
-    swept = [_fitted(override(base, point), axes) for point in points]
-    typed = {key: reduce(dict.__getitem__, key.split("."), base) for key in fixed if not key.startswith("sweep.")}
-    experiments = [expand_method(override(point, change | typed)) for point, change in zip(swept, _changes(swept, overrides), strict=True)]
+    swept = [_applicable(override(base, point), axes) for point in points]
+    command_line = {key: reduce(dict.__getitem__, key.split("."), base) for key in fixed if not key.startswith("sweep.")}
+    changes = _changes(swept, overrides)
+    experiments = [expand_preset(override(point, change | command_line)) for point, change in zip(swept, changes, strict=True)]
     return list({experiment.dumps(): experiment for experiment in experiments}.values())
 
 
-def as_one(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def as_sweep(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """One table of settings from which `expand` makes these runs, given as plain values with all defaults.
 
     Raises:
         ConfigError: Some of the runs have a setting that others leave unset, and it is in no table of its own.
     """
-    same, varying = _divided(runs)
+    same, varying = _same_and_varying(runs)
     return same | ({"sweep": {"zip": [varying]}} if varying else {})
 
 
-def _divided(tables: Sequence[Mapping[str, Any]], prefix: str = "") -> tuple[dict[str, Any], dict[str, list[Any]]]:
+def _same_and_varying(tables: Sequence[Mapping[str, Any]], prefix: str = "") -> tuple[dict[str, Any], dict[str, list[Any]]]:
     """What the tables agree in, and the values of the dotted keys that they differ in."""
     same, varying = dict[str, Any](), dict[str, list[Any]]()
     for key in {key: None for table in tables for key in table}:
         values = [table.get(key) for table in tables]
         if all(value == values[0] for value in values):
             same[key] = values[0]
-        elif _alike(values):
-            inner, lists = _divided(values, f"{prefix}{key}.")
+        elif _same_keys(values):
+            inner, lists = _same_and_varying(values, f"{prefix}{key}.")
             same, varying = same | ({key: inner} if inner else {}), varying | lists
         elif None in values:
             raise ConfigError(f"{prefix}{key}: only some of the {len(tables)} runs set it, which one file cannot say; fix it with -o")
@@ -95,8 +98,8 @@ def _divided(tables: Sequence[Mapping[str, Any]], prefix: str = "") -> tuple[dic
     return same, varying
 
 
-def _alike(values: Sequence[Any]) -> TypeGuard[Sequence[Mapping[str, Any]]]:
-    """Whether these are tables with the same keys; hyperparameters of different parts stay together."""
+def _same_keys(values: Sequence[Any]) -> TypeGuard[Sequence[Mapping[str, Any]]]:
+    """Whether these are tables with the same keys; hyperparameters of different components stay together."""
     keys = [(set(value), value.get("name")) for value in values if isinstance(value, Mapping)]
     return len(keys) == len(values) and all(key == keys[0] for key in keys)
 
@@ -107,12 +110,13 @@ def _groups(sweep: Mapping[str, Any], fixed: Collection[str]) -> list[list[Point
     zipped = sweep.get("zip", [])
     if not isinstance(zipped, list) or not all(isinstance(group, dict) and group for group in zipped):
         raise ConfigError(f"sweep.zip: {zipped!r} is not allowed: must be tables [[sweep.zip]] of lists")
-    tables = [("sweep", {key: values}) for key, values in _flatten(grid).items()]
-    tables += [(f"sweep.zip[{number}]", _flatten(group)) for number, group in enumerate(zipped, 1)]
+    # TOML reads `data.clients = [..]` under `[sweep]` as nested tables, `"data.clients"` as one key.
+    tables = [("sweep", {key: values}) for key, values in flatten(grid).items()]
+    tables += [(f"sweep.zip[{number}]", flatten(group)) for number, group in enumerate(zipped, 1)]
     tables += [("sweep", {"seeds": sweep["seeds"]})] if "seeds" in sweep else []
     groups, seen = [], set[str]()
     for where, table in tables:
-        lists = {"seed" if key == "seeds" else key: _values(f"{where}.{key}", values) for key, values in table.items()}
+        lists = {"seed" if key == "seeds" else key: _as_list(f"{where}.{key}", values) for key, values in table.items()}
         for key in lists:
             if key in seen:
                 raise ConfigError(f"{where}.{key}: is swept twice; a key may stand in one place of [sweep]")
@@ -120,7 +124,7 @@ def _groups(sweep: Mapping[str, Any], fixed: Collection[str]) -> list[list[Point
         lengths = {key: len(values) for key, values in lists.items()}
         if len(set(lengths.values())) > 1:
             raise ConfigError(f"{where}: lists of {lengths} values are not allowed: what varies together must be equally long")
-        free = {key: values for key, values in lists.items() if not _within(key, fixed)}
+        free = {key: values for key, values in lists.items() if not _is_fixed(key, fixed)}
         groups += [[dict(zip(free, point, strict=True)) for point in zip(*free.values(), strict=True)]] if free else []
     return groups
 
@@ -134,31 +138,31 @@ def _overrides(sweep: Mapping[str, Any], fixed: Collection[str]) -> list[Overrid
         filled = isinstance(table, dict) and all(isinstance(value, dict) and value for value in table.values())
         if not filled or set(table) != {"when", "set"}:
             raise ConfigError(f"{where}: {table!r} is not allowed: must be two tables of settings, `when` and `set`")
-        when = _flatten(table["when"])
-        may_miss = any(_within(key, fixed) or _within(f"{key}.name", fixed) for key in when)
-        found.append(Override(where, when, _flatten(table["set"]), may_miss))
+        when = flatten(table["when"])
+        may_miss = any(_is_fixed(key, fixed) or _is_fixed(f"{key}.name", fixed) for key in when)
+        found.append(Override(where, when, flatten(table["set"]), may_miss))
     return found
 
 
 def _changes(points: Sequence[Mapping[str, Any]], overrides: Sequence[Override]) -> list[Point]:
     """For each point what the overrides set whose `when` fits it as it was swept; of two, the later one wins."""
-    plain = [expand_method(point) for point in points] if overrides else []
-    for one in overrides:
-        if not one.may_miss and not any(one.applies(experiment) for experiment in plain):
-            raise ConfigError(f"{one.where}.when: {one.when} fits no point of the sweep")
-    return [_merged([one.set for one in overrides if one.applies(experiment)]) for experiment in plain] or [{}] * len(points)
+    plain = [expand_preset(point) for point in points] if overrides else []
+    for change in overrides:
+        if not change.may_miss and not any(change.applies(experiment) for experiment in plain):
+            raise ConfigError(f"{change.where}.when: {change.when} fits no point of the sweep")
+    return [_merged([change.set for change in overrides if change.applies(experiment)]) for experiment in plain] or [{}] * len(points)
 
 
-def _fitted(settings: dict[str, Any], axes: Mapping[str, list[Any]]) -> dict[str, Any]:
-    """Without the hyperparameters that only others of the swept names of a part have."""
+def _applicable(settings: dict[str, Any], axes: Mapping[str, list[Any]]) -> dict[str, Any]:
+    """Without the hyperparameters that only others of the swept names of a component have."""
     names = {key.removesuffix(".name"): values for key, values in axes.items() if key.endswith(".name")}
     if not names:
         return settings
-    from experiments.settings.catalogue import PARTS  # imports torch, which a file without such a sweep does not need here
+    from experiments.settings.catalogue import REGISTRIES  # imports torch, which a file without such a sweep does not need here
 
     for key, values in names.items():
         table = reduce(lambda inner, step: inner.get(step, {}), key.split("."), settings)
-        registry = PARTS.get(key)
+        registry = REGISTRIES.get(key)
         known = {name: registry.accepts(name, key) for name in values} if registry is not None else {}
         others = set().union(*known.values()) - known.get(table["name"], set())
         for setting in others & set(table):
@@ -166,15 +170,15 @@ def _fitted(settings: dict[str, Any], axes: Mapping[str, list[Any]]) -> dict[str
     return settings
 
 
-def _at(settings: Any, key: str) -> Any:
-    """The value at a dotted key; of a part, its name. None where there is none."""
+def _setting(settings: Any, key: str) -> Any:
+    """The value at a dotted key; of a component, its name. None where there is none."""
     for step in key.split("."):
-        if not (step == "name" and isinstance(settings, str)):  # a part without settings is its name
+        if not (step == "name" and isinstance(settings, str)):  # a component without hyperparameters is its name
             settings = settings.get(step) if isinstance(settings, dict) else None
     return settings.get("name", settings) if isinstance(settings, dict) else settings
 
 
-def _within(key: str, fixed: Collection[str]) -> bool:
+def _is_fixed(key: str, fixed: Collection[str]) -> bool:
     """Whether the command line fixes the key, or a table that it is in."""
     return any(f"{key}.".startswith(f"{name}.") for name in fixed)
 
@@ -183,15 +187,7 @@ def _merged(points: Sequence[Point]) -> Point:
     return {key: value for point in points for key, value in point.items()}
 
 
-def _flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys: TOML reads `data.clients = [..]` under `[sweep]` as nested tables, `"data.clients"` as one key."""
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
-
-
-def _values(key: str, values: Any) -> list[Any]:
+def _as_list(key: str, values: Any) -> list[Any]:
     if not isinstance(values, list) or not values:
         raise ConfigError(f"{key}: {values!r} is not allowed: must be a list of values to try")
     return values

@@ -18,7 +18,7 @@ from fedsam import registry
 from fedsam.config import ConfigError, Experiment
 from fedsam.data import augmentation, partition
 from fedsam.data.datasets import Dataset, Images
-from fedsam.plugins import blamed
+from fedsam.plugins import component_errors
 from fedsam.seeds import stream, tensor_stream
 
 
@@ -52,7 +52,7 @@ def partition_examples(experiment: Experiment, dataset: Dataset) -> list[np.ndar
     elif owner is not None and owner.default is owner.empty:
         refused = f"data.partition: {experiment.data.partition.name!r} is not allowed"
         raise ConfigError(f"{refused}: {dataset.name} does not say which client an example comes from")
-    with blamed("data.partition", experiment.data.partition.name):
+    with component_errors("data.partition", experiment.data.partition.name):
         dealt = draw(labels[chosen], experiment.data.clients, stream(experiment.seed, "partition"))
     indices = partition.checked(dealt, len(chosen), experiment.data.clients, experiment.data.partition.name)
     return [chosen[index] for index in indices]

@@ -148,7 +148,7 @@ def load(part: Component) -> Dataset:
         except (ValueError, OSError) as error:
             raise ConfigError(f"{WHERE}: {part.name!r} is not allowed: {error}") from error
     else:
-        with plugins.blamed(WHERE, part.name):
+        with plugins.component_errors(WHERE, part.name):
             made = read()
             if isinstance(made, tuple | list) and len(made) == 4:
                 made = Dataset.from_arrays(*made)

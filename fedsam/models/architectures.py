@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fedsam import registry
 from fedsam.config import Component, ConfigError
-from fedsam.plugins import blamed
+from fedsam.plugins import component_errors
 from fedsam.registry import FunctionContract, Registry
 
 Image = tuple[int, int, int]
@@ -127,7 +127,7 @@ def create(part: Component, image: Image, classes: int, generator: torch.Generat
     seed = int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
     with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the accelerators, too
-        with blamed("model", part.name):
+        with component_errors("model", part.name):
             network = factory(image, classes)
     if not isinstance(network, nn.Module):
         raise ConfigError(f"model: {part.name!r} is not allowed: it makes a {type(network).__name__}, not a torch.nn.Module")

@@ -7,6 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from fedsam.renamed import with_former_names
+
 
 def config_hash(config: Mapping[str, Any], sources: Mapping[str, str] | None = None) -> str:
     """Twelve hexadecimal digits, equal for settings that differ only in the seed, in where files lie, and in what changes no number.
@@ -20,7 +22,7 @@ def config_hash(config: Mapping[str, Any], sources: Mapping[str, str] | None = N
     kept["data"] = {key: value for key, value in config["data"].items() if key != "root"}
     if sources:
         kept["sources"] = dict(sources)
-    return digest(json.dumps(kept, default=str, sort_keys=True))[:12]
+    return digest(json.dumps(with_former_names(kept), default=str, sort_keys=True))[:12]
 
 
 def digest(text: str) -> str:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedsam.plugins import Source, digests
+from fedsam.module_sources import Source, digests
 
 PACKAGES = ("fedsam", "torch", "torchvision", "flwr", "ray", "numpy")
 

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsam.config import ConfigError, Experiment
+from fedsam.renamed import with_current_names
 from fedsam.results.config_hash import config_hash, digest
 from fedsam.results.database import FILE, begin, connect, insert, transaction
 from fedsam.results.provenance import Provenance, born, gone
@@ -273,10 +274,17 @@ class Results:
 
 
 def _run(entry: sqlite3.Row) -> Run:
-    values = {f.name: entry[f.name] for f in fields(Run)} | {name: json.loads(entry[name]) for name in ("config", "versions")}
+    values = {f.name: entry[f.name] for f in fields(Run)} | {"config": _config(entry["config"]), "versions": json.loads(entry["versions"])}
     if values["status"] == "running" and gone(entry["host"], entry["pid"], entry["born"]):
         values["status"] = "interrupted"
     return Run(**values)
+
+
+def _config(text: str) -> dict[str, Any]:
+    """The settings of a run, whenever it was stored: with the present names of components, and without what is no setting any more."""
+    config: dict[str, Any] = with_current_names(json.loads(text))
+    config.get("compute", {}).pop("engine", None)
+    return config
 
 
 def _plain(value: Any) -> Any:

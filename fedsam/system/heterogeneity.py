@@ -15,7 +15,7 @@ from pydantic import Field
 
 from fedsam import registry
 from fedsam.config import Component, ConfigError, Experiment, Positive
-from fedsam.plugins import blamed
+from fedsam.plugins import component_errors
 from fedsam.registry import FunctionContract, Registry
 from fedsam.seeds import stream
 
@@ -125,7 +125,7 @@ def _distribution(part: Component | None, where: str) -> Distribution | None:
         return None
     draw: Distribution = registry.build(DISTRIBUTIONS, part, where)
     try:
-        with blamed(where, part.name):
+        with component_errors(where, part.name):
             value = draw(np.random.default_rng(0))
             if not value > 0:
                 raise ValueError(f"it drew {value}, which is not above 0")

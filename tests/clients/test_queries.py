@@ -14,6 +14,7 @@ from torch import Tensor
 from clients import runtime
 from experiments.running.grids import grids
 from experiments.running.run import cohort_strategy
+from experiments.settings.method import Method
 from experiments.settings.presets import expand
 from fedsam.config import Experiment
 from fedsam.grid.inline import InlineGrid
@@ -40,7 +41,7 @@ def begun(experiment: Experiment) -> tuple[InlineGrid, CohortStrategy]:
     with grids([experiment]) as grid_of:
         grid, dataset = grid_of(experiment)
     network = runtime.network(experiment, dataset, torch.device("cpu"), torch.float32)
-    strategy = cohort_strategy(experiment)
+    strategy = cohort_strategy(experiment, Method.of(experiment))
     strategy.begin(network.initial.clone(), network.buffers)
     assert isinstance(grid, InlineGrid)
     return grid, strategy

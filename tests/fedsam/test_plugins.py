@@ -10,7 +10,7 @@ import pytest
 
 from clients.optimizers import LocalOptimizer, build
 from experiments.cli import console_tables
-from experiments.settings.catalogue import PARTS, TABLES
+from experiments.settings.catalogue import REGISTRIES, TABLES
 from fedsam import plugins, registry
 from fedsam.config import Component, ConfigError
 
@@ -18,18 +18,16 @@ OPTIMIZER = """
 from dataclasses import dataclass
 from clients.optimizers import LocalOptimizer
 from fedsam.config import NonNegative
+from fedsam.documentation import hyperparameter
 
 @dataclass(frozen=True, kw_only=True)
 class Mine(LocalOptimizer):
-    \"\"\"Descend with twice the gradient.
+    \"\"\"Descend with twice the gradient.\"\"\"
 
-    Attributes:
-        rho: Nothing.
-    \"\"\"
-    rho: NonNegative = 0.05
+    rho: NonNegative = hyperparameter(0.05, "Nothing.")
 
-    def gradient(self, w, state, objective, batch, phase):
-        g, losses = objective.grad(w, batch)
+    def gradient(self, w, state, step):
+        g, losses = step.grad(w)
         return 2 * g, losses, state
 """
 
@@ -53,7 +51,7 @@ def write(folder: Path, name: str, text: str) -> Path:
 
 def said(name: str, key: str = "client.optimizer") -> str:
     with pytest.raises(ConfigError) as error:
-        registry.build(PARTS[key], Component(name=name), key)
+        registry.build(REGISTRIES[key], Component(name=name), key)
     return str(error.value)
 
 
@@ -89,7 +87,7 @@ def test_what_is_installed_wins_over_a_search_folder(tmp_path: Path) -> None:
         ("def", "importing plugged ended with SyntaxError: invalid syntax (plugged.py, line 1)"),
         ("from clients.optimizers import LocalOptimizer\nclass Mine(LocalOptimizer): pass", "Mine does not define gradient"),
         (OPTIMIZER.replace("@dataclass(frozen=True, kw_only=True)", ""), "Mine must be a dataclass, its hyperparameters its fields"),
-        (OPTIMIZER.replace("NonNegative = 0.05", "'Unknown' = 0.05"), "the types of its hyperparameters cannot be told"),
+        (OPTIMIZER.replace("rho: NonNegative", "rho: 'Unknown'"), "the types of its hyperparameters cannot be told"),
     ],
 )
 def test_wrong_components_are_told_what_is_expected(tmp_path: Path, text: str, message: str) -> None:
@@ -132,7 +130,7 @@ def test_each_kind_says_what_it_expects(tmp_path: Path, key: str, text: str, mes
 def test_settings_of_a_function_follow_the_callers_arguments(tmp_path: Path) -> None:
     write(tmp_path / "here", "plugged", "def net(image, classes, width, depth: int = 2): return image, classes, width, depth")
     plugins.search()
-    models = PARTS["model"]
+    models = REGISTRIES["model"]
     assert registry.resolve(models, Component.model_validate({"name": "plugged:net", "width": 3}), "model") == {"width": 3, "depth": 2}
     assert registry.build(models, Component.model_validate({"name": "plugged:net", "width": 3}), "model")(1, 2) == (1, 2, 3, 2)
     for settings, message in (({}, "model.width: must be given"), ({"width": 1, "depth": "x"}, "model.depth: 'x' is not allowed")):

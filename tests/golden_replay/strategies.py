@@ -14,14 +14,14 @@ from flwr.clientapp import ClientApp
 from torch import Tensor, nn
 
 from clients import client_app as client_app
-from clients import corrections, optimizers
 from clients.local import LocalResult
 from clients.optimizers.base import State
 from clients.optimizers.warm_sam import WarmSAM
 from clients.runtime import ClientRuntime
 from experiments.running.run import cohort_strategy
 from experiments.settings import compatibility
-from experiments.settings.presets import METHODS, expand
+from experiments.settings.method import Method
+from experiments.settings.presets import PRESETS, expand
 from fedsam.config import Experiment
 from fedsam.data.federated import FederatedDataset
 from fedsam.grid.inline import InlineGrid
@@ -159,7 +159,7 @@ def preset_of(algorithm: str, hyper: Case) -> str:
         Unknown: There is no such method.
     """
     name = algorithm + ("_prox" if "prox_lambda" in hyper else "_swa" if hyper.get("swa") else "")
-    if name not in METHODS:
+    if name not in PRESETS:
         raise Unknown(f"algorithm {algorithm!r} is not known")
     return name
 
@@ -170,7 +170,7 @@ def experiment_of(name: str, case: Case) -> Experiment:
     Raises:
         ValueError: A hyperparameter is not known.
     """
-    preset, federation = METHODS[name].settings, case["federation"]
+    preset, federation = PRESETS[name].settings, case["federation"]
     plain: Settings = {
         "lr": federation["schedule"][0]["lr"],
         "weight_decay": federation["weight_decay"],
@@ -231,9 +231,9 @@ class ScriptedPlace(ClientRuntime):
         """The listed rate, as a multiple of the first."""
         return self.rates[round - 1] / self.rates[0]
 
-    def train(self, broadcast: codec.Broadcast, client: int, kept: Mapping[str, Tensor], state: State | None) -> LocalResult:
+    def train(self, broadcast: codec.Broadcast, client: int, client_state: Mapping[str, Tensor], state: State | None) -> LocalResult:
         """As `ClientRuntime.train`, remembered."""
-        self.seen[client] = super().train(broadcast, client, kept, state)
+        self.seen[client] = super().train(broadcast, client, client_state, state)
         return self.seen[client]
 
 
@@ -292,16 +292,17 @@ class Stage:
     @classmethod
     def of(cls, experiment: Experiment, federation: Case, hyper: Case) -> Stage:
         """Ready for the first round; `hyper` may list radii."""
-        compatibility.check(experiment)
-        optimizer, strategy = optimizers.build(experiment.client.optimizer), cohort_strategy(experiment)
+        method = Method.of(experiment)
+        compatibility.check(experiment, method)
+        optimizer, strategy = method.optimizer, cohort_strategy(experiment, method)
         if "rho_local" in hyper:
             optimizer = ListedWarmSAM(radii=tuple(hyper["rho_local"]), **asdict(optimizer))
             strategy.rule = ListedGloSS(radii=tuple(hyper["rho_server"]), **asdict(strategy.rule))
         rates = tuple(entry["lr"] for entry in federation["schedule"])
         strategy.plan = replace(strategy.plan, lr=lambda round: rates[round - 1])
         strategy.begin(torch.tensor(federation["init"], dtype=torch.float64), torch.empty(0))
-        data, correction = cast(FederatedDataset, ScriptedData(federation)), corrections.build(experiment.client.correction)
-        place = ScriptedPlace(experiment, data, _network(federation), optimizer, correction, rates)
+        data = cast(FederatedDataset, ScriptedData(federation))
+        place = ScriptedPlace(experiment, data, _network(federation), optimizer, method.correction, method.schedule, rates)
         return cls(strategy, InlineGrid(lambda: app_of(place), experiment.data.clients, {}), place)
 
     def play(self, round: int) -> Tensor:
@@ -311,8 +312,8 @@ class Stage:
         self.strategy.aggregate_train(round, replies)
         return cast(Tensor, self.strategy.w)
 
-    def kept(self, client: int) -> dict[str, Tensor]:
-        """What the client keeps; empty before it has taken part."""
+    def client_state(self, client: int) -> dict[str, Tensor]:
+        """The correction's vectors on the client; empty before it has taken part."""
         state = self.grid.states.get(client + 1)
         return codec.tensors(state.array_records["correction"]) if state and "correction" in state else {}
 
@@ -356,10 +357,10 @@ def _clients(stage: Stage, experiment: Experiment, case: Case, compare: Callable
         if golden not in KEPT:
             raise ValueError(f"client state {golden!r} is not known")
         for client, want in enumerate(wanted):
-            kept = stage.kept(client)
-            if want is None and kept:
+            state = stage.client_state(client)
+            if want is None and state:
                 raise AssertionError(f"client {client} keeps {golden} although it never took part")
-            got = kept.get(KEPT[golden], torch.zeros(len(case["federation"]["init"]), dtype=torch.float64))
+            got = state.get(KEPT[golden], torch.zeros(len(case["federation"]["init"]), dtype=torch.float64))
             if want is not None:
                 yield f"final {golden} of client {client}", compare(_scale(golden, experiment) * got, want)
 

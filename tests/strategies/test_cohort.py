@@ -230,7 +230,10 @@ def ray() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize(("method", "mirror"), [("fedavg", None), ("scaffold", "c"), ("fedsmoo", "h")])
+@pytest.mark.parametrize(
+    ("method", "mirror"),
+    [("scaffold", "c"), pytest.param("fedavg", None, marks=pytest.mark.slow), pytest.param("fedsmoo", "h", marks=pytest.mark.slow)],
+)
 def test_actors_killed_after_training_leave_no_trace(tmp_path: Path, ray: None, method: str, mirror: str | None) -> None:
     scene = federation("full")
     calm = stage(method, scene)
@@ -303,7 +306,7 @@ def test_metrics_of_clients_weigh_as_their_updates_do() -> None:
     played.play(1)
     seen, place = played.place.seen, played.place
     sizes = np.array([place.federation.examples(client) for client in seen])
-    tau = np.average([r.sent.metrics["tau"] for r in seen.values()], weights=sizes)
+    tau = np.average([r.payload.metrics["tau"] for r in seen.values()], weights=sizes)
     start = torch.tensor(federation()["init"], dtype=torch.float64)
     shares = torch.from_numpy(sizes / sizes.sum())
     expected = start + tau * (shares @ torch.stack([r.delta for r in seen.values()]))

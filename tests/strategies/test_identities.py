@@ -135,7 +135,7 @@ def test_the_server_holds_the_mean_of_the_clients_states(method: str, name: str,
     played = stage(method, server__weights=weights)
     for round in range(1, 6):
         played.play(round)
-        mean = torch.stack([played.kept(client).get(name, torch.zeros(43, dtype=torch.float64)) for client in range(4)]).mean(dim=0)
+        mean = torch.stack([played.client_state(client).get(name, torch.zeros(43, dtype=torch.float64)) for client in range(4)]).mean(dim=0)
         assert torch.allclose(flat(played.strategy.state)[name], mean, rtol=0, atol=1e-12)
         assert float(mean.norm()) > 1e-3
 

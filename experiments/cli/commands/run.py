@@ -53,7 +53,7 @@ def command(
 
 def _print_settings(experiments: Sequence[Experiment]) -> None:
     from experiments.settings.catalogue import resolved
-    from experiments.settings.sweep import as_one
+    from experiments.settings.sweep import as_sweep
 
-    text = toml(as_one([resolved(experiment) for experiment in experiments]))
+    text = toml(as_sweep([resolved(experiment) for experiment in experiments]))
     typer.echo(f"# {len(experiments)} runs\n{text}" if len(experiments) > 1 else text)

@@ -24,64 +24,64 @@ def made(name: str, **settings: Any) -> Correction:
     return build(Component(name=name, **settings))
 
 
-def round_of(correction: Correction, received: Vectors, kept: Vectors, **state: Tensor) -> tuple[Tensor, Vectors, Payload]:
+def round_of(correction: Correction, server_payload: Vectors, client_state: Vectors, **state: Tensor) -> tuple[Tensor, Vectors, Payload]:
     """The direction at X for gradient G, what is kept and sent after 4 steps of rate 0.5 from W to X."""
-    terms = correction.start(W, received, kept)
+    terms = correction.start(W, server_payload, client_state)
     direction = correction.linear(G, terms) + correction.kappa * X
-    return direction, *correction.finish(LocalOutcome(W, X, state, 4, SGD(lr=0.5)), received, kept)
+    return direction, *correction.finish(LocalOutcome(W, X, state, 4, SGD(lr=0.5)), server_payload, client_state)
 
 
 def test_none_and_proximal() -> None:
     assert torch.equal(round_of(made("none"), {}, {})[0], G)
-    direction, kept, sent = round_of(made("proximal", mu=0.5), {}, {})
+    direction, client_state, payload = round_of(made("proximal", mu=0.5), {}, {})
     assert torch.equal(direction, vector(10 + 0.5 * 2, 20 + 0.5 * -1))
-    assert (kept, sent) == ({}, Payload())
+    assert (client_state, payload) == ({}, Payload())
 
 
 def test_control_variate() -> None:
     # c - c_i = (1, 1); c_i+ - c_i = -c - D / (4 * 0.5) = (-3, -1) - (1, -0.5).
-    direction, kept, sent = round_of(made("control_variate"), {"c": vector(3, 1)}, {"c": vector(2, 0)})
+    direction, client_state, payload = round_of(made("control_variate"), {"c": vector(3, 1)}, {"c": vector(2, 0)})
     assert torch.equal(direction, vector(11, 21))
-    assert torch.equal(sent.population["c"], vector(-4, -0.5))
-    assert torch.equal(kept["c"], vector(-2, -0.5))
+    assert torch.equal(payload.population["c"], vector(-4, -0.5))
+    assert torch.equal(client_state["c"], vector(-2, -0.5))
     assert torch.equal(round_of(made("control_variate", scale=0.5), {"c": vector(3, 1)}, {"c": vector(2, 0)})[0], vector(10.5, 20.5))
 
 
 def test_dual() -> None:
     # g + lam (h + x - w) = (10, 20) + 0.5 (4 + 2, 6 - 1).
-    direction, kept, sent = round_of(made("dual", lam=0.5), {}, {"h": vector(4, 6)})
+    direction, client_state, payload = round_of(made("dual", lam=0.5), {}, {"h": vector(4, 6)})
     assert torch.equal(direction, vector(13, 22.5))
-    assert torch.equal(kept["h"], vector(6, 5))
-    assert sent == Payload()
+    assert torch.equal(client_state["h"], vector(6, 5))
+    assert payload == Payload()
     assert torch.equal(round_of(made("dual", lam=0.5, anchored=False), {}, {"h": vector(4, 6)})[0], vector(12, 23))
 
 
 def test_client_momentum() -> None:
-    direction, kept, _ = round_of(made("client_momentum", alpha=0.25), {"m": vector(4, 8)}, {})
+    direction, client_state, _ = round_of(made("client_momentum", alpha=0.25), {"m": vector(4, 8)}, {})
     assert torch.equal(direction, vector(2.5 + 3, 5 + 6))
-    assert kept == {}
+    assert client_state == {}
 
 
 def test_prox_correction() -> None:
     # g - ghat + lam (x - w); ghat+ = (1, 1) - 0.5 (2, -1) = (0, 1.5); D - ghat+ / lam = (2, -1) - (0, 3).
-    direction, kept, sent = round_of(made("prox_correction", lam=0.5), {}, {"ghat": vector(1, 1)})
+    direction, client_state, payload = round_of(made("prox_correction", lam=0.5), {}, {"ghat": vector(1, 1)})
     assert torch.equal(direction, vector(10, 18.5))
-    assert torch.equal(kept["ghat"], vector(0, 1.5))
-    assert sent.delta is not None
-    assert torch.equal(sent.delta, vector(2, -4))
+    assert torch.equal(client_state["ghat"], vector(0, 1.5))
+    assert payload.delta is not None
+    assert torch.equal(payload.delta, vector(2, -4))
 
 
 @pytest.mark.parametrize(("upload", "sent_value"), [("mu", (5, 5)), ("mu_minus_last", (4, 3)), ("mu_change", (4, 4))])
 def test_smoo(upload: str, sent_value: tuple[float, float]) -> None:
-    correction = made("smoo", lam=0.5, upload=upload)
-    kept = {"h": vector(4, 6), "mu": vector(1, 1)}
-    direction, after, sent = round_of(correction, {"s": vector(7, 7)}, kept, mu=vector(5, 5), e=vector(1, 2))
+    correction = made("fedsmoo", lam=0.5, upload=upload)
+    client_state = {"h": vector(4, 6), "mu": vector(1, 1)}
+    direction, after, payload = round_of(correction, {"s": vector(7, 7)}, client_state, mu=vector(5, 5), e=vector(1, 2))
     assert torch.equal(direction, vector(13, 22.5))
     assert torch.equal(after["mu"], vector(5, 5))
     assert torch.equal(after["h"], vector(6, 5))
     ((kind, _, name),) = (entry.partition(".") for entry in correction.sends)
-    assert torch.equal(getattr(sent, kind)[name], vector(*sent_value))
-    assert set(correction.start(W, {"s": W}, kept)) >= {"mu", "s"}
+    assert torch.equal(getattr(payload, kind)[name], vector(*sent_value))
+    assert set(correction.start(W, {"s": W}, client_state)) >= {"mu", "s"}
 
 
 def test_lookback_points_to_where_the_global_vector_was() -> None:
@@ -91,16 +91,16 @@ def test_lookback_points_to_where_the_global_vector_was() -> None:
     assert torch.equal(round_of(own, {}, {"w_old": X})[1]["w_old"], W)
     shared = made("lookback", direction="previous_round", inner={"name": "dual", "lam": 0.5})
     assert (shared.keeps, shared.needs) == (("h",), ("w_old",))
-    direction, kept, _ = round_of(shared, {"w_old": vector(0, 5)}, {"h": vector(4, 6)})
+    direction, client_state, _ = round_of(shared, {"w_old": vector(0, 5)}, {"h": vector(4, 6)})
     assert torch.equal(direction, vector(13, 22.5))
-    assert torch.equal(kept["h"], vector(6, 5))
+    assert torch.equal(client_state["h"], vector(6, 5))
 
 
 def test_normalized_divides_by_how_far_gradients_were_carried() -> None:
-    _, _, sent = round_of(made("normalized"), {}, {})
-    assert sent.delta is not None
-    assert torch.allclose(sent.delta, vector(0.5, -0.25), rtol=1e-12)
-    assert sent.metrics["tau"] == pytest.approx(4)
+    _, _, payload = round_of(made("normalized"), {}, {})
+    assert payload.delta is not None
+    assert torch.allclose(payload.delta, vector(0.5, -0.25), rtol=1e-12)
+    assert payload.metrics["tau"] == pytest.approx(4)
     # Local momentum 0.5 for 2 steps: 1 + 1.5; a proximal term of lr mu = 0.25 for 2 steps: 0.75 + 1.
     momentum = made("normalized").finish(LocalOutcome(W, X, {}, 2, SGD(lr=0.5, momentum=0.5)), {}, {})[1]
     assert momentum.metrics["tau"] == pytest.approx(2.5)

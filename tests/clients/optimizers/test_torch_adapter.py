@@ -18,7 +18,7 @@ from clients.optimizers import OPTIMIZERS, TorchOptimizer, as_torch, build
 from clients.optimizers.aesam import AESAM
 from clients.optimizers.base import LocalOptimizer, Task
 from clients.optimizers.esam import ESAM
-from clients.optimizers.fedlesam import LESAM
+from clients.optimizers.fedlesam import FedLESAM
 from clients.optimizers.msam import MSAM
 from clients.optimizers.sam import SAM
 from clients.optimizers.sam_on import SAMON
@@ -37,7 +37,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "sparse_sam": {"num_samples": 4, "steps_per_epoch": 5},
     "m_sharpness_sam": {"m": 3},
 }
-SCORES = {"gmt", "sol"}
+SCORES = {"fedgmt", "fedsol"}
 EXAMPLES = {"esam", "focal_sam", "ksam", "m_sharpness_sam", "sampa", "sparse_sam"}
 LOSSES = {"zosam"}
 USUAL = [
@@ -280,7 +280,7 @@ def test_batch_normalization_counts_a_batch_once(name: str) -> None:
     assert norm.num_batches_tracked == 1
     assert norm.track_running_stats
     assert all(m.training for m in model.modules())
-    if name not in {"lesam", "msam", "zosam"}:  # the only pass of these may be at other weights
+    if name not in {"fedlesam", "msam", "zosam"}:  # the only pass of these may be at other weights
         reference, expected = batch_net()
         reference(batch.x)
         assert same(norm, expected)
@@ -413,4 +413,4 @@ def test_wrong_closures_are_refused() -> None:
     with pytest.raises(ConfigError, match="needs the losses of single examples"):
         optimizer.step(backward, (batch.x, batch.y))
     with pytest.raises(ConfigError, match="returned a loss without a graph, and no gradient"):
-        as_torch(LESAM(), model).step(lambda: 0.5)
+        as_torch(FedLESAM(), model).step(lambda: 0.5)

@@ -43,9 +43,9 @@ class HalfSAM(LocalOptimizer):
 
     rho: float = 0.05
 
-    def gradient(self, w, state, objective, batch, phase):
-        g1, losses = objective.grad(w, batch)
-        g2, _ = objective.grad(w + ball(g1, self.rho, 1e-12), batch)
+    def gradient(self, w, state, step):
+        g1, losses = step.grad(w)
+        g2, _ = step.grad(w + ball(g1, self.rho, 1e-12))
         return helper.HALF * (g1 + g2), losses, state
 
 
@@ -59,15 +59,15 @@ class Pull(Correction):
     def initial(self, w):
         return {"last": w}
 
-    def start(self, w, received, kept):
-        return {"pull": self.mu * (w - kept["last"])}
+    def start(self, w, server_payload, client_state):
+        return {"pull": self.mu * (w - client_state["last"])}
 
     def linear(self, g, terms):
         return g + terms["pull"]
 
-    def finish(self, trained, received, kept):
-        kept, sent = super().finish(trained, received, kept)
-        return {**kept, "last": trained.x}, sent
+    def finish(self, outcome, server_payload, client_state):
+        client_state, payload = super().finish(outcome, server_payload, client_state)
+        return {**client_state, "last": outcome.x}, payload
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from experiments import Experiment, run
 from experiments.running.progress import Callback
 from experiments.running.scheduler import run_all
 from experiments.settings.catalogue import resolved
-from experiments.settings.presets import METHODS, expand
+from experiments.settings.presets import PRESETS, expand
 from fedsam.config import ConfigError, parse
 from fedsam.overrides import override
 from fedsam.results.store import Results
@@ -140,7 +140,7 @@ class Notes(Callback):
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
 def test_an_optimizers_state_can_be_kept_over_rounds(tmp_path: Path, name: str) -> None:
-    preset = next((m for m, method in METHODS.items() if method.settings.get("client.optimizer.name") == name), None)
+    preset = next((preset for preset, found in PRESETS.items() if found.settings.get("client.optimizer.name") == name), None)
     optimizer = {"name": name, "momentum": 0.9, "lr": 0.01} | SMALL.get(name, {})
     model = f"tests.support.networks:{'normed' if name == 'sam_on' else 'tiny'}"  # small: each optimizer makes two runs
     settings = {"client__optimizer": optimizer, "server__participation": 8, "rounds": 3, "client__steps": 2, "model": model}
@@ -204,7 +204,7 @@ def test_a_budget_and_what_counts_on_the_number_of_rounds_exclude_each_other(tmp
         resolved(experiment(tmp_path, budget=1000, **changes))
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("method", sorted(PRESETS))
 def test_every_preset_may_have_a_budget(tmp_path: Path, method: str) -> None:
     settings = experiment(tmp_path, budget=1000, method=method).model_dump(mode="json", exclude_unset=True)
     settings["client"].pop("optimizer")

@@ -1,4 +1,4 @@
-"""Presets: what they expand to, what they cost, that their parts fit, and that every grid gives the same numbers."""
+"""Presets: what they expand to, what they cost, that their components fit together, and that every grid gives the same numbers."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from experiments.running.grids import ActorGroup, grids
 from experiments.running.progress import Callback
 from experiments.running.server_app import serve
 from experiments.settings.catalogue import resolved
-from experiments.settings.method_cost import Cost, cost
-from experiments.settings.presets import METHODS, expand
+from experiments.settings.method_cost import MethodCost, cost
+from experiments.settings.presets import PRESETS, expand
 from fedsam.config import ConfigError, Experiment
 from fedsam.messages import codec
 from fedsam.overrides import override
@@ -59,18 +59,18 @@ COSTS = {
 }
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PRESETS)
 def test_a_preset_is_complete_and_costs_what_the_specification_says(method: str) -> None:
     experiment = expand({"method": method})
     resolved(experiment)
-    assert cost(experiment) == Cost(*COSTS[method])
-    assert METHODS[method].source
+    assert cost(experiment) == MethodCost(*COSTS[method])
+    assert PRESETS[method].source
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_every_optimizer_is_a_setting(optimizer: str) -> None:
-    needed = {"lesam": "lookback", "gmt": "ema_teacher", "smoo": "smoo", "gf": "global_point"}
-    preset = {"lesam": "fedlesam", "gmt": "fedgmt", "smoo": "fedsmoo", "gf": "fedgf"}.get(optimizer)
+    needed = {"fedlesam": "lookback", "fedgmt": "ema_teacher", "fedsmoo": "fedsmoo", "fedgf": "global_point"}
+    preset = {"fedlesam": "fedlesam", "fedgmt": "fedgmt", "fedsmoo": "fedsmoo", "fedgf": "fedgf"}.get(optimizer)
     experiment = expand({"method": preset} if preset else {"client": {"optimizer": optimizer}})
     assert experiment.client.optimizer.name == optimizer
     assert resolved(experiment)["client"]["correction"]["name"] == needed.get(optimizer, "none")
@@ -98,10 +98,10 @@ def test_the_settings_win_over_the_preset() -> None:
         ({"method": "scaffold", "client.correction": "none"}, "server.strategy: 'scaffold' is not allowed here: client.correction 'none'"),
         ({"method": "feddyn", "client.correction": "none"}, "keeps no h; one of dual, smoo does"),
         ({"method": "fednova", "client.correction": "none"}, "does not send metrics.tau; one of normalized does"),
-        ({"method": "fedavg", "client.optimizer": "lesam"}, "gives no ascent; one of lookback does"),
+        ({"method": "fedavg", "client.optimizer": "fedlesam"}, "gives no ascent; one of lookback does"),
         (
             {"method": "fedsmoo", "client.optimizer": "sam"},
-            "client.correction: 'smoo' is not allowed here: client.optimizer 'sam' has no mu",
+            "client.correction: 'fedsmoo' is not allowed here: client.optimizer 'sam' has no mu",
         ),
         ({"method": "fedsmoo", "client.correction.upload": "mu_change"}, "does not send mean.mu"),
         ({"method": "scaffold", "server.strategy.inner": "feddyn"}, "keeps no h"),
@@ -159,7 +159,7 @@ def both(folder: Path, on_ray: ActorGroup, changes: dict[str, Any]) -> tuple[Ten
         return serve(inline, *here(inline), Callback()).w, serve(ray, *on_ray(ray), Callback()).w
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PRESETS)
 def test_every_preset_gives_the_same_bits_on_every_grid(tmp_path: Path, on_ray: ActorGroup, method: str) -> None:
     here, there = both(tmp_path, on_ray, {"method": method})
     assert torch.equal(here, there)

@@ -145,7 +145,7 @@ def test_a_client_that_hangs_is_missing_and_its_actor_replaced(single: ActorPool
     assert [r.metadata.src_node_id for r in grid.send_and_receive(messages(range(2, 4)), timeout=HANG)] == [3, 4]
 
 
-@pytest.mark.parametrize(("app", "timeout", "errors"), [(stuck, 16.0, []), (deadly, None, [2])])
+@pytest.mark.parametrize(("app", "timeout", "errors"), [pytest.param(stuck, 16.0, [], marks=pytest.mark.slow), (deadly, None, [2])])
 def test_a_client_that_hangs_or_kills_costs_none_that_went_with_it(
     pool: ActorPool, app: Callable[[], ClientApp], timeout: float | None, errors: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,6 +222,7 @@ def test_a_message_has_its_time_to_live(pool: ActorPool) -> None:
     assert had(grid.send_and_receive(ask("count", 0, 1))) == [1, 0]
 
 
+@pytest.mark.slow
 def test_messages_pushed_to_an_actor_that_others_kill_are_answered(single: ActorPool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scheduler, "MAX_LOSSES", 1)
     grid = RayGrid(ready(single, various), CLIENTS, {}, 1)
@@ -232,7 +233,7 @@ def test_messages_pushed_to_an_actor_that_others_kill_are_answered(single: Actor
     assert {r.metadata.src_node_id: r.has_error() for r in replies} == {c + 1: c == 3 for c in range(CLIENTS)}
 
 
-@pytest.mark.parametrize("timeout", [None, HANG])
+@pytest.mark.parametrize("timeout", [None, pytest.param(HANG, marks=pytest.mark.slow)])
 def test_a_client_that_kills_its_actors_costs_no_other_of_its_shard(
     pool: ActorPool, timeout: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,6 +242,7 @@ def test_a_client_that_kills_its_actors_costs_no_other_of_its_shard(
     assert had(grid.send_and_receive(ask("die", *range(1, CLIENTS)), timeout=timeout)) == [0, 0, 4, 0, 0, 0, 0, 0]
 
 
+@pytest.mark.slow
 def test_fewer_actors_share_a_gpu_whose_memory_ran_out(pool: ActorPool) -> None:
     crowd = ActorPool(load, actors=0, gpus=0.33)
     crowd.supply(make=various)

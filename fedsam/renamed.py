@@ -1,0 +1,57 @@
+"""The names that components had before.
+
+They are understood wherever a component is named, and replaced at once. Hashes of settings are made with them, so that runs in a database
+are found whenever they were made.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+# By kind, as in `Registry`: the former name and today's.
+RENAMED: Mapping[str, Mapping[str, str]] = {
+    "optimizers": {"gf": "fedgf", "gmt": "fedgmt", "smoo": "fedsmoo", "sol": "fedsol", "lesam": "fedlesam"},
+    "corrections": {"smoo": "fedsmoo"},
+}
+_FORMER = {kind: {new: old for old, new in names.items()} for kind, names in RENAMED.items()}
+
+
+def current_name(kind: str, name: str) -> str:
+    """The name that a component has today.
+
+    >>> current_name("optimizers", "gf"), current_name("strategies", "gf")
+    ('fedgf', 'gf')
+    """
+    return RENAMED.get(kind, {}).get(name, name)
+
+
+def with_current_names(settings: Any, key: str = "") -> Any:
+    """A copy of plain settings, sweeps included, in which components have the names of today.
+
+    Args:
+        key: Where the settings stand in an experiment; default: they are all of one.
+
+    >>> with_current_names({"client.optimizer": ["gf", {"name": "sam"}], "server": {"strategy": "fedgf"}})
+    {'client.optimizer': ['fedgf', {'name': 'sam'}], 'server': {'strategy': 'fedgf'}}
+    """
+    return _with_names(settings, f".{key}", RENAMED)
+
+
+def with_former_names(settings: Any) -> Any:
+    """A copy of an experiment's plain settings in which components have the names that they had at first.
+
+    >>> with_former_names({"client": {"correction": {"name": "lookback", "inner": {"name": "fedsmoo", "lam": 0.1}}}})
+    {'client': {'correction': {'name': 'lookback', 'inner': {'name': 'smoo', 'lam': 0.1}}}}
+    """
+    return _with_names(settings, "", _FORMER)
+
+
+def _with_names(value: Any, key: str, names: Mapping[str, Mapping[str, str]]) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _with_names(item, f"{key}.{name}", names) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_names(item, key, names) for item in value]
+    found = re.search(r"\.client\.(optimizer|correction)(?:\.inner)*(?:\.name)?$", key) if isinstance(value, str) else None
+    return names[f"{found[1]}s"].get(value, value) if found else value
