@@ -91,12 +91,10 @@ class NetworkObjective(Objective):
         self._evaluation = False
 
     def begin(self) -> None:
-        """As `Objective.begin`."""
         self._first = True
 
     @contextmanager
     def aside(self, *, evaluation: bool = False) -> Iterator[None]:
-        """As `Objective.aside`."""
         first, self._first, self._evaluation = self._first, False, evaluation
         try:
             with self.network.evaluating() if evaluation else nullcontext():
@@ -105,7 +103,6 @@ class NetworkObjective(Objective):
             self._first, self._evaluation = first, False
 
     def grad(self, w: Tensor, batch: Batch, *, mask: Sequence[bool] | None = None, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As `Objective.grad`."""
         losses = self._losses(w, batch)
         if weights is None:
             return self._backward(losses.mean(), mask), losses.detach()
@@ -117,19 +114,16 @@ class NetworkObjective(Objective):
         return torch.stack(rows), losses.detach()
 
     def losses(self, w: Tensor, batch: Batch) -> Tensor:
-        """As `Objective.losses`."""
         with torch.no_grad():
             return self._losses(w, batch)
 
     def logits(self, w: Tensor, batch: Batch) -> Tensor:
-        """As `Objective.logits`."""
         with torch.no_grad():
             return self._logits(w, batch)
 
     def distilled(
         self, w: Tensor, batch: Batch, teacher: Tensor, *, temperature: float, weight: float, task: float = 1.0
     ) -> tuple[Tensor, Tensor]:
-        """As `Objective.distilled`."""
         logits = self._logits(w, batch)
         losses = self._cross_entropy(logits, batch)
         student, wanted = (functional.log_softmax(z / temperature, dim=-1) for z in (logits, teacher))
@@ -175,11 +169,9 @@ class Counted(Objective):
         self.layout = self.inner.layout
 
     def begin(self) -> None:
-        """As `Objective.begin`."""
         self.inner.begin()
 
     def aside(self, *, evaluation: bool = False) -> AbstractContextManager[None]:
-        """As `Objective.aside`."""
         return self.inner.aside(evaluation=evaluation)
 
     def grad(self, w: Tensor, batch: Batch, *, mask: Sequence[bool] | None = None, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -205,5 +197,4 @@ class Counted(Objective):
         return self.inner.distilled(w, batch, teacher, temperature=temperature, weight=weight, task=task)
 
     def descent(self, w: Tensor, g: Tensor, clip: Callable[[Tensor], Tensor]) -> Tensor:
-        """As `Objective.descent`."""
         return self.inner.descent(w, g, clip)

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import Field, field, fields, is_dataclass
-from typing import Any, ClassVar, TypeVar, cast, get_origin
+from typing import Any, ClassVar, TypeVar, get_origin
 
 Value = TypeVar("Value")
 
 
 def hyperparameter(default: Value, description: str) -> Value:
     """A field of a dataclass with its default and its meaning. A subclass that changes the default inherits the meaning."""
-    return cast(Value, field(default=default, metadata={"description": description}))
+    return field(default=default, metadata={"description": description})
 
 
 class Documented:
@@ -34,7 +34,7 @@ class Documented:
 
 def descriptions(component: type) -> dict[str, str]:
     """What each hyperparameter of a class means, inherited ones included; without those that say nothing."""
-    found = {}
+    found: dict[str, str] = {}
     for base in reversed(component.__mro__):
         # Before `dataclass` has seen a class, its fields are class attributes.
         declared = {**vars(base), **vars(base).get("__dataclass_fields__", {})}
@@ -49,7 +49,7 @@ def is_class_variable(hint: object) -> bool:
 
 
 def _sections(cls: type[Documented]) -> list[str]:
-    inherited = {item.name: item.type for item in fields(cls)} if is_dataclass(cls) else {}
+    inherited: dict[str, Any] = {item.name: item.type for item in fields(cls)} if is_dataclass(cls) else {}
     own = {name: hint for name, hint in inspect.get_annotations(cls).items() if not is_class_variable(hint)}
     said = descriptions(cls)
     lines = [f"    {name} ({_written(hint)}): {said.get(name, '')}".rstrip(": ") for name, hint in (inherited | own).items()]

@@ -26,5 +26,5 @@ class Normalized(Proximal):
 
     def finish(self, outcome: LocalOutcome, server_payload: Vectors, client_state: Vectors) -> tuple[Vectors, Payload]:
         """D / a, and a (K where there is a proximal term)."""
-        a = outcome.optimizer.reach(outcome.steps, self.kappa)
+        a = outcome.optimizer.effective_steps(outcome.steps, self.kappa)
         return client_state, Payload(delta=outcome.delta / a, metrics={"tau": float(outcome.steps) if self.mu else a})

@@ -5,14 +5,15 @@ from __future__ import annotations
 from clients.objective import Batch, Objective
 from clients.optimizers.aesam import AESAM
 from clients.optimizers.asam import ASAM
-from clients.optimizers.base import LocalOptimizer, State, Task, ball, dot, norm
+from clients.optimizers.base import Gradient, LocalOptimizer, State, Step, StepPlan, Task, ball, dot, norm
+from clients.optimizers.cost import Formula, StepCost
 from clients.optimizers.crsam import CRSAM
 from clients.optimizers.esam import ESAM
-from clients.optimizers.fedgf import GF
-from clients.optimizers.fedgmt import GMT
-from clients.optimizers.fedlesam import LESAM
-from clients.optimizers.fedsmoo import SMOO
-from clients.optimizers.fedsol import SOL
+from clients.optimizers.fedgf import FedGF
+from clients.optimizers.fedgmt import FedGMT
+from clients.optimizers.fedlesam import FedLESAM
+from clients.optimizers.fedsmoo import FedSMOO
+from clients.optimizers.fedsol import FedSOL
 from clients.optimizers.focal_sam import FocalSAM
 from clients.optimizers.fsam import FSAM
 from clients.optimizers.gcsam import GCSAM
@@ -43,23 +44,25 @@ __all__ = [
     "ESAM",
     "FSAM",
     "GCSAM",
-    "GF",
-    "GMT",
     "GSAM",
     "KSAM",
-    "LESAM",
     "MSAM",
     "OPTIMIZERS",
     "SAM",
     "SAMON",
     "SGD",
-    "SMOO",
-    "SOL",
     "VSAM",
     "WSAM",
     "ZOSAM",
     "Batch",
+    "FedGF",
+    "FedGMT",
+    "FedLESAM",
+    "FedSMOO",
+    "FedSOL",
     "FocalSAM",
+    "Formula",
+    "Gradient",
     "LocalOptimizer",
     "LookSAM",
     "MSharpnessSAM",
@@ -69,6 +72,9 @@ __all__ = [
     "SAMPa",
     "SparseSAM",
     "State",
+    "Step",
+    "StepCost",
+    "StepPlan",
     "Task",
     "TorchOptimizer",
     "WarmSAM",
@@ -91,12 +97,12 @@ OPTIMIZERS = Registry[type[LocalOptimizer]](
         "vsam": VSAM,
         "multistep_sam": MultistepSAM,
         "esam": ESAM,
-        "fedgf": GF,
-        "fedgmt": GMT,
-        "fedlesam": LESAM,
+        "fedgf": FedGF,
+        "fedgmt": FedGMT,
+        "fedlesam": FedLESAM,
         "mixed": Mixed,
-        "fedsmoo": SMOO,
-        "fedsol": SOL,
+        "fedsmoo": FedSMOO,
+        "fedsol": FedSOL,
         "warm_sam": WarmSAM,
         "looksam": LookSAM,
         "gsam": GSAM,

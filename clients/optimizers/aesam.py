@@ -14,9 +14,11 @@ from pydantic import Field
 from torch import Tensor
 
 from clients.objective import Batch, Objective
-from clients.optimizers.base import Decay, State, Task, ball, dot
+from clients.optimizers.base import Decay, Gradient, State, Step, Stepped, StepPlan, Task, ball, dot
+from clients.optimizers.cost import Formula, StepCost
 from clients.optimizers.sam import SAM
 from fedsam.config import ConfigError, Count, NonNegative
+from fedsam.documentation import hyperparameter
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -25,29 +27,23 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 class AESAM(SAM):
     """SAM where the squared gradient norm reaches a threshold above its moving mean, the base optimizer elsewhere.
 
-    Source: Jiang et al., 2023, arXiv:2304.14647; reconstructed from descriptions, no code is known. How the moving
-    statistics start is our choice: from the first step's gradient, since zeros would make the first steps SAM steps.
-
-    Cost: forward 0 backward 1 + p per example and step, p the share of SAM steps, about a half.
-
     The decision needs this step's gradient and is needed before its second pass, so that it can be skipped. Alone among the methods a
-    step therefore has two phases, `probe` and then `sam` or `plain`, and reads one value back between them.
-
-    Attributes:
-        delta: Decay of the moving statistics.
-        lambda1: Threshold in standard deviations at the end of the training.
-        lambda2: Threshold in standard deviations at its start.
-        total_steps: Local steps of one client in the whole training; unset: rounds times local steps. The threshold goes on over rounds.
-        mu0: First moving mean; unset: the first squared norm.
-        var0: First moving variance; unset: 0.
+    step therefore has two plans, `probe` and then `sam` or `plain`, and reads one value back between them.
     """
 
-    delta: Decay = 0.9
-    lambda1: Finite = -1.0
-    lambda2: Finite = 1.0
-    total_steps: Count | None = None
-    mu0: NonNegative | None = None
-    var0: NonNegative | None = None
+    source = (
+        "Jiang et al., 2023, arXiv:2304.14647; reconstructed from descriptions, no code is known. How the moving statistics start is our "
+        "choice: from the first step's gradient, since zeros would make the first steps SAM steps."
+    )
+    cost = StepCost(backward=Formula("1 + p", lambda _, at: 1 + at.p))  # p, the share of SAM steps, is about a half
+    delta: Decay = hyperparameter(0.9, "Decay of the moving statistics.")
+    lambda1: Finite = hyperparameter(-1.0, "Threshold in standard deviations at the end of the training.")
+    lambda2: Finite = hyperparameter(1.0, "Threshold in standard deviations at its start.")
+    total_steps: Count | None = hyperparameter(
+        None, "Local steps of one client in the whole training; unset: rounds times local steps. The threshold goes on over rounds."
+    )
+    mu0: NonNegative | None = hyperparameter(None, "First moving mean; unset: the first squared norm.")
+    var0: NonNegative | None = hyperparameter(None, "First moving variance; unset: 0.")
 
     @property
     def uses_rounds(self) -> bool:
@@ -55,7 +51,7 @@ class AESAM(SAM):
         return self.total_steps is None
 
     def init(self, w: Tensor, task: Task) -> State:
-        """As `LocalOptimizer.init`: where in the whole training the round begins.
+        """Where in the whole training the round begins.
 
         Raises:
             ConfigError: The length of the training is unknown.
@@ -66,34 +62,34 @@ class AESAM(SAM):
         return {**super().init(w, task), "aesam_step": (task.round - 1) * task.steps, "aesam_total": total}
 
     def resume(self, state: State, w: Tensor, task: Task) -> State:
-        """As `LocalOptimizer.resume`: the moving statistics stay, the place in the whole training is that of the round."""
+        """The moving statistics stay, the place in the whole training is that of the round."""
         return {**state, **self.init(w, task)}
 
-    def phase(self, state: State, rng: np.random.Generator) -> str:
-        """As `LocalOptimizer.phase`: probe first, then what the probe found."""
+    def plan(self, state: State, rng: np.random.Generator) -> StepPlan:
+        """Probe first, then what the probe found."""
         if "probe" not in state:
-            return "probe"
-        return "sam" if bool(state["sharp"].any()) else "plain"
+            return StepPlan("probe")
+        return StepPlan("sam" if bool(state["sharp"].any()) else "plain")
 
-    def step(self, w: Tensor, state: State, objective: Objective, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, State, Tensor]:
-        """As `LocalOptimizer.step`, in two phases."""
+    def step(self, w: Tensor, state: State, objective: Objective, batch: Batch, rng: np.random.Generator) -> Stepped:
+        """The probe, and what it decides."""
         w, state, losses = super().step(w, state, objective, batch, rng)
-        w, state, _ = self.advance(w, state, objective, batch, self.phase(state, rng))
+        w, state, _ = self.advance(w, state, Step(objective, batch, self.plan(state, rng)))
         return w, state, losses
 
-    def advance(self, w: Tensor, state: State, objective: Objective, batch: Batch, phase: str) -> tuple[Tensor, State, Tensor]:
-        """As `LocalOptimizer.advance`; phase `probe` leaves the weights where they are."""
-        if phase != "probe":
-            return super().advance(w, state, objective, batch, phase)
-        g, losses = objective.grad(w, batch)
+    def advance(self, w: Tensor, state: State, step: Step) -> Stepped:
+        """A probe leaves the weights where they are."""
+        if step.plan.kind != "probe":
+            return super().advance(w, state, step)
+        g, losses = step.grad(w)
         return w, {**self._decide(dot(g, g), state), "probe": g}, losses
 
-    def gradient(self, w: Tensor, state: State, objective: Objective, batch: Batch, phase: str) -> tuple[Tensor, Tensor, State]:
-        """As `LocalOptimizer.gradient`: the probed gradient, or a second pass where it was long."""
+    def gradient(self, w: Tensor, state: State, step: Step) -> Gradient:
+        """The probed gradient, or a second pass where it was long."""
         g, rest = state["probe"], {name: value for name, value in state.items() if name not in ("probe", "sharp")}
-        if phase == "plain":
+        if step.plan.kind == "plain":
             return g, g.new_empty(0), rest
-        g2, losses = objective.grad(w + ball(g, self.rho, self.norm_eps), batch)
+        g2, losses = step.grad(w + ball(g, self.rho, self.norm_eps))
         return torch.where(state["sharp"], g2, g), losses, rest
 
     def _decide(self, n2: Tensor, state: State) -> State:

@@ -12,10 +12,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from clients.objective import Batch, Objective
-from clients.optimizers.base import State, norm
+from clients.optimizers.base import Gradient, State, Step, norm
+from clients.optimizers.cost import StepCost
 from clients.optimizers.sam import SAM
 from fedsam.config import NonNegative
+from fedsam.documentation import hyperparameter
 from fedsam.models.flat import Layout
 
 
@@ -33,29 +34,29 @@ def in_weights(layout: Layout, device: torch.device) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class ASAM(SAM):
-    """SAM whose ball is measured relative to the weights: large weights are moved more.
+    """SAM whose ball is measured relative to the weights: large weights are moved more."""
 
-    Source: Kwon et al., 2021, arXiv:2102.11600, Algorithm 1. Variant `official` is SamsungLabs/ASAM, `elementwise` the `adaptive`
-    switch of davda54/sam, which has no eta, scales biases too, and adds 1e-12 to the norm.
-    Cost: forward 0 backward 2 per example and step.
-
-    Attributes:
-        variant: official: scale |w| + eta on tensors named "weight" (normalization scales included), 1 on the others;
-            elementwise: |w| everywhere, so that a weight of exactly 0 stays where it is.
-        rho: Perturbation radius in units of |w|, about ten times that of SAM; the length of the perturbation itself is not rho.
-        eta: Added to |w| in variant `official`.
-    """
-
-    variant: Literal["official", "elementwise"] = "official"
-    rho: NonNegative = 0.5
-    eta: NonNegative = 0.01
+    source = (
+        "Kwon et al., 2021, arXiv:2102.11600, Algorithm 1. Variant `official` is SamsungLabs/ASAM, `elementwise` the `adaptive` switch of "
+        "davda54/sam, which has no eta, scales biases too, and adds 1e-12 to the norm."
+    )
+    cost = StepCost(backward=2)
+    variant: Literal["official", "elementwise"] = hyperparameter(
+        "official",
+        'official: scale |w| + eta on tensors named "weight" (normalization scales included), 1 on the others; elementwise: |w| '
+        "everywhere, so that a weight of exactly 0 stays where it is.",
+    )
+    rho: NonNegative = hyperparameter(
+        0.5, "Perturbation radius in units of |w|, about ten times that of SAM; the length of the perturbation itself is not rho."
+    )
+    eta: NonNegative = hyperparameter(0.01, "Added to |w| in variant `official`.")
     norm_eps: NonNegative = 1e-16
 
-    def gradient(self, w: Tensor, state: State, objective: Objective, batch: Batch, phase: str) -> tuple[Tensor, Tensor, State]:
-        """As `LocalOptimizer.gradient`: an ascent and a descent pass."""
-        g1, losses = objective.grad(w, batch)
-        e = scaled_ball(g1, self._scale(w, objective.layout), self.rho, self.norm_eps)  # Eq. 4
-        g2, _ = objective.grad(w + e, batch)
+    def gradient(self, w: Tensor, state: State, step: Step) -> Gradient:
+        """An ascent and a descent pass."""
+        g1, losses = step.grad(w)
+        e = scaled_ball(g1, self._scale(w, step.objective.layout), self.rho, self.norm_eps)  # Eq. 4
+        g2, _ = step.grad(w + e)
         return g2, losses, state
 
     def _scale(self, w: Tensor, layout: Layout) -> Tensor:

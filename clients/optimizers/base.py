@@ -6,7 +6,7 @@ Legend: `w, g, q, v, m, u: (..., P)`; "..." are client axes; `state` maps names 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -16,11 +16,14 @@ from pydantic import Field
 from torch import Tensor
 
 from clients.objective import Batch, Objective
+from clients.optimizers.cost import StepCost
 from fedsam.config import NonNegative, Positive
-from fedsam.documentation import Documented
+from fedsam.documentation import Documented, hyperparameter
 from fedsam.models.flat import Layout
 
 State = Mapping[str, Any]
+Gradient = tuple[Tensor, Tensor, State]  # descent gradient (..., P), per-example losses (..., B) of the first pass, new state
+Stepped = tuple[Tensor, State, Tensor]  # new weights (..., P), new state, per-example losses (..., B) of the first pass
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -45,6 +48,34 @@ class Task:
     terms: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class StepPlan:
+    """What the host decides about a step before it runs; an engine that captures steps as graphs can have one for each plan.
+
+    Attributes:
+        kind: Which of the method's steps it is.
+        mask: One flag per tensor of the layout; None: all of them.
+        seed: Of what is drawn on the device during the step.
+    """
+
+    kind: Literal["step", "sam", "plain", "reuse", "refresh", "probe"] = "step"
+    mask: tuple[bool, ...] | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One local step, as a method sees it: the client's loss, the batch, and the plan."""
+
+    objective: Objective
+    batch: Batch
+    plan: StepPlan = StepPlan()
+
+    def grad(self, w: Tensor, *, mask: Sequence[bool] | None = None, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Gradient (..., P) of the batch's mean loss at `w`, and the per-example losses (..., B); the rest as in `Objective.grad`."""
+        return self.objective.grad(w, self.batch, mask=mask, weights=weights)
+
+
 def norm(v: Tensor) -> Tensor:
     """Euclidean norm over all scalars of a vector (..., P): (..., 1)."""
     length: Tensor = torch.linalg.vector_norm(v, dim=-1, keepdim=True)
@@ -65,35 +96,28 @@ def ball(direction: Tensor, rho: float | Tensor, eps: float) -> Tensor:
 class LocalOptimizer(Documented, ABC):
     """A step of local training; a subclass says where it takes its gradient, this class how the weights move.
 
-    Source: the base steps are those of torch.optim.SGD and torch.optim.AdamW, weight decay and bias correction included.
-
     Attributes:
-        lr: Learning rate; the experiment's schedule multiplies it.
-        base: Base optimizer that consumes the descent gradient.
-        momentum: Momentum of base `sgd`.
-        dampening: Dampening of the momentum; the first step is not dampened.
-        nesterov: Nesterov form of the momentum.
-        weight_decay: Coefficient of w added to the gradient (sgd) or decoupled from it (adamw), at the restored weights.
-        beta1: First-moment decay of base `adamw`.
-        beta2: Second-moment decay of base `adamw`.
-        eps: Added to the root of the second moment of base `adamw`.
-        clip_norm: Largest L2 norm of the descent gradient; unset: no clip.
+        cost: What a step costs; a subclass declares its own.
         needs: Names of the correction's terms that it uses.
         reduces_to_base: Hyperparameters with which it is its base optimizer, a correction's terms being 0; None: nothing is promised.
     """
 
+    source = "the base steps are those of torch.optim.SGD and torch.optim.AdamW, weight decay and bias correction included."
+    cost: ClassVar[StepCost | None] = None
     needs: ClassVar[tuple[str, ...]] = ()
     reduces_to_base: ClassVar[Mapping[str, Any] | None] = None
-    lr: Positive = 0.1
-    base: Literal["sgd", "adamw"] = "sgd"
-    momentum: Decay = 0.0
-    dampening: Decay = 0.0
-    nesterov: bool = False
-    weight_decay: NonNegative = 0.0
-    beta1: Decay = 0.9
-    beta2: Decay = 0.999
-    eps: Positive = 1e-8
-    clip_norm: Positive | None = None
+    lr: Positive = hyperparameter(0.1, "Learning rate; the experiment's schedule multiplies it.")
+    base: Literal["sgd", "adamw"] = hyperparameter("sgd", "Base optimizer that consumes the descent gradient.")
+    momentum: Decay = hyperparameter(0.0, "Momentum of base `sgd`.")
+    dampening: Decay = hyperparameter(0.0, "Dampening of the momentum; the first step is not dampened.")
+    nesterov: bool = hyperparameter(False, "Nesterov form of the momentum.")
+    weight_decay: NonNegative = hyperparameter(
+        0.0, "Coefficient of w added to the gradient (sgd) or decoupled from it (adamw), at the restored weights."
+    )
+    beta1: Decay = hyperparameter(0.9, "First-moment decay of base `adamw`.")
+    beta2: Decay = hyperparameter(0.999, "Second-moment decay of base `adamw`.")
+    eps: Positive = hyperparameter(1e-8, "Added to the root of the second moment of base `adamw`.")
+    clip_norm: Positive | None = hyperparameter(None, "Largest L2 norm of the descent gradient; unset: no clip.")
 
     @property
     def uses_rounds(self) -> bool:
@@ -114,43 +138,38 @@ class LocalOptimizer(Documented, ABC):
         """A state kept from an earlier round, at newly received weights `w`; drops what is true at the old weights only."""
         return state
 
-    def degenerate(self, steps: int) -> str | None:
-        """Why this setting makes the method another one, when every local training starts afresh and has `steps` steps; else nothing."""
+    def reduction_reason(self, steps: int) -> str | None:
+        """Why this setting reduces to a simpler method when every local training starts afresh and has `steps` steps; else nothing."""
         return None
 
-    def prepare(self, state: State) -> State:
-        """The state with all that `phase` must know read back from the device and settled; called on the host before it."""
-        return state
+    def plan(self, state: State, rng: np.random.Generator) -> StepPlan:
+        """The next step's plan, made on the host before it runs: all draws of the step."""
+        return StepPlan()
 
-    def phase(self, state: State, rng: np.random.Generator) -> str:
-        """What the next step does, decided on the host before it runs; draws are made only here, values read back here and in `prepare`."""
-        return "step"
-
-    def step(self, w: Tensor, state: State, objective: Objective, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, State, Tensor]:
-        """One local step: new weights, new state, and the per-example losses (..., B) of the first pass."""
+    def step(self, w: Tensor, state: State, objective: Objective, batch: Batch, rng: np.random.Generator) -> Stepped:
+        """One local step."""
         objective.begin()
-        state = self.prepare(state)
-        return self.advance(w, state, objective, batch, self.phase(state, rng))
+        return self.advance(w, state, Step(objective, batch, self.plan(state, rng)))
 
-    def advance(self, w: Tensor, state: State, objective: Objective, batch: Batch, phase: str) -> tuple[Tensor, State, Tensor]:
-        """The named phase of a step; reads no value back from the device, so that it can be captured as a graph."""
-        g, losses, state = self.gradient(w, state, objective, batch, phase)
-        w, state = self.descend(w, state, objective.descent(w, g, self.clip))
+    def advance(self, w: Tensor, state: State, step: Step) -> Stepped:
+        """The planned step; reads no value back from the device, so that it can be captured as a graph."""
+        g, losses, state = self.gradient(w, state, step)
+        w, state = self.descend(w, state, step.objective.descent(w, g, self.clip))
         return w, state, losses
 
     @abstractmethod
-    def gradient(self, w: Tensor, state: State, objective: Objective, batch: Batch, phase: str) -> tuple[Tensor, Tensor, State]:
+    def gradient(self, w: Tensor, state: State, step: Step) -> Gradient:
         """Descent gradient (..., P), per-example losses (..., B) of the first pass, new state."""
 
     def descend(self, w: Tensor, state: State, q: Tensor) -> tuple[Tensor, State]:
         """The base step from the restored weights `w` with descent gradient `q`."""
         return self._adamw(w, state, q) if self.base == "adamw" else self._sgd(w, state, q)
 
-    def reach(self, steps: int, kappa: float = 0.0) -> float:
+    def effective_steps(self, steps: int, kappa: float = 0.0) -> float:
         """How far `steps` steps along a gradient of 1 go, in units of lr; `kappa` is the curvature of a quadratic penalty.
 
         >>> from clients.optimizers import SGD
-        >>> SGD(lr=0.1).reach(5), round(SGD(lr=0.1, momentum=0.5).reach(2), 12)
+        >>> SGD(lr=0.1).effective_steps(5), round(SGD(lr=0.1, momentum=0.5).effective_steps(2), 12)
         (5.0, 2.5)
         """
         plain = replace(self, weight_decay=0.0)

@@ -14,11 +14,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from clients.objective import Batch, Objective
+from clients.objective import Batch
 from clients.optimizers.asam import scaled_ball
-from clients.optimizers.base import State, ball
+from clients.optimizers.base import Gradient, State, Step, StepPlan, ball
+from clients.optimizers.cost import Formula, StepCost
 from clients.optimizers.sam import SAM
 from fedsam.config import NonNegative
+from fedsam.documentation import hyperparameter
 
 Share = Annotated[float, Field(gt=0, le=1)]
 EVERY = 0.99  # a larger gamma keeps the whole batch
@@ -26,55 +28,50 @@ EVERY = 0.99  # a larger gamma keeps the whole batch
 
 @dataclass(frozen=True, kw_only=True)
 class ESAM(SAM):
-    """SAM that perturbs a random subset of the tensors and descends on the most sharpness-sensitive examples.
+    """SAM that perturbs a random subset of the tensors and descends on the most sharpness-sensitive examples."""
 
-    Source: Du et al., 2022, arXiv:2110.03141, as in dydjw9/Efficient_SAM: whole tensors are drawn (the paper says weights), one by
-    one for the next step, all at the first; only examples strictly above the k-th largest rise in loss are kept. We keep the one
-    with the largest rise where that leaves none, and draw again where no tensor was drawn.
-    Cost: forward 1 backward 1 + gamma - 1/B per example and step, B the examples of a batch; from gamma = 0.99 on forward 0
-    backward 2. The first backward pass also skips the tensors that were not drawn.
-
-    Attributes:
-        beta: Probability that a tensor is perturbed; the perturbation has length rho / beta, whatever was drawn. 1: all.
-        gamma: Share of the examples that take part in the descent; from 0.99 on all.
-        adaptive: Scale the perturbation by |w|, as ASAM does.
-        norm_eps: As in the released code.
-    """
-
+    source = (
+        "Du et al., 2022, arXiv:2110.03141, as in dydjw9/Efficient_SAM: whole tensors are drawn (the paper says weights), one by one for "
+        "the next step, all at the first; only examples strictly above the k-th largest rise in loss are kept. We keep the one with the "
+        "largest rise where that leaves none, and draw again where no tensor was drawn."
+    )
+    # With gamma < 0.99; else 0 and 2.
+    cost = StepCost(forward=1, backward=Formula("1 + gamma - 1/B", lambda self, at: 1 + self.gamma - 1 / at.B))
     reduces_to_base: ClassVar[Mapping[str, Any] | None] = {"rho": 0.0, "gamma": 1.0}
-    beta: Share = 1.0
-    gamma: Share = 1.0
-    adaptive: bool = False
-    norm_eps: NonNegative = 1e-7
+    beta: Share = hyperparameter(
+        1.0, "Probability that a tensor is perturbed; the perturbation has length rho / beta, whatever was drawn. 1: all."
+    )
+    gamma: Share = hyperparameter(1.0, "Share of the examples that take part in the descent; from 0.99 on all.")
+    adaptive: bool = hyperparameter(False, "Scale the perturbation by |w|, as ASAM does.")
+    norm_eps: NonNegative = hyperparameter(1e-7, "As in the released code.")
 
-    def degenerate(self, steps: int) -> str | None:
-        """As `LocalOptimizer.degenerate`."""
+    def reduction_reason(self, steps: int) -> str | None:
         if self.gamma < EVERY:
             return None
         if self.beta == 1:
             return "esam: with beta = gamma = 1 it is SAM"
         return "esam: its first step perturbs all tensors, which is SAM, and there is no other" if steps == 1 else None
 
-    def phase(self, state: State, rng: np.random.Generator) -> str:
-        """As `LocalOptimizer.phase`: the tensors to perturb, a 0 or 1 for each, or all of them."""
+    def plan(self, state: State, rng: np.random.Generator) -> StepPlan:
+        """The tensors to perturb."""
         if self.beta == 1 or "tensors" not in state:
-            return "all"
+            return StepPlan()
         while True:
             drawn = np.less_equal(rng.random(int(state["tensors"])), self.beta)
             if drawn.any():
-                return "".join("1" if flag else "0" for flag in drawn)
+                return StepPlan(mask=tuple(drawn.tolist()))
 
-    def gradient(self, w: Tensor, state: State, objective: Objective, batch: Batch, phase: str) -> tuple[Tensor, Tensor, State]:
-        """As `LocalOptimizer.gradient`: a pass on the drawn tensors, a forward pass, a pass on the kept examples."""
-        g1, losses = objective.grad(w, batch, mask=None if phase == "all" else [flag == "1" for flag in phase])
+    def gradient(self, w: Tensor, state: State, step: Step) -> Gradient:
+        """A pass on the drawn tensors, a forward pass, a pass on the kept examples."""
+        g1, losses = step.grad(w, mask=step.plan.mask)  # skips the other tensors
         rho = self.rho / self.beta
         e = scaled_ball(g1, w.abs(), rho, self.norm_eps) if self.adaptive else ball(g1, rho, self.norm_eps)
-        state = {**state, "tensors": len(objective.layout.segments)}
+        state = {**state, "tensors": len(step.objective.layout.segments)}
         if self.gamma >= EVERY:
-            g2, _ = objective.grad(w + e, batch)
+            g2, _ = step.grad(w + e)
             return g2, losses, state
-        kept, weights = most_sensitive(objective.losses(w + e, batch) - losses, self.gamma)
-        g2, _ = objective.grad(w + e, examples(batch, kept), weights=weights)
+        kept, weights = most_sensitive(step.objective.losses(w + e, step.batch) - losses, self.gamma)
+        g2, _ = step.objective.grad(w + e, examples(step.batch, kept), weights=weights)
         return g2, losses, state
 
 

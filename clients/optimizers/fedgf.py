@@ -11,42 +11,39 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from clients.objective import Batch, Objective
-from clients.optimizers.base import LocalOptimizer, State, Task, ball
+from clients.optimizers.base import Gradient, LocalOptimizer, State, Step, Task, ball
+from clients.optimizers.cost import StepCost
 from fedsam.config import NonNegative
+from fedsam.documentation import hyperparameter
 
 
 @dataclass(frozen=True, kw_only=True)
-class GF(LocalOptimizer):
-    """Descend with the gradient between the local worst point and the server's perturbed vector.
+class FedGF(LocalOptimizer):
+    """Descend with the gradient between the local worst point and the server's perturbed vector."""
 
-    Source: Lee and Yoon, 2024, Rethinking the flat minima searching in federated learning, ICML, openreview 6TM62kpI5c (FedGF), as in
-    the authors' code. The server's vector and its weight come from correction `global_point`; outside a federation the weight is 0,
-    which is SAM.
-    Cost: forward 0 backward 2 per example and step.
-
-    Attributes:
-        rho: Radius of the local perturbation, in units of the parameters' L2 norm.
-        norm_eps: Added to the gradient norm in the denominator.
-    """
-
-    needs: ClassVar[tuple[str, ...]] = ("wp", "share")
+    source = (
+        "Lee and Yoon, 2024, Rethinking the flat minima searching in federated learning, ICML, openreview 6TM62kpI5c (FedGF), as in the "
+        "authors' code. The server's vector and its weight come from correction `global_point`; outside a federation the weight is 0, "
+        "which is SAM."
+    )
+    cost = StepCost(backward=2)
+    needs = ("wp", "share")
     reduces_to_base: ClassVar[Mapping[str, Any] | None] = {"rho": 0.0}
-    rho: NonNegative = 0.05
-    norm_eps: NonNegative = 1e-16
+    rho: NonNegative = hyperparameter(0.05, "Radius of the local perturbation, in units of the parameters' L2 norm.")
+    norm_eps: NonNegative = hyperparameter(1e-16, "Added to the gradient norm in the denominator.")
 
     def init(self, w: Tensor, task: Task) -> State:
         """The server's vector and its weight."""
         return {"wp": task.terms.get("wp", w), "share": task.terms.get("share", w.new_zeros(1))}
 
     def resume(self, state: State, w: Tensor, task: Task) -> State:
-        """As `LocalOptimizer.resume`: the server's vector is that of the new round."""
+        """The server's vector is that of the new round."""
         return {**state, **self.init(w, task)}
 
-    def gradient(self, w: Tensor, state: State, objective: Objective, batch: Batch, phase: str) -> tuple[Tensor, Tensor, State]:
-        """As `LocalOptimizer.gradient`: an ascent and a descent pass."""
-        g, losses = objective.grad(w, batch)
+    def gradient(self, w: Tensor, state: State, step: Step) -> Gradient:
+        """An ascent and a descent pass."""
+        g, losses = step.grad(w)
         e = ball(g, self.rho, self.norm_eps)
         y = state["share"] * state["wp"] + (1 - state["share"]) * (w + e)
-        g, _ = objective.grad(y, batch)
+        g, _ = step.grad(y)
         return g, losses, state

@@ -11,41 +11,38 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from clients.objective import Batch, Objective
-from clients.optimizers.base import LocalOptimizer, State, Task
+from clients.optimizers.base import Gradient, LocalOptimizer, State, Step, Task
+from clients.optimizers.cost import StepCost
 from fedsam.config import NonNegative, Positive
+from fedsam.documentation import hyperparameter
 
 
 @dataclass(frozen=True, kw_only=True)
-class GMT(LocalOptimizer):
-    """Descend on the loss plus the divergence from the predictions of an averaged global model.
+class FedGMT(LocalOptimizer):
+    """Descend on the loss plus the divergence from the predictions of an averaged global model."""
 
-    Source: Li et al., 2025, One arrow, two hawks: sharpness-aware minimization for federated learning via global model trajectory, ICML,
-    openreview 80mK2Mqaph (FedGMT), as in the authors' code. The averaged model comes from correction `ema_teacher`; outside a
-    federation it is the model at the start.
-    Cost: forward 1 backward 1 per example and step.
-
-    Attributes:
-        tau: Temperature of the softmax in the divergence.
-        gamma: Coefficient of the divergence, times tau squared; 0 is the base optimizer.
-    """
-
-    needs: ClassVar[tuple[str, ...]] = ("ema",)
+    source = (
+        "Li et al., 2025, One arrow, two hawks: sharpness-aware minimization for federated learning via global model trajectory, ICML, "
+        "openreview 80mK2Mqaph (FedGMT), as in the authors' code. The averaged model comes from correction `ema_teacher`; outside a "
+        "federation it is the model at the start."
+    )
+    cost = StepCost(forward=1)
+    needs = ("ema",)
     reduces_to_base: ClassVar[Mapping[str, Any] | None] = {"gamma": 0.0}
-    tau: Positive = 3.0
-    gamma: NonNegative = 1.0
+    tau: Positive = hyperparameter(3.0, "Temperature of the softmax in the divergence.")
+    gamma: NonNegative = hyperparameter(1.0, "Coefficient of the divergence, times tau squared; 0 is the base optimizer.")
 
     def init(self, w: Tensor, task: Task) -> State:
         """The averaged model."""
         return {"ema": task.terms.get("ema", w)}
 
     def resume(self, state: State, w: Tensor, task: Task) -> State:
-        """As `LocalOptimizer.resume`: the teacher is that of the new round."""
+        """The teacher is that of the new round."""
         return {**state, **self.init(w, task)}
 
-    def gradient(self, w: Tensor, state: State, objective: Objective, batch: Batch, phase: str) -> tuple[Tensor, Tensor, State]:
-        """As `LocalOptimizer.gradient`: the teacher's forward pass, then one gradient."""
-        with objective.aside():
-            teacher = objective.logits(state["ema"], batch)
-        g, losses = objective.distilled(w, batch, teacher, temperature=self.tau, weight=self.gamma * self.tau**2)
+    def gradient(self, w: Tensor, state: State, step: Step) -> Gradient:
+        """The teacher's forward pass, then one gradient."""
+        with step.objective.aside():
+            teacher = step.objective.logits(state["ema"], step.batch)
+        g, losses = step.objective.distilled(w, step.batch, teacher, temperature=self.tau, weight=self.gamma * self.tau**2)
         return g, losses, state

@@ -12,28 +12,25 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from clients.objective import Batch, Objective
-from clients.optimizers.base import LocalOptimizer, State, Task, ball
+from clients.optimizers.base import Gradient, LocalOptimizer, State, Step, Task, ball
+from clients.optimizers.cost import StepCost
 from fedsam.config import NonNegative, Positive
+from fedsam.documentation import hyperparameter
 
 
 @dataclass(frozen=True, kw_only=True)
-class LESAM(LocalOptimizer):
-    """Descend with the gradient at a point perturbed, the same way all round, along the last change of the global vector.
+class FedLESAM(LocalOptimizer):
+    """Descend with the gradient at a point perturbed, the same way all round, along the last change of the global vector."""
 
-    Source: Qu et al., 2024, arXiv:2405.18890, Algorithm 1; the direction is old minus new (correction `lookback`), which is ascent. Without
-    a direction (a client's first round, or outside a federation) it is the base optimizer.
-    Cost: forward 0 backward 1 per example and step.
-
-    Attributes:
-        rho: Perturbation radius, in units of the parameters' L2 norm; 0 is the base optimizer.
-        norm_eps: Added to the norm in the denominator, > 0 because the direction can be 0.
-    """
-
-    needs: ClassVar[tuple[str, ...]] = ("ascent",)
+    source = (
+        "Qu et al., 2024, arXiv:2405.18890, Algorithm 1; the direction is old minus new (correction `lookback`), which is ascent. Without "
+        "a direction (a client's first round, or outside a federation) it is the base optimizer."
+    )
+    cost = StepCost()
+    needs = ("ascent",)
     reduces_to_base: ClassVar[Mapping[str, Any] | None] = {"rho": 0.0}
-    rho: NonNegative = 0.1
-    norm_eps: Positive = 1e-7
+    rho: NonNegative = hyperparameter(0.1, "Perturbation radius, in units of the parameters' L2 norm; 0 is the base optimizer.")
+    norm_eps: Positive = hyperparameter(1e-7, "Added to the norm in the denominator, > 0 because the direction can be 0.")
 
     def init(self, w: Tensor, task: Task) -> State:
         """The perturbation of the round."""
@@ -41,10 +38,10 @@ class LESAM(LocalOptimizer):
         return {"e": ball(ascent, self.rho, self.norm_eps)}
 
     def resume(self, state: State, w: Tensor, task: Task) -> State:
-        """As `LocalOptimizer.resume`: the perturbation is that of the new round."""
+        """The perturbation is that of the new round."""
         return {**state, **self.init(w, task)}
 
-    def gradient(self, w: Tensor, state: State, objective: Objective, batch: Batch, phase: str) -> tuple[Tensor, Tensor, State]:
-        """As `LocalOptimizer.gradient`: one pass, at the perturbed point."""
-        g, losses = objective.grad(w + state["e"], batch)
+    def gradient(self, w: Tensor, state: State, step: Step) -> Gradient:
+        """One pass, at the perturbed point."""
+        g, losses = step.grad(w + state["e"])
         return g, losses, state

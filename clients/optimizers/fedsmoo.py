@@ -12,28 +12,25 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from clients.objective import Batch, Objective
-from clients.optimizers.base import LocalOptimizer, State, Task, ball
+from clients.optimizers.base import Gradient, LocalOptimizer, State, Step, Task, ball
+from clients.optimizers.cost import StepCost
 from fedsam.config import NonNegative
+from fedsam.documentation import hyperparameter
 
 
 @dataclass(frozen=True, kw_only=True)
-class SMOO(LocalOptimizer):
-    """SAM whose perturbation a dual variable pulls towards the server's.
+class FedSMOO(LocalOptimizer):
+    """SAM whose perturbation a dual variable pulls towards the server's."""
 
-    Source: Sun et al., 2023, arXiv:2305.11584, Algorithm 1 (FedSMOO), as in FL-Simulator: mu changes in every local step and lasts over
-    the rounds (correction `fedsmoo`). Outside a federation mu and s start at 0.
-    Cost: forward 0 backward 2 per example and step.
-
-    Attributes:
-        rho: Perturbation radius, in units of the parameters' L2 norm; 0 is the base optimizer.
-        norm_eps: Added to the norm in the denominator.
-    """
-
-    needs: ClassVar[tuple[str, ...]] = ("mu", "s")
+    source = (
+        "Sun et al., 2023, arXiv:2305.11584, Algorithm 1 (FedSMOO), as in FL-Simulator: mu changes in every local step and lasts over the "
+        "rounds (correction `fedsmoo`). Outside a federation mu and s start at 0."
+    )
+    cost = StepCost(backward=2)
+    needs = ("mu", "s")
     reduces_to_base: ClassVar[Mapping[str, Any] | None] = {"rho": 0.0}
-    rho: NonNegative = 0.1
-    norm_eps: NonNegative = 1e-7
+    rho: NonNegative = hyperparameter(0.1, "Perturbation radius, in units of the parameters' L2 norm; 0 is the base optimizer.")
+    norm_eps: NonNegative = hyperparameter(1e-7, "Added to the norm in the denominator.")
 
     def init(self, w: Tensor, task: Task) -> State:
         """The client's dual and the server's perturbation."""
@@ -41,12 +38,12 @@ class SMOO(LocalOptimizer):
         return {"mu": task.terms.get("mu", zero), "s": task.terms.get("s", zero), "e": zero}
 
     def resume(self, state: State, w: Tensor, task: Task) -> State:
-        """As `LocalOptimizer.resume`: the dual is the correction's, s the server's."""
+        """The dual is the correction's, s the server's."""
         return {**state, **self.init(w, task)}
 
-    def gradient(self, w: Tensor, state: State, objective: Objective, batch: Batch, phase: str) -> tuple[Tensor, Tensor, State]:
-        """As `LocalOptimizer.gradient`: an ascent and a descent pass."""
-        g1, losses = objective.grad(w, batch)
+    def gradient(self, w: Tensor, state: State, step: Step) -> Gradient:
+        """An ascent and a descent pass."""
+        g1, losses = step.grad(w)
         e = ball(g1 - state["mu"] - state["s"], self.rho, self.norm_eps)
-        g2, _ = objective.grad(w + e, batch)
+        g2, _ = step.grad(w + e)
         return g2, losses, {**state, "mu": state["mu"] + e - state["s"], "e": e}

@@ -12,39 +12,38 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from clients.objective import Batch, Objective
-from clients.optimizers.base import State, ball
+from clients.objective import Batch
+from clients.optimizers.base import Gradient, State, Step, ball
+from clients.optimizers.cost import Formula, StepCost
 from clients.optimizers.esam import examples
 from clients.optimizers.sam import SAM
+from fedsam.documentation import hyperparameter
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class KSAM(SAM):
-    """SAM whose two passes see only the batch's examples with the highest losses at the weights.
+    """SAM whose two passes see only the batch's examples with the highest losses at the weights."""
 
-    Source: Ni et al., 2022, arXiv:2210.12864; a reconstruction from descriptions, no code is known. That both subsets are ranked once,
-    at the unperturbed weights, their sizes and the mean over them are our choices. The gradient is biased towards hard examples, and
-    so, with noisy labels, towards wrong ones. Running statistics follow the full forward pass.
-
-    Cost: forward 1 backward ascent_share + descent_share per example and step.
-
-    Attributes:
-        ascent_share: Share of the batch, rounded down but at least one example, that the perturbation comes from.
-        descent_share: Share of the batch that the descent gradient comes from; both 1 is SAM.
-    """
-
+    source = (
+        "Ni et al., 2022, arXiv:2210.12864; a reconstruction from descriptions, no code is known. That both subsets are ranked once, at "
+        "the unperturbed weights, their sizes and the mean over them are our choices. The gradient is biased towards hard examples, and "
+        "so, with noisy labels, towards wrong ones. Running statistics follow the full forward pass."
+    )
+    cost = StepCost(forward=1, backward=Formula("ascent_share + descent_share", lambda self, _: self.ascent_share + self.descent_share))
     reduces_to_base: ClassVar[Mapping[str, Any] | None] = {"rho": 0.0, "ascent_share": 1.0, "descent_share": 1.0}
-    ascent_share: Share = 0.5
-    descent_share: Share = 0.5
+    ascent_share: Share = hyperparameter(
+        0.5, "Share of the batch, rounded down but at least one example, that the perturbation comes from."
+    )
+    descent_share: Share = hyperparameter(0.5, "Share of the batch that the descent gradient comes from; both 1 is SAM.")
 
-    def gradient(self, w: Tensor, state: State, objective: Objective, batch: Batch, phase: str) -> tuple[Tensor, Tensor, State]:
-        """As `LocalOptimizer.gradient`: a forward pass of all, then an ascent and a descent pass of the hardest."""
-        losses = objective.losses(w, batch)
+    def gradient(self, w: Tensor, state: State, step: Step) -> Gradient:
+        """A forward pass of all, then an ascent and a descent pass of the hardest."""
+        losses = step.objective.losses(w, step.batch)
         order = losses.argsort(dim=-1, descending=True, stable=True)  # ties by lower index
-        g, _ = objective.grad(w, _hardest(batch, order, self.ascent_share))
-        g2, _ = objective.grad(w + ball(g, self.rho, self.norm_eps), _hardest(batch, order, self.descent_share))
+        g, _ = step.objective.grad(w, _hardest(step.batch, order, self.ascent_share))
+        g2, _ = step.objective.grad(w + ball(g, self.rho, self.norm_eps), _hardest(step.batch, order, self.descent_share))
         return g2, losses, state
 
 

@@ -10,34 +10,33 @@ from typing import Literal
 
 from torch import Tensor
 
-from clients.objective import Batch, Objective
-from clients.optimizers.base import State, ball
+from clients.optimizers.base import Gradient, State, Step, ball
+from clients.optimizers.cost import Formula, StepCost
 from clients.optimizers.sam import SAM
 from fedsam.config import ConfigError, Count, NonNegative
+from fedsam.documentation import hyperparameter
 
 
 @dataclass(frozen=True, kw_only=True)
 class MultistepSAM(SAM):
-    """Ascend K times, then descend with the last gradient or with an average of those on the way.
+    """Ascend K times, then descend with the last gradient or with an average of those on the way."""
 
-    Source: Kim et al., 2023, arXiv:2302.10181. Variant `average` is a reconstruction: the paper reports a simple modification, but
-    its formula was not available; this is the normalised form of the first author's N-step class in Harry24k/MAIR. That class for N
-    gradients is `ascent_radii` N-1 times rho/N, `descent_weights` 0 and N-1 times 1/N, `norm_eps` 1e-16, and it works for N = 3 only.
-    There is no projection: the ascent is no longer than the sum of its radii by the triangle inequality.
-    Cost: forward 0 backward 1 + ascent_steps per example and step; in variant `explicit` one backward per descent weight.
-
-    Attributes:
-        rho: Sum of the radii of the ascent steps.
-        variant: Descent gradient: last, that of the last point; average, the mean over the points after w; explicit, by the weights.
-        ascent_steps: K, with rho/K each; 1 is SAM. Not used by variant `explicit`, nor is rho.
-        ascent_radii: Variant `explicit`: the radius of each step.
-        descent_weights: Variant `explicit`: the weight of each gradient, K + 1 numbers, that at w first.
-    """
-
-    variant: Literal["last", "average", "explicit"] = "average"
-    ascent_steps: Count = 2
-    ascent_radii: tuple[NonNegative, ...] = ()
-    descent_weights: tuple[float, ...] = ()
+    source = (
+        "Kim et al., 2023, arXiv:2302.10181. Variant `average` is a reconstruction: the paper reports a simple modification, but its "
+        "formula was not available; this is the normalised form of the first author's N-step class in Harry24k/MAIR. That class for N "
+        "gradients is `ascent_radii` N-1 times rho/N, `descent_weights` 0 and N-1 times 1/N, `norm_eps` 1e-16, and it works for N = 3 "
+        "only. There is no projection: the ascent is no longer than the sum of its radii by the triangle inequality."
+    )
+    cost = StepCost(backward=Formula("1 + ascent_steps", lambda self, _: 1 + self.ascent_steps))  # `explicit`: one for each descent weight
+    rho: NonNegative = hyperparameter(0.05, "Sum of the radii of the ascent steps.")
+    variant: Literal["last", "average", "explicit"] = hyperparameter(
+        "average", "Descent gradient: last, that of the last point; average, the mean over the points after w; explicit, by the weights."
+    )
+    ascent_steps: Count = hyperparameter(2, "K, with rho/K each; 1 is SAM. Not used by variant `explicit`, nor is rho.")
+    ascent_radii: tuple[NonNegative, ...] = hyperparameter((), "Variant `explicit`: the radius of each step.")
+    descent_weights: tuple[float, ...] = hyperparameter(
+        (), "Variant `explicit`: the weight of each gradient, K + 1 numbers, that at w first."
+    )
 
     def __post_init__(self) -> None:
         radii, weights = len(self.ascent_radii), len(self.descent_weights)
@@ -48,14 +47,14 @@ class MultistepSAM(SAM):
                 f"descent_weights: {weights} weights for {radii} ascent_radii are not allowed: at least one radius, one weight more"
             )
 
-    def gradient(self, w: Tensor, state: State, objective: Objective, batch: Batch, phase: str) -> tuple[Tensor, Tensor, State]:
-        """As `LocalOptimizer.gradient`: K ascents and the pass at their end."""
+    def gradient(self, w: Tensor, state: State, step: Step) -> Gradient:
+        """K ascents and the pass at their end."""
         radii, weights = self._path()
-        g, losses = objective.grad(w, batch)
+        g, losses = step.grad(w)
         z, q = w, weights[0] * g
         for radius, weight in zip(radii, weights[1:], strict=True):
             z = z + ball(g, radius, self.norm_eps)
-            g, _ = objective.grad(z, batch)
+            g, _ = step.grad(z)
             q = q + weight * g
         return q, losses, state
 

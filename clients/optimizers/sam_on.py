@@ -11,51 +11,45 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from clients.objective import Batch, Objective
-from clients.optimizers.base import State, norm
+from clients.optimizers.base import Gradient, State, Step, norm
+from clients.optimizers.cost import StepCost
 from clients.optimizers.sam import SAM
 from clients.optimizers.tensors import tensorwise
 from fedsam.config import ConfigError, NonNegative
+from fedsam.documentation import hyperparameter
 from fedsam.models.flat import Layout, Segment
 
 
 @dataclass(frozen=True, kw_only=True)
 class SAMON(SAM):
-    """SAM or ASAM whose perturbation is confined to the affine parameters of normalization layers; all parameters are trained.
+    """SAM or ASAM whose perturbation is confined to the affine parameters of normalization layers; all parameters are trained."""
 
-    Source: Mueller et al., 2023, arXiv:2306.04226, in the form of mueller-mp/SAM-ON, except that a tensor belongs to N by the type of
-    its layer, not by its name: the code misses normalization inside `Sequential`. The first pass skips the other tensors' gradients.
-
-    Cost: forward 0 backward 2 per example and step.
-
-    Attributes:
-        perturb: Which tensors N holds: those of normalization layers, all others, or all.
-        variant: Whether the perturbation is scaled by the weights.
-        eta: Added to the scale.
-        normalize_bias: Scale biases too, not only tensors whose name contains "weight".
-        scaling: The scale: each |w|, or the norm of its tensor.
-        p: Norm that the perturbation is bounded in.
-    """
-
+    source = (
+        "Mueller et al., 2023, arXiv:2306.04226, in the form of mueller-mp/SAM-ON, except that a tensor belongs to N by the type of its "
+        "layer, not by its name: the code misses normalization inside `Sequential`. The first pass skips the other tensors' gradients."
+    )
+    cost = StepCost(backward=2)
     rho: NonNegative = 0.5
     norm_eps: NonNegative = 1e-16
-    perturb: Literal["only_norm", "no_norm", "all"] = "only_norm"
-    variant: Literal["sam", "asam"] = "sam"
-    eta: NonNegative = 0.0
-    normalize_bias: bool = False
-    scaling: Literal["elementwise", "layerwise"] = "elementwise"
-    p: Literal["2", "inf"] = "2"
+    perturb: Literal["only_norm", "no_norm", "all"] = hyperparameter(
+        "only_norm", "Which tensors N holds: those of normalization layers, all others, or all."
+    )
+    variant: Literal["sam", "asam"] = hyperparameter("sam", "Whether the perturbation is scaled by the weights.")
+    eta: NonNegative = hyperparameter(0.0, "Added to the scale.")
+    normalize_bias: bool = hyperparameter(False, 'Scale biases too, not only tensors whose name contains "weight".')
+    scaling: Literal["elementwise", "layerwise"] = hyperparameter("elementwise", "The scale: each |w|, or the norm of its tensor.")
+    p: Literal["2", "inf"] = hyperparameter("2", "Norm that the perturbation is bounded in.")
 
     def check(self, layout: Layout) -> None:
-        """As `LocalOptimizer.check`: there must be parameters to perturb."""
+        """There must be parameters to perturb."""
         self._members(layout)
 
-    def gradient(self, w: Tensor, state: State, objective: Objective, batch: Batch, phase: str) -> tuple[Tensor, Tensor, State]:
-        """As `LocalOptimizer.gradient`: an ascent pass for N and a descent pass for all."""
-        g, losses = objective.grad(w, batch, mask=self._members(objective.layout))  # 0 outside N, and so is e
-        t = tensorwise(self._scale, objective.layout, w)
+    def gradient(self, w: Tensor, state: State, step: Step) -> Gradient:
+        """An ascent pass for N and a descent pass for all."""
+        g, losses = step.grad(w, mask=self._members(step.objective.layout))  # 0 outside N, and so is e
+        t = tensorwise(self._scale, step.objective.layout, w)
         e = self.rho * t * g.sign() if self.p == "inf" else self.rho * t * t * g / (norm(t * g) + self.norm_eps)
-        g2, _ = objective.grad(w + e, batch)
+        g2, _ = step.grad(w + e)
         return g2, losses, state
 
     def _members(self, layout: Layout) -> list[bool]:

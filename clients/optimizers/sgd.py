@@ -9,19 +9,18 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from clients.objective import Batch, Objective
-from clients.optimizers.base import LocalOptimizer, State
+from clients.optimizers.base import Gradient, LocalOptimizer, State, Step
+from clients.optimizers.cost import StepCost
 
 
 @dataclass(frozen=True, kw_only=True)
 class SGD(LocalOptimizer):
-    """The base optimizer itself, fed with the gradient of the batch: no perturbation.
+    """The base optimizer itself, fed with the gradient of the batch: no perturbation."""
 
-    Source: McMahan et al., 2017, arXiv:1602.05629, Algorithm 1 (ClientUpdate).
-    Cost: forward 0 backward 1 per example and step.
-    """
+    source = "McMahan et al., 2017, arXiv:1602.05629, Algorithm 1 (ClientUpdate)."
+    cost = StepCost()
 
-    def gradient(self, w: Tensor, state: State, objective: Objective, batch: Batch, phase: str) -> tuple[Tensor, Tensor, State]:
-        """As `LocalOptimizer.gradient`: one pass at `w`."""
-        g, losses = objective.grad(w, batch)
+    def gradient(self, w: Tensor, state: State, step: Step) -> Gradient:
+        """One pass at `w`."""
+        g, losses = step.grad(w)
         return g, losses, state

@@ -12,44 +12,42 @@ import torch
 from torch import Tensor
 
 from clients.objective import Batch, Objective
-from clients.optimizers.base import State, Task, norm
+from clients.optimizers.base import Gradient, State, Step, Stepped, StepPlan, Task, norm
+from clients.optimizers.cost import Formula, StepCost
 from clients.optimizers.sam import SAM
 from clients.optimizers.tensors import piece
 from fedsam.config import ConfigError, Count, Fraction, NonNegative
+from fedsam.documentation import hyperparameter
 
 
 @dataclass(frozen=True, kw_only=True)
 class SparseSAM(SAM):
     """SAM whose perturbation is 0 outside a mask of the scalars with the largest squared gradients.
 
-    Source: Mi et al., 2022, arXiv:2210.05177, with the Fisher mask (SSAM-F), in the form of Mi-Peng/
-    Sparse-Sharpness-Aware-Minimization. The perturbation is divided by the norm of the unmasked gradient. The scores are taken with
-    running statistics and from cleared gradients; the code's first score includes the descent gradient (`leftover`).
-
-    Cost: forward 0 backward 2 + num_samples / (B * S * update_freq) per example and step, B the examples of a batch, S the steps of an
-    epoch: a refresh is a backward pass of num_samples examples.
-
     The mask starts at 0 and is refreshed after the first step of an epoch, at the weights after that step. A fresh state in every round
     makes the first local step an expensive base step, and a single local step nothing else.
-
-    Attributes:
-        sparsity: Share of the scalars that are not perturbed.
-        num_samples: The client's examples whose gradients are scored one by one.
-        update_freq: Refresh in every so many epochs.
-        steps_per_epoch: Steps of an epoch; unset: the local steps of a round.
-        leftover: Add the descent gradient to that of the first scored example, as the code does.
     """
 
+    source = (
+        "Mi et al., 2022, arXiv:2210.05177, with the Fisher mask (SSAM-F), in the form of Mi-Peng/Sparse-Sharpness-Aware-Minimization. "
+        "The perturbation is divided by the norm of the unmasked gradient. The scores are taken with running statistics and from cleared "
+        "gradients; the code's first score includes the descent gradient (`leftover`)."
+    )
+    cost = StepCost(
+        backward=Formula(
+            "2 + num_samples / (B * S * update_freq)", lambda self, at: 2 + self.num_samples / (at.B * at.S * self.update_freq)
+        )
+    )
     rho: NonNegative = 0.1
     norm_eps: NonNegative = 1e-7
-    sparsity: Fraction = 0.5
-    num_samples: Count = 16
-    update_freq: Count = 1
-    steps_per_epoch: Count | None = None
-    leftover: bool = False
+    sparsity: Fraction = hyperparameter(0.5, "Share of the scalars that are not perturbed.")
+    num_samples: Count = hyperparameter(16, "The client's examples whose gradients are scored one by one.")
+    update_freq: Count = hyperparameter(1, "Refresh in every so many epochs.")
+    steps_per_epoch: Count | None = hyperparameter(None, "Steps of an epoch; unset: the local steps of a round.")
+    leftover: bool = hyperparameter(False, "Add the descent gradient to that of the first scored example, as the code does.")
 
     def init(self, w: Tensor, task: Task) -> State:
-        """As `LocalOptimizer.init`: an empty mask and the examples to score; raises `ConfigError` if there are none to be had."""
+        """An empty mask and the examples to score; raises `ConfigError` if there are none to be had."""
         if task.peek is None:
             raise ConfigError("client.optimizer: sparse_sam needs the client's examples (Task.peek) to score its parameters")
         samples = task.peek(self.num_samples)
@@ -57,27 +55,27 @@ class SparseSAM(SAM):
         mask = torch.zeros_like(w)
         return {**super().init(w, task), "mask": mask, "x": samples.x, "y": samples.y, "sparse_step": 0, "period": period}
 
-    def degenerate(self, steps: int) -> str | None:
-        """As `LocalOptimizer.degenerate`: the first step has no mask yet."""
+    def reduction_reason(self, steps: int) -> str | None:
+        """The first step has no mask yet."""
         return "sparse_sam: its first step perturbs nothing, which is the base optimizer, and there is no other" if steps == 1 else None
 
-    def phase(self, state: State, rng: np.random.Generator) -> str:
-        """As `LocalOptimizer.phase`: with or without a refresh of the mask; a period of 0 refreshes once."""
-        step, period = state["sparse_step"], state["period"]
-        return "step" if (step % period if period else step) else "refresh"
+    def plan(self, state: State, rng: np.random.Generator) -> StepPlan:
+        """With or without a refresh of the mask; a period of 0 refreshes once."""
+        taken, period = state["sparse_step"], state["period"]
+        return StepPlan("step" if (taken % period if period else taken) else "refresh")
 
-    def advance(self, w: Tensor, state: State, objective: Objective, batch: Batch, phase: str) -> tuple[Tensor, State, Tensor]:
-        """As `LocalOptimizer.advance`; a refresh follows the base step."""
-        g, losses, state = self.gradient(w, state, objective, batch, phase)
-        w, state = self.descend(w, state, objective.descent(w, g, self.clip))
-        mask = self._fisher_mask(w, g, state, objective) if phase == "refresh" else state["mask"]
+    def advance(self, w: Tensor, state: State, step: Step) -> Stepped:
+        """A refresh follows the base step."""
+        g, losses, state = self.gradient(w, state, step)
+        w, state = self.descend(w, state, step.objective.descent(w, g, self.clip))
+        mask = self._fisher_mask(w, g, state, step.objective) if step.plan.kind == "refresh" else state["mask"]
         return w, {**state, "mask": mask, "sparse_step": state["sparse_step"] + 1}, losses
 
-    def gradient(self, w: Tensor, state: State, objective: Objective, batch: Batch, phase: str) -> tuple[Tensor, Tensor, State]:
-        """As `LocalOptimizer.gradient`: an ascent and a descent pass."""
-        g, losses = objective.grad(w, batch)
+    def gradient(self, w: Tensor, state: State, step: Step) -> Gradient:
+        """An ascent and a descent pass."""
+        g, losses = step.grad(w)
         e = state["mask"] * self.rho * g / (norm(g) + self.norm_eps)
-        g2, _ = objective.grad(w + e, batch)
+        g2, _ = step.grad(w + e)
         return g2, losses, state
 
     def _fisher_mask(self, w: Tensor, descent: Tensor, state: State, objective: Objective) -> Tensor:

@@ -100,8 +100,8 @@ def _registered(registry: Registry[Any]) -> dict[str, Piece]:
 
 
 def costs(optimizers: Mapping[str, type[LocalOptimizer]]) -> Table:
-    """Passes of the local optimizers: what their docstrings say beside what is counted."""
-    from experiments.settings import documented_cost
+    """Evaluations per step of the local optimizers: as declared beside as counted."""
+    from experiments.settings import step_cost
 
     result = Table(title="costs of optimizers", title_justify="left", title_style="bold", header_style="bold")
     result.add_column("name", style="bold cyan", no_wrap=True)
@@ -114,11 +114,11 @@ def costs(optimizers: Mapping[str, type[LocalOptimizer]]) -> Table:
         "with the defaults unless said; B examples in a batch, S local steps in a round, p share of the steps that pass backward twice"
     )
     for name, optimizer in optimizers.items():
-        built, got, letters = documented_cost.on_toy(name, optimizer)
-        said, values = documented_cost.formulas(optimizer), dataclasses.astuple(documented_cost.documented(built, letters))
-        cells = [_equation(text, value) for text, value in zip(said, values, strict=True)]
-        used = dict.fromkeys([*re.findall(r"[A-Za-z]\w*", " ".join(said)), *documented_cost.PUBLISHED.get(name, {})])
-        where = ", ".join(f"{key} = {_value(letters[key] if key in letters else getattr(built, key))}" for key in used)
+        built, got, variables = step_cost.on_toy(name, optimizer)
+        cost = step_cost.declared(optimizer)
+        cells = [_equation(*pair) for pair in zip(cost.texts(), cost.evaluations(built, variables), strict=True)]
+        names = dict.fromkeys([*re.findall(r"[A-Za-z]\w*", " ".join(cost.texts())), *step_cost.PUBLISHED.get(name, {})])
+        where = ", ".join(f"{key} = {_value(getattr(variables if hasattr(variables, key) else built, key))}" for key in names)
         result.add_row(name, cells[0], f"{got.forward:.4g}", cells[1], f"{got.backward:.4g}", where)
     return result
 

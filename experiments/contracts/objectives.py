@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from clients.objective import Batch, Objective
+from clients.objective import Batch, Counted, Objective
 from fedsam.models.flat import Layout, Segment
 
 
@@ -37,11 +37,9 @@ class Formula(Objective):
         """Class scores (..., B, classes)."""
 
     def losses(self, w: Tensor, batch: Batch) -> Tensor:
-        """As `Objective.losses`."""
         return self.losses_at(w, batch).detach()
 
     def grad(self, w: Tensor, batch: Batch, *, mask: Sequence[bool] | None = None, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As `Objective.grad`."""
         w = w.detach().requires_grad_()
         losses = self.losses_at(w, batch)
         rows = torch.full_like(losses, 1 / batch.size).detach() if weights is None else weights
@@ -56,7 +54,6 @@ class Formula(Objective):
     def distilled(
         self, w: Tensor, batch: Batch, teacher: Tensor, *, temperature: float, weight: float, task: float = 1.0
     ) -> tuple[Tensor, Tensor]:
-        """As `Objective.distilled`."""
         w = w.detach().requires_grad_()
         losses = self.losses_at(w, batch)
         student, wanted = (functional.log_softmax(z / temperature, dim=-1) for z in (self.logits(w, batch), teacher.detach()))
@@ -76,11 +73,9 @@ class Quadratic(Formula):
         self.layout = layout or layout_of(("fc.weight", (1,)), ("fc.bias", (len(curvature) - 1,)))
 
     def losses_at(self, w: Tensor, batch: Batch) -> Tensor:
-        """As `Formula.losses_at`."""
         return (self.curvature * (w.unsqueeze(-2) - batch.x) ** 2).sum(dim=-1) / 2
 
     def logits(self, w: Tensor, batch: Batch) -> Tensor:
-        """As `Formula.logits`."""
         return 0.0 * w[..., :1, None] + torch.zeros(*batch.y.shape, 2, dtype=w.dtype)
 
 
@@ -93,15 +88,42 @@ class Softmax(Formula):
         )
 
     def losses_at(self, w: Tensor, batch: Batch) -> Tensor:
-        """As `Formula.losses_at`."""
         scores = self.logits(w, batch).log_softmax(dim=-1)
         return -scores.gather(-1, batch.y.unsqueeze(-1)).squeeze(-1)
 
     def logits(self, w: Tensor, batch: Batch) -> Tensor:
-        """As `Formula.logits`."""
         t = self.layout.views(w)
         x = batch.x * t["norm.weight"].unsqueeze(-2) + t["norm.bias"].unsqueeze(-2)
         return x @ t["fc.weight"].transpose(-1, -2) + t["fc.bias"].unsqueeze(-2)
+
+
+class Recorded(Counted):
+    """Remembers the losses (..., B) of all passes."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.passes: list[Tensor] = []
+
+    def grad(self, w: Tensor, batch: Batch, *, mask: Sequence[bool] | None = None, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        g, losses = super().grad(w, batch, mask=mask, weights=weights)
+        self.passes.append(losses)
+        return g, losses
+
+    def losses(self, w: Tensor, batch: Batch) -> Tensor:
+        losses = super().losses(w, batch)
+        self.passes.append(losses)
+        return losses
+
+    def distilled(
+        self, w: Tensor, batch: Batch, teacher: Tensor, *, temperature: float, weight: float, task: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        g, losses = super().distilled(w, batch, teacher, temperature=temperature, weight=weight, task=task)
+        self.passes.append(losses)
+        return g, losses
+
+    def has(self, losses: Tensor) -> bool:
+        """Whether each of the losses is one that a pass gave."""
+        return bool(torch.isin(losses, torch.cat([given.flatten() for given in self.passes])).all())
 
 
 def random_batches(count: int, size: int = 8, *, seed: int = 0, features: int = 3, classes: int = 3) -> list[Batch]:

@@ -32,8 +32,8 @@ from experiments.contracts.base import (
     snapshot,
     twice,
 )
-from experiments.contracts.objectives import Quadratic, Softmax, layout_of, random_batches
-from experiments.settings import documented_cost
+from experiments.contracts.objectives import Quadratic, Recorded, Softmax, layout_of, random_batches
+from experiments.settings import step_cost
 from fedsam.config import ConfigError
 from fedsam.messages import codec
 
@@ -101,19 +101,21 @@ def on_bases(component: CheckedComponent, **changes: Any) -> Iterator[tuple[str,
 
 
 def a_step_is_complete(component: CheckedComponent) -> None:
-    """New weights (P,), a mapping as state, and a loss for each example."""
+    """New weights (P,), a mapping as state, and for each example a loss that one of the step's passes gave."""
     optimizer, w, batches = component.make(BASES["sgd"]), start(), random_batches(STEPS)
     state = optimizer.init(w, task(optimizer, w, batches))
     expect(isinstance(state, Mapping), "`init` to give a mapping", f"a {type(state).__name__}")
     rng = np.random.default_rng(0)
     for number, batch in enumerate(batches, start=1):
-        given = optimizer.step(w, state, Softmax(), batch, rng)
+        objective = Recorded(Softmax())
+        given = optimizer.step(w, state, objective, batch, rng)
         count = f"{len(given)} values" if isinstance(given, tuple) else f"a {type(given).__name__}"
         expect(isinstance(given, tuple) and len(given) == 3, "a step to give (weights, state, losses)", count)
         w, state, losses = given
         expect_vector(w, start(), f"the weights after step {number}")
         expect(isinstance(state, Mapping), "the state to be a mapping", f"a {type(state).__name__}")
         expect_vector(losses, torch.zeros(batch.size, dtype=w.dtype), f"the losses of step {number}")
+        expect(objective.has(losses), f"the losses of step {number} to be those of its passes", "others")
 
 
 def reductions(component: CheckedComponent) -> Iterator[tuple[str, Training, Training]]:
@@ -203,25 +205,25 @@ def state_can_be_kept(component: CheckedComponent) -> None:
 
 
 def cost_is_as_declared(component: CheckedComponent) -> None:
-    """Passes counted in sixty steps after its start, which are whole periods of all our methods."""
+    """Evaluations counted in sixty steps after its start, which are whole periods of all our methods."""
     optimizer = component.make(BASES["sgd"])
     try:
-        documented_cost.formulas(type(optimizer))
+        cost = step_cost.declared(type(optimizer))
     except ValueError as error:
         raise NotDeclared(str(error)) from None
-    another = optimizer.degenerate(documented_cost.LONGEST_START)
+    another = optimizer.reduction_reason(step_cost.LONGEST_START)
     if another:
         raise LeftOut(another)
-    batches = random_batches(documented_cost.settled(optimizer) + 60, 12)
-    got, letters = documented_cost.measured(optimizer, Softmax(), start(), batches, task(optimizer, start(), batches))
+    batches = random_batches(step_cost.warmup_steps(optimizer) + 60, 12)
+    got, variables = step_cost.measured(optimizer, Softmax(), start(), batches, task(optimizer, start(), batches))
     try:
-        want = documented_cost.documented(optimizer, letters)
-    except Exception as error:  # the docstring may hold anything
-        formulas = " and ".join(map(repr, documented_cost.formulas(type(optimizer))))
+        want = cost.evaluations(optimizer, variables)
+    except Exception as error:  # a formula may hold anything
+        formulas = " and ".join(map(repr, cost.texts()))
         raise ContractError(f"expected formulas of its hyperparameters, B, S and p as its cost, found {formulas} ({error})") from None
     for kind in ("forward", "backward"):
         declared, counted = getattr(want, kind), getattr(got, kind)
-        expected = f"{declared:g} {kind} passes per example and step, as its docstring says"
+        expected = f"{declared:g} {kind} passes per example and step, as its `cost` says"
         expect(math.isclose(declared, counted, rel_tol=1e-6, abs_tol=1e-9), expected, f"{counted:.4g}")
 
 

@@ -69,16 +69,17 @@ class Forecast:
 
 def load(experiment: Experiment, dataset: Dataset, network: Network) -> Load:
     """What a run of the experiment will take, but for time. Raises `ConfigError` if the partition cannot be drawn."""
-    client, sample, passes = experiment.client, sampler(experiment), cost(experiment)
+    client, sample, method = experiment.client, sampler(experiment), cost(experiment)
     sizes = np.array([len(part) for part in partition_examples(experiment, dataset)])
     full = -(-sizes // client.batch_size)  # batches of an epoch
     steps = np.full_like(sizes, client.steps) if client.steps else client.epochs * full
     trained = steps * sizes / np.maximum(full, 1)  # the last batch of an epoch may be smaller
     cohorts = [list(sample(round)) for round in range(1, min(experiment.rounds, LOOKED_AT) + 1)]
-    cohort, evaluations = mean(map(len, cohorts)), passes.gradients * mean(float(trained[members].sum()) for members in cohorts)
+    cohort, passed = mean(map(len, cohorts)), mean(float(trained[members].sum()) for members in cohorts)
+    evaluations = method.gradient_evaluations_per_step * passed
     rounds = min(experiment.rounds, math.ceil(experiment.budget / evaluations)) if experiment.budget else experiment.rounds
     median = int(np.argsort(sizes, kind="stable")[len(sizes) // 2])
-    vectors, item = passes.down + passes.up, network.initial.element_size()
+    vectors, item = method.down + method.up, network.initial.element_size()
     evaluated = math.ceil(rounds / experiment.measure.every) * len(dataset.test.y)
     return Load(
         rounds=rounds,

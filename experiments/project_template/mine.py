@@ -9,10 +9,9 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor, nn
 
-from clients.objective import Batch, Objective
-from clients.optimizers import LocalOptimizer
-from clients.optimizers.base import State, norm
+from clients.optimizers import Gradient, LocalOptimizer, State, Step, StepCost, norm
 from fedsam.data.datasets import Dataset
+from fedsam.documentation import hyperparameter
 from strategies import ServerRule
 from strategies.base import Aggregate
 
@@ -30,18 +29,17 @@ def small_cnn(image: tuple[int, int, int], classes: int, *, width: int = 8) -> n
 
 @dataclass(frozen=True, kw_only=True)
 class HalfSAM(LocalOptimizer):
-    """Descend with the mean of the gradient here and the gradient at the worst nearby point.
+    """Descend with the mean of the gradient here and the gradient at the worst nearby point."""
 
-    Cost: forward 0 backward 2 per example and step.
-    """
+    # `fedsam check` looks whether both are true.
+    cost = StepCost(backward=2)  # gradient evaluations per example and step
+    reduces_to_base: ClassVar[Mapping[str, Any] | None] = {"rho": 0.0}  # with rho 0 it is SGD
+    rho: float = hyperparameter(0.05, "Perturbation radius.")
 
-    reduces_to_base: ClassVar[Mapping[str, Any] | None] = {"rho": 0.0}  # with rho 0 it is SGD, and `fedsam check` looks whether it is
-    rho: float = 0.05
-
-    def gradient(self, w: Tensor, state: State, objective: Objective, batch: Batch, phase: str) -> tuple[Tensor, Tensor, State]:
+    def gradient(self, w: Tensor, state: State, step: Step) -> Gradient:
         """The direction to descend, the losses of the first pass, and the state."""
-        here, losses = objective.grad(w, batch)
-        there, _ = objective.grad(w + self.rho * here / (norm(here) + 1e-12), batch)
+        here, losses = step.grad(w)
+        there, _ = step.grad(w + self.rho * here / (norm(here) + 1e-12))
         return (here + there) / 2, losses, state
 
 

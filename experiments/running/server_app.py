@@ -134,7 +134,7 @@ def _warn(experiment: Experiment, optimizer: LocalOptimizer, examples: Any, run_
     """Say where the optimizer, afresh in every round, has too few local steps to be what it is."""
     client = experiment.client
     steps = client.steps or client.epochs * -(-int(np.median(examples)) // client.batch_size)
-    reason = optimizer.degenerate(steps)
+    reason = optimizer.reduction_reason(steps)
     if reason and client.optimizer_state == "fresh":
         callback.warn(
             run_id, f"client.optimizer: {reason} (a median client has {steps} local steps a round; client.optimizer_state is fresh)"

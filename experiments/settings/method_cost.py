@@ -1,4 +1,4 @@
-"""What a method costs by its nature: vectors down, up and kept, passes per step. Measured on one client of a toy problem."""
+"""What a method costs by its nature: vectors down, up and kept, evaluations per step. Measured on one client of a toy problem."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STEPS, BATCH, FEATURES, CLASSES = 20, 8, 3, 2
 
 
 @dataclass(frozen=True)
-class Cost:
+class MethodCost:
     """Costs of one active client in one round, and of the server; vectors are counted in model sizes.
 
     Attributes:
@@ -31,19 +31,19 @@ class Cost:
         up: Vectors that it sends.
         client_state: Vectors that it keeps.
         server_state: Vectors that the server keeps besides the global one.
-        gradients: Gradient evaluations per example and step.
-        forwards: Forward evaluations per example and step, besides those of the gradients.
+        gradient_evaluations_per_step: For each example.
+        forward_evaluations_per_step: For each example, besides those of the gradients.
     """
 
     down: int
     up: int
     client_state: int
     server_state: int
-    gradients: float
-    forwards: float
+    gradient_evaluations_per_step: float
+    forward_evaluations_per_step: float
 
 
-def cost(experiment: Experiment) -> Cost:
+def cost(experiment: Experiment) -> MethodCost:
     """The cost of the experiment's method, whose parts must fit together. Raises `ConfigError` where a part cannot be built."""
     optimizer = optimizers.build(experiment.client.optimizer)
     correction = corrections.build(experiment.client.correction)
@@ -55,13 +55,13 @@ def cost(experiment: Experiment) -> Cost:
     rng = np.random.default_rng(0)
     result = local_train(down["w"], optimizer, correction, objective, batches, rng, task=task, server_payload=down)
     size = objective.layout.size
-    return Cost(
+    return MethodCost(
         down=_vectors(down.values(), size),
         up=1 + len(result.payload.mean) + len(result.payload.population),
         client_state=_vectors(result.client_state.values(), size),
         server_state=_vectors(_flat(state), size),
-        gradients=result.gradient_evaluations / result.examples,
-        forwards=result.forward_evaluations / result.examples,
+        gradient_evaluations_per_step=result.gradient_evaluations / result.examples,
+        forward_evaluations_per_step=result.forward_evaluations / result.examples,
     )
 
 

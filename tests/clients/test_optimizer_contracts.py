@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from clients.objective import Batch, Objective
+from clients.objective import Batch
 from clients.optimizers import OPTIMIZERS, build
-from clients.optimizers.base import LocalOptimizer, State
+from clients.optimizers.base import LocalOptimizer, State, Step
 from experiments.contracts.base import Check, CheckedComponent, NotDeclared
 from experiments.contracts.objectives import Softmax, random_batches
 from experiments.contracts.optimizers import BASES, CHECKS, cost_is_as_declared, it_reduces_to_its_base, reductions, start, train
@@ -20,7 +20,7 @@ from fedsam.config import Component
 
 METHODS = tuple(OPTIMIZERS)
 
-# Settings that bring every phase of a method into a few steps.
+# Settings that bring every kind of step of a method into a few steps.
 SETTINGS: dict[str, dict[str, Any]] = {
     "esam": {"beta": 0.5, "gamma": 0.6},
     "looksam": {"k": 3},
@@ -31,6 +31,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "m_sharpness_sam": {"m": 3},
     "zosam": {"num_probes": 2},
     "warm_sam": {"warmup_rounds": 2},
+}
+
+# The kinds of step that a method plans, where there are several.
+KINDS: dict[str, set[str]] = {
+    "aesam": {"probe", "sam", "plain"},
+    "looksam": {"sam", "reuse"},
+    "sparse_sam": {"step", "refresh"},
+    "vsam": {"sam", "reuse"},
 }
 
 # Sums and differences that cancel in exact arithmetic; all others equal their base to the bit.
@@ -45,7 +53,7 @@ COSTED: dict[str, dict[str, Any]] = {
 
 
 def component(name: str, settings: Mapping[str, Any] | None = None) -> CheckedComponent:
-    """A method of the table, set so that all its phases come up."""
+    """A method of the table, set so that all its kinds of step come up."""
     return CheckedComponent("optimizer", name, OPTIMIZERS, SETTINGS.get(name, {}) if settings is None else settings)
 
 
@@ -86,7 +94,7 @@ def test_momentum_sam_without_a_displacement_decays_as_base_sgd() -> None:
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("name", METHODS)
 def test_a_client_axis_equals_a_loop_over_clients(name: str, base: str) -> None:
-    # Clients that take their steps together are in the same phase; vSAM's are so in its warm-up.
+    # Clients that take their steps together have the same plan; vSAM's are so in its warm-up.
     steps = SETTINGS["vsam"]["warmup_steps"] if name == "vsam" else 8
     optimizer = make(name, base, **SETTINGS.get(name, {}))
     weights = [start(seed=seed) for seed in (1, 2, 3)]
@@ -123,17 +131,17 @@ def is_mask(index: Any) -> bool:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_phase_never_waits_for_the_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    advance, phases = OPTIMIZERS[name].advance, set()
+def test_a_planned_step_never_waits_for_the_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    advance, plans = OPTIMIZERS[name].advance, set()
 
-    def guarded(self: LocalOptimizer, w: Tensor, state: State, objective: Objective, batch: Batch, phase: str) -> Any:
-        phases.add(phase)
+    def guarded(self: LocalOptimizer, w: Tensor, state: State, step: Step) -> Any:
+        plans.add(step.plan)
         with NoSync():
-            return advance(self, w, state, objective, batch, phase)
+            return advance(self, w, state, step)
 
     monkeypatch.setattr(OPTIMIZERS[name], "advance", guarded)
     train(make(name, clip_norm=1.0, **SETTINGS.get(name, {})), Softmax(), start(), random_batches(20))
-    assert phases
+    assert {plan.kind for plan in plans} == KINDS.get(name, {"step"})
 
 
 @pytest.mark.parametrize("read", [float, bool, Tensor.item, Tensor.tolist, lambda x: x[x > 0], lambda x: 1 if x > 0 else 0])
@@ -143,6 +151,6 @@ def test_the_guard_notices_a_read_back(read: Callable[[Tensor], Any]) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_an_unknown_number_of_steps_is_not_degenerate(name: str) -> None:
-    reason = OPTIMIZERS[name]().degenerate(0)
+def test_an_unknown_number_of_steps_reduces_nothing(name: str) -> None:
+    reason = OPTIMIZERS[name]().reduction_reason(0)
     assert reason is None or name == "esam"  # whose defaults are SAM, however many steps there are

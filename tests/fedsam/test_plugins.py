@@ -18,18 +18,16 @@ OPTIMIZER = """
 from dataclasses import dataclass
 from clients.optimizers import LocalOptimizer
 from fedsam.config import NonNegative
+from fedsam.documentation import hyperparameter
 
 @dataclass(frozen=True, kw_only=True)
 class Mine(LocalOptimizer):
-    \"\"\"Descend with twice the gradient.
+    \"\"\"Descend with twice the gradient.\"\"\"
 
-    Attributes:
-        rho: Nothing.
-    \"\"\"
-    rho: NonNegative = 0.05
+    rho: NonNegative = hyperparameter(0.05, "Nothing.")
 
-    def gradient(self, w, state, objective, batch, phase):
-        g, losses = objective.grad(w, batch)
+    def gradient(self, w, state, step):
+        g, losses = step.grad(w)
         return 2 * g, losses, state
 """
 

@@ -83,7 +83,7 @@ class TorchOptimizer(torch.optim.Optimizer):
             closure: Called once per pass, with the weights of the pass in place. Without `batch`: `closure()` returns the loss of the
                 step's examples, whether or not it called `loss.backward()`; enough for methods of mean gradients. With `batch`:
                 `closure(x, y)` returns the losses (B,) of the examples it is given and does not call `backward`; enough for all
-                but GMT and SOL, which need class scores. Unset: `.grad` is the gradient; enough for one pass at the weights.
+                but FedGMT and FedSOL, which need class scores. Unset: `.grad` is the gradient; enough for one pass at the weights.
             batch: Images or other inputs `x` (B, ...) and labels `y` (B,) of the step.
 
         Raises:

@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from clients.optimizers.aesam import AESAM
-from clients.optimizers.base import State, Task
+from clients.optimizers.base import State, Step, StepPlan, Task
 from fedsam.config import ConfigError
 from tests.support.objectives import at_origin
 from tests.support.recording import RHO, START, Watched, hill, step, vector
@@ -45,14 +45,14 @@ def test_the_threshold_falls_over_the_whole_training() -> None:
     optimizer, w = AESAM(lambda1=-3.0), vector(0.2, 0.2)
     statistics = {"mu": vector(0.25), "var": vector(0.01)}
     state = {**optimizer.init(w, Task(round=1, rounds=10, steps=5)), **statistics}
-    assert_phase(optimizer, w, state, "plain")
+    assert_plan(optimizer, w, state, "plain")
     state = {**optimizer.init(w, Task(round=10, rounds=10, steps=5)), **statistics}
-    assert_phase(optimizer, w, state, "sam")
+    assert_plan(optimizer, w, state, "sam")
 
 
-def assert_phase(optimizer: AESAM, w: torch.Tensor, state: State, phase: str) -> None:
-    _, state, _ = optimizer.advance(w, state, hill(), at_origin(), "probe")
-    assert optimizer.phase(state, None) == phase  # type: ignore[arg-type]
+def assert_plan(optimizer: AESAM, w: torch.Tensor, state: State, kind: str) -> None:
+    _, state, _ = optimizer.advance(w, state, Step(hill(), at_origin(), StepPlan("probe")))
+    assert optimizer.plan(state, None).kind == kind  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("bound", "passes"), [(-1e9, [2, 2, 2]), (1e9, [1, 1, 1])])

@@ -14,11 +14,11 @@ from clients.corrections.base import Correction
 from clients.local import LocalResult, local_train
 from clients.objective import Batch, NetworkObjective
 from clients.optimizers.base import LocalOptimizer, State, Task
-from clients.optimizers.fedgf import GF
-from clients.optimizers.fedgmt import GMT
-from clients.optimizers.fedlesam import LESAM
-from clients.optimizers.fedsmoo import SMOO
-from clients.optimizers.fedsol import SOL, movement
+from clients.optimizers.fedgf import FedGF
+from clients.optimizers.fedgmt import FedGMT
+from clients.optimizers.fedlesam import FedLESAM
+from clients.optimizers.fedsmoo import FedSMOO
+from clients.optimizers.fedsol import FedSOL, movement
 from clients.optimizers.mixed import Mixed
 from clients.optimizers.warm_sam import WarmSAM
 from fedsam.models.network import Network
@@ -43,14 +43,14 @@ def close(got: Tensor, *want: float) -> bool:
 
 def test_lesam_takes_its_gradient_one_radius_back_along_the_global_move() -> None:
     # e = 0.5 (0, 2) / 2 = (0, 0.5): the gradient is (3, 4.5).
-    w, _ = stepped(LESAM(lr=0.1, rho=0.5, norm_eps=1e-15), ascent=vector(0, 2))
+    w, _ = stepped(FedLESAM(lr=0.1, rho=0.5, norm_eps=1e-15), ascent=vector(0, 2))
     assert close(w, 3 - 0.3, 4 - 0.45)
-    assert close(stepped(LESAM(lr=0.1, rho=0.5), ascent=vector(0, 0))[0], 2.7, 3.6)
+    assert close(stepped(FedLESAM(lr=0.1, rho=0.5), ascent=vector(0, 0))[0], 2.7, 3.6)
 
 
 def test_smoo_perturbs_along_what_its_dual_leaves_of_the_gradient() -> None:
     # q = (3, 4) - (3, 0) - (0, 3) = (0, 1): e = (0, 0.5), mu becomes (3, 0) + (0, 0.5) - (0, 3).
-    w, state = stepped(SMOO(lr=0.1, rho=0.5, norm_eps=0.0), mu=vector(3, 0), s=vector(0, 3))
+    w, state = stepped(FedSMOO(lr=0.1, rho=0.5, norm_eps=0.0), mu=vector(3, 0), s=vector(0, 3))
     assert close(w, 3 - 0.3, 4 - 0.45)
     assert close(state["mu"], 3, -2.5)
     assert close(state["e"], 0, 0.5)
@@ -64,9 +64,9 @@ def test_mixed_does_not_normalize() -> None:
 
 def test_gf_descends_between_the_local_worst_point_and_the_servers() -> None:
     # e = (0.6, 0.8); y = (5, 5) / 4 + 3 / 4 (3.6, 4.8) = (3.95, 4.85).
-    w, _ = stepped(GF(lr=0.1, rho=1.0), wp=vector(5, 5), share=vector(0.25))
+    w, _ = stepped(FedGF(lr=0.1, rho=1.0), wp=vector(5, 5), share=vector(0.25))
     assert close(w, 3 - 0.395, 4 - 0.485)
-    assert close(stepped(GF(lr=0.1, rho=1.0))[0], 3 - 0.36, 4 - 0.48)
+    assert close(stepped(FedGF(lr=0.1, rho=1.0))[0], 3 - 0.36, 4 - 0.48)
 
 
 def test_the_radius_of_warm_sam_grows_with_the_rounds() -> None:
@@ -82,7 +82,7 @@ def test_gmt_descends_on_the_loss_and_the_divergence_from_its_teacher() -> None:
     batch, target = random_batches(1)[0], Softmax()
     generator = torch.Generator().manual_seed(1)
     w, ema = (torch.randn(target.layout.size, generator=generator, dtype=torch.float64) for _ in range(2))
-    optimizer = GMT(lr=1.0, tau=2.0, gamma=0.5)
+    optimizer = FedGMT(lr=1.0, tau=2.0, gamma=0.5)
     got, _, _ = optimizer.step(w, optimizer.init(w, Task(terms={"ema": ema})), target, batch, np.random.default_rng(0))
     leaf = w.clone().requires_grad_()
     student, teacher = target.logits(leaf, batch) / 2, target.logits(ema, batch) / 2
@@ -96,7 +96,7 @@ def test_gmt_descends_on_the_loss_and_the_divergence_from_its_teacher() -> None:
 def test_sol_does_not_perturb_in_the_first_step_of_a_round(adaptive: bool) -> None:
     batches, target = random_batches(2), Softmax()
     w = torch.randn(target.layout.size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    optimizer = SOL(lr=0.1, rho=1.0, adaptive=adaptive)
+    optimizer = FedSOL(lr=0.1, rho=1.0, adaptive=adaptive)
     state = optimizer.init(w, Task())
     first, state, _ = optimizer.step(w, state, target, batches[0], np.random.default_rng(0))
     assert torch.allclose(first, w - 0.1 * target.grad(w, batches[0])[0], rtol=0, atol=1e-15)
@@ -143,7 +143,7 @@ def test_the_network_distils_as_autograd_does_and_counts_as_one_pass() -> None:
     assert torch.allclose((g - plain) @ step, 3 * slope, rtol=1e-5)
 
 
-OVER_ROUNDS = [LESAM(momentum=0.5), SMOO(momentum=0.5), GF(momentum=0.5), WarmSAM(momentum=0.5, warmup_rounds=9)]
+OVER_ROUNDS = [FedLESAM(momentum=0.5), FedSMOO(momentum=0.5), FedGF(momentum=0.5), WarmSAM(momentum=0.5, warmup_rounds=9)]
 
 
 @pytest.mark.parametrize("optimizer", OVER_ROUNDS, ids=lambda optimizer: type(optimizer).__name__)

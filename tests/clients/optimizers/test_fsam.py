@@ -47,5 +47,5 @@ def test_a_gradient_that_the_average_explains_is_not_perturbed() -> None:
 
 
 def test_one_local_step_is_sam() -> None:
-    assert "SAM" in (FSAM().degenerate(1) or "")
-    assert FSAM().degenerate(2) is None
+    assert "SAM" in (FSAM().reduction_reason(1) or "")
+    assert FSAM().reduction_reason(2) is None

@@ -53,11 +53,11 @@ def test_new_weights_begin_a_new_cycle() -> None:
     optimizer = LookSAM(momentum=0.9)
     _, state, _ = step(optimizer, START, at_origin())
     state = optimizer.resume(state, START, Task())
-    assert optimizer.phase(state, None) == "sam"  # type: ignore[arg-type]
+    assert optimizer.plan(state, None).kind == "sam"  # type: ignore[arg-type]
     assert set(state) == {"looksam_step", "v"}
 
 
 def test_few_steps_make_it_sam() -> None:
-    assert "SAM" in (LookSAM(k=1).degenerate(10) or "")
-    assert "SAM" in (LookSAM().degenerate(1) or "")
-    assert LookSAM().degenerate(2) is None
+    assert "SAM" in (LookSAM(k=1).reduction_reason(10) or "")
+    assert "SAM" in (LookSAM().reduction_reason(1) or "")
+    assert LookSAM().reduction_reason(2) is None

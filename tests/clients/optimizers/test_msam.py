@@ -91,8 +91,8 @@ def test_zero_gradients_stay_finite() -> None:
 
 
 def test_one_local_step_is_the_base() -> None:
-    assert "adamw" in (replace(MSAM(), base="adamw").degenerate(1) or "")
-    assert MSAM().degenerate(2) is None
+    assert "adamw" in (replace(MSAM(), base="adamw").reduction_reason(1) or "")
+    assert MSAM().reduction_reason(2) is None
 
 
 @pytest.mark.parametrize("setting", [{"nesterov": True}, {"dampening": 0.1}, {"form": "nag", "base": "adamw"}])

@@ -49,8 +49,8 @@ def test_new_weights_drop_the_gradient_and_its_batch() -> None:
     optimizer = SAMPa(momentum=0.9)
     _, state, _ = step(optimizer, START, at_origin())
     assert set(optimizer.resume(state, START, Task())) == {"v"}
-    assert optimizer.degenerate(1)
-    assert optimizer.degenerate(2) is None
+    assert optimizer.reduction_reason(1)
+    assert optimizer.reduction_reason(2) is None
 
 
 def test_lambda_one_ignores_the_radius() -> None:

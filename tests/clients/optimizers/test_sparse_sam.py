@@ -49,10 +49,10 @@ def test_the_released_code_adds_the_descent_gradient_to_the_first_score(leftover
 )
 def test_it_refreshes_after_the_first_step_of_an_epoch(settings: dict[str, int], steps: int, refreshed: list[int]) -> None:
     optimizer = SparseSAM(**settings)  # type: ignore[arg-type]
-    state, phases = optimizer.init(START, Task(steps=steps, peek=at_origin)), []
+    state, kinds = optimizer.init(START, Task(steps=steps, peek=at_origin)), []
     for count in range(6):
-        phases.append(optimizer.phase({**state, "sparse_step": count}, NO_DRAW))
-    assert [count for count, phase in enumerate(phases) if phase == "refresh"] == refreshed
+        kinds.append(optimizer.plan({**state, "sparse_step": count}, NO_DRAW).kind)
+    assert [count for count, kind in enumerate(kinds) if kind == "refresh"] == refreshed
 
 
 def test_scores_leave_the_statistics_alone() -> None:
@@ -67,5 +67,5 @@ def test_scores_leave_the_statistics_alone() -> None:
 def test_it_needs_examples() -> None:
     with pytest.raises(ConfigError, match="needs the client's examples"):
         SparseSAM().init(START, Task())
-    assert "base optimizer" in (SparseSAM().degenerate(1) or "")
-    assert SparseSAM().degenerate(2) is None
+    assert "base optimizer" in (SparseSAM().reduction_reason(1) or "")
+    assert SparseSAM().reduction_reason(2) is None

@@ -18,7 +18,7 @@ from clients.optimizers import OPTIMIZERS, TorchOptimizer, as_torch, build
 from clients.optimizers.aesam import AESAM
 from clients.optimizers.base import LocalOptimizer, Task
 from clients.optimizers.esam import ESAM
-from clients.optimizers.fedlesam import LESAM
+from clients.optimizers.fedlesam import FedLESAM
 from clients.optimizers.msam import MSAM
 from clients.optimizers.sam import SAM
 from clients.optimizers.sam_on import SAMON
@@ -413,4 +413,4 @@ def test_wrong_closures_are_refused() -> None:
     with pytest.raises(ConfigError, match="needs the losses of single examples"):
         optimizer.step(backward, (batch.x, batch.y))
     with pytest.raises(ConfigError, match="returned a loss without a graph, and no gradient"):
-        as_torch(LESAM(), model).step(lambda: 0.5)
+        as_torch(FedLESAM(), model).step(lambda: 0.5)

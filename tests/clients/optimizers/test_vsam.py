@@ -10,7 +10,7 @@ from torch import Tensor
 
 from clients.objective import Counted
 from clients.optimizers import build
-from clients.optimizers.base import State, Task
+from clients.optimizers.base import State, Step, StepPlan, Task
 from clients.optimizers.vsam import VSAM
 from fedsam.config import Component, ConfigError
 from tests.support.objectives import Quadratic, Softmax, at_origin, random_batches
@@ -20,21 +20,23 @@ A = torch.tensor([1.0, 2.0], dtype=torch.float64)
 SMALL: dict[str, Any] = {"window": 5, "blocks": 2, "warmup_steps": 6, "last_tensors": 1}
 
 
-def advance(optimizer: VSAM, phase: str, w: Tensor = W, state: State | None = None) -> tuple[Tensor, State]:
-    w, state, _ = optimizer.advance(w, state or optimizer.init(w, Task()), Quadratic([1.0, 2.0]), at_origin(), phase)
+def advance(optimizer: VSAM, kind: Any, w: Tensor = W, state: State | None = None) -> tuple[Tensor, State]:
+    step = Step(Quadratic([1.0, 2.0]), at_origin(), StepPlan(kind))
+    w, state, _ = optimizer.advance(w, state or optimizer.init(w, Task()), step)
     return w, state
 
 
-def phases(optimizer: VSAM, steps: int) -> tuple[list[str], list[State], Counted]:
-    """The phase of each step on a noisy task, the state before it, and the cost of all."""
+def plans(optimizer: VSAM, steps: int) -> tuple[list[str], list[State], Counted]:
+    """The kind of each step on a noisy task, the state before it, and the cost of all."""
     objective, rng, taken, states = Counted(Softmax()), np.random.default_rng(0), [], []
     w = torch.ones(objective.layout.size, dtype=torch.float64)
     state = optimizer.init(w, Task())
     for batch in random_batches(steps):
-        state = optimizer.prepare(state)
-        taken.append(optimizer.phase(state, rng))
+        state = optimizer.adapted(state)
+        plan = optimizer.plan(state, rng)
+        taken.append(plan.kind)
         states.append(state)
-        w, state, _ = optimizer.advance(w, state, objective, batch, taken[-1])
+        w, state, _ = optimizer.advance(w, state, Step(objective, batch, plan))
     return taken, states, objective
 
 
@@ -61,18 +63,18 @@ def test_block_variance_by_hand() -> None:
 
 
 def test_the_warm_up_is_sampled_and_the_first_window_after_it_is_not() -> None:
-    taken, _, _ = phases(VSAM(**SMALL), 6 + 4)
+    taken, _, _ = plans(VSAM(**SMALL), 6 + 4)
     assert taken == ["sam"] * 6 + ["reuse"] * 4
 
 
 def test_six_reuses_and_then_the_gradient_alone() -> None:
-    taken, _, _ = phases(VSAM(window=9, blocks=2, warmup_steps=9), 9 + 8)
+    taken, _, _ = plans(VSAM(window=9, blocks=2, warmup_steps=9), 9 + 8)
     assert taken[9:] == ["reuse"] * 6 + ["plain"] * 2
 
 
 def test_every_later_window_samples_its_quota_and_costs_no_more() -> None:
     optimizer = VSAM(alpha_ratio=0.9, alpha_var=0.9, **SMALL)
-    taken, states, counted = phases(optimizer, 10 + 5 * 20)
+    taken, states, counted = plans(optimizer, 10 + 5 * 20)
     quotas = []
     for begin in range(10, len(taken), 5):
         assert taken[begin : begin + 5].count("sam") == math.floor(states[begin]["rate"])
@@ -85,10 +87,10 @@ def test_every_later_window_samples_its_quota_and_costs_no_more() -> None:
 
 def test_a_kept_perturbation_is_not_reused_at_new_weights() -> None:
     optimizer = VSAM(**SMALL)
-    _, states, _ = phases(optimizer, 8)
-    assert optimizer.phase(states[-1], np.random.default_rng(0)) == "reuse"
+    _, states, _ = plans(optimizer, 8)
+    assert optimizer.plan(states[-1], np.random.default_rng(0)).kind == "reuse"
     resumed = optimizer.resume(states[-1], W, Task())
-    assert optimizer.phase(resumed, np.random.default_rng(0)) == "plain"
+    assert optimizer.plan(resumed, np.random.default_rng(0)).kind == "plain"
     assert torch.equal(resumed["norms"], states[-1]["norms"])
 
 
@@ -105,7 +107,7 @@ def test_clients_cannot_be_sampled_together() -> None:
     optimizer = VSAM(**SMALL)
     state = {**optimizer.init(torch.zeros(3, 2), Task()), "warmup_left": 0, "step_after": 5}
     with pytest.raises(ValueError, match="clients"):
-        optimizer.prepare(state)
+        optimizer.adapted(state)
 
 
 @pytest.mark.parametrize("settings", [{"window": 10, "blocks": 2, "warmup_steps": 9}, {"window": 4, "blocks": 5}, {"max_p": 0.0}])
@@ -114,9 +116,9 @@ def test_settings_that_cannot_fill_the_statistics_are_refused(settings: dict[str
         build(Component(name="vsam", **settings))
 
 
-def test_degenerate_settings_say_so() -> None:
+def test_settings_that_make_it_sam_say_so() -> None:
     optimizer = VSAM(window=10, blocks=2, warmup_steps=20)
-    assert "it is SAM" in (optimizer.degenerate(20) or "")
-    assert "can be sampled" in (optimizer.degenerate(29) or "")
-    assert optimizer.degenerate(30) is None
-    assert optimizer.degenerate(0) is None
+    assert "it is SAM" in (optimizer.reduction_reason(20) or "")
+    assert "can be sampled" in (optimizer.reduction_reason(29) or "")
+    assert optimizer.reduction_reason(30) is None
+    assert optimizer.reduction_reason(0) is None

@@ -39,7 +39,7 @@ def test_many_probes_find_the_gradient() -> None:
 
 def test_each_step_has_its_own_probes() -> None:
     optimizer, rng = ZOSAM(), np.random.default_rng(0)
-    assert optimizer.phase({}, rng) != optimizer.phase({}, rng)
+    assert optimizer.plan({}, rng) != optimizer.plan({}, rng)
 
 
 def test_at_a_stationary_point_it_stays() -> None:

@@ -9,7 +9,7 @@ import pytest
 from clients.optimizers import OPTIMIZERS
 from clients.optimizers.sam import SAM
 from experiments.cli.console_tables import costs, shown, source
-from experiments.settings import documented_cost
+from experiments.settings import step_cost
 
 
 def test_costs_stand_side_by_side_and_agree() -> None:
@@ -26,7 +26,7 @@ def test_costs_stand_side_by_side_and_agree() -> None:
 
 
 def test_shares_that_depend_on_the_training_are_within_their_limits() -> None:
-    shares = {name: documented_cost.on_toy(name, OPTIMIZERS[name])[2]["p"] for name in ("vsam", "aesam")}
+    shares = {name: step_cost.on_toy(name, OPTIMIZERS[name])[2].p for name in ("vsam", "aesam")}
     assert 0 < shares["vsam"] <= 0.8
     assert 0 < shares["aesam"] < 1
 
@@ -36,15 +36,15 @@ def test_only_optimizers_have_costs_of_their_own() -> None:
     assert len(shown("partitions", {"sam": SAM})) == 1
 
 
-def test_a_source_ends_where_the_cost_begins() -> None:
-    assert all("Cost:" not in source(method) for method in OPTIMIZERS.values())
+def test_every_method_declares_its_source() -> None:
+    assert all(source(method) for method in OPTIMIZERS.values())
     assert source(SAM).startswith("Source: Foret") and source(SAM).endswith("inside both passes.")
 
 
-def test_a_docstring_without_costs_is_an_error() -> None:
+def test_an_inherited_cost_is_not_the_classs_own() -> None:
     @dataclass(frozen=True, kw_only=True)
     class Bare(SAM):
         """Nothing is said of costs."""
 
-    with pytest.raises(ValueError, match="Bare has no line 'Cost: forward F backward B per example and step'"):
-        documented_cost.formulas(Bare)
+    with pytest.raises(ValueError, match=r"Bare has no `cost` of its own, such as StepCost\(backward=2\)"):
+        step_cost.declared(Bare)

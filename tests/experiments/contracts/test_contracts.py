@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from clients.corrections.base import Correction, Payload
-from clients.optimizers.base import ball
+from clients.optimizers.base import StepPlan, ball
+from clients.optimizers.cost import Formula, StepCost
 from clients.optimizers.sam import SAM
 from clients.optimizers.sgd import SGD
 from experiments import contracts
@@ -78,24 +79,24 @@ class Unseeded(SGD):
 class UnseededNumPy(SGD):
     """Draws from NumPy's global generator."""
 
-    def phase(self, state: Any, rng: np.random.Generator) -> str:
-        return "step" if np.random.random() < 2 else "never"
+    def plan(self, state: Any, rng: np.random.Generator) -> StepPlan:
+        return StepPlan("step" if np.random.random() < 2 else "plain")
 
 
 class UnseededPython(SGD):
     """Draws from Python's global generator."""
 
-    def phase(self, state: Any, rng: np.random.Generator) -> str:
-        return random.choice(["step", "other"])
+    def plan(self, state: Any, rng: np.random.Generator) -> StepPlan:
+        return StepPlan(random.choice(["step", "plain"]))
 
 
 @dataclass(frozen=True, kw_only=True)
 class NotReduced(SAM):
     """Ignores rho 0."""
 
-    def gradient(self, w: Tensor, state: Any, objective: Any, batch: Any, phase: str) -> Any:
-        g, losses = objective.grad(w, batch)
-        g, _ = objective.grad(w + ball(g, self.rho + 0.01, 1e-12), batch)
+    def gradient(self, w: Tensor, state: Any, step: Any) -> Any:
+        g, losses = step.grad(w)
+        g, _ = step.grad(w + ball(g, self.rho + 0.01, 1e-12))
         return g, losses, state
 
 
@@ -106,17 +107,15 @@ class Undeclared(SAM):
 
 
 class Cheap(SAM):
-    """Costs more than it says.
+    """Costs more than it says."""
 
-    Cost: forward 0 backward 1 per example and step.
-    """
+    cost = StepCost()
 
 
 class Nonsense(SAM):
-    """Says what no formula is.
+    """Says what no formula is."""
 
-    Cost: forward none backward 2 per example and step.
-    """
+    cost = StepCost(Formula("none", lambda self, _: self.none), 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +156,14 @@ class MeanLoss(SGD):
     def gradient(self, *arguments: Any) -> Any:
         g, losses, state = super().gradient(*arguments)
         return g, losses.mean(), state
+
+
+class OtherLosses(SGD):
+    """Gives losses that no pass gave."""
+
+    def gradient(self, *arguments: Any) -> Any:
+        g, losses, state = super().gradient(*arguments)
+        return g, losses / 2, state
 
 
 class Unsendable(SGD):
@@ -435,13 +442,14 @@ BROKEN: dict[str, dict[str, str]] = {
     "UnseededNumPy": {SEED: "NumPy's global generator was used"},
     "UnseededPython": {SEED: "the global generator of Python's random was used"},
     "NotReduced": {BASE: "expected with rho = 0.0 the weights of base sgd, found weights that differ by up to 0.000467 after step 1"},
-    "Cheap": {COST: "expected 1 backward passes per example and step, as its docstring says, found 2"},
-    "Nonsense": {COST: "found 'none' and '2' (name 'none' is not defined)"},
+    "Cheap": {COST: "expected 1 backward passes per example and step, as its `cost` says, found 2"},
+    "Nonsense": {COST: "found 'none' and '2' ('Nonsense' object has no attribute 'none')"},
     "KeepsToItself": {SEED: "found weights that differ by up to", KEPT: "weights that differ by up to"},
     "Ascending": {MINIMUM: "expected a loss below 0.001 after 200 steps"},
     "FixedRate": {RATE: "found the same step"},
     "Incomplete": {STEP: "found 2 values", **dict.fromkeys((INPUTS, SEED, MINIMUM, RATE, KEPT), "not enough values")},
     "MeanLoss": {STEP: "tensor of shape (8,) without a graph, found torch.float64 of shape ()"},
+    "OtherLosses": {STEP: "expected the losses of step 1 to be those of its passes, found others"},
     "Unsendable": {KEPT: "holds tensors, numbers, texts and lists of these, not dict"},
     "Failing": dict.fromkeys((STEP, INPUTS, SEED, MINIMUM, RATE, KEPT), "no gradient today (test_contracts.py, line "),
     "Silent": {SENDS: "expected what `sends` names (population.c), found nothing"},
@@ -495,7 +503,7 @@ def test_a_broken_component_fails(name: str) -> None:
 def test_what_is_not_declared_is_no_failure() -> None:
     found = findings(contracts.find(f"{__name__}:Undeclared"))
     assert {title: verdict for title, (verdict, _) in found.items() if verdict != "ok"} == dict.fromkeys((BASE, COST), "not declared")
-    assert "'Cost: forward F backward B per example and step'" in found[COST][1]
+    assert "no `cost` of its own, such as StepCost(backward=2)" in found[COST][1]
 
 
 @pytest.mark.parametrize(

@@ -43,9 +43,9 @@ class HalfSAM(LocalOptimizer):
 
     rho: float = 0.05
 
-    def gradient(self, w, state, objective, batch, phase):
-        g1, losses = objective.grad(w, batch)
-        g2, _ = objective.grad(w + ball(g1, self.rho, 1e-12), batch)
+    def gradient(self, w, state, step):
+        g1, losses = step.grad(w)
+        g2, _ = step.grad(w + ball(g1, self.rho, 1e-12))
         return helper.HALF * (g1 + g2), losses, state
 
 

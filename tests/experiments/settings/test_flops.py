@@ -14,7 +14,7 @@ from clients.objective import Batch, Counted, NetworkObjective
 from clients.optimizers import build
 from clients.optimizers.base import Task
 from experiments import run
-from experiments.settings import documented_cost
+from experiments.settings import step_cost
 from fedsam.config import Component
 from fedsam.data import augmentation, datasets
 from fedsam.models import architectures
@@ -48,7 +48,7 @@ def test_sam_costs_twice_what_sgd_does_and_as_much_as_torch_sees(tmp_path: Path,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
-def test_a_convolutional_network_costs_what_is_documented_and_what_torch_sees(name: str) -> None:
+def test_a_convolutional_network_costs_what_is_declared_and_what_torch_sees(name: str) -> None:
     digits = datasets.load("digits")
     # A method of normalization layers needs some.
     model = Component(name="resnet20" if name == "sam_on" else "lenet5")
@@ -56,13 +56,12 @@ def test_a_convolutional_network_costs_what_is_documented_and_what_torch_sees(na
     optimizer = build(Component(name=name, lr=0.01, **COSTED.get(name, SETTINGS.get(name, {}))))
     x, y = augmentation.normalize(digits.train.x[:120], digits.mean, digits.std, torch.float32), digits.train.y[:120]
     batches = [Batch(*batch) for batch in zip(x.split(12), y.split(12), strict=True)]
-    steps = documented_cost.settled(optimizer) + (60 if model.name == "lenet5" else 4)
+    steps = step_cost.warmup_steps(optimizer) + (60 if model.name == "lenet5" else 4)
     task = Task(round=1, rounds=10, steps=20, class_counts=(12,) * 10, peek=lambda n: Batch(x[:n], y[:n]))
     counted, each = Counted(NetworkObjective(network)), flops(network, digits.image)
     with FlopCounterMode(display=False) as counter:
         several = [batches[step % len(batches)] for step in range(steps)]
-        got, letters = documented_cost.measured(optimizer, counted, network.initial.clone(), several, task)
-    want = documented_cost.documented(optimizer, letters)
-    assert (got.forward, got.backward) == pytest.approx((want.forward, want.backward))
+        got, variables = step_cost.measured(optimizer, counted, network.initial.clone(), several, task)
+    assert got == pytest.approx(step_cost.declared(type(optimizer)).evaluations(optimizer, variables))
     seen, total = counter.get_total_flops(), each.total(gradient_evaluations=counted.backward, forward_evaluations=counted.forward)
     assert 0.6 * total < seen < total if name in PARTIAL else seen == total

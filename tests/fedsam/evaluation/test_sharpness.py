@@ -106,8 +106,9 @@ def test_the_mode_is_restored_after_an_error() -> None:
 @pytest.mark.parametrize("name", MEASURES)
 def test_measured_inside_no_grad_too(name: str) -> None:
     loss, w = small()
+    want = MEASURES[name](loss, w)
     with torch.no_grad():
-        MEASURES[name](loss, w)
+        assert repr(MEASURES[name](loss, w)) == repr(want)
 
 
 @pytest.mark.parametrize("sizes", [(12,), (8, 4), (1,) * 12, (2, 9, 1)])
