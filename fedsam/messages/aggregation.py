@@ -11,12 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from torch import Tensor
 
+from fedsam.config import Weights
 from fedsam.messages import codec, flower_private
 
 T = TypeVar("T")
@@ -37,7 +38,7 @@ class AggregationSpec:
 
     like: Mapping[str, Tensor]
     expects: Sequence[str]
-    weights: Literal["examples", "uniform"]
+    weights: Weights
 
     @classmethod
     def of(cls, broadcast: RecordDict) -> AggregationSpec | None:
@@ -51,7 +52,7 @@ class AggregationSpec:
 
     @classmethod
     def from_vectors(
-        cls, broadcast: Mapping[str, Tensor], expects: Sequence[str], weights: Literal["examples", "uniform"], moved: str = "delta"
+        cls, broadcast: Mapping[str, Tensor], expects: Sequence[str], weights: Weights, moved: str = "delta"
     ) -> AggregationSpec:
         """The terms of a round whose clients were sent the vectors `broadcast` and reply with `moved` (`delta` or `w`)."""
         others = (name for name in expects if not name.startswith("metrics.") and name != "population.delta")
