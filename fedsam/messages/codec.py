@@ -60,9 +60,7 @@ class AggregationSpec:
     weights: Weights
 
     @classmethod
-    def from_vectors(
-        cls, broadcast: Vectors, expects: Sequence[str], weights: Weights, moved: str = "delta"
-    ) -> AggregationSpec:
+    def from_vectors(cls, broadcast: Vectors, expects: Sequence[str], weights: Weights, moved: str = "delta") -> AggregationSpec:
         """The spec of a round whose clients receive the vectors `broadcast` and reply with `moved` (`delta` or `w`)."""
         others = (name for name in expects if not name.startswith("metrics.") and name != "population.delta")
         like = dict.fromkeys((moved, *others), broadcast["w"])
