@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clients.corrections.base import Clip, Corrected, Correction, LocalOutcome, Payload, Vectors
+from clients.corrections.base import Corrected, Correction, LocalOutcome, Payload, Vectors
 from clients.objective import Batch, Counted, Objective
 from clients.optimizers.base import LocalOptimizer, State, Task
+from fedsam.config import Clip
 
 
 @dataclass(frozen=True)

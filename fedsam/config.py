@@ -25,6 +25,13 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 
+# Choices that other modules know by the same names.
+Augmentation = Literal["crop", "flip", "cutout"]
+Clip = Literal["fl-simulator", "loss-gradient", "everything"]
+Weights = Literal["examples", "uniform"]
+OnClientError = Literal["fail", "drop", "retry"]
+FlatnessMeasure = Literal["top", "trace", "worst", "worst_adaptive", "average", "average_adaptive", "line", "plane"]
+
 
 class ConfigError(ValueError):
     """A setting is unknown or out of range; the message names the key, the value and what is allowed."""
@@ -78,9 +85,7 @@ class Data(Frozen):
     clients: Count = Field(100, description="Population: the number of clients that share the training examples.")
     partition: Named = Field(Component(name="dirichlet"), description="How examples are dealt to clients; see `fedsam list partitions`.")
     examples: Count | None = Field(None, description="Use only this many training examples, drawn by seed; default: all.")
-    augment: tuple[Literal["crop", "flip", "cutout"], ...] | None = Field(
-        None, description="Training augmentation; default: the dataset's own."
-    )
+    augment: tuple[Augmentation, ...] | None = Field(None, description="Training augmentation; default: the dataset's own.")
 
     @property
     def source(self) -> Component:
@@ -102,7 +107,7 @@ class Client(Frozen):
     steps: Count | None = Field(None, description="Local steps per round, instead of epochs.")
     batch_size: Count = Field(50, description="Examples per local step.")
     schedule: Named = Field(Component(name="constant"), description="Local learning rate over the rounds; see `fedsam list schedules`.")
-    clip: Literal["fl-simulator", "loss-gradient", "everything"] = Field(
+    clip: Clip = Field(
         "fl-simulator",
         description="What clip_norm bounds: the gradient with a correction's linear terms, the gradient alone, or with all its terms.",
     )
@@ -119,7 +124,7 @@ class Server(Frozen):
     """What the server does in a round."""
 
     strategy: Named = Field(Component(name="fedavg"), description="Server rule; see `fedsam list strategies`.")
-    weights: Literal["examples", "uniform"] = Field(
+    weights: Weights = Field(
         "examples", description="Weights of the clients in the mean of a cohort: their numbers of examples, or all equal."
     )
     participation: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)] = Field(
@@ -132,7 +137,7 @@ class Server(Frozen):
         description="Cohort: so many clients, each client with that probability, the clients listed for each round, or what "
         "`module:attribute` gives; see `fedsam list samplers`.",
     )
-    on_client_error: Literal["fail", "drop", "retry"] = Field(
+    on_client_error: OnClientError = Field(
         "fail",
         description="When a client fails, is late or sends what cannot be used: stop, go on without it, or ask once more and then stop.",
     )
@@ -147,7 +152,7 @@ class Server(Frozen):
 class Flatness(Frozen):
     """What is measured of the loss around the global vector: by the actors, on training examples of all clients together."""
 
-    measures: tuple[Literal["top", "trace", "worst", "worst_adaptive", "average", "average_adaptive", "line", "plane"], ...] = Field(
+    measures: tuple[FlatnessMeasure, ...] = Field(
         (),
         description="Top Hessian eigenvalues, its trace, worst-case and average sharpness in a ball (plain, adaptive), loss slices.",
     )

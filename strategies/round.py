@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
+from fedsam.config import OnClientError, Weights
 from fedsam.system.cost import EnergyCounter
 from strategies.sampling import Sampler
 
@@ -71,8 +71,8 @@ class RoundConfig:
     rounds: int = 1
     seed: int = 0
     lr: Callable[[int], float] = field(default=lambda round: 1.0)
-    weights: Literal["examples", "uniform"] = "examples"
-    on_client_error: Literal["fail", "drop", "retry"] = "fail"
+    weights: Weights = "examples"
+    on_client_error: OnClientError = "fail"
     deadline: float | None = None
     quorum: int | float = 1
     shard_size: int | None = None

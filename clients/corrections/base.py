@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,13 +19,12 @@ from torch import Tensor
 from clients.objective import Batch, Objective
 from clients.optimizers.base import LocalOptimizer
 from fedsam import registry
-from fedsam.config import Component, Named
+from fedsam.config import Clip, Component, Named
 from fedsam.documentation import Documented, hyperparameter
 from fedsam.registry import ClassContract, Registry
 
 Vectors = Mapping[str, Tensor]
 NONE = Component(name="none")
-Clip = Literal["fl-simulator", "loss-gradient", "everything"]
 
 
 @dataclass(frozen=True)

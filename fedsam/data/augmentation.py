@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedsam.config import ConfigError
+from fedsam.config import Augmentation, ConfigError
 
 CROP_PADDING = 4  # pixels on each side for the random crop
 CUTOUT_SIZE = 16  # pixels, the side of the square of cutout
@@ -80,4 +80,4 @@ def _coin(x: Tensor, rng: torch.Generator) -> Tensor:
     return (torch.rand(len(x), generator=rng, device=rng.device) < 0.5).to(x.device)
 
 
-AUGMENTATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {"flip": _flip, "crop": _crop, "cutout": _cutout}
+AUGMENTATIONS: dict[Augmentation, Callable[[Tensor, torch.Generator], Tensor]] = {"flip": _flip, "crop": _crop, "cutout": _cutout}

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
+from fedsam.config import Weights
 from fedsam.messages.tensor_array import TensorArray
 
 Vectors = Mapping[str, Tensor]
@@ -56,12 +57,10 @@ class AggregationSpec:
 
     like: Vectors
     expects: Sequence[str]
-    weights: Literal["examples", "uniform"]
+    weights: Weights
 
     @classmethod
-    def from_vectors(
-        cls, broadcast: Vectors, expects: Sequence[str], weights: Literal["examples", "uniform"], moved: str = "delta"
-    ) -> AggregationSpec:
+    def from_vectors(cls, broadcast: Vectors, expects: Sequence[str], weights: Weights, moved: str = "delta") -> AggregationSpec:
         """The spec of a round whose clients receive the vectors `broadcast` and reply with `moved` (`delta` or `w`)."""
         others = (name for name in expects if not name.startswith("metrics.") and name != "population.delta")
         like = dict.fromkeys((moved, *others), broadcast["w"])

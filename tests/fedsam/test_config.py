@@ -1,10 +1,12 @@
 """The configuration: reading, overriding, and errors that name key, value and what is allowed."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from fedsam.config import Component, ConfigError, parse
+from fedsam.config import Augmentation, Component, ConfigError, parse
+from fedsam.data.augmentation import AUGMENTATIONS
 from fedsam.overrides import override, read
 
 
@@ -68,3 +70,7 @@ def test_missing_and_malformed_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("rounds = = 3")
     with pytest.raises(ConfigError, match=r"bad\.toml: not TOML"):
         read(tmp_path / "bad.toml")
+
+
+def test_every_augmentation_that_can_be_chosen_is_done() -> None:
+    assert set(AUGMENTATIONS) == set(get_args(Augmentation))

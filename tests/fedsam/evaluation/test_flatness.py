@@ -55,6 +55,23 @@ def test_a_measure_names_its_errors_and_counts_its_cost(name: str, digits: Datas
     assert sum(found.cost) > 0 and found.seconds > 0
 
 
+@pytest.mark.parametrize(
+    ("name", "radius"),
+    {
+        "worst": "rho",
+        "worst_adaptive": "rho_adaptive",
+        "average": "rho_average",
+        "average_adaptive": "rho_average_adaptive",
+    }.items(),
+)
+def test_each_sharpness_has_a_radius_of_its_own(name: str, radius: str, digits: Dataset) -> None:
+    network = small(digits)
+    radii = ("rho", "rho_adaptive", "rho_average", "rho_average_adaptive")
+    found = {key: at(network.initial, name, digits, network, SETTINGS.model_copy(update={key: 0.3})).values for key in radii}
+    assert found.pop(radius) != at(network.initial, name, digits, network).values
+    assert all(values == at(network.initial, name, digits, network).values for values in found.values())
+
+
 @pytest.mark.parametrize("name", FLATNESS_MEASURES)
 @pytest.mark.parametrize("weight", [math.nan, math.inf, 1e38])
 def test_a_diverged_vector_is_measured_as_not_a_number(name: str, weight: float, digits: Dataset) -> None:
