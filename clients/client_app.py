@@ -7,21 +7,19 @@ The experiment travels in the node's run config under `experiment`, as one line 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
 from clients import queries
 from clients.corrections.base import Payload
 from clients.local import LocalResult
-from clients.optimizers.base import State
 from clients.runtime import ClientRuntime, RuntimeCache
 from fedsam.data.datasets import Dataset
 from fedsam.evaluation.accuracy import evaluate as evaluate_images
-from fedsam.messages import codec
+from fedsam.messages import client_state, codec
 from fedsam.models.network import Network
 
 
@@ -40,8 +38,8 @@ def make(dataset: Dataset | None = None) -> ClientApp:
     @made.query("partition")
     def partition(message: Message, context: Context) -> Message:
         # Which client this node is; Flower's own runtime hands out node ids at random.
-        metrics = MetricRecord({"partition-id": int(context.node_config["partition-id"])})
-        return Message(RecordDict({"metrics": metrics}), reply_to=message)
+        found = codec.Answer({"partition-id": int(context.node_config["partition-id"])})
+        return Message(codec.encode_answer(found), reply_to=message)
 
     @made.query("speed")
     def speed(message: Message, context: Context) -> Message:
@@ -62,17 +60,18 @@ def answer(runtime: ClientRuntime, message: Message, context: Context) -> Messag
     """The reply to a `train` message: local training from the received vector; it carries the delta, or the vector if so asked."""
     start = time.perf_counter()
     client = int(context.node_config["partition-id"])
-    broadcast = codec.decode_broadcast(message.content, runtime.federation.device)
+    device = runtime.federation.device
+    broadcast = codec.decode_broadcast(message.content, device)
     if "buffers" in broadcast.vectors:
         runtime.network.buffers = broadcast.vectors["buffers"]
-    device = runtime.federation.device
-    result = runtime.train(broadcast, client, _recall(context.state, broadcast.accepted, device), _resumed(context.state, device))
-    _remember(context.state, result.client_state, broadcast)
+    correction = client_state.load_correction(context.state, broadcast.accepted, device)
+    result = runtime.train(broadcast, client, correction, client_state.load_optimizer(context.state, device))
+    client_state.save_correction(context.state, result.client_state, broadcast)
     if runtime.experiment.client.optimizer_state == "keep":
-        context.state["optimizer"], context.state["optimizer-state"] = codec.encode_state(result.state)
+        client_state.save_optimizer(context.state, result.state)
     update = codec.Update(
         vectors={**_moved(broadcast, result), **_named(result.payload), **_buffers(runtime.network)},
-        metrics=_metrics(runtime.federation.examples(client), result, time.perf_counter() - start),
+        metrics=_metrics(runtime.federation.num_examples(client), result, time.perf_counter() - start),
     )
     return Message(codec.encode_update(update), reply_to=message)
 
@@ -80,39 +79,13 @@ def answer(runtime: ClientRuntime, message: Message, context: Context) -> Messag
 def assess(runtime: ClientRuntime, message: Message, context: Context) -> Message:
     """The reply to an `evaluate` message: loss and accuracy of the received vector on the client's own training examples."""
     broadcast = codec.decode_broadcast(message.content, runtime.federation.device)
-    images = runtime.federation.held(int(context.node_config["partition-id"]))
+    images = runtime.federation.client_examples(int(context.node_config["partition-id"]))
     buffers = broadcast.vectors.get("buffers", runtime.network.buffers)
     got = evaluate_images(
         runtime.network, broadcast.vectors["w"], buffers, images, runtime.federation.dataset, runtime.experiment.measure.batch_size
     )
-    metrics = MetricRecord({"num-examples": got.examples, "loss": got.loss, "accuracy": got.accuracy})
-    return Message(RecordDict({"metrics": metrics}), reply_to=message)
-
-
-def _recall(state: RecordDict, accepted: int | None, device: torch.device) -> dict[str, Tensor]:
-    """The correction's vectors that count: what the last round left pending does so only if the server accepted that round's update."""
-    pending, round = codec.record(state, "pending", ArrayRecord), codec.record(state, "pending-round", ConfigRecord)
-    if pending is not None and round is not None:
-        if int(str(round["round"])) == accepted:
-            state["correction"] = pending
-        del state["pending"], state["pending-round"]
-    held = codec.record(state, "correction", ArrayRecord)
-    return codec.tensors(held, device) if held else {}
-
-
-def _resumed(state: RecordDict, device: torch.device) -> State | None:
-    """The optimizer's state of the client's last round, where it was kept."""
-    record, config = codec.record(state, "optimizer", ArrayRecord), codec.record(state, "optimizer-state", ConfigRecord)
-    return None if record is None or config is None else codec.decode_state(record, config, device)
-
-
-def _remember(state: RecordDict, client_state: Mapping[str, Tensor], broadcast: codec.Broadcast) -> None:
-    if not client_state:
-        return
-    if broadcast.accepted is None:
-        state["correction"] = codec.arrays(client_state)
-    else:
-        state["pending"], state["pending-round"] = codec.arrays(client_state), ConfigRecord({"round": broadcast.round})
+    metrics = {"num-examples": got.examples, "loss": got.loss, "accuracy": got.accuracy}
+    return Message(codec.encode_answer(codec.Answer(metrics)), reply_to=message)
 
 
 def _moved(broadcast: codec.Broadcast, result: LocalResult) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """What clients answer when asked about a global vector: the replies to `query` messages. No formula, and no client's state changes.
 
-Each asks by the content that `wire.encode_query` makes.
+The content of each query is that of `codec.encode_query`.
 """
 
 from __future__ import annotations
@@ -8,12 +8,13 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from flwr.app import Context, Message, MetricRecord, RecordDict
+from flwr.app import Context, Message
 from torch import Tensor
 
 from clients.runtime import ClientRuntime
 from fedsam.evaluation import flatness as measures
 from fedsam.evaluation.accuracy import evaluate
+from fedsam.evaluation.sharpness import LossSlice
 from fedsam.messages import codec
 
 
@@ -28,18 +29,18 @@ def speed(runtime: ClientRuntime, message: Message, context: Context) -> Message
         start = time.perf_counter()
         trained = probe.train(broadcast, client, {}, None)
         seconds = (time.perf_counter() - start) / trained.steps
-    return Message(RecordDict({"metrics": MetricRecord({"seconds": seconds})}), reply_to=message)
+    return Message(codec.encode_answer(codec.Answer({"seconds": seconds})), reply_to=message)
 
 
 def union(runtime: ClientRuntime, message: Message) -> Message:
     """The reply to `query.union`: sums of loss and right answers over the training examples of the clients `from` to `to` - 1."""
     broadcast, asked = codec.decode_query(message.content, runtime.federation.device)
-    images, dataset = runtime.federation.held(*range(int(asked["from"]), int(asked["to"]))), runtime.federation.dataset
+    images, dataset = runtime.federation.client_examples(*range(int(asked["from"]), int(asked["to"]))), runtime.federation.dataset
     found = evaluate(
         runtime.network, broadcast.vectors["w"], _buffers(runtime, broadcast), images, dataset, runtime.experiment.measure.batch_size
     )
-    sums = MetricRecord({"num-examples": found.examples, "total-loss": found.total_loss, "correct": sum(found.correct)})
-    return Message(RecordDict({"metrics": sums}), reply_to=message)
+    sums = {"num-examples": found.examples, "total-loss": found.total_loss, "correct": sum(found.correct_per_class)}
+    return Message(codec.encode_answer(codec.Answer(sums)), reply_to=message)
 
 
 def flatness(runtime: ClientRuntime, message: Message) -> Message:
@@ -57,11 +58,13 @@ def flatness(runtime: ClientRuntime, message: Message) -> Message:
         runtime.experiment.seed,
     )
     gradients, forwards = found.cost
-    cost = MetricRecord({"gradient-evaluations": gradients, "forward-evaluations": forwards, "seconds": found.seconds})
-    content = RecordDict({"metrics": MetricRecord(dict(found.values)), "cost": cost})
-    if found.slice is not None:
-        content["slice"] = MetricRecord({"alphas": list(found.slice.alphas), "losses": found.slice.losses.flatten().tolist()})
-    return Message(content, reply_to=message)
+    cost = {"gradient-evaluations": gradients, "forward-evaluations": forwards, "seconds": found.seconds}
+    answer = codec.Answer(found.values, cost, {} if found.slice is None else _losses(found.slice))
+    return Message(codec.encode_answer(answer), reply_to=message)
+
+
+def _losses(found: LossSlice) -> dict[str, list[float]]:
+    return {"alphas": list(found.alphas), "losses": found.losses.flatten().tolist()}
 
 
 def _buffers(runtime: ClientRuntime, broadcast: codec.Broadcast) -> Tensor:

@@ -62,7 +62,7 @@ class ClientRuntime:
             rounds=schedules.known_rounds(self.experiment, "client.optimizer", settings.optimizer),
             steps=self.federation.steps(client, **amount),
             class_counts=self.federation.class_counts(client),
-            peek=lambda count: Batch(*self.federation.peek(client, count)),
+            peek=lambda count: Batch(*self.federation.fixed_sample(client, count)),
         )
         batches = (Batch(x, y) for x, y in self.federation.batches(client, round, **amount))
         devices = [self.federation.device] if self.federation.device.type == "cuda" else []

@@ -1,4 +1,4 @@
-"""Comparing methods from Python: `fedsam.compare`."""
+"""The Python interface for comparing methods: `fedsam.compare`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.planning.plan import plan_all
+from experiments.planning.plan import plan_comparison
 from experiments.reporting.report import write_report
 from experiments.running.grids import DatasetCache, actor_groups
 from experiments.running.progress import Callback
@@ -21,10 +21,10 @@ from fedsam.results.store import Results
 
 @dataclass(frozen=True)
 class ComparisonResult:
-    """What is known of the runs of a comparison, each experiment once.
+    """The outcomes of a comparison, each experiment once.
 
     Attributes:
-        outcomes: How each ended, in the order of the experiments; `finished` also if an earlier call made the run.
+        outcomes: In the order of the experiments; `finished` also if an earlier call made the run.
         runs_dir: Folder of the results.
     """
 
@@ -33,11 +33,11 @@ class ComparisonResult:
 
     @property
     def run_ids(self) -> list[str]:
-        """The runs that began."""
+        """Ids of the runs that were started."""
         return [outcome.run_id for outcome in self.outcomes if outcome.run_id]
 
     def report(self, out: Path | str | None = None, *, baseline: str | None = None, target_accuracy: float | None = None) -> Path:
-        """Write the report of the runs to a folder, by default below `runs_dir`; gives its page. Options are those of `fedsam report`."""
+        """Write the report to a folder, by default below `runs_dir`; return the path of its page. Options are those of `fedsam report`."""
         with Results.open(self.runs_dir, create=False) as results:
             folder = Path(out or self.runs_dir / "reports" / self.run_ids[0])
             return write_report(results, results.find(self.run_ids), folder, baseline, target_accuracy)
@@ -46,7 +46,7 @@ class ComparisonResult:
 def compare(
     experiments: Sequence[Experiment | Mapping[str, Any]] | Mapping[str, Any], callback: Callback | None = None, *, parallel: int = 1
 ) -> ComparisonResult:
-    """Make the runs of experiments that have not finished yet; a failed one does not stop the others.
+    """Run the experiments that have not finished yet; a failed run does not stop the others.
 
     Args:
         experiments: Experiments, or their plain settings; or settings with a `sweep`, such as a TOML file has.
@@ -62,10 +62,10 @@ def compare(
     else:
         each = [one if isinstance(one, Experiment) else expand_method(one) for one in experiments]
     callback, cache = callback or Callback(), DatasetCache()
-    planned = plan_all(each, cache)
-    todo = [one.experiment for one in planned if one.found is None]
+    planned = plan_comparison(each, cache)
+    todo = [one.experiment for one in planned if one.finished_run is None]
     made = iter(_made(todo, cache, callback, parallel))
-    outcomes = tuple(Outcome(one.found.id, "finished") if one.found else next(made) for one in planned)
+    outcomes = tuple(Outcome(one.finished_run.id, "finished") if one.finished_run else next(made) for one in planned)
     return ComparisonResult(outcomes, planned[0].experiment.runs_dir)
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedsam.messages import aggregation, codec
-from fedsam.messages.aggregation import AggregationSpec, PartialSum
+from fedsam.messages.codec import AggregationSpec, PartialSum
 from fedsam.system.cost import Meter
 from strategies.base import Aggregate, ServerRule, State
 from strategies.robust import FlowerRule
@@ -76,13 +76,15 @@ class CohortStrategy(Strategy):
             self.begin(received["w"], received.get("buffers", torch.empty(0)))
         assert self.w is not None
         sampled = self.plan.sample(server_round)
-        self._dropped = tuple(client for client in sampled if self.plan.leaves(server_round, client))
+        self._dropped = tuple(client for client in sampled if self.plan.drops_out(server_round, client))
         self._cohort, self._grid = tuple(client for client in sampled if client not in self._dropped), grid
         self._sent = self._messages("train", server_round, self.rule.broadcast(self.w, self.state), grid)
         return self._sent
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """The next global vector from the updates that can be used; nothing changes if others are not allowed to fail.
+        """Take the step to the next global vector, `w`, from the updates that can be used; it is not encoded for Flower's loop.
+
+        Nothing changes if a client failed and that is not allowed.
 
         A round whose whole cohort has dropped out has no update: the vector, the rule's state and the statistics stay.
 
@@ -90,7 +92,7 @@ class CohortStrategy(Strategy):
             RunError: A client failed and that is not allowed, or too few updates can be used.
         """
         arrived = list(replies)
-        sent, retried = self._gathered(arrived, self._part)
+        sent, retried = self._total(arrived, self._partial_sum)
         failures = self._failures([sent])
         self._judge(server_round, len(sent.nodes), failures)
         if sent.nodes:
@@ -109,8 +111,7 @@ class CohortStrategy(Strategy):
             seconds=spent.seconds,
             energy=spent.energy,
         )
-        assert self.w is not None
-        return codec.arrays({"w": self.w}), None
+        return None, None
 
     def advance(self, round: int, sent: PartialSum, replies: Sequence[Message]) -> None:
         """Replace the global vector, the rule's state and the running statistics by those after the round."""
@@ -132,7 +133,7 @@ class CohortStrategy(Strategy):
         self.client_measures = {}
         if not self._sent:
             return None
-        got, retried = self._gathered(list(replies), aggregation.evaluation)
+        got, retried = self._total(list(replies), aggregation.partial_evaluation)
         failures = self._failures([got])
         self._refuse(server_round, failures)
         assert self.last is not None
@@ -141,7 +142,7 @@ class CohortStrategy(Strategy):
             return None
         weights = got.metrics["num-examples"]
         self.client_measures = {f"client_{name}": float(np.average(got.metrics[name], weights=weights)) for name in ("accuracy", "loss")}
-        return MetricRecord(dict(self.client_measures))
+        return codec.metrics(self.client_measures)
 
     def summary(self) -> None:
         """Nothing to log: the results hold the configuration."""
@@ -150,11 +151,11 @@ class CohortStrategy(Strategy):
         vectors = {**vectors, "buffers": self.buffers} if self.buffers.numel() else vectors
         self._bytes_down = codec.count_bytes(vectors)
         record, nodes = codec.arrays(vectors), self._population(grid)
-        self._terms = AggregationSpec.from_vectors(vectors, self.rule.expects, self.plan.weights, "delta" if self.reply == "delta" else "w")
-        merged = self._terms.config() if kind == "train" and self.reply == "delta" else None
+        self._spec = AggregationSpec.from_vectors(vectors, self.rule.expects, self.plan.weights, "delta" if self.reply == "delta" else "w")
+        spec = self._spec if kind == "train" and self.reply == "delta" else None
         return [
             Message(
-                codec.encode_broadcast(record, round, reply=self.reply, accepted=self._acknowledged(client), terms=merged),
+                codec.encode_broadcast(record, round, reply=self.reply, accepted=self._acknowledged(client), spec=spec),
                 dst_node_id=nodes[client],
                 message_type=kind,
                 group_id=str(round),
@@ -173,41 +174,47 @@ class CohortStrategy(Strategy):
             self._clients = {node: client for client, node in self._nodes.items()}
         return self._nodes
 
-    def _gathered(self, arrived: list[Message], part_of: Callable[[Message], PartialSum]) -> tuple[PartialSum, dict[int, str]]:
-        """The sum of the replies to what was sent last, and what went wrong the first time, of each client that was asked twice.
+    def _total(self, arrived: list[Message], partial_sum: Callable[[Message], PartialSum]) -> tuple[PartialSum, dict[int, str]]:
+        """The sum of the replies to the last messages, and what went wrong the first time, of each client that was asked twice.
 
-        What those reply is appended to `arrived`.
+        The replies to the second messages are appended to `arrived`.
         """
-        parts = self._parts(arrived, [message.metadata.dst_node_id for message in self._sent], part_of)
-        retried = self._failures(parts) if self.plan.on_client_error == "retry" else {}
+        sums = self._partial_sums(arrived, [message.metadata.dst_node_id for message in self._sent], partial_sum)
+        retried = self._failures(sums) if self.plan.on_client_error == "retry" else {}
         if retried:
             nodes = [self._nodes[client] for client in retried]
             again = self._again(nodes)
             arrived += again
-            parts = [*(replace(part, failures={}) for part in parts), *self._parts(again, nodes, part_of)]
-        return aggregation.total_(parts), retried
+            sums = [*(replace(summand, failures={}) for summand in sums), *self._partial_sums(again, nodes, partial_sum)]
+        return aggregation.total(sums), retried
 
-    def _parts(self, replies: Sequence[Message], nodes: Sequence[int], part_of: Callable[[Message], PartialSum]) -> list[PartialSum]:
-        """The replies of an exchange added up by shards of the `nodes` that were asked in it; whoever did it, the result is the same."""
-        parts = [part for reply in replies if (part := aggregation.decode(reply)) is not None]
-        single = {reply.metadata.src_node_id: reply for reply in replies if reply.has_error() or "merged" not in reply.content}
+    def _partial_sums(
+        self, replies: Sequence[Message], nodes: Sequence[int], partial_sum: Callable[[Message], PartialSum]
+    ) -> list[PartialSum]:
+        """The replies of an exchange with `nodes`, added up by shards; the result is the same whether the grid or this process does it."""
+        sums, single = list[PartialSum](), dict[int, Message]()
+        for reply in replies:
+            if not reply.has_error() and (merged := codec.decode_partial_sum(reply.content)) is not None:
+                sums.append(merged)
+            else:
+                single[reply.metadata.src_node_id] = reply
         if single:
-            parts += [
-                aggregation.total_(part_of(single[node]) for node in shard if node in single)
+            sums += [
+                aggregation.total(partial_sum(single[node]) for node in shard if node in single)
                 for shard in aggregation.shards(nodes, self.plan.shard_size)
             ]
-        return sorted((part for part in parts if part.nodes or part.failures), key=self._first)
+        return sorted((summand for summand in sums if summand.nodes or summand.failures), key=self._first)
 
-    def _part(self, reply: Message) -> PartialSum:
-        return aggregation.part(reply, self._terms)
+    def _partial_sum(self, reply: Message) -> PartialSum:
+        return aggregation.partial_sum(reply, self._spec)
 
-    def _first(self, part: PartialSum) -> int:
-        return min(self._clients[node] for node in (*part.nodes, *part.failures))
+    def _first(self, summand: PartialSum) -> int:
+        return min(self._clients[node] for node in (*summand.nodes, *summand.failures))
 
-    def _failures(self, parts: Sequence[PartialSum]) -> dict[int, str]:
+    def _failures(self, sums: Sequence[PartialSum]) -> dict[int, str]:
         """What went wrong, of each client of the cohort whose reply cannot be used, in ascending order."""
-        said = {self._clients[node]: what for part in parts for node, what in part.failures.items()}
-        usable = {self._clients[node] for part in parts for node in part.nodes}
+        said = {self._clients[node]: what for summand in sums for node, what in summand.failures.items()}
+        usable = {self._clients[node] for summand in sums for node in summand.nodes}
         return {client: said.get(client, "did not reply in time") for client in self._cohort if client not in usable}
 
     def _again(self, nodes: Sequence[int]) -> list[Message]:
@@ -287,14 +294,15 @@ class FlowerCohort(CohortStrategy):
         vectors = codec.tensors(record)
         self.w, self.buffers = vectors["w"], vectors.get("buffers", self.buffers)
 
-    def _part(self, reply: Message) -> PartialSum:
-        return replace(super()._part(reply), vectors={})  # checked; what they come to is the Flower strategy's
+    def _partial_sum(self, reply: Message) -> PartialSum:
+        return replace(super()._partial_sum(reply), vectors={})  # checked here, aggregated by the Flower strategy
 
 
 def _ask(grid: Grid, clients: int) -> dict[int, int]:
     """Client number -> node id, from the nodes' own answers."""
     queries = [Message(RecordDict(), dst_node_id=node, message_type="query.partition") for node in grid.get_node_ids()]
-    answers = {int(str(reply.content["metrics"]["partition-id"])): reply.metadata.src_node_id for reply in grid.send_and_receive(queries)}
+    replies = [(codec.decode_answer(reply.content).metrics, reply.metadata.src_node_id) for reply in grid.send_and_receive(queries)]
+    answers = {int(metrics["partition-id"]): node for metrics, node in replies}
     missing = sorted(set(range(clients)) - set(answers))
     if missing:
         raise RunError(f"data.clients is {clients} but no node answers for client {missing[0]}; connect as many nodes as clients")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from fedsam.config import OnClientError, Weights
-from fedsam.system.cost import Energy
+from fedsam.system.cost import EnergyCounter
 from strategies.sampling import Sampler
 
 
@@ -51,7 +51,7 @@ class RoundConfig:
     Attributes:
         clients: Population.
         sample: The cohort of a round: client numbers, ascending.
-        leaves: Whether a sampled client drops out of a round before it is asked.
+        drops_out: Whether a sampled client drops out of a round before it is asked.
         rounds: Rounds of the whole run.
         seed: Named in errors.
         lr: Local learning rate of a round, for rules that need it.
@@ -67,7 +67,7 @@ class RoundConfig:
 
     clients: int
     sample: Sampler
-    leaves: Callable[[int, int], bool] = field(default=lambda round, client: False)
+    drops_out: Callable[[int, int], bool] = field(default=lambda round, client: False)
     rounds: int = 1
     seed: int = 0
     lr: Callable[[int], float] = field(default=lambda round: 1.0)
@@ -78,4 +78,4 @@ class RoundConfig:
     shard_size: int | None = None
     acknowledge: bool = False
     evaluate_clients: bool = False
-    energy: Energy | None = None
+    energy: EnergyCounter | None = None

@@ -1,4 +1,4 @@
-"""What is asked of a set of runs: who is the baseline, how far is each method from it, what target counts."""
+"""A comparison of runs: groups over seeds, leaderboard, paired tests against a baseline, times to a target, equal cost."""
 
 from __future__ import annotations
 
@@ -7,136 +7,147 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from experiments.analysis.curves import EqualCost, Series, TimeToTarget, equal, reached, series
+from experiments.analysis.curves import Curve, EqualCost, TimeToTarget, accuracy_curves, equal_costs, time_to_target
 from experiments.analysis.labels import flatten
-from experiments.analysis.leaderboard import Key, LeaderboardEntry, SeedGroup, groups, summarize
-from experiments.analysis.statistics import Correlation, Estimate, holm, paired, ranks, sign_flip, spearman
+from experiments.analysis.leaderboard import EntryKey, LeaderboardEntry, SeedGroup, seed_groups, summarize
+from experiments.analysis.statistics import Correlation, Estimate, holm_correction, paired_differences, ranks, sign_flip_test, spearman
 from fedsam.config import ConfigError
 from fedsam.results.rows import Run
 from fedsam.results.store import Results
 
-FRONTS = ("gradient_evaluations", "flops", "client_seconds", "bytes", "simulated_seconds")
-BASELINES = ("sgd", "fedavg")  # the method that others are compared with by default, if there is one
+# Pareto fronts are drawn against these.
+FRONT_COSTS = ("gradient_evaluations", "flops", "client_seconds", "bytes", "simulated_seconds")
+DEFAULT_BASELINES = ("sgd", "fedavg")  # names of the default baseline, in order of preference
 
 
 @dataclass(frozen=True)
 class PairedTest:
-    """How far a method is above the baseline with the same client count, over the seeds that both have.
+    """A method compared with the baseline at the same client count, over the seeds that both have.
 
     Attributes:
-        difference: Of final test accuracies, fractions, paired by seed.
-        p: Two-sided, by sign flips; None for one seed.
-        adjusted: `p` after Holm's correction over the methods of this client count.
+        difference: Final test accuracy minus that of the baseline, a fraction, paired by seed.
+        seeds: Number of pairs.
+        p_value: Two-sided, of the sign-flip test; None for one seed.
+        adjusted_p_value: After Holm's correction over the methods of this client count; None for one seed.
     """
 
     difference: Estimate
     seeds: int
-    p: float | None
-    adjusted: float | None
+    p_value: float | None
+    adjusted_p_value: float | None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs, grouped and compared: all that a report shows follows from it.
+    """Runs, grouped and compared; a report is made of this alone.
 
     Attributes:
-        baseline: The label of the method that the others are compared with.
-        wanted: The target accuracy that was asked for; None: the weakest ranked method sets one for each client count.
+        results: The open database of the runs.
+        runs: In the order given.
+        groups: The runs by method and client count.
+        entries: The leaderboard, one entry for each group.
+        baseline: Label of the method that the others are compared with.
+        target_accuracy: The target that was asked for, a fraction; None: the weakest ranked method sets one for each client count.
     """
 
     results: Results
     runs: tuple[Run, ...]
-    held: tuple[SeedGroup, ...]
-    lines: tuple[LeaderboardEntry, ...]
+    groups: tuple[SeedGroup, ...]
+    entries: tuple[LeaderboardEntry, ...]
     baseline: str
-    wanted: float | None
+    target_accuracy: float | None
 
     @cached_property
     def methods(self) -> list[str]:
-        """Labels, in the order of their first run, which is the order of colours."""
-        found = {run.id: group.label for group in self.held for run in group.runs}
+        """Labels of the methods, in the order of their first run."""
+        found = {run.id: group.label for group in self.groups for run in group.runs}
         return list(dict.fromkeys(found[run.id] for run in self.runs))
 
     @cached_property
-    def counts(self) -> list[int]:
-        """Client counts, fewer first."""
-        return sorted({group.clients for group in self.held})
+    def client_counts(self) -> list[int]:
+        """Client counts, ascending."""
+        return sorted({group.clients for group in self.groups})
 
     @cached_property
-    def ranked(self) -> list[LeaderboardEntry]:
-        """The lines whose accuracies may be compared."""
-        return [line for line in self.lines if line.ranked]
+    def ranked_entries(self) -> list[LeaderboardEntry]:
+        """Entries whose accuracies may be compared."""
+        return [entry for entry in self.entries if entry.is_ranked]
 
     @cached_property
-    def ranks(self) -> Mapping[Key, int]:
-        """Place of each ranked line among those of its client count."""
-        places: dict[Key, int] = {}
-        for clients in self.counts:
-            lines = [line for line in self.ranked if line.clients == clients]
-            order = ranks([line.measures["test_accuracy"].mean for line in lines])
-            places |= {(line.label, clients): place for line, place in zip(lines, order, strict=True)}
-        return places
+    def ranks(self) -> Mapping[EntryKey, int]:
+        """Rank of each ranked entry, from 1, within its client count."""
+        found: dict[EntryKey, int] = {}
+        for clients in self.client_counts:
+            entries = self._ranked(clients)
+            order = ranks([entry.measures["test_accuracy"].mean for entry in entries])
+            found |= {entry.key: rank for entry, rank in zip(entries, order, strict=True)}
+        return found
 
     @cached_property
-    def versus(self) -> Mapping[Key, PairedTest]:
-        """Each ranked method against the baseline, where they have a seed in common."""
-        found: dict[Key, PairedTest] = {}
-        for clients in self.counts:
-            lines = {line.label: line for line in self.ranked if line.clients == clients}
-            base = lines.pop(self.baseline, None)
-            pairs = {label: paired(line.finals, base.finals) for label, line in lines.items()} if base else {}
-            ps = {label: sign_flip(differences) for label, differences in pairs.items() if len(differences) > 1}
-            adjusted = holm(ps)
+    def paired_tests(self) -> Mapping[EntryKey, PairedTest]:
+        """Ranked methods against the baseline, where they have a seed in common."""
+        found: dict[EntryKey, PairedTest] = {}
+        for clients in self.client_counts:
+            entries = {entry.label: entry for entry in self._ranked(clients)}
+            base = entries.pop(self.baseline, None)
+            if base is None:
+                continue
+            pairs = {label: paired_differences(entry.final_accuracies, base.final_accuracies) for label, entry in entries.items()}
+            p_values = {label: sign_flip_test(differences) for label, differences in pairs.items() if len(differences) > 1}
+            adjusted = holm_correction(p_values)
             found |= {
-                (label, clients): PairedTest(Estimate.of(differences), len(differences), ps.get(label), adjusted.get(label))
+                (label, clients): PairedTest(Estimate.of(differences), len(differences), p_values.get(label), adjusted.get(label))
                 for label, differences in pairs.items()
                 if differences
             }
         return found
 
     @cached_property
-    def series(self) -> list[Series]:
-        """The curves of all groups that were evaluated."""
-        return series(self.held)
+    def curves(self) -> list[Curve]:
+        """Curves of the groups that were evaluated."""
+        return accuracy_curves(self.groups)
 
     @cached_property
     def targets(self) -> Mapping[int, float]:
-        """The target accuracy for each client count: the one wanted, else the final accuracy of its weakest ranked method."""
-        if self.wanted is not None:
-            return dict.fromkeys(self.counts, self.wanted)
-        finals = {n: [line.measures["test_accuracy"].mean for line in self.ranked if line.clients == n] for n in self.counts}
-        return {clients: min(values) for clients, values in finals.items() if values}
+        """Target accuracy by client count: the one asked for, else the final accuracy of the weakest ranked method."""
+        if self.target_accuracy is not None:
+            return dict.fromkeys(self.client_counts, self.target_accuracy)
+        accuracies = {n: [entry.measures["test_accuracy"].mean for entry in self._ranked(n)] for n in self.client_counts}
+        return {clients: min(values) for clients, values in accuracies.items() if values}
 
     @cached_property
-    def reached(self) -> Mapping[Key, TimeToTarget]:
-        """What each group spent until its target."""
-        held = [group for group in self.held if group.clients in self.targets]
-        return {group.key: reached(group, self.targets[group.clients]) for group in held}
+    def times_to_target(self) -> Mapping[EntryKey, TimeToTarget]:
+        """Cost of reaching the target, of each group that has one."""
+        groups = [group for group in self.groups if group.clients in self.targets]
+        return {group.key: time_to_target(group, self.targets[group.clients]) for group in groups}
 
     @cached_property
-    def prices(self) -> Mapping[str, bool]:
-        """The costs that fronts are drawn for, and whether any two methods of a client count differ in them by a hundredth."""
-        names = [name for name in FRONTS if self.ranked and all(name in line.costs for line in self.ranked)]
-        paid = {name: [[line.costs[name] for line in self.ranked if line.clients == n] for n in self.counts] for name in names}
-        return {name: any(max(values) > 1.01 * min(values) for values in paid[name] if values) for name in names}
+    def costs_differ(self) -> Mapping[str, bool]:
+        """For each of `FRONT_COSTS` that all ranked entries have: whether methods of one client count differ in it by over 1 %."""
+        names = [name for name in FRONT_COSTS if self.ranked_entries and all(name in entry.costs for entry in self.ranked_entries)]
+        values = {name: [[entry.costs[name] for entry in self._ranked(n)] for n in self.client_counts] for name in names}
+        return {name: any(max(costs) > 1.01 * min(costs) for costs in values[name] if costs) for name in names}
 
     @cached_property
-    def equal(self) -> list[EqualCost]:
-        """Accuracies of the ranked lines where all have spent the same; nothing for one line alone."""
-        kept = {line.key for line in self.ranked}
-        return equal([group for group in self.held if group.key in kept]) if len(kept) > 1 else []
+    def equal_costs(self) -> list[EqualCost]:
+        """Accuracies of the ranked entries at equal cost; empty for fewer than two of them."""
+        keys = {entry.key for entry in self.ranked_entries}
+        return equal_costs([group for group in self.groups if group.key in keys]) if len(keys) > 1 else []
 
     def correlation(self, measure: str, clients: int) -> Correlation | None:
-        """Rank correlation of final accuracy with a measure, over the ranked methods of one client count; None for too few of them."""
-        lines = [line for line in self.ranked if line.clients == clients and measure in line.measures]
-        return spearman([line.measures[measure].mean for line in lines], [line.measures["test_accuracy"].mean for line in lines])
+        """Rank correlation of final accuracy with a measure over the ranked methods of one client count; None for too few of them."""
+        entries = [entry for entry in self._ranked(clients) if measure in entry.measures]
+        return spearman([entry.measures[measure].mean for entry in entries], [entry.measures["test_accuracy"].mean for entry in entries])
+
+    def _ranked(self, clients: int) -> list[LeaderboardEntry]:
+        return [entry for entry in self.ranked_entries if entry.clients == clients]
 
 
 def compare_runs(results: Results, runs: Sequence[Run], baseline: str | None = None, target_accuracy: float | None = None) -> Comparison:
-    """Runs, grouped and compared.
+    """Group runs and compare them.
 
     Args:
-        baseline: A label; default: the method called sgd or fedavg, else the first one.
+        baseline: Label of a method; default: the one called sgd or fedavg, else the first.
         target_accuracy: A fraction; default: the runs' `measure.target`, the lowest if they differ.
 
     Raises:
@@ -144,23 +155,23 @@ def compare_runs(results: Results, runs: Sequence[Run], baseline: str | None = N
     """
     if target_accuracy is not None and not 0 < target_accuracy <= 1:
         raise ConfigError(f"target: {target_accuracy:g} is not allowed: must be an accuracy above 0 and at most 1")
-    held = groups(results, runs)
-    methods = list(dict.fromkeys(group.label for group in held))
+    groups = seed_groups(results, runs)
+    methods = list(dict.fromkeys(group.label for group in groups))
     if baseline is not None and baseline not in methods:
         raise ConfigError(f"baseline: {baseline!r} is not known; allowed: {'; '.join(methods)}")
     own = [value for run in runs if (value := flatten(run).get("measure.target")) is not None]
     return Comparison(
         results=results,
         runs=tuple(runs),
-        held=tuple(held),
-        lines=tuple(summarize(held)),
-        baseline=baseline if baseline is not None else _baseline(methods),
-        wanted=target_accuracy if target_accuracy is not None else min(own, default=None),
+        groups=tuple(groups),
+        entries=tuple(summarize(groups)),
+        baseline=baseline if baseline is not None else _default_baseline(methods),
+        target_accuracy=target_accuracy if target_accuracy is not None else min(own, default=None),
     )
 
 
-def _baseline(methods: Sequence[str]) -> str:
+def _default_baseline(methods: Sequence[str]) -> str:
     """The method called sgd or fedavg, alone or with settings or parts behind; else the first."""
-    exact = [method for name in BASELINES for method in methods if method.lower() == name]
-    like = [method for name in BASELINES for method in methods if re.match(rf"{name}\b", method, re.IGNORECASE)]
+    exact = [method for name in DEFAULT_BASELINES for method in methods if method.lower() == name]
+    like = [method for name in DEFAULT_BASELINES for method in methods if re.match(rf"{name}\b", method, re.IGNORECASE)]
     return [*exact, *like, *methods][0]

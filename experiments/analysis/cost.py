@@ -1,27 +1,28 @@
-"""What runs cost, by name: what adds up over rounds and can be an axis, and the rates and peaks of a whole run."""
+"""The costs of a run by name: quantities that add up over rounds, and the rates and peaks of the whole run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from experiments.analysis.format import count, duration, size
+from fedsam.formatting import count, duration, size
 from fedsam.results.rows import Row, Run
 
 
 @dataclass(frozen=True)
 class Cost:
-    """A quantity that a run has spent.
+    """A cost that adds up over rounds.
 
     Attributes:
-        of: Of a cumulative row; None where it was not measured.
-        show: For a person.
-        unit: `s`, `B`, `J`, `FLOP` or none.
+        title: Its name in tables and on axes.
+        from_row: Reads it from a row of cumulative costs; None where it was not measured.
+        format: Turns a value into text with its unit.
+        unit: `s`, `B`, `J`, `FLOP` or empty.
     """
 
     title: str
-    of: Callable[[Row], float | None]
-    show: Callable[[float], str] = count
+    from_row: Callable[[Row], float | None]
+    format: Callable[[float], str] = count
     unit: str = ""
 
 
@@ -39,22 +40,24 @@ COSTS: Mapping[str, Cost] = {
     "simulated_seconds": Cost("simulated time", lambda row: row.simulated_seconds, duration, "s"),
     "energy": Cost("energy", lambda row: row.energy, count, "J"),
 }
-EQUAL = ("rounds", "gradient_evaluations", "client_seconds", "bytes", "simulated_seconds")  # methods are compared where these are equal
-TARGET = ("rounds", "gradient_evaluations", "client_seconds", "wall_seconds", "bytes", "simulated_seconds")  # spent until a target
+# Methods are compared at equal values of these.
+EQUAL_COSTS = ("rounds", "gradient_evaluations", "client_seconds", "bytes", "simulated_seconds")
+# These are reported until a target accuracy is reached.
+TARGET_COSTS = ("rounds", "gradient_evaluations", "client_seconds", "wall_seconds", "bytes", "simulated_seconds")
 
 
-def spent(run: Run, end: Row) -> dict[str, float]:
-    """What a run cost by the names of `COSTS`, its start-up, rates and peaks; what was not measured is left out.
+def run_cost(run: Run, last: Row) -> dict[str, float]:
+    """The costs of a run by the names of `COSTS`, its start-up time, rates and peaks, without those that were not measured.
 
     Args:
-        end: The run's last row, cumulative.
+        last: The run's last row, with cumulative costs.
     """
-    totals = {name: cost.of(end) for name, cost in COSTS.items()}
-    whole = {
+    totals = {name: cost.from_row(last) for name, cost in COSTS.items()}
+    rates_and_peaks = {
         "startup": run.startup,
-        "rounds_per_second": end.round / end.wall_seconds if end.wall_seconds else None,
-        "examples_per_second": end.examples / end.wall_seconds if end.wall_seconds else None,
-        "peak_rss": end.peak_rss or None,
-        "peak_device_memory": end.peak_device_memory,
+        "rounds_per_second": last.round / last.wall_seconds if last.wall_seconds else None,
+        "examples_per_second": last.examples / last.wall_seconds if last.wall_seconds else None,
+        "peak_rss": last.peak_rss or None,
+        "peak_device_memory": last.peak_device_memory,
     }
-    return {name: float(value) for name, value in (totals | whole).items() if value is not None}
+    return {name: float(value) for name, value in (totals | rates_and_peaks).items() if value is not None}

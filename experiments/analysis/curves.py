@@ -1,4 +1,4 @@
-"""How accuracy grows with what is spent: curves over seeds, what a target took, and accuracy where methods have spent the same."""
+"""Accuracy as a function of cost: curves over seeds, the cost of reaching a target, accuracy at equal cost."""
 
 from __future__ import annotations
 
@@ -9,45 +9,47 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.analysis.cost import COSTS, EQUAL, TARGET
-from experiments.analysis.leaderboard import Key, SeedGroup
+from experiments.analysis.cost import COSTS, EQUAL_COSTS, TARGET_COSTS
+from experiments.analysis.leaderboard import EntryKey, SeedGroup
 from experiments.analysis.statistics import Estimate
 from fedsam.results.rows import Row
 
 
 @dataclass(frozen=True)
-class Series:
-    """Test accuracy of one method with one client count, averaged over seeds.
+class Curve:
+    """Test accuracy of one method with one client count after each of R evaluated rounds, averaged over seeds.
 
     Attributes:
-        spent: By the names of `COSTS`, mean over seeds until each evaluated round that all seeds have, (R,).
+        label: The method.
+        clients: The client count.
+        costs: By the names of `COSTS`: mean over seeds up to each round that all seeds have evaluated, (R,).
         accuracy: Fractions (R,); NaN where a run diverged.
-        half_width: Of the 95 % interval over seeds (R,); NaN when there is one seed.
+        half_width: Half-width of the 95 % interval over seeds (R,); NaN for one seed.
     """
 
     label: str
     clients: int
-    spent: Mapping[str, NDArray[np.float64]]
+    costs: Mapping[str, NDArray[np.float64]]
     accuracy: NDArray[np.float64]
     half_width: NDArray[np.float64]
 
 
-def series(held: Sequence[SeedGroup]) -> list[Series]:
-    """What the curves show, in the order of the groups; groups without an evaluation are left out."""
-    return [one for group in held if (one := _series(group)) is not None]
+def accuracy_curves(groups: Sequence[SeedGroup]) -> list[Curve]:
+    """The curve of each group that was evaluated, in the order of the groups."""
+    return [curve for group in groups if (curve := _curve(group)) is not None]
 
 
-def _series(group: SeedGroup) -> Series | None:
-    runs = [{row.round: row for row in rows} for rows in group.evaluated()]
+def _curve(group: SeedGroup) -> Curve | None:
+    runs = [{row.round: row for row in rows} for rows in group.evaluated_rows()]
     rounds = sorted(set.intersection(*(set(rows) for rows in runs)))
     if not rounds:
         return None
     points = [Estimate.of([rows[round].measures["test_accuracy"] for rows in runs]) for round in rounds]
-    spent = {name: [[cost.of(rows[round]) for rows in runs] for round in rounds] for name, cost in COSTS.items()}
-    return Series(
+    costs = {name: [[cost.from_row(rows[round]) for rows in runs] for round in rounds] for name, cost in COSTS.items()}
+    return Curve(
         label=group.label,
         clients=group.clients,
-        spent={name: np.array(values, dtype=float).mean(axis=1) for name, values in spent.items() if not any(None in v for v in values)},
+        costs={name: np.array(values, dtype=float).mean(axis=1) for name, values in costs.items() if not any(None in v for v in values)},
         accuracy=np.array([point.mean for point in points]),
         half_width=np.array([math.nan if point.half_width is None else point.half_width for point in points]),
     )
@@ -55,63 +57,64 @@ def _series(group: SeedGroup) -> Series | None:
 
 @dataclass(frozen=True)
 class TimeToTarget:
-    """What a method spent until its test accuracy first reached a target.
+    """The cost at which the test accuracy of a method first reached a target.
 
     Attributes:
-        target: A fraction.
-        runs: How many of `seeds` runs reached it.
-        spent: By cost, over the runs that did; empty when none did.
+        label: The method.
+        clients: The client count.
+        target: An accuracy, a fraction.
+        reached: Number of runs, out of `seeds`, that reached it.
+        seeds: Number of runs.
+        costs: By the names of `TARGET_COSTS`, over the runs that reached it; empty when none did.
     """
 
     label: str
     clients: int
     target: float
-    runs: int
+    reached: int
     seeds: int
-    spent: Mapping[str, Estimate]
+    costs: Mapping[str, Estimate]
 
 
-def reached(group: SeedGroup, target: float) -> TimeToTarget:
-    """When a group reached the target: the first evaluated round at or above it counts, nothing is interpolated."""
-    firsts = [first for rows in group.evaluated() if (first := _first(rows, target)) is not None]
-    costs = {name: [COSTS[name].of(row) for row in firsts] for name in TARGET}
-    spent = {name: Estimate.of([v for v in values if v is not None]) for name, values in costs.items() if values and None not in values}
-    return TimeToTarget(group.label, group.clients, target, len(firsts), len(group.counted), spent)
+def time_to_target(group: SeedGroup, target: float) -> TimeToTarget:
+    """The cost of the first evaluated round of each run at or above the target; nothing is interpolated."""
+    rows = [row for evaluated in group.evaluated_rows() if (row := _first_at(evaluated, target)) is not None]
+    values = {name: [COSTS[name].from_row(row) for row in rows] for name in TARGET_COSTS}
+    costs = {name: Estimate.of([v for v in each if v is not None]) for name, each in values.items() if each and None not in each}
+    return TimeToTarget(group.label, group.clients, target, len(rows), len(group.counted_runs), costs)
 
 
-def _first(rows: Sequence[Row], target: float) -> Row | None:
+def _first_at(rows: Sequence[Row], target: float) -> Row | None:
     return next((row for row in rows if row.measures["test_accuracy"] >= target), None)
 
 
 @dataclass(frozen=True)
 class EqualCost:
-    """Test accuracy where all groups have spent at most the same.
+    """Test accuracies of all groups at the same value of one cost.
 
     Attributes:
         cost: A name of `COSTS`.
-        value: The most of it that every run has spent.
-        accuracy: By label and client count, that of each run's last evaluation until then; None where a run had none yet.
+        value: The largest value that every run has reached.
+        accuracy: By label and client count: the last evaluation of each run within that cost; None where a run had none.
     """
 
     cost: str
     value: float
-    accuracy: Mapping[Key, Estimate | None]
+    accuracy: Mapping[EntryKey, Estimate | None]
 
 
-def equal(held: Sequence[SeedGroup]) -> list[EqualCost]:
-    """Accuracies at equal rounds, gradient evaluations, client time and bytes, and simulated time where there is one."""
+def equal_costs(groups: Sequence[SeedGroup]) -> list[EqualCost]:
+    """Accuracies at equal values of each of `EQUAL_COSTS` that every run has measured."""
     found = []
-    for name in EQUAL:
-        of = COSTS[name].of
-        ends = [of(rows[-1]) if rows else None for group in held for rows in group.evaluated()]
-        value = min((end for end in ends if end is not None), default=None)
-        if value is not None and None not in ends:
-            found.append(EqualCost(name, value, {group.key: _until(group, name, value) for group in held}))
+    for name in EQUAL_COSTS:
+        totals = [COSTS[name].from_row(rows[-1]) if rows else None for group in groups for rows in group.evaluated_rows()]
+        value = min((total for total in totals if total is not None), default=None)
+        if value is not None and None not in totals:
+            found.append(EqualCost(name, value, {group.key: _accuracy_within(group, name, value) for group in groups}))
     return found
 
 
-def _until(group: SeedGroup, name: str, value: float) -> Estimate | None:
-    of = COSTS[name].of
-    # A sum of floats may miss its own value by a rounding error.
-    before = [[row for row in rows if (of(row) or 0.0) <= value * (1 + 1e-9)] for rows in group.evaluated()]
-    return Estimate.of([rows[-1].measures["test_accuracy"] for rows in before]) if all(before) else None
+def _accuracy_within(group: SeedGroup, name: str, value: float) -> Estimate | None:
+    limit = value * (1 + 1e-9)  # a sum of floats may miss its own value by a rounding error
+    runs = [[row for row in rows if (COSTS[name].from_row(row) or 0.0) <= limit] for rows in group.evaluated_rows()]
+    return Estimate.of([rows[-1].measures["test_accuracy"] for rows in runs]) if all(runs) else None

@@ -1,1 +1,1 @@
-"""Measurements of fedsam against plain code; each module is a command."""
+"""Benchmarks, each module a command: `python -m experiments.benchmarks.NAME`."""

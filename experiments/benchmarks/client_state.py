@@ -1,13 +1,13 @@
-"""What it takes to keep every client's state: memory, disk and seconds, for clients that do nothing else.
+"""Benchmark of client state: memory, disk and seconds to keep the state of every client.
 
     python -m experiments.benchmarks.client_state [--clients 1000] [--model resnet18] [--vectors 2] [--per-round 50]
 
-Each visited client reads its vectors, checks every scalar, adds 1 and keeps them, as a correction would its control variates or duals.
-First `--visit` clients are visited once (as many as the disk holds, if not given), in rounds of `--per-round`; then `--again` of them,
-drawn at random, a second time, by when most states have to come back from disk. The object store is kept small on purpose.
+Each visited client reads its vectors, checks every scalar, adds 1 and stores them, like a correction with its control variates or duals.
+First `--visit` clients (default: as many as fit on disk) are visited once, in rounds of `--per-round`; then `--again` of them, drawn at
+random, a second time, when most states must be read back from disk. The object store is small on purpose.
 
-Resident memory counts the pages of the shared object store in every process that touched them; private memory does not, so private
-memory of all processes + the object store is what the machine has to have. Linux only.
+Resident memory counts pages of the shared object store once in each process that touched them, private memory does not: the machine
+needs the private memory of all processes plus the object store. Linux only.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ GIB = 2**30
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What is measured.
+    """The settings of a measurement.
 
     Attributes:
         clients: Population.
@@ -85,7 +85,7 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What was found; bytes and seconds.
+    """The result of a measurement, in bytes and seconds.
 
     Attributes:
         wrong: Scalars that came back other than they were kept.
@@ -96,7 +96,7 @@ class Outcome:
         spilled, restored: Written to and read from disk altogether.
         disk_end: In spill files once every state is kept and the former ones had time to go.
         disk_released: In spill files after the grid, and so every state, was given up.
-        left: Whether the session's folder was there after the session.
+        folder_left: Whether the session's folder existed after the session.
         first, second: Seconds per client visited for the first and the second time.
     """
 
@@ -110,7 +110,7 @@ class Outcome:
     restored: int
     disk_end: int
     disk_released: int
-    left: bool
+    folder_left: bool
     first: float
     second: float
 
@@ -142,10 +142,10 @@ def measure(setting: Setting) -> Outcome:
         grid = RayGrid(pool, setting.clients, {"size": setting.size, "vectors": setting.vectors}, setting.shard_size)
         with MemorySampler(folder := session_folder(), pool.ready()) as sampler:
             wrong, seconds = play(grid, setting, sampler)
-            disk_end = _settled(sampler, setting.live)
+            disk_end = _await_disk(sampler, setting.live)
             stats = store_stats()
             del grid
-            disk_released = _settled(sampler, 0)
+            disk_released = _await_disk(sampler, 0)
     return Outcome(
         visits=setting.visit + setting.again,
         wrong=wrong,
@@ -157,7 +157,7 @@ def measure(setting: Setting) -> Outcome:
         restored=stats.restored_bytes_total,
         disk_end=disk_end,
         disk_released=disk_released,
-        left=folder.parent.exists(),
+        folder_left=folder.parent.exists(),
         first=seconds[0] / setting.visit,
         second=seconds[1] / max(setting.again, 1),
     )
@@ -193,7 +193,7 @@ def _wrong(reply: Message) -> int:
     return int(str((codec.record(reply.content, "metrics", MetricRecord) or MetricRecord())["wrong"]))
 
 
-def _settled(sampler: MemorySampler, wanted: int) -> int:
+def _await_disk(sampler: MemorySampler, wanted: int) -> int:
     """Bytes in spill files once they are no more than `wanted`, or after ten seconds: Ray deletes files some time after their objects."""
     deadline = time.monotonic() + 10
     while sampler.on_disk() > wanted and time.monotonic() < deadline:
@@ -227,7 +227,7 @@ def report(setting: Setting, outcome: Outcome) -> Table:
         "on disk: peak, end, states released",
         f"{outcome.disk / GIB:.1f}, {outcome.disk_end / GIB:.1f}, {outcome.disk_released / GIB:.1f} GiB",
     )
-    table.add_row("folder left afterwards", "yes" if outcome.left else "no")
+    table.add_row("folder left afterwards", "yes" if outcome.folder_left else "no")
     return table
 
 
@@ -266,7 +266,7 @@ def main(
     outcome = measure(setting)
     Console().print(report(setting, outcome))
     print(json.dumps({"setting": asdict(setting), "outcome": asdict(outcome)}))
-    if outcome.wrong or outcome.disk_released or outcome.left:
+    if outcome.wrong or outcome.disk_released or outcome.folder_left:
         raise typer.Exit(1)
 
 

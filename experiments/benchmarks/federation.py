@@ -1,4 +1,4 @@
-"""fedsam against a plain loop: same numbers, and the price of running on Ray.
+"""Benchmark of fedsam against a plain loop with the same numbers: the overhead of Ray.
 
     python -m experiments.benchmarks.federation [--rounds 30] [--repeats 3] [--data-root DIR]
 
@@ -76,7 +76,7 @@ class Plain:
             optimizer.zero_grad()
             nn.functional.cross_entropy(self.module(x), y).backward()
             optimizer.step()
-        return {k: v.clone() for k, v in self.module.state_dict().items()}, self.federation.examples(client)
+        return {k: v.clone() for k, v in self.module.state_dict().items()}, self.federation.num_examples(client)
 
     def share(self, start: State, clients: list[int], round: int) -> tuple[State, int]:
         """Sum of the clients' trained state dicts, weighted by examples, and the examples."""
@@ -113,8 +113,8 @@ def split(settings: Experiment) -> tuple[list[float], float]:
 
     def both(state: State, chosen: list[int], round: int) -> list[tuple[State, int]]:
         shares: list[list[int]] = [[], []]
-        for client in sorted(chosen, key=place.federation.examples, reverse=True):
-            min(shares, key=lambda share: sum(map(place.federation.examples, share))).append(client)
+        for client in sorted(chosen, key=place.federation.num_examples, reverse=True):
+            min(shares, key=lambda share: sum(map(place.federation.num_examples, share))).append(client)
         for pipe, share in zip(pipes, shares, strict=True):
             pipe.send((state, share, round))
         return [pipe.recv() for pipe in pipes]

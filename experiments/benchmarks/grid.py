@@ -1,4 +1,4 @@
-"""What a round costs before any client computes: RayGrid against Flower's own simulation runtime.
+"""Benchmark of the overhead of a round: RayGrid against the simulation runtime of Flower.
 
     python -m experiments.benchmarks.grid [--rounds 5] [--repeats 3] [--clients 100 ...] [--floats 62000 ...]
 
@@ -36,13 +36,13 @@ from fedsam.grid.inline import InlineGrid
 from fedsam.grid.pool import ActorPool
 from fedsam.grid.ray_grid import RayGrid
 from fedsam.grid.session import ray_session
-from fedsam.messages.flower_private import merging
+from fedsam.messages.flower_private import make_merge_config
 
-COHORT, ACTORS, CROWD = 100, 2, 100_000
+COHORT, ACTORS, LARGE_POPULATION = 100, 2, 100_000
 
 
 class Way(StrEnum):
-    """Where a round is held."""
+    """How a round is executed."""
 
     FLOWER = "flower"
     RAYGRID = "raygrid"
@@ -72,7 +72,7 @@ def rounds_on(grid: Grid, clients: int, floats: int, rounds: int, merged: bool) 
         marks.append(time.perf_counter())
 
     start = ArrayRecord({"w": Array(np.zeros(floats, dtype=np.float32))})
-    config = merging(strategy) if merged else ConfigRecord()
+    config = make_merge_config(strategy) if merged else ConfigRecord()
     strategy.start(grid, start, num_rounds=rounds, train_config=config, evaluate_fn=mark)
     return [after - before for before, after in pairwise(marks)]
 
@@ -127,7 +127,7 @@ def compare(clients: Sequence[int], floats: Sequence[int], rounds: int, repeats:
                 for way in Way:
                     found.setdefault((size, count, way), []).extend(measured(way, count, size, rounds)[1:])
                     print(f"repeat {repeat + 1}: {size} floats, {count} clients, {way}", file=sys.stderr)
-    starts = {count: [measured(Way.RAYGRID, count, floats[0], 1)[0] for _ in range(repeats)] for count in (COHORT, CROWD)}
+    starts = {count: [measured(Way.RAYGRID, count, floats[0], 1)[0] for _ in range(repeats)] for count in (COHORT, LARGE_POPULATION)}
     names = {way: way.removeprefix("raygrid-") for way in Way}
     table = Table("floats", "clients", *names.values(), "ratio", "of overheads", title="a round of 100 clients, median, ms")
     table.caption = "ratio: flower / raygrid; overhead: above inline"

@@ -1,4 +1,4 @@
-"""What a local step of each method costs in time, relative to a step of SGD.
+"""Benchmark of the time of a local step of each method, relative to a step of SGD.
 
     python -m experiments.benchmarks.optimizers [--steps 10] [--batch 64] [--threads 1] [--data-root DIR] [--methods sgd,sam,...]
 
@@ -63,7 +63,7 @@ class Way:
 
 
 @dataclass
-class Clock:
+class StepTimes:
     """Seconds of a contender's steps, by the evaluations of the step."""
 
     seconds: dict[Evaluations | None, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -156,11 +156,11 @@ def batches(size: int, root: Path | None) -> Iterator[Batch]:
         yield Batch(augmentation.augment(x, dataset.augment, rng), dataset.train.y[index])
 
 
-def measure(ways: dict[str, Way], module: nn.Module, source: Iterator[Batch], steps: int) -> dict[str, Clock]:
+def measure(ways: dict[str, Way], module: nn.Module, source: Iterator[Batch], steps: int) -> dict[str, StepTimes]:
     """Interleaved steps of all contenders, each until its whole periods amount to at least `steps`."""
     run = {name: way.make(copy.deepcopy(module)) for name, way in ways.items()}
     wanted = {name: -(-steps // way.period) * way.period for name, way in ways.items()}
-    clocks = {name: Clock() for name in ways}
+    clocks = {name: StepTimes() for name in ways}
     total = max(ways[name].warmup + wanted[name] for name in ways)
     for number in range(total):
         batch = next(source)
@@ -177,7 +177,7 @@ def measure(ways: dict[str, Way], module: nn.Module, source: Iterator[Batch], st
     return clocks
 
 
-def report(ways: dict[str, Way], clocks: dict[str, Clock]) -> Table:
+def report(ways: dict[str, Way], clocks: dict[str, StepTimes]) -> Table:
     """The comparison as a table."""
     table = Table("method", "seconds", "ratio", "to", "forward", "gradient", "limit", "", title="A local step; evaluations per example")
     for name, clock in clocks.items():

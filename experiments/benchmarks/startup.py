@@ -1,4 +1,4 @@
-"""How long `fedsam run` takes from the command to the first round, and where the time goes.
+"""Benchmark of the start-up of `fedsam run`: seconds from the command to its first rounds.
 
     python -m experiments.benchmarks.startup [--repeats 3] [--data-root DIR]
 

@@ -1,7 +1,7 @@
-"""The command `fedsam`: run and compare experiments, list what can be chosen, look at runs and reports.
+"""The command `fedsam`, and its subcommands.
 
-Nothing heavy is imported before a command needs it: help and completion answer at once.
-Exit codes: 0 all went well; 1 a run failed; 2 wrong usage or configuration; 130 interrupted (Ctrl-C), 143 terminated.
+Commands import torch, Ray, Flower and numpy inside their functions, so that help and completion are fast.
+Exit codes: 0 success; 1 a run failed; 2 wrong usage or configuration; 130 interrupted (Ctrl-C); 143 terminated.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import typer
 
 from experiments.cli.commands import check, cluster, compare, doctor, export, flower, new, partition, report, run, run_config, runs
 from experiments.cli.commands import list as list_
-from experiments.cli.output import INTERRUPTED, TERMINATED, USAGE, complain
+from experiments.cli.output import INTERRUPTED, TERMINATED, USAGE, print_error
 from fedsam.config import ConfigError
 
 COMMANDS = {
@@ -61,27 +61,27 @@ def _options(
 
 
 for name, module in COMMANDS.items():
-    # typer joins the lines of a paragraph, so each example is one.
+    # typer joins the lines of a paragraph, so each example is a paragraph.
     app.command(name, epilog="\n\n".join(["[bold]Examples[/bold]", *(f"  {line}" for line in module.EXAMPLES)]))(module.command)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line `arguments`, by default this process's own, and exit."""
+    """Run the command line `arguments`, by default that of this process, and exit."""
     try:
         app(arguments, prog_name="fedsam")
     except ConfigError as error:
-        complain(str(error))
+        print_error(str(error))
         sys.exit(USAGE)
     sys.exit(0)
 
 
 def program() -> NoReturn:
-    """As `main`, for a process that is this command and nothing else: when it is interrupted, no thread holds it up."""
+    """The entry point of the process `fedsam`: `main`, but after an interrupt the process exits at once, whatever its threads do."""
     try:
         main()
     except SystemExit as end:
         if end.code in (INTERRUPTED, TERMINATED):
-            # Everything is closed. A thread in which Ray was still starting would end this process with a code of its own, a minute later.
+            # Everything is closed. A thread in which Ray was still starting would end the process a minute later with another exit code.
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(end.code)

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands take, and the experiments that they give."""
+"""Arguments and options that several commands share, and the experiments that they define."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _complete_config(incomplete: str) -> list[str]:
     return [name for name in (*shipped.configs(), *map(str, Path().glob("*.toml"))) if name.startswith(incomplete)]
 
 
-# Arguments are explained in the text of their command: click 8.5 loses the help that typer gives them.
+# Arguments are explained in the help of their command, because click 8.5 drops the help that typer gives them.
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", autocompletion=_complete_config, show_default=False)]
 RunIds = Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", autocompletion=_complete_run, show_default=False)]
 Overrides = Annotated[list[str] | None, typer.Option("--override", "-o", metavar="KEY=VALUE", help="Change a setting; repeat for more.")]
@@ -54,8 +54,8 @@ Target = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; only the final table and the report's path.")]
 
 
-def places(data_root: Path | None, runs_dir: Path | None, ray_address: str | None, allow_open: bool) -> dict[str, object]:
-    """What these options set, by dotted key."""
+def location_settings(data_root: Path | None, runs_dir: Path | None, ray_address: str | None, allow_open: bool) -> dict[str, object]:
+    """The settings of these options by dotted key; None where an option is not given."""
     return {
         "data.root": data_root,
         "runs_dir": runs_dir,
@@ -64,11 +64,13 @@ def places(data_root: Path | None, runs_dir: Path | None, ray_address: str | Non
     }
 
 
-def read(path: Path, overrides: Sequence[str] | None, options: Mapping[str, object]) -> list[Experiment]:
-    """The experiments of a config, with the `KEY=VALUE` overrides and the given ones of `options` (dotted keys) applied.
+def read_experiments(path: Path, overrides: Sequence[str] | None, options: Mapping[str, object]) -> list[Experiment]:
+    """The experiments of a config with overrides and options applied.
 
     Args:
         path: A file, or the name of a config that comes with fedsam.
+        overrides: Texts `KEY=VALUE`.
+        options: Values by dotted key; None: the option is not given.
 
     Raises:
         ConfigError: The file, an override or an experiment is not valid.

@@ -1,4 +1,4 @@
-"""What commands print, how they end, and what they show of runs."""
+"""Output, shutdown and exit codes that the commands share."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from experiments.running.scheduler import Outcome
 
 FAILED, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
-PATIENCE = 10.0  # seconds
+SECOND_SIGNAL_SECONDS = 10.0  # after which a second signal interrupts a shutdown that takes long
 
 
-def complain(text: str) -> None:
-    """Say what went wrong, in one line on stderr."""
+def print_error(text: str) -> None:
+    """Print an error in one line on stderr."""
     Console(stderr=True).print(f"fedsam: {text}", style="bold red", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_table(table: Table) -> None:
-    """Print a table; in a pipe, where rich assumes 80 columns, as wide as it needs."""
+    """Print a table, at full width where the output is no terminal and rich assumes 80 columns."""
     console = Console()
     if not console.is_terminal:
         wide = console.options.update(max_width=1000)
@@ -39,73 +39,76 @@ def print_table(table: Table) -> None:
 
 
 @contextmanager
-def callback(quiet: bool, tensorboard: bool = False) -> Iterator[progress.Callback]:
-    """What runs report to: the terminal or nobody, and event files of TensorBoard."""
+def progress_callback(quiet: bool, tensorboard: bool = False) -> Iterator[progress.Callback]:
+    """The callback that shows progress on the terminal, unless quiet, and writes TensorBoard event files, if asked to."""
     with ExitStack() as stack:
-        seen: progress.Callback = progress.Callback() if quiet else stack.enter_context(progress.ConsoleCallback(Console(stderr=True)))
+        shown: progress.Callback = progress.Callback() if quiet else stack.enter_context(progress.ConsoleCallback(Console(stderr=True)))
         if tensorboard:
             from experiments.running.tensorboard import TensorBoardCallback
 
-            seen = progress.CallbackList(stack.enter_context(TensorBoardCallback()), seen)
-        yield seen
+            shown = progress.CallbackList(stack.enter_context(TensorBoardCallback()), shown)
+        yield shown
 
 
-def kept(folder: Path) -> AbstractContextManager[object]:
-    """As `orderly`; what runs is recorded as interrupted."""
-    return orderly(f"interrupted; the finished rounds are kept in {folder / 'fedsam.db'}: see `fedsam runs` and `fedsam report`")
+def graceful_shutdown_of_runs(folder: Path) -> AbstractContextManager[object]:
+    """`graceful_shutdown` with a message that tells where the finished rounds are; running runs are recorded as interrupted."""
+    return graceful_shutdown(f"interrupted; the finished rounds are kept in {folder / 'fedsam.db'}: see `fedsam runs` and `fedsam report`")
 
 
 @contextmanager
-def orderly(said: str) -> Iterator[list[Callable[[], None]]]:
-    """Turn Ctrl-C and SIGTERM into an orderly end: what the block has opened is closed, Ray too, then the process exits.
+def graceful_shutdown(message: str) -> Iterator[list[Callable[[], None]]]:
+    """On Ctrl-C or SIGTERM, close everything that the block has opened, Ray included, print `message` and exit.
 
-    More of these signals do not disturb that end, unless it takes long. Gives a list of what is called first, in another thread, to stop
-    other threads that the block would wait for.
+    A further signal is ignored for `SECOND_SIGNAL_SECONDS`.
+
+    Yields:
+        A list of functions that a signal calls first, each in a thread of its own, to stop threads that the block would wait for.
     """
-    halts: list[Callable[[], None]] = []
-    begun: list[tuple[int, float]] = []  # signals that were obeyed, and when
+    stop_functions: list[Callable[[], None]] = []
+    handled: list[tuple[int, float]] = []  # (signal, time) of each that was not ignored
 
     def stop(number: int, frame: object) -> None:
-        if not begun or time.monotonic() - begun[-1][1] > PATIENCE:
-            begun.append((number, time.monotonic()))
-            for halt in halts:
-                threading.Thread(target=halt, daemon=True).start()
+        if not handled or time.monotonic() - handled[-1][1] > SECOND_SIGNAL_SECONDS:
+            handled.append((number, time.monotonic()))
+            for function in stop_functions:
+                threading.Thread(target=function, daemon=True).start()
             raise KeyboardInterrupt
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield halts
+        yield stop_functions
     except KeyboardInterrupt:
-        complain(said)
-        raise typer.Exit(TERMINATED if begun and begun[0][0] == signal.SIGTERM else INTERRUPTED) from None
+        print_error(message)
+        raise typer.Exit(TERMINATED if handled and handled[0][0] == signal.SIGTERM else INTERRUPTED) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def show(
+def report_runs(
     ids: Sequence[str], folder: Path, out: Path | None = None, *, baseline: str | None = None, target_accuracy: float | None = None
 ) -> None:
     """Print the leaderboard of runs and write their report to `out`, by default below `folder`.
 
     Args:
-        baseline: The method that the others are compared with; default: the report's choice, as for the accuracy to reach.
+        baseline: The method that the others are compared with; default: as of `compare_runs`, also for the target accuracy.
     """
-    from experiments.reporting.report import leaderboard, write_report
+    from experiments.reporting.console import leaderboard_table
+    from experiments.reporting.report import write_report
     from fedsam.results.store import Results
 
     if not ids:
         return
     with Results.open(folder, create=False) as results:
         runs = results.find(ids)
-        print_table(leaderboard(results, runs, baseline, target_accuracy))
+        print_table(leaderboard_table(results, runs, baseline, target_accuracy))
         typer.echo(f"report: {write_report(results, runs, out or folder / 'reports' / ids[0], baseline, target_accuracy)}")
 
 
-def end(outcomes: Sequence[Outcome]) -> None:
-    """Say which runs failed, and exit with 1 if any did."""
+def exit_on_failure(outcomes: Sequence[Outcome]) -> None:
+    """Print the errors of failed runs, and exit with `FAILED` if there are any."""
     failures = [outcome for outcome in outcomes if outcome.status == "failed"]
     for outcome in failures:
-        complain(f"run {outcome.run_id or 'not started'} {outcome.status}: {outcome.error}")
+        print_error(f"run {outcome.run_id or 'not started'} {outcome.status}: {outcome.error}")
     if failures:
         raise typer.Exit(FAILED)

@@ -1,4 +1,4 @@
-"""Contracts: what every component of a kind promises, as checks that can be run on anybody's component."""
+"""Contracts: what every component of a kind must do, as checks that run on any component."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Literal
 from clients.corrections import CORRECTIONS
 from clients.optimizers import OPTIMIZERS
 from experiments.contracts import corrections, datasets, models, numbers, optimizers, partitions, samplers, strategies
-from experiments.contracts.base import Check, CheckedComponent, ContractError, LeftOut, NotDeclared
+from experiments.contracts.base import Check, CheckedComponent, ContractError, NotApplicable, NotDeclared
 from fedsam import plugins
 from fedsam.config import ConfigError, nearest
 from fedsam.data import datasets as known_datasets
@@ -38,9 +38,9 @@ class Kind:
     """One kind of component.
 
     Attributes:
-        noun: What one of them is called.
-        registry: Ours, by name, and what others must be.
-        checks: What all of them promise.
+        noun: The kind in the singular.
+        registry: Its components by name, and the requirements on others.
+        checks: The contract of the kind.
     """
 
     noun: str
@@ -63,7 +63,7 @@ KINDS: dict[str, Kind] = {
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found; `text` is empty where all is well."""
+    """The outcome of a check; `text` explains a verdict other than `ok`."""
 
     verdict: Verdict
     text: str = ""
@@ -72,12 +72,12 @@ class Finding:
 def find(
     name: str, kind: str | None = None, settings: Mapping[str, Any] | None = None, beside: Mapping[str, Any] | None = None
 ) -> CheckedComponent:
-    """The component that `name` refers to: one of our names, one that an installed package registers, or `module:attribute`.
+    """The component of a name: one of fedsam, one that an installed package registers, or `module:attribute`.
 
     Args:
-        kind: Its kind; default: the one that its base class or its first parameters tell.
+        kind: A key of `KINDS`; default: inferred from its base class or its first parameters.
         settings: Its hyperparameters.
-        beside: Other settings of the experiment that is run with it, by dotted key.
+        beside: Other settings, by dotted key, of the experiment in which it is run.
 
     Raises:
         ConfigError: There is no such thing, its kind cannot be told, or a hyperparameter is wrong or missing.
@@ -108,20 +108,20 @@ def kind_of(entry: object, name: str) -> str:
 
 
 def checks(component: CheckedComponent) -> tuple[Check, ...]:
-    """What a component of its kind promises."""
+    """The checks of the kind of a component."""
     flower = component.kind == "strategy" and issubclass(component.entry, FlowerRule)
     return strategies.FLOWER_CHECKS if flower else KINDS[component.kind].checks
 
 
 def examine(component: CheckedComponent, check: Check) -> Finding:
-    """What a check finds; whatever the component raises is a failure."""
+    """Run a check; any exception of the component is a failure."""
     try:
         check.run(component)
     except ContractError as error:
         return Finding("failed", str(error))
     except NotDeclared as reason:
         return Finding("not declared", str(reason))
-    except LeftOut as reason:
+    except NotApplicable as reason:
         return Finding("left out", str(reason))
     except Exception as error:
         return Finding("failed", f"{type(error).__name__}: {error} ({_place(error)})")
@@ -129,14 +129,14 @@ def examine(component: CheckedComponent, check: Check) -> Finding:
 
 
 def _place(error: Exception) -> str:
-    """The last file and line that it came from, those of installed packages aside."""
+    """The file and line that raised an error, the innermost outside installed packages."""
     frames = traceback.extract_tb(error.__traceback__)
     frame = next((frame for frame in reversed(frames) if "site-packages" not in frame.filename), frames[-1])
     return f"{Path(frame.filename).name}, line {frame.lineno}"
 
 
 def _arguments(entry: object) -> tuple[str, ...]:
-    """The names of a callable's parameters that can be given by place; none where they cannot be told."""
+    """Names of the positional parameters of a callable; `?` where its signature is unknown."""
     try:
         parameters = inspect.signature(entry).parameters.values() if callable(entry) else []
     except (TypeError, ValueError):
@@ -145,7 +145,7 @@ def _arguments(entry: object) -> tuple[str, ...]:
 
 
 def _kind_of_name(name: str) -> str:
-    """The kind that has a name, one of ours or registered by an installed package. Raises `ConfigError`."""
+    """The kind that has the name, registered by fedsam or an installed package. Raises `ConfigError` unless there is exactly one."""
     kinds = [
         kind
         for kind, known in KINDS.items()

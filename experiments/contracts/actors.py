@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from clients import optimizers
-from experiments.contracts.base import Check, CheckedComponent, LeftOut, expect
+from experiments.contracts.base import Check, CheckedComponent, NotApplicable, expect
 from experiments.settings.presets import PRESETS, expand
 from fedsam.config import ConfigError, Experiment, parse
 from fedsam.overrides import override
@@ -59,7 +59,7 @@ def fitting(component: CheckedComponent, folder: Path) -> Experiment:
             refusals.append(str(error))
         else:
             return experiment
-    raise LeftOut(f"no published method goes with it; name what does by --with ({refusals[0]})")
+    raise NotApplicable(f"no published method goes with it; name what does by --with ({refusals[0]})")
 
 
 def _candidates(component: CheckedComponent) -> Iterator[dict[str, Any]]:
@@ -111,9 +111,9 @@ class _Outcome:
 
 def _outcome(experiment: Experiment, group: ActorGroup) -> _Outcome:
     from experiments.running.progress import Callback
-    from experiments.running.server_app import serve
+    from experiments.running.server_app import run_on
 
-    result = serve(experiment, *group(experiment), Callback())
+    result = run_on(experiment, *group(experiment), Callback())
     tensors = {name: tensor.detach().numpy().tobytes() for name, tensor in result.model.state_dict().items()}
     return _Outcome(tensors, [row.simulated_seconds for row in result.rows])
 

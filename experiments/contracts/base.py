@@ -1,4 +1,4 @@
-"""What a contract is made of: a component, checks of it, and what they find."""
+"""The elements of contracts: the component under check, its checks, and the assertions that checks use."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from fedsam.registry import Registry
 
 
 class ContractError(AssertionError):
-    """A component does not do what its kind promises; the message says what was expected and what was found."""
+    """A component violates its contract; the message says what was expected and what was found."""
 
 
 class NotDeclared(Exception):
-    """A component does not say what the check would compare; the message says how it could."""
+    """A component does not declare what the check compares with; the message says how it could."""
 
 
-class LeftOut(Exception):
-    """A check does not apply; the message says why."""
+class NotApplicable(Exception):
+    """A check does not apply to a component; the message says why."""
 
 
 @dataclass(frozen=True)
 class CheckedComponent:
-    """What is checked: a class or function with some of its hyperparameters.
+    """A component under check: a class or function with some of its hyperparameters.
 
     Attributes:
         kind: A key of `experiments.contracts.KINDS`.
-        name: As written in an experiment: one of the registry's, or `module:attribute`.
+        name: As in an experiment: a name of the registry, or `module:attribute`.
         registry: The components of its kind.
-        settings: Hyperparameters; what is left out has its default.
-        beside: Settings, by dotted key, of the experiment that is run with it.
+        settings: Hyperparameters; the others have their defaults.
+        beside: Other settings, by dotted key, of the experiment in which it is run.
     """
 
     kind: str
@@ -54,14 +54,15 @@ class CheckedComponent:
 
     @property
     def component(self) -> Component:
-        """The component as an experiment has it."""
+        """The component as a setting of an experiment."""
         return Component(name=self.name, **self.settings)
 
     def make(self, defaults: Mapping[str, Any] | None = None, **changes: Any) -> Any:
-        """The piece, built: an instance of a class, or a function with its hyperparameters bound.
+        """Build the component: an instance of the class, or the function with its hyperparameters bound.
 
         Args:
-            defaults: Hyperparameters that `settings` wins over; `changes` win over these.
+            defaults: Hyperparameters that `settings` overrides.
+        changes: Hyperparameters that override `settings`.
 
         Raises:
             ConfigError: A hyperparameter is unknown, missing or not allowed.
@@ -75,8 +76,8 @@ class Check:
 
     Attributes:
         title: The sentence.
-        run: Returns where it holds; raises `ContractError` where it does not, `NotDeclared` or `LeftOut` where it says nothing.
-        starts_ray: Whether it starts Ray, which takes a while.
+        run: Returns where it holds; raises `ContractError` where it does not, `NotDeclared` or `NotApplicable` where it cannot be checked.
+        starts_ray: Whether it starts Ray, which takes seconds.
     """
 
     title: str
@@ -85,14 +86,14 @@ class Check:
 
 
 def expect(holds: bool, expected: str, found: str) -> None:
-    """Raise a `ContractError` of the two halves unless it `holds`."""
+    """Raise a `ContractError` with the two halves of a sentence unless it `holds`."""
     if not holds:
         raise ContractError(f"expected {expected}, found {found}")
 
 
 def expect_unchanged(before: Mapping[str, Any], after: Mapping[str, Any], whose: str = "") -> None:
-    """Raise a `ContractError` that names the first of the values that is not what it was in its `snapshot`."""
-    changed = difference(before, after)
+    """Raise a `ContractError` that names the first value that differs from its `snapshot`."""
+    changed = first_difference(before, after)
     expect(changed is None, f"{whose}inputs to stay as they are", str(changed))
 
 
@@ -107,7 +108,7 @@ def expect_vector(value: object, like: Tensor, what: str) -> None:
 
 
 def snapshot(value: Any) -> Any:
-    """A copy of nested mappings, sequences, tensors and arrays that later changes in place cannot reach."""
+    """A deep copy of nested mappings, sequences, tensors and arrays."""
     if isinstance(value, Mapping):
         return {name: snapshot(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -117,8 +118,8 @@ def snapshot(value: Any) -> Any:
     return value.copy() if isinstance(value, np.ndarray) else value
 
 
-def difference(a: Any, b: Any, where: str = "") -> str | None:
-    """Where two nested values first differ, in words; nothing where they are equal to the bit."""
+def first_difference(a: Any, b: Any, where: str = "") -> str | None:
+    """Where two nested values first differ, in words; None where they are equal bit for bit."""
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         if a.keys() != b.keys():
             return f"{where or 'names'} {sorted(a)} and {sorted(b)}"
@@ -128,12 +129,12 @@ def difference(a: Any, b: Any, where: str = "") -> str | None:
             return f"{where} of {len(a)} and of {len(b)} values"
         pairs = [(f"{where}[{place}]", left, right) for place, (left, right) in enumerate(zip(a, b, strict=True))]
     else:
-        return None if _equal(a, b) else f"{where or 'values'} that {apart(a, b)}"
-    return next((found for name, left, right in pairs if (found := difference(left, right, name))), None)
+        return None if _equal(a, b) else f"{where or 'values'} that {describe_difference(a, b)}"
+    return next((found for name, left, right in pairs if (found := first_difference(left, right, name))), None)
 
 
-def apart(a: Any, b: Any) -> str:
-    """How far two values are from each other, as the end of a sentence."""
+def describe_difference(a: Any, b: Any) -> str:
+    """How two values differ, as the end of a sentence."""
     if isinstance(a, Tensor | np.ndarray) and isinstance(b, Tensor | np.ndarray):
         left, right = torch.as_tensor(a), torch.as_tensor(b)
         if left.shape != right.shape:
@@ -154,7 +155,7 @@ def _equal(a: Any, b: Any) -> bool:
 
 @contextmanager
 def global_generators(seed: int) -> Iterator[None]:
-    """Seed the global generators of Python, NumPy and torch inside the block, and put them back after it.
+    """Seed the global generators of Python, NumPy and torch inside the block, and restore their states after it.
 
     Raises:
         ContractError: The block has drawn from one of them, or seeded it.
@@ -183,20 +184,20 @@ def _states() -> dict[str, object]:
     }
 
 
-def twice(run: Callable[[], Any], what: str) -> None:
-    """Run it twice, with other global generators, and raise a `ContractError` where the results are not the same to the bit."""
+def expect_deterministic(run: Callable[[], Any], what: str) -> None:
+    """Call `run` twice, with different global generators; raise a `ContractError` unless the results are equal bit for bit."""
     results = []
     for seed in (1, 2):
         with global_generators(seed):
             results.append(snapshot(run()))
-    found = difference(*results)
+    found = first_difference(*results)
     expect(found is None, f"{what} twice to give the same, whatever was run before", str(found))
 
 
-def listed(values: Sequence[Any], most: int = 5) -> str:
-    """The first of the values, and how many more there are.
+def first_few(values: Sequence[Any], most: int = 5) -> str:
+    """The first `most` values, and the number of the others.
 
-    >>> listed([1, 2, 3], most=2)
+    >>> first_few([1, 2, 3], most=2)
     '1, 2 and 1 more'
     """
     more = len(values) - most

@@ -16,7 +16,16 @@ from torch import Tensor
 from clients.corrections.base import Correction, LocalOutcome, Payload, Vectors
 from clients.optimizers.sgd import SGD
 from experiments.contracts.actors import ONE_MODEL
-from experiments.contracts.base import Check, CheckedComponent, expect, expect_unchanged, expect_vector, listed, snapshot, twice
+from experiments.contracts.base import (
+    Check,
+    CheckedComponent,
+    expect,
+    expect_deterministic,
+    expect_unchanged,
+    expect_vector,
+    first_few,
+    snapshot,
+)
 
 SIZE, STEPS, LR = 6, 4, 0.5
 
@@ -67,8 +76,8 @@ def it_keeps_what_it_says(component: CheckedComponent) -> None:
     after = start.play(correction)[1]
     for when, client_state in (("`initial`", start.client_state), ("`finish`", after)):
         expect(isinstance(client_state, Mapping), f"{when} to give a mapping to keep", f"a {type(client_state).__name__}")
-        expected = f"{when} to keep what `keeps` names ({listed(sorted(correction.keeps)) or 'nothing'})"
-        expect(set(client_state) == set(correction.keeps), expected, listed(sorted(client_state)) or "nothing")
+        expected = f"{when} to keep what `keeps` names ({first_few(sorted(correction.keeps)) or 'nothing'})"
+        expect(set(client_state) == set(correction.keeps), expected, first_few(sorted(client_state)) or "nothing")
         for name, value in client_state.items():
             expect_vector(value, start.outcome.w, f"kept {name}")
 
@@ -80,7 +89,7 @@ def it_sends_what_it_says(component: CheckedComponent) -> None:
     payload = start.play(correction)[2]
     expect(isinstance(payload, Payload), "`finish` to give (what to keep, Payload(...))", f"a {type(payload).__name__}")
     names, said = names_sent(payload), set(correction.sends)
-    expect(names == said, f"what `sends` names ({listed(sorted(said)) or 'nothing'})", listed(sorted(names)) or "nothing")
+    expect(names == said, f"what `sends` names ({first_few(sorted(said)) or 'nothing'})", first_few(sorted(names)) or "nothing")
     vectors = {"delta": payload.delta} if payload.delta is not None else {}
     for name, value in {**vectors, **payload.mean, **payload.population}.items():
         expect_vector(value, start.outcome.w, f"sent {name}")
@@ -126,7 +135,7 @@ def same_inputs_same_result(component: CheckedComponent) -> None:
         direction, client_state, payload = Round.of(correction).play(correction)
         return {"direction": direction, "client_state": client_state, "payload": [getattr(payload, kind.name) for kind in fields(Payload)]}
 
-    twice(run, "the same round")
+    expect_deterministic(run, "the same round")
 
 
 CHECKS = (

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from experiments.contracts.actors import ONE_MODEL
-from experiments.contracts.base import Check, CheckedComponent, expect, listed, twice
+from experiments.contracts.base import Check, CheckedComponent, expect, expect_deterministic, first_few
 from fedsam.data import datasets
 from fedsam.data.augmentation import AUGMENTATIONS
 from fedsam.data.datasets import Dataset, Images
@@ -47,7 +47,7 @@ def labels_are_classes(component: CheckedComponent) -> None:
         expected = f"{name}.y to be int64 of shape ({len(part.x)},)"
         expect(part.y.dtype == torch.int64 and part.y.shape == (len(part.x),), expected, f"{part.y.dtype} of shape {tuple(part.y.shape)}")
         outside = part.y[(part.y < 0) | (part.y >= dataset.classes)].unique().tolist()
-        expect(not outside, f"{name} labels from 0 to {dataset.classes - 1} (classes is {dataset.classes})", listed(outside))
+        expect(not outside, f"{name} labels from 0 to {dataset.classes - 1} (classes is {dataset.classes})", first_few(outside))
     kinds = len(dataset.train.y.unique())
     expect(kinds > 1, "training images of two classes at least", f"of {kinds}")
 
@@ -60,7 +60,7 @@ def scales_fit(component: CheckedComponent) -> None:
         expect(len(values) == channels, f"{name} of {channels} channels", str(len(values)))
     expect(all(value > 0 for value in dataset.std), "standard deviations above 0", str(tuple(dataset.std)))
     unknown = sorted(set(dataset.augment) - set(AUGMENTATIONS))
-    expect(not unknown, f"augmentations among {listed(sorted(AUGMENTATIONS))}", listed(unknown))
+    expect(not unknown, f"augmentations among {first_few(sorted(AUGMENTATIONS))}", first_few(unknown))
 
 
 def same_every_time(component: CheckedComponent) -> None:
@@ -69,7 +69,7 @@ def same_every_time(component: CheckedComponent) -> None:
     def run() -> dict[str, Any]:
         return {name: {"x": part.x, "y": part.y} for name, part in parts(made(component)).items()}
 
-    twice(run, "making it")
+    expect_deterministic(run, "making it")
 
 
 CHECKS = (

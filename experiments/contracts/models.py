@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.contracts.actors import ONE_MODEL
-from experiments.contracts.base import Check, CheckedComponent, apart, expect, expect_vector, global_generators, listed
+from experiments.contracts.base import Check, CheckedComponent, describe_difference, expect, expect_vector, first_few, global_generators
 from fedsam.models import architectures
 from fedsam.models.flat import Layout
 from fedsam.models.network import Network
@@ -42,7 +42,7 @@ def gradient_reaches_all(component: CheckedComponent) -> None:
     with torch.random.fork_rng(devices=[]):
         network(images()).square().sum().backward()
     idle = [name for name, p in trainable.items() if p.grad is None or not p.grad.abs().sum() > 0]
-    expect(not idle, "a gradient for every trainable parameter", f"none for {listed(idle)}")
+    expect(not idle, "a gradient for every trainable parameter", f"none for {first_few(idle)}")
 
 
 def weights_follow_the_seed(component: CheckedComponent) -> None:
@@ -53,7 +53,7 @@ def weights_follow_the_seed(component: CheckedComponent) -> None:
             network = created(component, seed=seed)
         vectors.append(Layout.of_module(network).vector(dict(network.named_parameters())))
     same, again, different = vectors
-    expect(torch.equal(same, again), "the same initial weights from one seed", f"weights that {apart(same, again)}")
+    expect(torch.equal(same, again), "the same initial weights from one seed", f"weights that {describe_difference(same, again)}")
     expect(not torch.equal(same, different), "other initial weights from another seed", "the same")
 
 
@@ -64,10 +64,12 @@ def evaluation_changes_nothing(component: CheckedComponent) -> None:
         before, first = network.buffers, network(network.initial, x)
         again, after = network(network.initial, x), network.buffers
         alone = torch.cat([network(network.initial, row) for row in x.split(1)])
-    expect(torch.equal(first, again), "the same scores for the same images in evaluation", f"scores that {apart(first, again)}")
-    expect(torch.equal(before, after), "running statistics to stay in evaluation", f"statistics that {apart(before, after)}")
+    expect(
+        torch.equal(first, again), "the same scores for the same images in evaluation", f"scores that {describe_difference(first, again)}"
+    )
+    expect(torch.equal(before, after), "running statistics to stay in evaluation", f"statistics that {describe_difference(before, after)}")
     close = torch.allclose(first, alone, rtol=1e-3, atol=1e-4)
-    expect(close, "an image's scores in evaluation whatever images are beside it", f"scores that {apart(first, alone)}")
+    expect(close, "an image's scores in evaluation whatever images are beside it", f"scores that {describe_difference(first, alone)}")
 
 
 def it_depends_on_its_vector(component: CheckedComponent) -> None:
@@ -77,7 +79,7 @@ def it_depends_on_its_vector(component: CheckedComponent) -> None:
     with network.evaluating(), torch.no_grad():
         first, moved, back = (network(w, x) for w in (network.initial, other, network.initial))
     expect(not torch.equal(first, moved), "other scores at other parameters", "the same scores")
-    expect(torch.equal(first, back), "the same scores back at the same parameters", f"scores that {apart(first, back)}")
+    expect(torch.equal(first, back), "the same scores back at the same parameters", f"scores that {describe_difference(first, back)}")
 
 
 CHECKS = (

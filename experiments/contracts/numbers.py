@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from experiments.contracts.actors import ONE_MODEL
-from experiments.contracts.base import Check, CheckedComponent, expect, twice
+from experiments.contracts.base import Check, CheckedComponent, expect, expect_deterministic
 
 LENGTHS = (1, 2, 10, 100)  # rounds of a run
 DRAWS = 200
@@ -34,7 +34,7 @@ def some_factor_is_positive(component: CheckedComponent) -> None:
 
 def same_round_same_factor(component: CheckedComponent) -> None:
     """It keeps nothing between rounds, and draws nothing."""
-    twice(lambda: factors(component), "the same rounds")
+    expect_deterministic(lambda: factors(component), "the same rounds")
 
 
 def draws(component: CheckedComponent) -> list[Any]:
@@ -52,7 +52,7 @@ def draws_are_positive(component: CheckedComponent) -> None:
 
 def same_seed_same_draw(component: CheckedComponent) -> None:
     """It draws from its generator alone."""
-    twice(lambda: draws(component), "drawing with one seed")
+    expect_deterministic(lambda: draws(component), "drawing with one seed")
 
 
 SCHEDULE_CHECKS = (

@@ -23,19 +23,19 @@ from experiments.contracts.base import (
     Check,
     CheckedComponent,
     ContractError,
-    LeftOut,
+    NotApplicable,
     NotDeclared,
-    apart,
+    describe_difference,
     expect,
+    expect_deterministic,
     expect_unchanged,
     expect_vector,
     snapshot,
-    twice,
 )
 from experiments.contracts.objectives import Quadratic, Recorded, Softmax, layout_of, random_batches
 from experiments.settings import step_cost
 from fedsam.config import ConfigError
-from fedsam.messages import codec
+from fedsam.messages import client_state
 
 STEPS = 12
 # Both base optimizers, set so that momentum and weight decay matter.
@@ -90,7 +90,7 @@ def start(seed: int = 7) -> Tensor:
     return torch.randn(Softmax().layout.size, generator=generator, dtype=torch.float64)
 
 
-def on_bases(component: CheckedComponent, **changes: Any) -> Iterator[tuple[str, LocalOptimizer]]:
+def with_each_base(component: CheckedComponent, **changes: Any) -> Iterator[tuple[str, LocalOptimizer]]:
     """The optimizer on each base optimizer that it takes, by the base's name."""
     for base, settings in BASES.items():
         if base != "sgd":
@@ -127,7 +127,7 @@ def reductions(component: CheckedComponent) -> Iterator[tuple[str, Training, Tra
     settings = component.entry.reduces_to_base
     if settings is None:
         raise NotDeclared('the class has no `reduces_to_base`, such as {"rho": 0.0}')
-    for base, reduced in on_bases(component, **settings):
+    for base, reduced in with_each_base(component, **settings):
         plain = SGD(**{item.name: getattr(reduced, item.name) for item in fields(LocalOptimizer)})
         batches = random_batches(STEPS)
         yield base, train(reduced, Softmax(), start(), batches), train(plain, Softmax(), start(), batches)
@@ -141,9 +141,11 @@ def it_reduces_to_its_base(component: CheckedComponent) -> None:
         expected = f"with {settings or 'any settings'} the weights of base {base}"
         if not all(same):
             step = same.index(False)
-            expect(False, expected, f"weights that {apart(got.trace[step], want.trace[step])} after step {step + 1}")
+            expect(False, expected, f"weights that {describe_difference(got.trace[step], want.trace[step])} after step {step + 1}")
         expect(
-            torch.allclose(got.losses, want.losses, rtol=1e-10, atol=1e-12), f"{expected}, and its losses", apart(got.losses, want.losses)
+            torch.allclose(got.losses, want.losses, rtol=1e-10, atol=1e-12),
+            f"{expected}, and its losses",
+            describe_difference(got.losses, want.losses),
         )
 
 
@@ -166,7 +168,7 @@ def same_seed_same_result(component: CheckedComponent) -> None:
         done = train(optimizer, Softmax(), start(), batches, seed=3)
         return {"weights": done.trace, "losses": done.losses, "state": done.state}
 
-    twice(run, "training with one seed")
+    expect_deterministic(run, "training with one seed")
 
 
 def it_finds_a_minimum(component: CheckedComponent) -> None:
@@ -175,7 +177,7 @@ def it_finds_a_minimum(component: CheckedComponent) -> None:
     lowest = torch.tensor([1.0, -1.0, 2.0, 0.5], dtype=torch.float64)
     batch, w = Batch(lowest.expand(6, 4), torch.arange(6) % 3), torch.zeros(4, dtype=torch.float64)
     radii = {item.name: 0.01 for item in fields(component.entry) if item.name in ("rho", "rho_max", "rho_min")}
-    for base, optimizer in on_bases(component, **{**radii, "momentum": 0.5, "weight_decay": 0.0, "lr": 0.05}):
+    for base, optimizer in with_each_base(component, **{**radii, "momentum": 0.5, "weight_decay": 0.0, "lr": 0.05}):
         end = train(optimizer, objective, w, [batch] * 200).trace[-1]
         first, last = (float(objective.losses(point, batch).mean()) for point in (w, end))
         expected = f"a loss below {LOWEST} after 200 steps of base {base} with lr 0.05 from a loss of {first:.3g}"
@@ -187,7 +189,7 @@ def state_can_be_kept(component: CheckedComponent) -> None:
     optimizer, batches = component.make(BASES["sgd"]), random_batches(STEPS)
     state, w = train(optimizer, Softmax(), start(), batches).state, start(seed=8)
     known = task(optimizer, w, batches)
-    travelled = codec.decode_state(*codec.encode_state(state))
+    travelled = client_state.decode_state(*client_state.encode_state(state))
 
     def go_on(state: State) -> Tensor:
         rng, x, state = np.random.default_rng(1), w, optimizer.resume(state, w, known)
@@ -200,7 +202,9 @@ def state_can_be_kept(component: CheckedComponent) -> None:
     expect_unchanged({"state": before}, {"state": state}, "`resume`'s ")
     expect_vector(want, w, "the weights of the next round")
     expect(
-        torch.equal(got, want), "the same next round from the kept state and from a copy that was sent", f"weights that {apart(got, want)}"
+        torch.equal(got, want),
+        "the same next round from the kept state and from a copy that was sent",
+        f"weights that {describe_difference(got, want)}",
     )
 
 
@@ -213,7 +217,7 @@ def cost_is_as_declared(component: CheckedComponent) -> None:
         raise NotDeclared(str(error)) from None
     another = optimizer.reduction_reason(step_cost.LONGEST_START)
     if another:
-        raise LeftOut(another)
+        raise NotApplicable(another)
     batches = random_batches(step_cost.warmup_steps(optimizer) + 60, 12)
     got, variables = step_cost.measured(optimizer, Softmax(), start(), batches, task(optimizer, start(), batches))
     try:

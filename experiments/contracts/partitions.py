@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from experiments.contracts.actors import ONE_MODEL
-from experiments.contracts.base import Check, CheckedComponent, apart, expect, listed, snapshot, twice
+from experiments.contracts.base import Check, CheckedComponent, describe_difference, expect, expect_deterministic, first_few, snapshot
 from fedsam.config import ConfigError
 from fedsam.data.partition import Ints
 
@@ -35,29 +35,29 @@ def one_array_per_client(component: CheckedComponent) -> None:
         wanted = f"client {client} to get a one-dimensional array of whole numbers"
         expect(isinstance(own, np.ndarray), wanted, f"a {type(own).__name__}")
         expect(own.ndim == 1 and np.issubdtype(own.dtype, np.integer), wanted, f"{own.dtype} of shape {own.shape}")
-        expect(bool((np.diff(own) > 0).all()), f"client {client}'s indices in ascending order, each once", listed(own.tolist()))
+        expect(bool((np.diff(own) > 0).all()), f"client {client}'s indices in ascending order, each once", first_few(own.tolist()))
 
 
 def nobody_shares(component: CheckedComponent) -> None:
     """No example is dealt twice."""
     numbers, times = np.unique(np.concatenate(dealt(component)), return_counts=True)
     twice_dealt = numbers[times > 1].tolist()
-    expect(not twice_dealt, "every example dealt once", f"{len(twice_dealt)} dealt more than once: {listed(twice_dealt)}")
+    expect(not twice_dealt, "every example dealt once", f"{len(twice_dealt)} dealt more than once: {first_few(twice_dealt)}")
 
 
 def nothing_is_left(component: CheckedComponent) -> None:
     """All examples are dealt, and nothing that is none."""
     given, there = np.concatenate(dealt(component)), np.arange(len(LABELS))
     left, strange = np.setdiff1d(there, given).tolist(), np.setdiff1d(given, there).tolist()
-    expect(not left, f"all of {len(LABELS)} examples dealt", f"{len(left)} left over: {listed(left)}")
-    expect(not strange, f"indices from 0 to {len(LABELS) - 1}", listed(strange))
+    expect(not left, f"all of {len(LABELS)} examples dealt", f"{len(left)} left over: {first_few(left)}")
+    expect(not strange, f"indices from 0 to {len(LABELS) - 1}", first_few(strange))
 
 
 def everybody_gets_some(component: CheckedComponent) -> None:
     """At least one example for each client, or as many as a hyperparameter `min_examples` says."""
     least = int(component.settings.get("min_examples", 1))
     sizes = [len(own) for own in dealt(component)]
-    expect(min(sizes) >= least, f"at least {least} examples for each client", f"sizes {listed(sizes, most=CLIENTS)}")
+    expect(min(sizes) >= least, f"at least {least} examples for each client", f"sizes {first_few(sizes, most=CLIENTS)}")
 
 
 def too_many_clients_are_refused(component: CheckedComponent) -> None:
@@ -74,7 +74,7 @@ def labels_are_unchanged(component: CheckedComponent) -> None:
     labels = LABELS.copy()
     before = snapshot(labels)
     dealt(component, labels)
-    expect(np.array_equal(before, labels), "labels to stay as they are", f"labels that {apart(before, labels)}")
+    expect(np.array_equal(before, labels), "labels to stay as they are", f"labels that {describe_difference(before, labels)}")
 
 
 def same_seed_same_deal(component: CheckedComponent) -> None:
@@ -83,7 +83,7 @@ def same_seed_same_deal(component: CheckedComponent) -> None:
     def run() -> Sequence[Any]:
         return dealt(component, seed=3)
 
-    twice(run, "dealing with one seed")
+    expect_deterministic(run, "dealing with one seed")
 
 
 CHECKS = (

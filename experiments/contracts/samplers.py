@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments.contracts.actors import ONE_MODEL
-from experiments.contracts.base import Check, CheckedComponent, expect, listed, twice
+from experiments.contracts.base import Check, CheckedComponent, expect, expect_deterministic, first_few
 
 CLIENTS, COHORT, ROUNDS = 10, 3, 20
 
@@ -24,14 +24,14 @@ def cohorts_are_clients(component: CheckedComponent) -> None:
         members = list(cohort)
         wanted = f"clients from 0 to {CLIENTS - 1} in round {round}"
         expect(bool(members), wanted, "nobody")
-        expect(all(isinstance(member, int | np.integer) for member in members), f"whole numbers of {wanted}", listed(members))
-        expect(all(0 <= member < CLIENTS for member in members), wanted, listed(members))
-        expect(len(set(members)) == len(members), f"different {wanted}", listed(members))
+        expect(all(isinstance(member, int | np.integer) for member in members), f"whole numbers of {wanted}", first_few(members))
+        expect(all(0 <= member < CLIENTS for member in members), wanted, first_few(members))
+        expect(len(set(members)) == len(members), f"different {wanted}", first_few(members))
 
 
 def same_seed_same_cohort(component: CheckedComponent) -> None:
     """It draws from its generator alone."""
-    twice(lambda: [list(cohort) for cohort in cohorts(component)], "drawing cohorts with one seed")
+    expect_deterministic(lambda: [list(cohort) for cohort in cohorts(component)], "drawing cohorts with one seed")
 
 
 def any_population_works(component: CheckedComponent) -> None:
@@ -39,7 +39,7 @@ def any_population_works(component: CheckedComponent) -> None:
     for clients, cohort in ((1, 1), (4, 4)):
         members = list(component.make()(1, clients, cohort, np.random.default_rng(0)))
         holds = bool(members) and all(0 <= member < clients for member in members)
-        expect(holds, f"some of {clients} clients, {cohort} being asked for", listed(members) or "nobody")
+        expect(holds, f"some of {clients} clients, {cohort} being asked for", first_few(members) or "nobody")
 
 
 CHECKS = (

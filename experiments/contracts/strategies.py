@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from experiments.contracts.actors import ONE_MODEL
-from experiments.contracts.base import Check, CheckedComponent, expect, expect_unchanged, expect_vector, snapshot, twice
+from experiments.contracts.base import Check, CheckedComponent, expect, expect_deterministic, expect_unchanged, expect_vector, snapshot
 from strategies.base import Aggregate, ServerRule, State
 
 SIZE, ROUNDS = 6, 3
@@ -115,7 +115,7 @@ def same_rounds_same_result(component: CheckedComponent) -> None:
             vectors += [w, rule.evaluated(w, state), dict(rule.broadcast(w, state))]
         return {"vectors": vectors, "state": state}
 
-    twice(run, "the same rounds")
+    expect_deterministic(run, "the same rounds")
 
 
 FLOWER_CHECKS = (ONE_MODEL,)

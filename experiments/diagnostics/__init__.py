@@ -1,1 +1,1 @@
-"""Whether this machine can run experiments, and how fast."""
+"""Checks of this machine for `fedsam doctor`."""

@@ -1,4 +1,4 @@
-"""Facts about this machine, for `fedsam doctor`; what cannot be told is None."""
+"""Facts about this machine for `fedsam doctor`; None where a fact is unknown."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-# Where a container's limits are, in the second and the first version of Linux's control groups: limit, use, and what of it can be had back.
+# Files of a container's memory limit, use and reclaimable cache, in versions 2 and 1 of Linux control groups.
 CGROUPS = {
     Path("/sys/fs/cgroup"): (("memory.max", ""), ("memory.current", ""), ("memory.stat", "inactive_file")),
     Path("/sys/fs/cgroup/memory"): (
@@ -27,35 +27,35 @@ CGROUPS = {
 
 @dataclass(frozen=True)
 class Gpus:
-    """What the NVIDIA driver and torch say.
+    """The GPUs as the NVIDIA driver and torch report them.
 
     Attributes:
         driver: Version of the driver; None without one.
-        supports: Highest CUDA version of the driver, (major, minor).
-        names: Of the GPUs, as the driver has them.
-        built: CUDA version that torch is built for; None for a CPU build.
-        usable: How many GPUs torch can use.
-        error: Why torch cannot use them.
+        driver_cuda: Highest CUDA version that the driver supports, (major, minor); None without a driver.
+        names: Names of the GPUs.
+        torch_cuda: CUDA version that torch is built for; None for a CPU build.
+        usable: Number of GPUs that torch can use.
+        error: Why torch cannot use them; None if it can.
     """
 
     driver: str | None
-    supports: tuple[int, int] | None
+    driver_cuda: tuple[int, int] | None
     names: Sequence[str]
-    built: str | None
+    torch_cuda: str | None
     usable: int
     error: str | None = None
 
 
 def gpus() -> Gpus:
-    """The GPUs of this machine; torch is imported and CUDA is started."""
+    """The GPUs of this machine; imports torch and initializes CUDA."""
     import pynvml
     import torch
 
-    driver, supports, names = None, None, list[str]()
+    driver, driver_cuda, names = None, None, list[str]()
     with suppress(pynvml.NVMLError):
         pynvml.nvmlInit()
         driver, version = str(pynvml.nvmlSystemGetDriverVersion()), int(pynvml.nvmlSystemGetCudaDriverVersion())
-        supports = version // 1000, version % 1000 // 10
+        driver_cuda = version // 1000, version % 1000 // 10
         names = [str(pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(i))) for i in range(pynvml.nvmlDeviceGetCount())]
         pynvml.nvmlShutdown()
     error = None
@@ -64,11 +64,11 @@ def gpus() -> Gpus:
             torch.zeros(1, device="cuda")
         except (RuntimeError, AssertionError) as failure:  # a CPU build asserts
             error = str(failure).splitlines()[0]
-    return Gpus(driver, supports, names, torch.version.cuda, torch.cuda.device_count() if names and not error else 0, error)
+    return Gpus(driver, driver_cuda, names, torch.version.cuda, torch.cuda.device_count() if names and not error else 0, error)
 
 
 def memory() -> tuple[int, int]:
-    """Bytes of main memory that this process may use, and bytes that are free now; the container's limit counts."""
+    """Bytes of main memory that this process may use, and free bytes, within the limit of its container."""
     machine = psutil.virtual_memory()
     for folder, names in CGROUPS.items():
         limit, used, cached = (_number(folder / file, key) for file, key in names)
@@ -78,7 +78,7 @@ def memory() -> tuple[int, int]:
 
 
 def _number(file: Path, key: str) -> int | None:
-    """The number in a file, or of the line that begins with `key`."""
+    """The number in a file, or in its line that begins with `key`; None where there is none."""
     with suppress(OSError, ValueError, StopIteration):
         text = file.read_text()
         return int(text if not key else next(line.split()[1] for line in text.splitlines() if line.startswith(f"{key} ")))
@@ -86,12 +86,12 @@ def _number(file: Path, key: str) -> int | None:
 
 
 def free_disk(path: Path) -> int:
-    """Free bytes where `path` is, or would be made."""
+    """Free bytes on the disk of `path`, which need not exist."""
     return shutil.disk_usage(_nearest(path)).free
 
 
 def obstacle(path: Path) -> str | None:
-    """Why nothing can be written into the folder `path`, or the folder cannot be made."""
+    """Why the folder `path` cannot be created or written to; None if it can."""
     nearest = _nearest(path)
     if not nearest.is_dir():
         return f"{nearest} is not a folder"
@@ -99,7 +99,7 @@ def obstacle(path: Path) -> str | None:
 
 
 def _nearest(path: Path) -> Path:
-    """`path`, or the folder above it that there is."""
+    """`path`, or its nearest parent that exists."""
     path = path.absolute()
     while not path.exists():
         path = path.parent
@@ -107,33 +107,33 @@ def _nearest(path: Path) -> Path:
 
 
 def shared_memory() -> int | None:
-    """Size of /dev/shm in bytes."""
+    """Size of /dev/shm in bytes; None where there is none."""
     path = Path("/dev/shm")
     return shutil.disk_usage(path).total if path.exists() else None
 
 
 def open_files() -> int:
-    """How many files a process may have open, unless it asks for more."""
+    """The soft limit on the number of open files of a process."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def address() -> str:
-    """The address of this machine that others, and Ray's processes, reach it by."""
+    """The IP address at which other machines, and Ray's processes, reach this machine."""
     with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as routed:
-        routed.connect(("192.0.2.1", 9))  # sends nothing: only asks for the route to an address that nobody has
+        routed.connect(("192.0.2.1", 9))  # sends nothing; the address is reserved for documentation
         return str(routed.getsockname()[0])
     return "127.0.0.1"
 
 
 def reachable(host: str, port: int, timeout: float = 3.0) -> bool:
-    """Whether something answers at HOST:PORT."""
+    """Whether a TCP connection to HOST:PORT succeeds."""
     with suppress(OSError), socket.create_connection((host, port), timeout):
         return True
     return False
 
 
 def reaches_itself() -> bool:
-    """Whether this machine can connect to a port of its own by its address, as Ray's processes do."""
+    """Whether this machine can connect to its own address, as Ray's processes do."""
     with socket.socket() as listening:
         listening.bind(("", 0))
         listening.listen(1)
@@ -141,5 +141,5 @@ def reaches_itself() -> bool:
 
 
 def cpus() -> tuple[str, int]:
-    """The processor's architecture, and how many CPUs there are."""
+    """The architecture of the processor and the number of CPUs."""
     return platform.machine(), os.cpu_count() or 1

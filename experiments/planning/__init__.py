@@ -1,1 +1,1 @@
-"""What an experiment will do and about how long it takes, before it starts."""
+"""Plans of comparisons, and forecasts of the work and time of runs."""

@@ -1,4 +1,4 @@
-"""What a run will take, before it starts: work and bytes from its settings, time from short trials on the actors."""
+"""Forecasts of runs: work and bytes computed from the settings, time measured in short trials on the actors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,81 +26,85 @@ from fedsam.models.network import Network
 from strategies import ServerRule
 from strategies.round import RunError
 
-LOOKED_AT = 100  # rounds whose cohorts stand for all
-PROBE_SECONDS = 0.5  # of local training, after as much to warm up
+SAMPLED_ROUNDS = 100  # cohorts of the first rounds, from which the mean work of a round is computed
+PROBE_SECONDS = 0.5  # of local training in a trial, after a shorter one to warm up
 
 
 @dataclass(frozen=True)
-class Load:
-    """What one run will take.
+class Workload:
+    """The work of one run.
 
     Attributes:
-        steps: Local steps of all clients.
-        size: Bytes down and up.
-        client: A client of median size, from 0.
-        batch: Examples of its batches.
-        evaluations: Examples that are evaluated.
+        rounds: At most; fewer where the budget of gradient evaluations ends first.
+        cohort: Mean number of clients per round.
+        steps: Local steps of all clients in all rounds.
+        gradient_evaluations: Of all clients in all rounds.
+        bytes: Down and up, of all clients in all rounds.
+        median_client: A client of median size, from 0.
+        batch_size: Examples in a batch of that client.
+        evaluated_examples: Examples passed forward in evaluations.
     """
 
     rounds: int
     cohort: float
     steps: float
     gradient_evaluations: float
-    size: float
-    client: int
-    batch: int
-    evaluations: int
+    bytes: float
+    median_client: int
+    batch_size: int
+    evaluated_examples: int
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What one run will take, in time too.
+    """The work and time of one run.
 
     Attributes:
-        client_seconds: Of local training, sum over clients.
-        seconds: From its start to its end.
+        workload: The work.
+        client_seconds: Seconds of local training, sum over clients.
+        seconds: Seconds from the start to the end of the run.
     """
 
-    load: Load
+    workload: Workload
     client_seconds: float
     seconds: float
 
 
-def load(experiment: Experiment, dataset: Dataset, network: Network) -> Load:
-    """What a run of the experiment will take, but for time. Raises `ConfigError` if the partition cannot be drawn."""
+def workload(experiment: Experiment, dataset: Dataset, network: Network) -> Workload:
+    """The work of a run of the experiment. Raises `ConfigError` if the partition cannot be drawn."""
     client, sample, method = experiment.client, sampler(experiment), cost(experiment)
     sizes = np.array([len(part) for part in partition_examples(experiment, dataset)])
     full = -(-sizes // client.batch_size)  # batches of an epoch
     steps = np.full_like(sizes, client.steps) if client.steps else client.epochs * full
     trained = steps * sizes / np.maximum(full, 1)  # the last batch of an epoch may be smaller
-    cohorts = [list(sample(round)) for round in range(1, min(experiment.rounds, LOOKED_AT) + 1)]
+    cohorts = [list(sample(round)) for round in range(1, min(experiment.rounds, SAMPLED_ROUNDS) + 1)]
     cohort, passed = mean(map(len, cohorts)), mean(float(trained[members].sum()) for members in cohorts)
     evaluations = method.gradient_evaluations_per_step * passed
     rounds = min(experiment.rounds, math.ceil(experiment.budget / evaluations)) if experiment.budget else experiment.rounds
     median = int(np.argsort(sizes, kind="stable")[len(sizes) // 2])
     vectors, item = method.down + method.up, network.initial.element_size()
     evaluated = math.ceil(rounds / experiment.measure.every) * len(dataset.test.y)
-    return Load(
+    return Workload(
         rounds=rounds,
         cohort=cohort,
         steps=rounds * mean(float(steps[members].sum()) for members in cohorts),
         gradient_evaluations=rounds * evaluations,
-        size=rounds * cohort * item * (vectors * network.layout.size + 2 * network.buffers.numel()),
-        client=median,
-        batch=min(client.batch_size, int(sizes[median])),
-        evaluations=evaluated + int(sizes.sum()) * experiment.measure.union,
+        bytes=rounds * cohort * item * (vectors * network.layout.size + 2 * network.buffers.numel()),
+        median_client=median,
+        batch_size=min(client.batch_size, int(sizes[median])),
+        evaluated_examples=evaluated + (int(sizes.sum()) if experiment.measure.union else 0),
     )
 
 
-class Probe:
-    """Forecasts of runs from short trainings and measurements on the actors, one for each kind of them."""
+class Forecaster:
+    """Makes forecasts from short trainings and measurements on the actors, each done once per kind of run."""
 
     def __init__(self, group: ActorGroup) -> None:
         self._group = group
         self._seconds: dict[object, float] = {}
 
     def forecast(self, experiment: Experiment) -> Forecast:
-        """What a run of the experiment will take.
+        """Forecast a run of the experiment.
 
         Raises:
             ConfigError: The partition cannot be drawn, or the optimizer does not fit the network.
@@ -112,67 +115,69 @@ class Probe:
         network = runtime.network(experiment, dataset, torch.device("cpu"), runtime.DTYPES[experiment.compute.precision])
         method = Method.of(experiment)
         method.optimizer.check(network.layout)
-        ahead = load(experiment, dataset, network)
+        work = workload(experiment, dataset, network)
         parts = (experiment.client.optimizer, experiment.client.correction)
         model = (experiment.model.model_dump_json(), experiment.compute.precision, dataset.name)
-        kind = (*model, *(part.model_dump_json() for part in parts), ahead.batch)
+        kind = (*model, *(part.model_dump_json() for part in parts), work.batch_size)
         flat = experiment.measure.flatness
-        step = self._once(kind, lambda: self._step_seconds(experiment, method.rule, network, ahead))
-        one = self._once(model, lambda: _evaluation_seconds(experiment, network, dataset))
-        flatness = self._once((*model, flat.model_dump_json()), lambda: self._flatness_seconds(experiment, method.rule, network, ahead))
-        times = 1 + (ahead.rounds - 1) // flat.every if flat.every else 1
-        trained = ahead.steps * step
-        at_once = min(self._group.size, max(1.0, ahead.cohort))
-        return Forecast(ahead, trained, trained / at_once + ahead.evaluations * one + times * flatness)
+        step = self._cached(kind, lambda: self._step_seconds(experiment, method.rule, network, work))
+        one = self._cached(model, lambda: _evaluation_seconds(experiment, network, dataset))
+        flatness = self._cached((*model, flat.model_dump_json()), lambda: self._flatness_seconds(experiment, method.rule, network, work))
+        times = 1 + (work.rounds - 1) // flat.every if flat.every else 1
+        trained = work.steps * step
+        at_once = min(self._group.size, max(1.0, work.cohort))
+        return Forecast(work, trained, trained / at_once + work.evaluated_examples * one + times * flatness)
 
-    def _once(self, key: object, measure: Callable[[], float]) -> float:
+    def _cached(self, key: object, measure: Callable[[], float]) -> float:
         if key not in self._seconds:
             self._seconds[key] = measure()
         return self._seconds[key]
 
-    def _step_seconds(self, experiment: Experiment, rule: ServerRule, network: Network, ahead: Load) -> float:
-        """Seconds of a local step of a median client: two steps show how many there is time for."""
-        usual, steps, seconds = round(ahead.steps / (ahead.rounds * ahead.cohort)), 2, 0.0
+    def _step_seconds(self, experiment: Experiment, rule: ServerRule, network: Network, workload: Workload) -> float:
+        """Seconds of a local step of a median client. A first trial of two steps tells how many fit into `PROBE_SECONDS`."""
+        usual, steps, seconds = round(workload.steps / (workload.rounds * workload.cohort)), 2, 0.0
         for _ in range(2):
-            (reply,) = self._ask(experiment, rule, network, ahead.client, "speed", [{"steps": steps}])
-            seconds = float(reply["metrics"]["seconds"])
+            (reply,) = self._query(experiment, rule, network, workload.median_client, "speed", [{"steps": steps}])
+            seconds = reply.metrics["seconds"]
             steps = max(2, min(usual, int(PROBE_SECONDS / seconds)))
         return seconds
 
-    def _flatness_seconds(self, experiment: Experiment, rule: ServerRule, network: Network, ahead: Load) -> float:
-        """Seconds of measuring flatness once, from the same with a batch of examples."""
+    def _flatness_seconds(self, experiment: Experiment, rule: ServerRule, network: Network, workload: Workload) -> float:
+        """Seconds of measuring flatness once, extrapolated from one batch of examples."""
         settings = experiment.measure.flatness
         few = min(settings.examples, settings.batch_size)
         measure = experiment.measure.model_copy(update={"flatness": settings.model_copy(update={"examples": few})})
-        asked: list[dict[str, int | str]] = [{"measure": name} for name in settings.measures]
-        replies = self._ask(experiment.model_copy(update={"measure": measure}), rule, network, ahead.client, "flatness", asked)
-        seconds = sum(float(reply["cost"]["seconds"]) for reply in replies) * settings.examples / few
-        return seconds / max(1, min(self._group.size, len(asked)))
+        queries: list[dict[str, int | str]] = [{"measure": name} for name in settings.measures]
+        replies = self._query(
+            experiment.model_copy(update={"measure": measure}), rule, network, workload.median_client, "flatness", queries
+        )
+        seconds = sum(reply.cost["seconds"] for reply in replies) * settings.examples / few
+        return seconds / max(1, min(self._group.size, len(queries)))
 
-    def _ask(
+    def _query(
         self,
         experiment: Experiment,
         rule: ServerRule,
         network: Network,
         client: int,
         action: str,
-        asked: Sequence[Mapping[str, int | str]],
-    ) -> list[Mapping[str, Any]]:
-        """The answers of a client to queries about the initial vectors."""
+        queries: Sequence[Mapping[str, int | str]],
+    ) -> list[codec.Answer]:
+        """Answers of a client to queries about the initial parameters."""
         w, grid = network.initial, self._group(experiment)[0]
         vectors = {**rule.broadcast(w, rule.init_state(w)), **({"buffers": network.buffers} if network.buffers.numel() else {})}
-        record, answers = codec.arrays(vectors), list[Mapping[str, Any]]()
+        record, answers = codec.arrays(vectors), list[codec.Answer]()
         node = list(grid.get_node_ids())[client]
-        queries = [Message(codec.encode_query(record, 1, query), dst_node_id=node, message_type=f"query.{action}") for query in asked]
-        for reply in grid.send_and_receive(queries):
+        messages = [Message(codec.encode_query(record, 1, query), dst_node_id=node, message_type=f"query.{action}") for query in queries]
+        for reply in grid.send_and_receive(messages):
             if reply.has_error():
                 raise RunError(f"client {client} failed before the first round (seed {experiment.seed}): {reply.error.reason}")
-            answers.append(reply.content)
+            answers.append(codec.decode_answer(reply.content))
         return answers
 
 
 def _evaluation_seconds(experiment: Experiment, network: Network, dataset: Dataset) -> float:
-    """Seconds of evaluating one example, from the second of two batches."""
+    """Seconds of evaluating one example, measured on the second of two batches."""
     x, seconds = dataset.test.x[: experiment.measure.batch_size], 0.0
     with torch.no_grad(), network.evaluating():
         for _ in range(2):

@@ -1,4 +1,4 @@
-"""What a comparison will take, before it starts: its runs, which of them are there already, and estimates of work, bytes and time."""
+"""The plan of a comparison: its runs, those that have finished already, and a table with forecasts of the others."""
 
 from __future__ import annotations
 
@@ -13,83 +13,84 @@ from rich.markup import escape
 from rich.table import Table
 
 from experiments.analysis import labels
-from experiments.analysis.format import count, duration, size
+from experiments.analysis.leaderboard import EntryKey
 from experiments.planning.forecast import Forecast
 from experiments.running.grids import DatasetCache
 from experiments.settings.catalogue import resolved, sources
 from fedsam.config import ConfigError, Experiment
 from fedsam.data.federated import partition_examples
+from fedsam.formatting import count, duration, size
 from fedsam.results.config_hash import config_hash
-from fedsam.results.database import FILE
-from fedsam.results.provenance import fingerprints, provenance
+from fedsam.results.database import DATABASE_NAME
+from fedsam.results.provenance import provenance, source_hashes
 from fedsam.results.rows import Run
 from fedsam.results.store import Results
 
-Line = tuple[str, int]  # method and clients
-
 
 @dataclass(frozen=True)
-class Planned:
-    """An experiment of a comparison.
+class PlannedRun:
+    """A run of a comparison.
 
     Attributes:
-        plain: Its settings, the defaults of its parts included.
-        label: What its method is called.
-        found: Its run, where one has finished.
+        experiment: What is run.
+        settings: Its settings as plain values, with the defaults of components filled in.
+        label: The method.
+        finished_run: An earlier run of the same experiment that has finished; None where it is still to be made.
     """
 
     experiment: Experiment
-    plain: Mapping[str, Any]
+    settings: Mapping[str, Any]
     label: str
-    found: Run | None
+    finished_run: Run | None
 
     @property
-    def line(self) -> Line:
-        """The line of the plan that it belongs to, with its other seeds."""
+    def key(self) -> EntryKey:
+        """Label and client count, shared with the runs of other seeds."""
         return self.label, self.experiment.data.clients
 
 
-def plan(experiments: Sequence[Experiment], cache: DatasetCache, results: Results | None) -> list[Planned]:
-    """The experiments, each once, with their runs in `results` that have finished.
+def plan(experiments: Sequence[Experiment], cache: DatasetCache, results: Results | None) -> list[PlannedRun]:
+    """Plan each experiment once, and look up its finished run in `results`.
 
     Raises:
         ConfigError: A setting of any of them is wrong, or the examples cannot be dealt to its clients.
         DataError: A dataset cannot be had.
     """
-    plains = [resolved(experiment) for experiment in experiments]
-    hashes = [fingerprints(sources(experiment), cache.get(experiment).digest) for experiment in experiments]
-    keys = list(map(config_hash, plains, hashes))
-    once = {(key, e.seed): (e, plain) for key, e, plain in zip(keys, experiments, plains, strict=True)}
-    names = _labels([plain for _, plain in once.values()])
+    each = [resolved(experiment) for experiment in experiments]
+    hashes = [source_hashes(sources(experiment), cache.get(experiment).digest) for experiment in experiments]
+    keys = list(map(config_hash, each, hashes))
+    unique = {(key, e.seed): (e, settings) for key, e, settings in zip(keys, experiments, each, strict=True)}
+    names = _labels([settings for _, settings in unique.values()])
     planned = []
-    for (key, (experiment, plain)), name in zip(once.items(), names, strict=True):
+    for (key, (experiment, settings)), name in zip(unique.items(), names, strict=True):
         dataset = cache.get(experiment)
-        runs = results.same(*key, dataset.name) if results else []
-        found = next((run for run in runs if run.status == "finished"), None)
-        if found is None:
+        runs = results.runs_with_hash(*key, dataset.name) if results else []
+        finished_run = next((run for run in runs if run.status == "finished"), None)
+        if finished_run is None:
             partition_examples(experiment, dataset)
-        planned.append(Planned(experiment, plain, name, found))
+        planned.append(PlannedRun(experiment, settings, name, finished_run))
     return planned
 
 
-def plan_all(experiments: Sequence[Experiment], cache: DatasetCache) -> list[Planned]:
-    """As `plan`, with the results in the folder that the experiments name, where it has any.
+def plan_comparison(experiments: Sequence[Experiment], cache: DatasetCache) -> list[PlannedRun]:
+    """Plan experiments whose results are, or will be, in one folder.
 
     Raises:
-        ConfigError: Also where they name different folders.
+        ConfigError: As `plan`, or the experiments name different folders.
+        DataError: A dataset cannot be had.
     """
     folders = sorted({str(experiment.runs_dir) for experiment in experiments})
     if len(folders) != 1:
         raise ConfigError(f"runs_dir: {', '.join(folders) or 'no experiment'} is not allowed: experiments to compare share one folder")
-    if not (Path(folders[0]) / FILE).exists():
+    if not (Path(folders[0]) / DATABASE_NAME).exists():
         return plan(experiments, cache, None)
     with Results.open(Path(folders[0]), create=False) as results:
         return plan(experiments, cache, results)
 
 
-def _labels(plains: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What each method is called among the others, as in reports."""
-    flat = [labels.flat(plain) for plain in plains]
+def _labels(each: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The label of each method among the others, as in reports."""
+    flat = [labels.flat(settings) for settings in each]
     names = [settings["name"] or settings.get("method", "") for settings in flat]
     return [
         labels.label(s, [f for f, other in zip(flat, names, strict=True) if other == name], name)
@@ -97,10 +98,10 @@ def _labels(plains: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def made_elsewhere(planned: Sequence[Planned]) -> list[str]:
-    """Notes on finished runs that other code or other versions made than what runs here."""
+def provenance_notes(planned: Sequence[PlannedRun]) -> list[str]:
+    """Notes on finished runs that were made by another commit or with other versions than those of this process."""
     here = provenance()
-    runs = [one.found for one in planned if one.found]
+    runs = [one.finished_run for one in planned if one.finished_run]
     commits = sorted({run.git_commit for run in runs} - {here.git_commit})
     versions = {item for run in runs for item in run.versions.items() if item[0] not in run.sources}
     changed = sorted({name for name, version in versions if here.versions.get(name) != version})
@@ -108,28 +109,28 @@ def made_elsewhere(planned: Sequence[Planned]) -> list[str]:
     return notes + ([f"some were made with other versions of {', '.join(changed)}"] if changed else [])
 
 
-def table(planned: Sequence[Planned], forecasts: Mapping[Line, Forecast]) -> Table:
-    """The plan for a terminal: a line for each method and client count, with what one of its runs takes.
+def plan_table(planned: Sequence[PlannedRun], forecasts: Mapping[EntryKey, Forecast]) -> Table:
+    """The plan for a terminal: a row for each method and client count, with the work and time of one of its runs.
 
     Args:
-        forecasts: Of the lines that have runs to be made.
+        forecasts: Of the rows that have runs to be made.
     """
-    lines: defaultdict[Line, list[Planned]] = defaultdict(list)
+    groups: defaultdict[EntryKey, list[PlannedRun]] = defaultdict(list)
     for one in planned:
-        lines[one.line].append(one)
+        groups[one.key].append(one)
     result = Table(box=box.SIMPLE_HEAD, padding=(0, 0), header_style="bold")
     result.caption, result.caption_justify = "work and time of one run", "right"
     result.add_column("method", overflow="fold")
     for column in ("clients", "runs", "of them\nfinished", "rounds", "gradient\nevals", "bytes", "client\ntime", "time"):
         result.add_column(column, justify="right", no_wrap=True)
-    for (label, clients), members in lines.items():
-        done, ahead = sum(one.found is not None for one in members), forecasts.get((label, clients))
-        cells = _cells(ahead) if ahead else ("–",) * 5
+    for (label, clients), members in groups.items():
+        done, forecast = sum(one.finished_run is not None for one in members), forecasts.get((label, clients))
+        cells = _cells(forecast) if forecast else ("–",) * 5
         result.add_row(escape(label), str(clients), str(len(members)), str(done or ""), *cells)
     return result
 
 
-def _cells(ahead: Forecast) -> tuple[str, ...]:
-    load = ahead.load
-    figures = (count(load.gradient_evaluations), size(load.size), duration(ahead.client_seconds), duration(ahead.seconds))
-    return str(load.rounds), *(figure.replace(" ", "") for figure in figures)
+def _cells(forecast: Forecast) -> tuple[str, ...]:
+    work = forecast.workload
+    figures = (count(work.gradient_evaluations), size(work.bytes), duration(forecast.client_seconds), duration(forecast.seconds))
+    return str(work.rounds), *(figure.replace(" ", "") for figure in figures)

@@ -1,6 +1,6 @@
 """The tables of a results database as Parquet or CSV files, for pandas, polars, R and spreadsheets.
 
-Where the database has NULL for "not a number" the files have NaN; what was not measured is null in Parquet and empty in CSV.
+A NULL of the database that stands for NaN is NaN in the files; a value that was not measured is null in Parquet and empty in CSV.
 """
 
 from __future__ import annotations
@@ -19,23 +19,22 @@ from fedsam.results.database import connect
 if TYPE_CHECKING:
     import pyarrow
 
-ROWS = 50_000  # in memory at once
-NOT_A_NUMBER = {("rounds", "train_loss"), ("clients", "train_loss"), ("measures", "value"), ("slices", "loss")}
+BATCH_ROWS = 50_000  # in memory at once
+NAN_COLUMNS = {("rounds", "train_loss"), ("clients", "train_loss"), ("measures", "value"), ("slices", "loss")}
 
 
 class Format(StrEnum):
-    """Kinds of files."""
+    """File formats."""
 
     PARQUET = "parquet"
     CSV = "csv"
 
 
 def export(database: Path, runs: Sequence[str], folder: Path, kind: Format) -> dict[Path, int]:
-    """Write every table, of the given runs alone, to a file of its own in `folder`; the files and their numbers of rows.
+    """Write the rows of the given runs of every table to a file in `folder`; returns the number of rows of each file.
 
-    The first column of a table's primary key is the run's id.
-
-    The tables agree with each other even if runs go on meanwhile. A file appears complete or not at all.
+    The first column of the primary key of each table is the run id. The files are consistent even if runs are active, and each is written
+    atomically.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = {}
@@ -70,9 +69,9 @@ def _write(connection: sqlite3.Connection, table: str, runs: str, target: Path, 
 def _batches(cursor: sqlite3.Cursor, table: str, schema: pyarrow.Schema) -> Iterator[pyarrow.RecordBatch]:
     import pyarrow
 
-    while rows := cursor.fetchmany(ROWS):
+    while rows := cursor.fetchmany(BATCH_ROWS):
         arrays = []
         for field, column in zip(schema, zip(*rows, strict=True), strict=True):
-            values = [math.nan if value is None else value for value in column] if (table, field.name) in NOT_A_NUMBER else column
+            values = [math.nan if value is None else value for value in column] if (table, field.name) in NAN_COLUMNS else column
             arrays.append(pyarrow.array(values, field.type))
         yield pyarrow.record_batch(arrays, schema=schema)

@@ -1,4 +1,4 @@
-"""The tables of a report: who is first, how well it generalizes, how flat it ends, what it cost."""
+"""The tables of a report: leaderboard, generalization, flatness, equal cost, time to target, costs, runs."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from experiments.analysis.comparison import Comparison
-from experiments.analysis.cost import COSTS, TARGET, spent
+from experiments.analysis.cost import COSTS, TARGET_COSTS, run_cost
 from experiments.analysis.curves import EqualCost
-from experiments.analysis.format import chance, count, duration, measured, number, percent, points, size
+from experiments.analysis.format import measure, number, p_value, percent, points
 from experiments.analysis.labels import labels
 from experiments.analysis.leaderboard import LeaderboardEntry
 from experiments.analysis.statistics import Estimate
-from experiments.reporting.table import Column, Sheet, Value
+from experiments.reporting.table import Column, ResultTable, Value
+from fedsam.formatting import count, duration, size
 from fedsam.results.rows import cumulative
 
 METHOD, CLIENTS = Column("method", "method"), Column("clients", "clients")
-FLATNESS: Mapping[str, str] = {  # of these smaller is flatter
+FLATNESS: Mapping[str, str] = {  # smaller is flatter
     "hessian_top_1": "top\neigenvalue",
     "hessian_trace": "Hessian\ntrace",
     "sharpness_worst": "worst-case\nsharpness",
@@ -25,7 +26,7 @@ FLATNESS: Mapping[str, str] = {  # of these smaller is flatter
     "sharpness_average_adaptive": "average,\nadaptive",
 }
 EIGENVALUE = "hessian_top_"
-EFFORT: Mapping[str, tuple[str, Callable[[float], str]]] = {
+FLATNESS_COSTS: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "flatness_gradient_evaluations": ("gradient\nevaluations", count),
     "flatness_forward_evaluations": ("forward\nevaluations", count),
     "flatness_seconds": ("time", duration),
@@ -39,15 +40,15 @@ GENERALIZATION: Mapping[str, tuple[str, Callable[[Estimate], str]]] = {
     "loss_gap": ("gap in\nloss", number),
     "calibration_error": ("calibration\nerror", percent),
 }
-SPREAD: Mapping[str, tuple[str, Callable[[Estimate], str]]] = {
+CLIENT_ACCURACY: Mapping[str, tuple[str, Callable[[Estimate], str]]] = {
     "client_accuracy_mean": ("mean over\nclients", percent),
     "client_accuracy_std": ("std. dev.\nover clients", percent),
     "client_accuracy_worst10": ("worst 10 %\nof clients", percent),
     "client_accuracy": ("on the cohort's\nown examples", percent),
     "client_loss": ("loss on the cohort's\nown examples", number),
 }
-LEADING = ("gradient_evaluations", "client_seconds", "bytes")  # costs in the leaderboard
-WHOLE: Mapping[str, tuple[str, Callable[[float], str]]] = {
+LEADERBOARD_COSTS = ("gradient_evaluations", "client_seconds", "bytes")
+RATES_AND_PEAKS: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "startup": ("start-up", duration),
     "rounds_per_second": ("rounds\nper s", lambda value: f"{value:.3g}"),
     "examples_per_second": ("examples\nper s", count),
@@ -60,162 +61,182 @@ def _title(name: str) -> str:
     return COSTS[name].title.replace(" ", "\n", 1)
 
 
-def _mean(show: Callable[[float], str]) -> Callable[[Estimate], str]:
-    return lambda estimate: show(estimate.mean)
+def _mean(format: Callable[[float], str]) -> Callable[[Estimate], str]:
+    return lambda estimate: format(estimate.mean)
 
 
-def best(lines: Sequence[LeaderboardEntry]) -> list[int]:
-    """Indices of the best line of each client count that has more than one."""
+def best_rows(entries: Sequence[LeaderboardEntry]) -> list[int]:
+    """Indices of the best entry of each client count with more than one ranked entry."""
     firsts: dict[int, int] = {}
-    for place, line in enumerate(lines):
-        if line.ranked and sum(other.ranked and other.clients == line.clients for other in lines) > 1:
-            firsts.setdefault(line.clients, place)
+    for index, entry in enumerate(entries):
+        if entry.is_ranked and sum(other.is_ranked and other.clients == entry.clients for other in entries) > 1:
+            firsts.setdefault(entry.clients, index)
     return list(firsts.values())
 
 
-def leaderboard(study: Comparison) -> Sheet:
-    """Who is first with each client count: accuracy, difference to the baseline, flatness, gap and cost."""
-    differ = {name: len({getattr(line, name) for line in study.lines}) > 1 for name in ("seeds", "last", "rounds")}
+def leaderboard(comparison: Comparison) -> ResultTable:
+    """Accuracy, difference to the baseline, flatness, gap and cost of each entry, the best first within a client count."""
+    shown_if_different = ("seeds", "evaluations_averaged", "rounds")
+    differ = {name: len({getattr(entry, name) for entry in comparison.entries}) > 1 for name in shown_if_different}
     flat = ("sharpness_worst", "hessian_top_1", "hessian_trace")
     columns = [
         Column("rank", "rank"),
         METHOD,
         CLIENTS,
         Column("test_accuracy", "accuracy\n(%)", lambda value: percent(value).removesuffix(" %")),
-        Column("difference", f"above {study.baseline}\n(points)", points),
-        Column("p_holm", "p\n(Holm)", chance),
+        Column("difference", f"above {comparison.baseline}\n(points)", points),
+        Column("p_holm", "p\n(Holm)", p_value),
         Column("interquartile_mean", "interquar-\ntile mean", lambda value: f"{100 * value:.2f}"),
         Column("seeds", "seeds"),
         Column("evaluations_averaged", "evaluations\naveraged"),
         Column("rounds", "rounds"),
-        Column("gradient_evaluations_to_target", f"evaluations\nto {target(study)}", _mean(count)),
-        *(Column(name, _title(name), COSTS[name].show) for name in LEADING),
+        Column("gradient_evaluations_to_target", f"evaluations\nto {target_text(comparison)}", _mean(count)),
+        *(Column(name, _title(name), COSTS[name].format) for name in LEADERBOARD_COSTS),
         Column("gap", "gap\n(points)", points),
-        *(Column(name, FLATNESS[name], measured) for name in flat),
+        *(Column(name, FLATNESS[name], measure) for name in flat),
         Column("status", "status"),
     ]
     rows: list[list[Value]] = []
-    for line in study.lines:
-        key = line.key
-        versus, reached = study.versus.get(key), study.reached.get(key)
+    for entry in comparison.entries:
+        key = entry.key
+        test, to_target = comparison.paired_tests.get(key), comparison.times_to_target.get(key)
         rows.append(
             [
-                study.ranks.get(key),
-                line.label,
-                line.clients,
-                line.accuracy,
-                versus.difference if versus else None,
-                versus.adjusted if versus else None,
-                line.middle if line.ranked else None,
-                len(line.seeds) if differ["seeds"] else None,
-                line.last if differ["last"] else None,
-                line.rounds if differ["rounds"] else None,
-                reached.spent.get("gradient_evaluations") if reached and study.wanted is not None else None,
-                *(line.costs.get(name) for name in LEADING),
-                *(line.measures.get(name) for name in ("gap", *flat)),
-                None if line.status == "finished" else line.status,
+                comparison.ranks.get(key),
+                entry.label,
+                entry.clients,
+                entry.accuracy,
+                test.difference if test else None,
+                test.adjusted_p_value if test else None,
+                entry.interquartile_mean if entry.is_ranked else None,
+                len(entry.seeds) if differ["seeds"] else None,
+                entry.evaluations_averaged if differ["evaluations_averaged"] else None,
+                entry.rounds if differ["rounds"] else None,
+                to_target.costs.get("gradient_evaluations") if to_target and comparison.target_accuracy is not None else None,
+                *(entry.costs.get(name) for name in LEADERBOARD_COSTS),
+                *(entry.measures.get(name) for name in ("gap", *flat)),
+                None if entry.status == "finished" else entry.status,
             ]
         )
-    return Sheet.of("leaderboard", columns, rows, best=best(study.lines), by="clients")
+    return ResultTable.of("leaderboard", columns, rows, best_rows=best_rows(comparison.entries), by="clients")
 
 
-def target(study: Comparison) -> str:
-    """The target accuracy that was asked for."""
-    return "target" if study.wanted is None else f"{100 * study.wanted:g} %"
+def target_text(comparison: Comparison) -> str:
+    """The target accuracy that was asked for, in percent; `target` where none was."""
+    return "target" if comparison.target_accuracy is None else f"{100 * comparison.target_accuracy:g} %"
 
 
-def _estimates(study: Comparison, name: str, columns: Mapping[str, tuple[str, Callable[[Any], str]]]) -> Sheet:
-    """Measures of each line."""
-    shown = [Column(key, title, show) for key, (title, show) in columns.items()]
-    rows = [[line.label, line.clients, *(line.measures.get(key) for key in columns)] for line in study.lines]
-    return Sheet.of(name, [METHOD, CLIENTS, *shown], rows, by="clients")
+def _estimates(comparison: Comparison, name: str, columns: Mapping[str, tuple[str, Callable[[Any], str]]]) -> ResultTable:
+    """A table with a row for each entry and a column for each measure, given with its title and format."""
+    shown = [Column(key, title, format) for key, (title, format) in columns.items()]
+    rows = [[entry.label, entry.clients, *(entry.measures.get(key) for key in columns)] for entry in comparison.entries]
+    return ResultTable.of(name, [METHOD, CLIENTS, *shown], rows, by="clients")
 
 
-def generalization(study: Comparison) -> Sheet:
+def generalization(comparison: Comparison) -> ResultTable:
     """Accuracy and loss on test and training examples, the gap between them, calibration."""
-    return _estimates(study, "generalization", GENERALIZATION)
+    return _estimates(comparison, "generalization", GENERALIZATION)
 
 
-def spread(study: Comparison) -> Sheet:
-    """How evenly the model serves clients."""
-    return _estimates(study, "clients", SPREAD)
+def client_accuracy(comparison: Comparison) -> ResultTable:
+    """Accuracy over clients: mean, standard deviation, worst tenth."""
+    return _estimates(comparison, "clients", CLIENT_ACCURACY)
 
 
-def _flatness(study: Comparison) -> dict[str, str]:
-    """The measures of flatness with their titles, the eigenvalues after the first by number."""
-    places = {name.removeprefix(EIGENVALUE) for line in study.lines for name in line.measures if name.startswith(EIGENVALUE)}
-    others = sorted(int(place) for place in places if place.isdecimal() and place != "1")
-    lower = {f"{EIGENVALUE}{place}": f"eigen-\nvalue {place}" for place in others} | {"hessian_smallest": "smallest\neigenvalue"}
+def _flatness(comparison: Comparison) -> dict[str, str]:
+    """Titles of the measures of flatness, with those of every eigenvalue that was measured."""
+    numbers = {name.removeprefix(EIGENVALUE) for entry in comparison.entries for name in entry.measures if name.startswith(EIGENVALUE)}
+    others = sorted(int(number) for number in numbers if number.isdecimal() and number != "1")
+    lower = {f"{EIGENVALUE}{number}": f"eigen-\nvalue {number}" for number in others} | {"hessian_smallest": "smallest\neigenvalue"}
     return {f"{EIGENVALUE}1": FLATNESS[f"{EIGENVALUE}1"], **lower, **FLATNESS}
 
 
-def flatness(study: Comparison) -> Sheet:
-    """How flat the loss is where each method ends."""
-    return _estimates(study, "flatness", {name: (title, measured) for name, title in _flatness(study).items()})
+def flatness(comparison: Comparison) -> ResultTable:
+    """Measures of flatness of the final model."""
+    return _estimates(comparison, "flatness", {name: (title, measure) for name, title in _flatness(comparison).items()})
 
 
-def flatness_errors(study: Comparison) -> Sheet:
-    """The estimators' own errors, and what measuring cost."""
-    errors = {f"{name}_error": (title, measured) for name, title in _flatness(study).items()}
-    return _estimates(study, "flatness-errors", errors | {name: (title, _mean(show)) for name, (title, show) in EFFORT.items()})
+def flatness_errors(comparison: Comparison) -> ResultTable:
+    """Errors of the estimators of flatness, and the cost of measuring."""
+    errors = {f"{name}_error": (title, measure) for name, title in _flatness(comparison).items()}
+    return _estimates(
+        comparison, "flatness-errors", errors | {name: (title, _mean(format)) for name, (title, format) in FLATNESS_COSTS.items()}
+    )
 
 
-def correlations(study: Comparison) -> Sheet:
+def correlations(comparison: Comparison) -> ResultTable:
     """Rank correlation of final accuracy with each measure of flatness, over the methods of a client count."""
     rho = Column("spearman", "Spearman's ρ", lambda value: f"{value:+.2f}".replace("-", "−"))
     rows: list[list[Value]] = []
     for name, title in FLATNESS.items():
-        for clients in study.counts:
-            found = study.correlation(name, clients)
+        for clients in comparison.client_counts:
+            found = comparison.correlation(name, clients)
             if found:
-                rows.append([title.replace("\n", " "), clients, found.methods, found.rho, found.p])
-    columns = [Column("measure", "measure"), CLIENTS, Column("methods", "methods"), rho, Column("p", "p", chance)]
-    return Sheet.of("flatness-correlations", columns, rows, by="measure")
+                rows.append([title.replace("\n", " "), clients, found.methods, found.rho, found.p_value])
+    columns = [Column("measure", "measure"), CLIENTS, Column("methods", "methods"), rho, Column("p", "p", p_value)]
+    return ResultTable.of("flatness-correlations", columns, rows, by="measure")
 
 
-def to_target(study: Comparison) -> Sheet:
-    """What each method spent until its test accuracy first reached the target."""
+def time_to_target(comparison: Comparison) -> ResultTable:
+    """Costs at which the test accuracy of each method first reached the target."""
     columns = [METHOD, CLIENTS, Column("target", "target", lambda value: f"{100 * value:.2f} %"), Column("runs", "runs that\nreached it")]
-    columns += [Column(name, _title(name), _mean(COSTS[name].show)) for name in TARGET]
-    found = [reached for line in study.lines if (reached := study.reached.get(line.key))]
-    rows = [[one.label, one.clients, one.target, f"{one.runs} of {one.seeds}", *map(one.spent.get, TARGET)] for one in found]
-    return Sheet.of("time-to-target", columns, rows, by="clients")
+    columns += [Column(name, _title(name), _mean(COSTS[name].format)) for name in TARGET_COSTS]
+    found = [one for entry in comparison.entries if (one := comparison.times_to_target.get(entry.key))]
+    rows = [[one.label, one.clients, one.target, f"{one.reached} of {one.seeds}", *map(one.costs.get, TARGET_COSTS)] for one in found]
+    return ResultTable.of("time-to-target", columns, rows, by="clients")
 
 
-def at(one: EqualCost) -> str:
-    """What all have spent where they are compared."""
-    cost = COSTS[one.cost]
-    return f"at {cost.show(one.value)}\n{'exchanged' if cost.unit == 'B' else cost.title}"
+def equal_cost_title(equal: EqualCost) -> str:
+    """The cost at which methods are compared, as a heading."""
+    cost = COSTS[equal.cost]
+    return f"at {cost.format(equal.value)}\n{'exchanged' if cost.unit == 'B' else cost.title}"
 
 
-def equal(study: Comparison) -> Sheet:
-    """Test accuracy where all methods and client counts have spent the same."""
-    columns = [Column(f"at_equal_{one.cost}", at(one), percent) for one in study.equal]
-    rows = [[line.label, line.clients, *(one.accuracy[line.key] for one in study.equal)] for line in study.ranked]
-    return Sheet.of("equal-cost", [METHOD, CLIENTS, *columns], rows, by="clients")
+def equal_cost(comparison: Comparison) -> ResultTable:
+    """Test accuracy of the ranked entries at equal cost."""
+    columns = [Column(f"at_equal_{equal.cost}", equal_cost_title(equal), percent) for equal in comparison.equal_costs]
+    rows = [
+        [entry.label, entry.clients, *(equal.accuracy[entry.key] for equal in comparison.equal_costs)]
+        for entry in comparison.ranked_entries
+    ]
+    return ResultTable.of("equal-cost", [METHOD, CLIENTS, *columns], rows, by="clients")
 
 
-def _spending() -> list[Column]:
-    adding = [Column(name, _title(name), cost.show) for name, cost in COSTS.items() if name != "bytes"]
-    return adding + [Column(name, title, show) for name, (title, show) in WHOLE.items()]
+def _cost_columns() -> list[Column]:
+    totals = [Column(name, _title(name), cost.format) for name, cost in COSTS.items() if name != "bytes"]
+    return totals + [Column(name, title, format) for name, (title, format) in RATES_AND_PEAKS.items()]
 
 
-def costs(study: Comparison) -> Sheet:
-    """What a run cost, mean over seeds."""
-    columns = _spending()
-    rows = [[line.label, line.clients, *(line.costs.get(column.key) for column in columns)] for line in study.lines]
-    return Sheet.of("costs", [METHOD, CLIENTS, *columns], rows, by="clients")
+def costs(comparison: Comparison) -> ResultTable:
+    """Costs of a run of each entry, mean over seeds."""
+    columns = _cost_columns()
+    rows = [[entry.label, entry.clients, *(entry.costs.get(column.key) for column in columns)] for entry in comparison.entries]
+    return ResultTable.of("costs", [METHOD, CLIENTS, *columns], rows, by="clients")
 
 
-def runs(study: Comparison) -> Sheet:
-    """What each single run came to and cost; a run without a round has none of that."""
-    who = [Column("run", "run"), METHOD, CLIENTS, Column("seed", "seed"), Column("status", "status")]
-    did = [Column("cohorts", "clients\ntrained", count), Column("failures", "failures"), Column("steps", "local\nsteps", count)]
-    names, rows = labels(study.runs), []
-    for run in study.runs:
-        held = cumulative(study.results.rounds(run.id))
-        trained = (held[-1].cohort, held[-1].failures, held[-1].steps) if held else (None, None, None)
-        spending = spent(run, held[-1]) if held else {}
-        costs = [spending.get(column.key) for column in _spending()]
-        rows.append([run.id, names[run.id], run.clients, run.seed, run.status, *trained, *costs])
-    return Sheet.of("runs", [*who, *did, *_spending()], rows)
+def runs(comparison: Comparison) -> ResultTable:
+    """Progress and costs of each single run; none for a run without a round."""
+    identity = [Column("run", "run"), METHOD, CLIENTS, Column("seed", "seed"), Column("status", "status")]
+    work = [Column("cohorts", "clients\ntrained", count), Column("failures", "failures"), Column("steps", "local\nsteps", count)]
+    names, rows = labels(comparison.runs), []
+    for run in comparison.runs:
+        total = cumulative(comparison.results.rounds(run.id))[-1:]
+        done = (total[0].cohort, total[0].failures, total[0].steps) if total else (None, None, None)
+        cost = run_cost(run, total[0]) if total else {}
+        values = [cost.get(column.key) for column in _cost_columns()]
+        rows.append([run.id, names[run.id], run.clients, run.seed, run.status, *done, *values])
+    return ResultTable.of("runs", [*identity, *work, *_cost_columns()], rows)
+
+
+TABLES = (
+    leaderboard,
+    equal_cost,
+    time_to_target,
+    generalization,
+    client_accuracy,
+    flatness,
+    flatness_errors,
+    correlations,
+    costs,
+    runs,
+)

@@ -1,4 +1,4 @@
-"""Ray and its actors, as settings ask for them."""
+"""Ray and its actors, as the settings say."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedsam.grid.session import cores, ray_session
 
 @contextmanager
 def session(compute: Compute) -> Iterator[Mapping[str, float]]:
-    """The Ray that the settings ask for; gives its resources.
+    """Ray, for the length of a block; gives its resources.
 
     Raises:
         ConfigError: There is no Ray at the address, or strangers can use it, or its nodes have other versions.

@@ -1,4 +1,4 @@
-"""What is measured of the global vector after a round: the test set in this process, everything else where the clients are.
+"""Evaluation of the global vector after a round: on the test set in this process, everything else where the clients are.
 
 The client that a query is addressed to decides where it is computed, nothing else. Queries and the order of sums are fixed, so the
 number of actors changes no value.
@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from flwr.app import Message, MetricRecord, RecordDict
+from flwr.app import Message
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 from torch import Tensor
@@ -21,8 +21,9 @@ from torch import Tensor
 from fedsam.config import Experiment
 from fedsam.data.datasets import Dataset
 from fedsam.evaluation import accuracy
-from fedsam.evaluation.accuracy import client_accuracies, spread
+from fedsam.evaluation.accuracy import client_accuracies, client_accuracy_summary
 from fedsam.messages import codec
+from fedsam.messages.codec import Answer
 from fedsam.models.network import Network
 from fedsam.results.rows import Row, Slice
 from strategies.round import RunError
@@ -32,7 +33,7 @@ CHUNKS = 16  # of clients, whose examples one query of the union covers
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What is parameters: the message type's action, and what the message says besides the vectors."""
+    """A query: the action in its message type, and its parameters besides the vectors."""
 
     action: str
     parameters: Mapping[str, int | str]
@@ -74,11 +75,10 @@ class Evaluator:
         tested = self._tested(w, buffers) if last or row.round % settings.every == 0 else {}
         if not queries and not tested:
             return row, []
-        answers = self._ask(queries, w, buffers, row.round)
+        answers = self._query(queries, w, buffers, row.round)
         flat, union = answers[: len(names)], answers[len(names) :]
         values = {**row.measures, **tested, **_flatness(flat), **_union(union)}
-        found = {name: codec.record(answer, "slice", MetricRecord) for name, answer in zip(names, flat, strict=True)}
-        slices = [_slice(row, name, losses) for name, losses in found.items() if losses is not None]
+        slices = [_slice(row, name, answer.slice) for name, answer in zip(names, flat, strict=True) if answer.slice]
         return replace(row, measures=values, evaluate_seconds=time.perf_counter() - start), slices
 
     def _tested(self, w: Tensor, buffers: Tensor) -> dict[str, float]:
@@ -86,10 +86,13 @@ class Evaluator:
         test = accuracy.evaluate(
             self.network, w.to(device), buffers.to(device), self.dataset.test, self.dataset, self.experiment.measure.batch_size
         )
-        clients = {f"client_accuracy_{name}": value for name, value in spread(client_accuracies(test, self.label_distribution)).items()}
+        clients = {
+            f"client_accuracy_{name}": value
+            for name, value in client_accuracy_summary(client_accuracies(test, self.label_distribution)).items()
+        }
         return {"test_accuracy": test.accuracy, "test_loss": test.loss, "calibration_error": test.calibration_error, **clients}
 
-    def _ask(self, queries: Sequence[EvaluationRequest], w: Tensor, buffers: Tensor, round: int) -> list[RecordDict]:
+    def _query(self, queries: Sequence[EvaluationRequest], w: Tensor, buffers: Tensor, round: int) -> list[Answer]:
         """The answers, in the order of the queries, which share one record of the vectors."""
         record, nodes = codec.arrays({"w": w, **({"buffers": buffers} if buffers.numel() else {})}), list(self.grid.get_node_ids())
         messages = [
@@ -102,11 +105,11 @@ class Evaluator:
             for number, query in enumerate(queries)
         ]
         replies = {reply.metadata.group_id: reply for reply in self.grid.send_and_receive(messages)}
-        return [self._content(query, replies.get(str(number)), round) for number, query in enumerate(queries)]
+        return [self._answer(query, replies.get(str(number)), round) for number, query in enumerate(queries)]
 
-    def _content(self, query: EvaluationRequest, reply: Message | None, round: int) -> RecordDict:
+    def _answer(self, query: EvaluationRequest, reply: Message | None, round: int) -> Answer:
         if reply is not None and not reply.has_error():
-            return reply.content
+            return codec.decode_answer(reply.content)
         what = f"{query.action} ({', '.join(f'{key} {value}' for key, value in query.parameters.items())})"
         reason = f"failed: {reply.error.reason}" if reply is not None else "was not answered"
         raise RunError(f"measuring {what} after round {round} (seed {self.experiment.seed}) {reason}")
@@ -117,30 +120,23 @@ def _chunks(clients: int) -> list[dict[str, int | str]]:
     return [{"from": first, "to": end} for first, end in pairwise(edges)]
 
 
-def _union(answers: Sequence[RecordDict]) -> dict[str, float]:
+def _union(answers: Sequence[Answer]) -> dict[str, float]:
     """Mean loss and accuracy over the examples of all chunks."""
     if not answers:
         return {}
-    sums = [_numbers(answer, "metrics") for answer in answers]
-    loss, correct, examples = (sum(chunk[name] for chunk in sums) for name in ("total-loss", "correct", "num-examples"))
+    loss, correct, examples = (sum(answer.metrics[name] for answer in answers) for name in ("total-loss", "correct", "num-examples"))
     return {"union_loss": loss / examples, "union_accuracy": correct / examples}
 
 
-def _flatness(answers: Sequence[RecordDict]) -> dict[str, float]:
+def _flatness(answers: Sequence[Answer]) -> dict[str, float]:
     """The values of all measures, and what they took together."""
     if not answers:
         return {}
-    costs = [_numbers(answer, "cost") for answer in answers]
-    values = {name: value for answer in answers for name, value in _numbers(answer, "metrics").items()}
-    return values | {f"flatness_{name.replace('-', '_')}": sum(cost[name] for cost in costs) for name in costs[0]}
+    values = {name: value for answer in answers for name, value in answer.metrics.items()}
+    return values | {f"flatness_{name.replace('-', '_')}": sum(answer.cost[name] for answer in answers) for name in answers[0].cost}
 
 
-def _slice(row: Row, name: str, found: Mapping[str, Any]) -> Slice:
+def _slice(row: Row, name: str, found: Mapping[str, Sequence[float]]) -> Slice:
     alphas, width = found["alphas"], len(found["losses"]) // len(found["alphas"])
     losses = tuple(tuple(found["losses"][start : start + width]) for start in range(0, len(found["losses"]), width))
     return Slice(run=row.run, round=row.round, name=name, alphas=tuple(alphas), losses=losses)
-
-
-def _numbers(answer: RecordDict, key: str) -> dict[str, float]:
-    found = codec.record(answer, key, MetricRecord)
-    return {} if found is None else codec.numbers(found)

@@ -23,7 +23,7 @@ def run(app: FlowerApp, compute: Compute, supernodes: int | None = None, halts: 
 
     Args:
         supernodes: Number of nodes; default: what the app's pyproject.toml asks for.
-        halts: Gets what interrupts threads of the app that wait for clients, as those of Flower's older strategies do.
+        halts: A function is appended that interrupts the app's threads that wait for clients, as those of Flower's older strategies.
 
     Raises:
         ConfigError: The number of nodes is nowhere given, or settings ask for more than there is.

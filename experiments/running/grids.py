@@ -15,7 +15,7 @@ import torch
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
-from clients import client_app as client_app
+from clients import client_app
 from clients.runtime import DTYPES, network
 from experiments.running.actors import actor_pool
 from experiments.settings.catalogue import sources
@@ -69,7 +69,7 @@ def actor_groups(experiments: Sequence[Experiment], parallel: int, cache: Datase
 
 
 def _check_own(experiments: Sequence[Experiment], cache: DatasetCache) -> None:
-    """Read and deal somebody's own data, deal by what may refuse a dataset, and make somebody's own networks, before anything starts."""
+    """Read and partition the user's own data, try partitions that may refuse a dataset, and make own networks, before anything starts."""
     ours = set(PARTITIONS) - {"natural"}
     for experiment in {(e.data.model_dump_json(), e.model.model_dump_json(), e.seed): e for e in experiments}.values():
         if datasets.is_own(experiment.data.source) or experiment.data.partition.name not in ours:
@@ -84,7 +84,7 @@ def _check_share(parallel: int, actors: int) -> None:
 
 
 class ActorGroup:
-    """Those who serve the clients of one run at a time: some of the actors, or this process.
+    """The actors, or this process, that serve the clients of one run at a time.
 
     Attributes:
         size: How many clients train at once.
@@ -108,7 +108,7 @@ class ActorGroup:
         return RayGrid(self._pool, clients, settings, experiment.compute.shard_size), dataset
 
     def stop(self) -> None:
-        """End the actors, from another thread than the run's, which is interrupted when it needs them."""
+        """End the actors, from another thread than the run's, which is interrupted once it needs them."""
         if self._pool is not None:
             self._pool.stop()
 
@@ -128,7 +128,7 @@ def load_clients(dataset: Any, modules: Sequence[Source]) -> ClientApp:
 
 
 class DatasetCache:
-    """The datasets of a sweep, each loaded once, and put into Ray's object store once. What cannot be had is not tried again."""
+    """The datasets of a sweep, each loaded once, and put into Ray's object store once. One that cannot be had is not tried again."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

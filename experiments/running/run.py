@@ -31,8 +31,8 @@ from fedsam.results.model_files import save_model
 from fedsam.results.rows import ClientRow, Row
 from fedsam.results.store import Results
 from fedsam.schedules import known_rounds
-from fedsam.system.cost import flops, gpu_energy
-from fedsam.system.heterogeneity import Heterogeneity, Load
+from fedsam.system.cost import count_flops, gpu_energy
+from fedsam.system.heterogeneity import ClientLoad, Heterogeneity
 from strategies.cohort import CohortStrategy, FlowerCohort
 from strategies.robust import FlowerRule
 from strategies.round import RoundConfig, RoundResult
@@ -93,7 +93,7 @@ class Session:
         self._started = started  # time.perf_counter() when the run began
         self.network = self._network()
         method.optimizer.check(self.network.layout)
-        self.flops = flops(self.network, dataset.image)
+        self.flops = count_flops(self.network, dataset.image)
         self.heterogeneity = Heterogeneity.of(experiment)
         self.strategy = cohort_strategy(experiment, method)
         self.evaluator = Evaluator(experiment, grid, self.network, dataset, label_distribution)
@@ -122,16 +122,16 @@ class Session:
 
     def _evaluate(self, round: int, _: ArrayRecord) -> MetricRecord | None:
         if self.strategy.last is None:
-            self.results.begun(self.run_id, time.perf_counter() - self._started)
+            self.results.record_startup(self.run_id, time.perf_counter() - self._started)
             return None
         row = self._row(self.strategy.last)
         for client, what in (*self.strategy.last.retried.items(), *self.strategy.last.evaluate_retried.items()):
             self.callback.warn(self.run_id, f"client {client} in round {round} was asked again: it {what.splitlines()[0]}")
         last = self._is_last(row)
         row, slices = self.evaluator.evaluate(row, self.strategy.evaluated, self.strategy.buffers, last=last)
-        self.results.append(row)
+        self.results.append_round(row)
         for found in slices:
-            self.results.keep_slice(found)
+            self.results.add_slice(found)
         self.rows.append(row)
         self.spent += row.gradient_evaluations
         self.callback.round(row)
@@ -179,11 +179,11 @@ class Session:
             clients=tuple(sorted((*clients, *failed), key=lambda row: row.client)),
         )
 
-    def _loads(self, result: RoundResult) -> dict[int, Load]:
+    def _loads(self, result: RoundResult) -> dict[int, ClientLoad]:
         """What each client that trained computed and exchanged; all of a cohort receive the same vectors and send as many."""
         trained, asked = len(result.metrics), len(result.metrics) + len(result.failures)
         return {
-            client: Load(
+            client: ClientLoad(
                 self.flops.total(
                     gradient_evaluations=int(metrics["gradient-evaluations"]), forward_evaluations=int(metrics["forward-evaluations"])
                 ),
@@ -205,7 +205,7 @@ def cohort_strategy(experiment: Experiment, method: Method) -> CohortStrategy:
     plan = RoundConfig(
         clients=experiment.data.clients,
         sample=sampler(experiment),
-        leaves=Heterogeneity.of(experiment).leaves,
+        drops_out=Heterogeneity.of(experiment).drops_out,
         rounds=known_rounds(experiment, "server.strategy", experiment.server.strategy),
         seed=experiment.seed,
         lr=lambda round: method.optimizer.lr * runtime.lr_factor(experiment, method.schedule, round),

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from experiments.running.grids import ActorGroup, grids
 from experiments.running.progress import Callback
-from experiments.running.server_app import serve
+from experiments.running.server_app import RunFailed, serve
 from experiments.settings.catalogue import resolved
 from fedsam import plugins
 from fedsam.config import ConfigError, Experiment
-from fedsam.results.store import TakenError
+from fedsam.results.store import DuplicateRunError
 
 
 @dataclass(frozen=True)
@@ -88,13 +88,13 @@ def perform(experiments: Sequence[Experiment], groups: Sequence[ActorGroup], cal
 def _run(experiment: Experiment, group: ActorGroup, callback: Callback, once: bool) -> Outcome:
     try:
         return Outcome(serve(experiment, *group(experiment), callback, once=once).run_id, "finished")
-    except TakenError as taken:
+    except DuplicateRunError as taken:
         callback.skipped(experiment, str(taken))
         return Outcome(taken.run.id, "skipped", str(taken))
-    except Exception as error:  # recorded with the run; the other runs go on and the exit code tells
-        run_id = getattr(error, "run_id", None)
-        if run_id is None:
-            if isinstance(error, ConfigError):
-                raise
-            callback.skipped(experiment, str(error))
-        return Outcome(run_id, "failed", str(error))
+    except RunFailed as failed:  # recorded with the run; the other runs go on and the exit code tells
+        return Outcome(failed.run_id, "failed", str(failed.error))
+    except ConfigError:
+        raise
+    except Exception as error:
+        callback.skipped(experiment, str(error))
+        return Outcome(None, "failed", str(error))

@@ -23,12 +23,25 @@ from fedsam import plugins
 from fedsam.config import ConfigError, Experiment, parse
 from fedsam.data import datasets, partition
 from fedsam.data.datasets import Dataset
-from fedsam.data.federated import partition_examples, replaces
+from fedsam.data.federated import fallback_note, partition_examples
 from fedsam.grid.base import LocalGrid
 from fedsam.results.provenance import provenance
 from fedsam.results.store import Results
 
 app = ServerApp()
+
+
+class RunFailed(Exception):
+    """A run stopped after it had its place in the results.
+
+    Attributes:
+        run_id: Its id in the results.
+        error: The error that stopped it, which is also the cause of this one.
+    """
+
+    def __init__(self, run_id: str, error: Exception) -> None:
+        super().__init__(f"run {run_id}: {error}")
+        self.run_id, self.error = run_id, error
 
 
 def run(experiment: Experiment | Mapping[str, Any], callback: Callback | None = None) -> Result:
@@ -51,7 +64,7 @@ def run(experiment: Experiment | Mapping[str, Any], callback: Callback | None = 
     callback = callback or Callback()
     callback.plan([experiment])
     with grids([experiment]) as grid_of:
-        return serve(experiment, *grid_of(experiment), callback, checked=checked)
+        return run_on(experiment, *grid_of(experiment), callback, checked)
 
 
 @app.main()
@@ -67,7 +80,7 @@ def main(grid: Grid, context: Context) -> None:
         raise ConfigError(f"experiment: the settings of method {experiment.method!r} must be written out; `fedsam run-config` does that")
     dataset = datasets.load(experiment.data.dataset, experiment.data.root, experiment.data.fallback)
     _await_nodes(grid, experiment.data.clients)
-    serve(experiment, grid, dataset, Callback())
+    run_on(experiment, grid, dataset, Callback())
 
 
 def _await_nodes(grid: Grid, clients: int) -> None:
@@ -76,6 +89,14 @@ def _await_nodes(grid: Grid, clients: int) -> None:
         if len(list(grid.get_node_ids())) >= clients:
             return
         threading.Event().wait(0.1)
+
+
+def run_on(experiment: Experiment, grid: Grid, dataset: Dataset, callback: Callback, checked: CheckedExperiment | None = None) -> Result:
+    """Run one experiment on a grid. Raises as `run`."""
+    try:
+        return serve(experiment, grid, dataset, callback, checked=checked)
+    except RunFailed as failed:
+        raise failed.error from None
 
 
 def serve(
@@ -87,10 +108,15 @@ def serve(
     once: bool = False,
     checked: CheckedExperiment | None = None,
 ) -> Result:
-    """Run one experiment on a grid: rounds, evaluation, results. Raises as `run`, and as `Results.start` for `once`.
+    """Run one experiment on a grid: rounds, evaluation, results.
 
     Args:
         checked: The experiment's settings and method, where they have been checked before.
+
+    Raises:
+        RunFailed: An error stopped the run after it had begun; before that errors are raised as in `run`, and as in `Results.start_run` for
+            `once`.
+        KeyboardInterrupt: The user stopped it.
     """
     started = time.perf_counter()
     plain, method = checked or check(experiment)
@@ -100,7 +126,7 @@ def serve(
     with Results.open(experiment.runs_dir) as results:
         where = provenance(gpu=experiment.compute.gpus_per_actor > 0, sources=sources(experiment), data=dataset.digest)
         names = dataset.class_names
-        run_id = results.start(
+        run_id = results.start_run(
             experiment,
             plain,
             dataset=dataset.name,
@@ -112,7 +138,7 @@ def serve(
         callback.started(run_id, experiment)
         if isinstance(grid, LocalGrid):
             grid.warn = partial(callback.warn, run_id)
-        if note := replaces(dataset, experiment):
+        if note := fallback_note(dataset, experiment):
             callback.warn(run_id, note)
         _warn(experiment, method.optimizer, label_distribution.sum(axis=1), run_id, callback)
         try:
@@ -121,11 +147,12 @@ def serve(
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
             status, what = ("interrupted", "stopped by the user") if interrupted else ("failed", f"{type(error).__name__}: {error}")
-            results.finish(run_id, "interrupted" if interrupted else "failed", what)
+            results.finish_run(run_id, "interrupted" if interrupted else "failed", what)
             callback.finished(run_id, status, what)
-            error.run_id = run_id  # type: ignore[attr-defined]
+            if isinstance(error, Exception):
+                raise RunFailed(run_id, error) from error
             raise
-        results.finish(run_id, "finished")
+        results.finish_run(run_id, "finished")
         callback.finished(run_id, "finished", None)
     return result
 

@@ -1,4 +1,4 @@
-"""TensorBoard event files, written while runs go on: `<runs_dir>/<run>/tensorboard`."""
+"""TensorBoard event files of runs: `<runs_dir>/<run>/tensorboard`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 from experiments.running.progress import Callback
 from experiments.settings.toml import toml
 from fedsam.optional import require
-from fedsam.results.rows import OPTIONAL, PEAKS, TOTALS, Row, cumulative
+from fedsam.results.rows import OPTIONAL_COLUMNS, PEAK_COLUMNS, TOTAL_COLUMNS, Row, cumulative
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class TensorBoardCallback(Callback):
-    """A `Watch` that writes every round at once; a context manager that closes what is open.
+    """Writes every round as it comes; a context manager that closes the files.
 
     Raises:
         ConfigError: The package tensorboard is not installed.
@@ -36,7 +36,7 @@ class TensorBoardCallback(Callback):
             writer.close()
 
     def started(self, run_id: str, experiment: Experiment) -> None:
-        """Begin the run's file with its settings."""
+        """Open the file of the run and write its settings."""
         from torch.utils.tensorboard import SummaryWriter
 
         writer = SummaryWriter(str(experiment.runs_dir / run_id / "tensorboard"))
@@ -44,7 +44,7 @@ class TensorBoardCallback(Callback):
         self._writers[run_id] = writer
 
     def round(self, row: Row) -> None:
-        """Write what `scalars` gives, at the step that is the round's number."""
+        """Write the `scalars` of the round; the step is its number."""
         writer, before = self._writers[row.run], self._totals.get(row.run)
         total = cumulative([before, row])[-1] if before else row
         for name, value in scalars(row, total).items():
@@ -53,14 +53,16 @@ class TensorBoardCallback(Callback):
         self._totals[row.run] = total
 
     def finished(self, run_id: str, status: str, error: str | None) -> None:
-        """Close the run's file."""
+        """Close the file of the run."""
         self._writers.pop(run_id).close()
         self._totals.pop(run_id, None)
 
 
 def scalars(row: Row, total: Row) -> dict[str, float]:
-    """What is shown of a round: what was measured, its cohort, and the costs so far, `total`."""
-    costs = {name: getattr(total, name) for name in (*TOTALS, *OPTIONAL, *PEAKS) if name not in ("cohort", "failures")}
+    """Values of a round by tag: losses, cohort, measures, and the cumulative costs in `total`."""
+    costs = {
+        name: getattr(total, name) for name in (*TOTAL_COLUMNS, *OPTIONAL_COLUMNS, *PEAK_COLUMNS) if name not in ("cohort", "failures")
+    }
     return {
         "train_loss": row.train_loss,
         "cohort": row.cohort,

@@ -35,7 +35,7 @@ TABLES: dict[str, Mapping[str, Any]] = {
     "datasets": Registry(
         "datasets",
         FunctionContract(()),
-        datasets.DATASETS | {f"{form}:PATH": read for form, read in own_data.FORMS.items()} | {"module:factory": own_data.factory},
+        datasets.DATASETS | {f"{form}:PATH": read for form, read in own_data.FORMATS.items()} | {"module:factory": own_data.factory},
     ),
     "schedules": SCHEDULES,
     "distributions": DISTRIBUTIONS,

@@ -1,1 +1,1 @@
-"""Datasets, their augmentation, and their partition over clients."""
+"""Datasets, augmentation, and partitions over clients."""

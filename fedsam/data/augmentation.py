@@ -1,4 +1,4 @@
-"""What is done to a batch of images on its device: normalization, and changes at random.
+"""Normalization and random augmentation of a batch of images on its device.
 
 Legend: `x: (B, C, H, W)` images.
 """
@@ -13,20 +13,20 @@ from torch import Tensor
 
 from fedsam.config import Augmentation, ConfigError
 
-PADDING = 4  # pixels on each side for the random crop
-HOLE = 16  # side of cutout's square, pixels
+CROP_PADDING = 4  # pixels on each side for the random crop
+CUTOUT_SIZE = 16  # pixels, the side of the square of cutout
 
 
 def normalize(x: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype = torch.float32) -> Tensor:
-    """Pixels 0..255 (B, C, H, W) as zero-mean, unit-variance numbers of `dtype`, per channel: (x / 255 - mean) / std."""
-    # Tensors of C numbers, made in float64, so that the batch is passed over twice and not three times.
+    """Pixels 0..255 (B, C, H, W) normalized per channel to `dtype`: (x / 255 - mean) / std."""
+    # One scale and one shift per channel, computed in float64: two passes over the batch instead of three.
     center, spread = (torch.tensor(values, dtype=torch.float64).view(-1, 1, 1) for values in (mean, std))
     scale, shift = 1 / (255 * spread), -center / spread
     return x.to(dtype).mul_(scale.to(x.device, dtype)).add_(shift.to(x.device, dtype))
 
 
 def augment(x: Tensor, kinds: Sequence[str], rng: torch.Generator) -> Tensor:
-    """Normalized images (B, C, H, W) changed at random, each its own way; always in the order flip, crop, cutout.
+    """Normalized images (B, C, H, W) with random changes drawn for each image, in the order flip, crop, cutout.
 
     - `flip` mirrors left and right with probability 0.5;
     - `crop` takes a window of the same size, uniform in place, out of the image padded by 4 zeros on each side;
@@ -38,7 +38,8 @@ def augment(x: Tensor, kinds: Sequence[str], rng: torch.Generator) -> Tensor:
     images, where we crop all; cutout: DeVries and Taylor, 2017, arXiv:1708.04552.
 
     Args:
-        rng: On any device. Draws are made there and moved, so a CPU generator gives the same result for every device.
+        kinds: Names of `AUGMENTATIONS`.
+        rng: On any device. Numbers are drawn there and moved, so a CPU generator gives the same result on every device.
 
     Raises:
         ConfigError: A kind is not known.
@@ -57,8 +58,8 @@ def _flip(x: Tensor, rng: torch.Generator) -> Tensor:
 
 def _crop(x: Tensor, rng: torch.Generator) -> Tensor:
     height, width = x.shape[-2:]
-    windows = F.pad(x, (PADDING,) * 4).unfold(2, height, 1).unfold(3, width, 1)  # (B, C, top, left, H, W), a view
-    top, left = torch.randint(2 * PADDING + 1, (2, len(x)), generator=rng, device=rng.device).to(x.device)
+    windows = F.pad(x, (CROP_PADDING,) * 4).unfold(2, height, 1).unfold(3, width, 1)  # (B, C, top, left, H, W), a view
+    top, left = torch.randint(2 * CROP_PADDING + 1, (2, len(x)), generator=rng, device=rng.device).to(x.device)
     return windows[torch.arange(len(x), device=x.device), :, top, left]
 
 
@@ -69,10 +70,10 @@ def _cutout(x: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def _near(x: Tensor, side: int, rng: torch.Generator) -> Tensor:
-    """Whether each of `side` places lies in the hole around a random centre: (B, side)."""
+    """Whether each of `side` coordinates lies in the hole around a random centre: (B, side)."""
     centre = torch.randint(side, (len(x), 1), generator=rng, device=rng.device).to(x.device)
     offset = torch.arange(side, device=x.device) - centre
-    return (offset >= -HOLE // 2) & (offset < HOLE // 2)
+    return (offset >= -CUTOUT_SIZE // 2) & (offset < CUTOUT_SIZE // 2)
 
 
 def _coin(x: Tensor, rng: torch.Generator) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a dataset is: labelled images as uint8 tensors, made from official files or from arrays of any common shape and type.
+"""The type `Dataset`: labelled images as uint8 tensors, also made from arrays of any common shape and type.
 
 Legend: `x: (N, C, H, W)` images, `y: (N,)` labels.
 """
@@ -20,7 +20,7 @@ CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
 
 
 class DataError(RuntimeError):
-    """A dataset cannot be had; the message names the file, the root that was tried and how to supply it."""
+    """A dataset is not available; the message names the file, the folder and how to supply it."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,16 @@ class Dataset:
     """A classification problem.
 
     Attributes:
+        name: As in the setting `data.dataset`.
+        train: Training examples.
+        test: Test examples.
         classes: Number of classes; labels are 0 to `classes` - 1.
-        mean: Of the training images per channel, pixels scaled to 0..1.
-        std: As `mean`.
-        augment: Training augmentation that is usual for it, in the terms of `fedsam.data.augmentation.augment`.
+        mean: Mean of the training images per channel, pixels scaled to 0..1.
+        std: Standard deviation, likewise.
+        augment: Default training augmentation, names of `fedsam.data.augmentation.AUGMENTATIONS`.
         class_names: One for each class; empty where classes have only numbers.
-        clients: The client (N,) that each training example comes from, 0 to n - 1, all of them occurring; None where nobody knows.
-        digest: Hash of all that it holds; empty where the files are official ones.
+        clients: The client (N,) of each training example, 0 to n - 1, each at least once; None where it is unknown.
+        digest: Hash of the contents; empty for official files.
     """
 
     name: str
@@ -106,9 +109,9 @@ class Dataset:
             Images(torch.from_numpy(pixels[f"x_{which}"]), torch.from_numpy(labels[f"y_{which}"])) for which in ("train", "test")
         )
         made = cls(name, train, test, classes, mean, std, augment, names, clients)
-        return replace(made, digest=made.hashed())
+        return replace(made, digest=made.content_hash())
 
-    def hashed(self) -> str:
+    def content_hash(self) -> str:
         """SHA-256 of the arrays and the class names, its first twelve hexadecimal digits."""
         tensors = [self.train.x, self.train.y, self.test.x, self.test.y, *([] if self.clients is None else [self.clients])]
         digest = hashlib.sha256(repr([self.class_names, *(tuple(tensor.shape) for tensor in tensors)]).encode())
@@ -118,7 +121,7 @@ class Dataset:
 
 
 def _pixels(arrays: dict[str, NDArray[Any]]) -> dict[str, Pixels]:
-    """The images as contiguous uint8 (N, C, H, W), of one size and with the same channels."""
+    """The images as contiguous uint8 (N, C, H, W), of one size and number of channels."""
     shaped = {name: _channels_first(array, name) for name, array in arrays.items()}
     fractions = _are_fractions(shaped)
     grey = all(x.shape[1] == 1 for x in shaped.values())
@@ -152,7 +155,7 @@ def _channels_first(array: NDArray[Any], name: str) -> NDArray[Any]:
 
 
 def _are_fractions(arrays: dict[str, NDArray[Any]]) -> bool:
-    """Whether floats are fractions of full brightness, which all arrays decide together: a dark test set is scaled as its training set."""
+    """Whether floats are fractions of full brightness, decided for all arrays together, so that train and test are scaled alike."""
     floats = {name: array for name, array in arrays.items() if array.dtype.kind == "f"}
     for name, array in arrays.items():
         low, high = array.min(), array.max()
@@ -177,7 +180,7 @@ def _bytes(array: NDArray[Any], fractions: bool) -> Pixels:
 def _numbered(
     given: dict[str, NDArray[Any]], class_names: Sequence[str] | None
 ) -> tuple[dict[str, NDArray[np.int64]], tuple[str, ...], int]:
-    """Labels 0 to K - 1, the names of the classes where they have any, and K."""
+    """Labels 0 to K - 1, the names of the classes (empty if they have none), and K."""
     flat = {name: _flat(array, name) for name, array in given.items()}
     if class_names is None:
         if len({array.dtype.kind == "U" for array in flat.values()}) > 1:
@@ -205,20 +208,20 @@ def _flat(array: NDArray[Any], name: str) -> NDArray[Any]:
 
 
 def _placed(labels: NDArray[Any], names: Sequence[str], where: str) -> NDArray[np.int64]:
-    """The places of labels in the list of all classes; whole numbers are places already."""
+    """The indices of labels in the list of all classes; whole numbers are indices already."""
     if labels.dtype.kind == "U":
-        places = {name: place for place, name in enumerate(names)}
-        unknown = sorted(set(labels.tolist()) - set(places))
+        indices = {name: index for index, name in enumerate(names)}
+        unknown = sorted(set(labels.tolist()) - set(indices))
         if unknown:
             raise ValueError(f"{where}: {unknown[0]!r} is not in class_names")
-        return np.array([places[label] for label in labels.tolist()], dtype=np.int64)
+        return np.array([indices[label] for label in labels.tolist()], dtype=np.int64)
     if labels.min() < 0 or labels.max() >= len(names):
         raise ValueError(f"{where}: labels from {labels.min()} to {labels.max()} are not allowed: class_names has {len(names)}")
     return labels.astype(np.int64)
 
 
 def _clients(client_train: NDArray[Any], examples: int) -> Tensor:
-    """Clients renumbered from 0, in the order of their names."""
+    """Clients renumbered from 0 in the order of their names."""
     _check_length("client_train", client_train, "x_train", examples)
     return torch.from_numpy(np.unique(_flat(client_train, "client_train"), return_inverse=True)[1].astype(np.int64))
 
@@ -229,9 +232,9 @@ def _check_length(name: str, array: NDArray[Any], images: str, count: int) -> No
 
 
 def _moments(x: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel, from exact sums; a channel that never varies has a standard deviation of 1."""
+    """Mean and standard deviation of each channel, from exact sums; a constant channel has a standard deviation of 1."""
     counts = np.zeros((x.shape[1], 256), dtype=np.int64)
-    for images in np.array_split(x, -(-len(x) // 1000)):  # numpy counts in numbers of eight bytes
+    for images in np.array_split(x, -(-len(x) // 1000)):  # bounds the memory: numpy counts in int64
         counts += np.stack([np.bincount(images[:, channel].reshape(-1), minlength=256) for channel in range(x.shape[1])])
     levels, total = np.arange(256) / 255, counts.sum(axis=1)
     mean = (counts * levels).sum(axis=1) / total

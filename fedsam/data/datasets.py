@@ -1,4 +1,4 @@
-"""Images of classes as uint8 tensors from official, MD5-checked files.
+"""The datasets of fedsam, read from official files whose MD5 is checked, and the loader of all datasets.
 
 Legend: `x: (N, C, H, W)` images, `y: (N,)` labels.
 """
@@ -29,20 +29,20 @@ from fedsam.documentation import documented
 if TYPE_CHECKING:
     from torchvision.datasets import CIFAR10
 
-__all__ = ["DATASETS", "DataError", "Dataset", "Images", "check", "is_own", "load", "official"]
+__all__ = ["DATASETS", "DataError", "Dataset", "Images", "check", "is_official", "is_own", "load"]
 
 
 def load(dataset: str | Component, root: Path | None = None, fallback: str | None = None) -> Dataset:
-    """A dataset: one of DATASETS, downloaded first if its files are not there, or somebody's own, as `fedsam.data.own_data` reads it.
+    """Load a dataset: one of DATASETS, downloaded if its files are missing, or a custom one, as `fedsam.data.own_data` reads it.
 
     Args:
         dataset: Its name, or its name and settings.
         root: Folder of the official files; default: $FEDSAM_DATA, else ~/.cache/fedsam.
-        fallback: One of DATASETS to use when official files cannot be had; a line on stderr says so, and the result's `name` tells which
-            it is. Nothing stands in for somebody's own data.
+        fallback: One of DATASETS to use when official files are not available; a line on stderr says so, and the result has its `name`.
+            Custom data have no fallback.
 
     Raises:
-        ConfigError: A name is not known, a setting is not allowed, or somebody's own data cannot be used.
+        ConfigError: A name is not known, a setting is not allowed, or custom data cannot be used.
         DataError: Official files are missing and cannot be downloaded, or cannot be read, or are not the official ones.
     """
     part = Component(name=dataset) if isinstance(dataset, str) else dataset
@@ -60,12 +60,12 @@ def load(dataset: str | Component, root: Path | None = None, fallback: str | Non
 
 
 def is_own(part: Component) -> bool:
-    """Whether a dataset is somebody's own: from files or functions that are not part of the product."""
+    """Whether a dataset is a custom one, not of DATASETS."""
     return part.name not in DATASETS
 
 
 def check(part: Component, fallback: str | None = None) -> None:
-    """Refuse what can be seen to be wrong without reading a dataset. Raises `ConfigError` as `load`."""
+    """Check the setting of a dataset without reading the data. Raises `ConfigError` as `load`."""
     if fallback is not None and fallback not in DATASETS:
         raise ConfigError(f"data.fallback: {fallback!r} is not known{nearest(fallback, list(DATASETS))}; allowed: {_listed(DATASETS)}")
     if not is_own(part):
@@ -75,7 +75,7 @@ def check(part: Component, fallback: str | None = None) -> None:
     registered = plugins.entry_points("datasets")
     if ":" not in part.name and part.name not in registered:
         known = [*DATASETS, *registered]
-        forms = ", ".join([*(f"{form}:PATH" for form in own_data.FORMS), "module:factory"])
+        forms = ", ".join([*(f"{form}:PATH" for form in own_data.FORMATS), "module:factory"])
         raise ConfigError(f"data.dataset: {part.name!r} is not known{nearest(part.name, known)}; allowed: {_listed(known)}, {forms}")
     own_data.check(part)
 
@@ -118,7 +118,7 @@ def fashion_mnist(root: Path) -> Dataset:
 def digits(root: Path) -> Dataset:
     """1,797 handwritten digits that come with scikit-learn, 8 x 8 grey pixels scaled to 32 x 32; 355 of them for testing.
 
-    The test set is every fifth example of each class. Needs no files, so `root` plays no part. Not augmented: a mirrored digit is none.
+    The test set is every fifth example of each class. It needs no files, so `root` is ignored. Not augmented: a mirrored digit is no digit.
     """
     from sklearn.datasets import load_digits
 
@@ -140,7 +140,7 @@ DATASETS: dict[str, Callable[[Path], Dataset]] = {
 
 
 def _cifar(root: Path, name: str, kind: type[CIFAR10], mean: tuple[float, ...], std: tuple[float, ...]) -> Dataset:
-    """CIFAR-10 or CIFAR-100; torchvision reads the files, after it checked their MD5 a second time."""
+    """CIFAR-10 or CIFAR-100; torchvision reads the files after checking their MD5 again."""
     listed = [*kind.train_list, *kind.test_list]
     files = {f"{kind.base_folder}/{file}": md5 for file, md5 in [*listed, (kind.meta["filename"], kind.meta["md5"])]}
     _obtain(root, name, files, [kind.url], lambda folder: kind(folder, download=True))
@@ -160,12 +160,12 @@ def _idx(blob: bytes) -> Tensor:
 
 
 def _obtain(root: Path, name: str, files: Mapping[str, str], servers: Sequence[str], fetch: Callable[[Path], object]) -> None:
-    """Make sure that `files` (path below root -> MD5) are the official ones, downloading those that are missing; arguments as `download`.
+    """Check that `files` (path below root -> MD5) are the official ones, and download missing ones; other arguments as of `download`.
 
     Raises:
         DataError: A file is corrupt or cannot be read, or is missing and cannot be downloaded.
     """
-    missing = [path for path, md5 in files.items() if not official(root / path, md5, name)]
+    missing = [path for path, md5 in files.items() if not is_official(root / path, md5, name)]
     if not missing:
         return
     try:
@@ -180,8 +180,8 @@ def _obtain(root: Path, name: str, files: Mapping[str, str], servers: Sequence[s
         ) from error
 
 
-def official(path: Path, md5: str, name: str) -> bool:
-    """Whether the file is there. Raises `DataError` if it is there but is not the official one, or cannot be read."""
+def is_official(path: Path, md5: str, name: str) -> bool:
+    """Whether the file exists. Raises `DataError` if it exists but is not the official one, or cannot be read."""
     try:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "md5").hexdigest()

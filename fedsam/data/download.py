@@ -1,4 +1,4 @@
-"""Downloads of official files by torchvision, given up within seconds where they cannot work."""
+"""Downloads of official files by torchvision, with time limits."""
 
 from __future__ import annotations
 
@@ -14,26 +14,28 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.request import Request, urlopen
 
-ANSWER = 8.0  # seconds for a server to begin its answer, the search for its address included
-SILENCE = 20.0  # seconds without a byte before a download that goes on is given up
+ANSWER_SECONDS = 8.0  # until a server answers, the look-up of its address included
+SILENCE_SECONDS = 20.0  # without a byte, after which a download fails
 
 
 def download(root: Path, name: str, missing: Sequence[str], servers: Sequence[str], fetch: Callable[[Path], object]) -> None:
-    """Download next to the final place and move only what is missing, so that nothing is overwritten and nothing is left half done.
+    """Download into a temporary folder and move only missing files, so that no file is overwritten or incomplete.
 
     Args:
+        root: Folder of the files.
+        name: The dataset, for the message on stderr.
         missing: Paths below `root`.
-        servers: Addresses of a file, one on each server that has them.
-        fetch: Downloads them to the same paths below the folder that it is given.
+        servers: URLs of one file, on each server that has the files.
+        fetch: Downloads the files to the same paths below a given folder.
 
     Raises:
-        OSError: No server answers, or one falls silent, or the disk does not take the files. Whatever else `fetch` raises is passed on.
+        OSError: No server answers, the download stalls, or the files cannot be written. Other exceptions of `fetch` are passed on.
     """
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as folder:
         print(f"{name}: downloading to {root}", file=sys.stderr)
         _await_any(servers)
-        with _quiet(), _timeout(SILENCE):
+        with _quiet(), _timeout(SILENCE_SECONDS):
             fetch(Path(folder))
         for path in missing:
             (root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +43,7 @@ def download(root: Path, name: str, missing: Sequence[str], servers: Sequence[st
 
 
 def _await_any(servers: Sequence[str]) -> None:
-    """Return when one of the servers answers. Raises the last one's `OSError` or `HTTPException` if none does."""
+    """Return when one of the servers answers. Raises the `OSError` or `HTTPException` of the last one if none does."""
     for server in servers[:-1]:
         with contextlib.suppress(OSError, HTTPException):
             return _await(server)
@@ -49,10 +51,10 @@ def _await_any(servers: Sequence[str]) -> None:
 
 
 def _await(url: str) -> None:
-    """Return when the server begins to answer.
+    """Return when the server answers.
 
-    torchvision would wait for each address that the server's name has, and then all over again without TLS; and nothing bounds the
-    search for the name. So a thread asks, for which nobody waits longer than `ANSWER`.
+    torchvision would wait for each address of the server, then again without TLS, and the look-up of the name has no time limit.
+    A thread therefore makes the request, and is abandoned after `ANSWER_SECONDS`.
     """
     from torchvision.datasets.utils import USER_AGENT
 
@@ -60,7 +62,7 @@ def _await(url: str) -> None:
 
     def ask() -> None:
         try:
-            urlopen(Request(url, headers={"User-Agent": USER_AGENT}), timeout=ANSWER).close()
+            urlopen(Request(url, headers={"User-Agent": USER_AGENT}), timeout=ANSWER_SECONDS).close()
         except BaseException as error:
             answer.set_exception(error)
         else:
@@ -68,14 +70,14 @@ def _await(url: str) -> None:
 
     threading.Thread(target=ask, daemon=True).start()
     try:
-        answer.result(ANSWER)
+        answer.result(ANSWER_SECONDS)
     except TimeoutError:
-        raise TimeoutError(f"timed out: no answer from {url} within {ANSWER:g} seconds") from None
+        raise TimeoutError(f"timed out: no answer from {url} within {ANSWER_SECONDS:g} seconds") from None
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep torchvision's messages off stdout, and its progress bar off everything but a terminal."""
+    """Redirect torchvision's messages to stderr on a terminal, and drop them elsewhere."""
     place = sys.stderr if sys.stderr.isatty() else io.StringIO()
     with contextlib.redirect_stdout(place), contextlib.redirect_stderr(place):
         yield
@@ -83,7 +85,7 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _timeout(seconds: float) -> Iterator[None]:
-    """Give up on a server that falls silent; torchvision has no argument for it."""
+    """Set the time-out of sockets, for which torchvision has no argument."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:

@@ -1,4 +1,4 @@
-"""Who holds which examples, and the batches of a client's local training.
+"""A dataset partitioned over clients, and the batches of local training.
 
 Legend: `x: (B, C, H, W)` images, `y: (B,)` labels.
 """
@@ -22,8 +22,8 @@ from fedsam.plugins import component_errors
 from fedsam.seeds import stream, tensor_stream
 
 
-def replaces(dataset: Dataset, experiment: Experiment) -> str:
-    """Where the dataset is the fallback: a sentence that says so; empty where it is the one that the experiment asks for."""
+def fallback_note(dataset: Dataset, experiment: Experiment) -> str:
+    """A warning that the dataset is the fallback; empty where it is the one that the experiment asks for."""
     wanted, limit, there = experiment.data.source.name, experiment.data.examples, len(dataset.train.y)
     if dataset.name == wanted:
         return ""
@@ -32,15 +32,15 @@ def replaces(dataset: Dataset, experiment: Experiment) -> str:
 
 
 def partition_examples(experiment: Experiment, dataset: Dataset) -> list[np.ndarray]:
-    """Index arrays into the training examples, one per client: the experiment's partition, from its seed alone.
+    """The partition of the experiment, from its seed alone: index arrays into the training examples, one per client.
 
-    A fallback that has fewer examples than `data.examples` is used whole.
+    A fallback with fewer examples than `data.examples` is used whole.
 
     Raises:
         ConfigError: The partition cannot be drawn, for example because there are more clients than examples.
     """
     labels, limit = dataset.train.y.numpy(), experiment.data.examples
-    if limit is not None and limit > len(labels) and not replaces(dataset, experiment):
+    if limit is not None and limit > len(labels) and not fallback_note(dataset, experiment):
         raise ConfigError(f"data.examples: {limit} is not allowed: {dataset.name} has {len(labels)} training examples")
     chosen = np.arange(len(labels))
     if limit is not None and limit < len(labels):
@@ -53,47 +53,53 @@ def partition_examples(experiment: Experiment, dataset: Dataset) -> list[np.ndar
         refused = f"data.partition: {experiment.data.partition.name!r} is not allowed"
         raise ConfigError(f"{refused}: {dataset.name} does not say which client an example comes from")
     with component_errors("data.partition", experiment.data.partition.name):
-        dealt = draw(labels[chosen], experiment.data.clients, stream(experiment.seed, "partition"))
-    indices = partition.checked(dealt, len(chosen), experiment.data.clients, experiment.data.partition.name)
+        assigned = draw(labels[chosen], experiment.data.clients, stream(experiment.seed, "partition"))
+    indices = partition.validate_partition(assigned, len(chosen), experiment.data.clients, experiment.data.partition.name)
     return [chosen[index] for index in indices]
 
 
 @dataclass(frozen=True)
 class FederatedDataset:
-    """A dataset on a device, dealt to clients.
+    """A dataset on a device, partitioned over clients.
 
     Attributes:
+        dataset: Its training images lie on `device`.
         indices: Index arrays into `dataset.train`, one per client.
-        kinds: Training augmentation.
+        seed: Of batches, augmentation and samples.
+        augmentations: Names of training augmentations.
+        device: Where batches are made.
+        dtype: Of the images in batches.
     """
 
     dataset: Dataset
     indices: list[np.ndarray]
     seed: int
-    kinds: tuple[str, ...]
+    augmentations: tuple[str, ...]
     device: torch.device
     dtype: torch.dtype
 
     @classmethod
     def of(cls, experiment: Experiment, dataset: Dataset, device: torch.device, dtype: torch.dtype) -> FederatedDataset:
-        """The federation that the experiment describes. Raises `ConfigError` as `partition_examples`."""
-        kinds = dataset.augment if experiment.data.augment is None else experiment.data.augment
+        """The federated dataset of an experiment. Raises `ConfigError` as `partition_examples`."""
+        augmentations = dataset.augment if experiment.data.augment is None else experiment.data.augment
         resident = Images(dataset.train.x.to(device), dataset.train.y.to(device))
-        return cls(replace(dataset, train=resident), partition_examples(experiment, dataset), experiment.seed, kinds, device, dtype)
+        return cls(replace(dataset, train=resident), partition_examples(experiment, dataset), experiment.seed, augmentations, device, dtype)
 
-    def examples(self, client: int) -> int:
-        """Number of examples that the client holds."""
+    def num_examples(self, client: int) -> int:
+        """Number of examples of the client."""
         return len(self.indices[client])
 
     def class_counts(self, client: int) -> tuple[int, ...]:
-        """Examples that the client holds, per class."""
-        return tuple(torch.bincount(self.held(client).y, minlength=self.dataset.classes).tolist())
+        """Number of examples of the client, per class."""
+        return tuple(torch.bincount(self.client_examples(client).y, minlength=self.dataset.classes).tolist())
 
     def batches(self, client: int, round: int, *, batch_size: int, epochs: int, steps: int | None) -> Iterator[tuple[Tensor, Tensor]]:
         """Shuffled, augmented batches of a client's local training; an epoch's last batch may be smaller.
 
         Args:
-            steps: Stop after so many batches, passing over the examples as often as needed, instead of after `epochs`.
+            batch_size: Examples of a batch.
+        epochs: Passes over the client's examples, where `steps` is None.
+        steps: Number of batches, over as many passes as needed.
         """
         order = stream(self.seed, "batches", round, client)
         rng = tensor_stream(self.seed, "augment", round, client, device=self.device)
@@ -109,24 +115,24 @@ class FederatedDataset:
 
     def steps(self, client: int, *, batch_size: int, epochs: int, steps: int | None) -> int:
         """Number of batches that `batches` yields."""
-        return steps if steps is not None else epochs * -(-self.examples(client) // batch_size)
+        return steps if steps is not None else epochs * -(-self.num_examples(client) // batch_size)
 
-    def peek(self, client: int, count: int) -> tuple[Tensor, Tensor]:
-        """The first `count` of the client's examples in a fixed random order, not augmented; all of them if it holds fewer."""
+    def fixed_sample(self, client: int, count: int) -> tuple[Tensor, Tensor]:
+        """The first `count` examples of the client in a fixed random order, not augmented; all of them if it has fewer."""
         order = stream(self.seed, "peek", client).permutation(self.indices[client])[:count]
         return self._load(self.dataset.train, torch.from_numpy(order), None)
 
-    def held(self, *clients: int) -> Images:
-        """The clients' training examples as they are, one client after another."""
+    def client_examples(self, *clients: int) -> Images:
+        """Training examples of the clients as uint8 images, one client after another."""
         return self._images(np.concatenate([self.indices[client] for client in clients]))
 
     def sample(self, count: int) -> Images:
-        """So many of all clients' training examples as they are, drawn by seed; all of them if there are fewer.
+        """A random sample of all training examples as uint8 images; all of them if there are fewer than `count`.
 
-        The same ones, in the same random order, however they are dealt to clients.
+        Sample and order depend on the seed alone, not on the partition.
         """
-        held = np.sort(np.concatenate(self.indices))
-        return self._images(stream(self.seed, "sample").choice(held, size=min(count, len(held)), replace=False))
+        every = np.sort(np.concatenate(self.indices))
+        return self._images(stream(self.seed, "sample").choice(every, size=min(count, len(every)), replace=False))
 
     def _images(self, indices: np.ndarray) -> Images:
         index = torch.from_numpy(indices).to(self.device)
@@ -136,4 +142,4 @@ class FederatedDataset:
         index = index.to(self.device)
         x, y = images.x[index], images.y[index]
         x = augmentation.normalize(x, self.dataset.mean, self.dataset.std, self.dtype)
-        return (x if rng is None else augmentation.augment(x, self.kinds, rng)), y
+        return (x if rng is None else augmentation.augment(x, self.augmentations, rng)), y

@@ -1,4 +1,4 @@
-"""Partitioners of flwr-datasets, which Flower's users know, as partitions.
+"""Partitions made by partitioners of flwr-datasets.
 
 Legend: `labels: (N,)` classes.
 """
@@ -20,7 +20,7 @@ Indices = NDArray[np.int64]
 
 
 class FlowerPartitioner(Protocol):
-    """What `from_flwr` needs of a partitioner of flwr-datasets."""
+    """The part of a partitioner of flwr-datasets that `from_flwr` uses."""
 
     dataset: Any
 
@@ -33,12 +33,12 @@ class FlowerPartitioner(Protocol):
 
 
 def is_partitioner(entry: object) -> bool:
-    """Whether something is a class of partitioners, from flwr-datasets or from elsewhere."""
+    """Whether an object is a class with the interface of a partitioner of flwr-datasets."""
     return inspect.isclass(entry) and hasattr(entry, "load_partition") and hasattr(entry, "num_partitions")
 
 
 def as_partition(kind: type[Any]) -> Callable[..., list[Indices]]:
-    """A class of partitioners as a partition: a function of (labels, num_clients, rng), its hyperparameters those of the class.
+    """A partition, a function of (labels, num_clients, rng), made of a class of partitioners, with its hyperparameters.
 
     `num_partitions` is the number of clients, `partition_by` the column `label`, and `seed` a number drawn from `rng`, unless they are
     given. The function raises `ConfigError` where the class refuses its settings or does not deal all examples.
@@ -53,7 +53,7 @@ def as_partition(kind: type[Any]) -> Callable[..., list[Indices]]:
         usual = {"num_partitions": num_clients, "partition_by": "label", "seed": int(rng.integers(2**31))}
         try:
             return from_flwr(kind(**{name: value for name, value in usual.items() if name in taken} | given), labels)
-        except Exception as error:  # they raise whatever comes
+        except Exception as error:  # partitioners raise exceptions of many types
             raise ConfigError(f"data.partition: {kind.__name__} is not allowed: {error}") from error
 
     ours = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("labels", "num_clients", "rng")]
@@ -73,10 +73,11 @@ def as_partition(kind: type[Any]) -> Callable[..., list[Indices]]:
 def from_flwr(
     partitioner: FlowerPartitioner, labels: Ints, make_dataset: Callable[[Mapping[str, list[int]]], Any] | None = None
 ) -> list[Indices]:
-    """The partition that a fresh partitioner of flwr-datasets makes of `labels`, whose column is called `label`.
+    """The partition that a new partitioner of flwr-datasets makes of `labels`, as the column `label`.
 
     Args:
-        make_dataset: Makes what the partitioner takes as its dataset; default: `datasets.Dataset.from_dict`.
+        partitioner: One that has no dataset yet.
+        make_dataset: Makes the dataset of the partitioner from columns; default: `datasets.Dataset.from_dict`.
 
     Raises:
         ModuleNotFoundError: The package `datasets`, which comes with flwr-datasets, is not installed.
@@ -84,7 +85,7 @@ def from_flwr(
     """
     rows = {"idx": list(range(len(labels))), "label": labels.tolist()}
     partitioner.dataset = (make_dataset or _huggingface())(rows)
-    # The slice makes a list of a column, which would be read row by row.
+    # The slice reads the column at once, not row by row.
     clients = range(partitioner.num_partitions)
     parts = [np.sort(np.asarray(partitioner.load_partition(client)["idx"][:], dtype=np.int64)) for client in clients]
     dealt = np.concatenate(parts)

@@ -1,7 +1,7 @@
-"""Somebody's own data as a dataset: a folder of images, a NumPy file, a Hugging Face dataset on disk, or a function that makes it.
+"""Custom datasets: a folder of images, a NumPy file, a Hugging Face dataset on disk, or a function that makes one.
 
-`data.dataset` then is `"folder:PATH"`, `"npz:PATH"`, `"hf:PATH"` or `"module:factory"`, or a table with such a name and settings. The
-result depends on names and contents of files alone, not on the order in which a file system lists them.
+The setting `data.dataset` is `"folder:PATH"`, `"npz:PATH"`, `"hf:PATH"` or `"module:factory"`, or a table with such a name and settings.
+The result depends on names and contents of files alone, not on the order in which a file system lists them.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 ImageSize = Count | tuple[Count, Count] | None
-WHERE = "data.dataset"
-UNSEEN = ("Thumbs.db", "desktop.ini")  # Windows hides them, as other systems hide what begins with a dot
+SETTING = "data.dataset"
+HIDDEN_FILES = ("Thumbs.db", "desktop.ini")  # hidden by Windows; other systems hide names that begin with a dot
 
 
 @documented(
     image_size="Resize images to so many pixels, or to [height, width]; default: all must have one size.",
 )
 def folder(path: Path, *, image_size: ImageSize = None) -> Dataset:
-    """A folder with `train` and `test`, in each a sub-folder of images for every class; names of classes are those of the sub-folders.
+    """A folder with `train` and `test`, in each a sub-folder of images for every class; sub-folders name the classes.
 
     Any image that Pillow opens: PNG, JPEG, GIF (the first frame), WebP, BMP, TIFF, ... A class may have no training or no test images, by
     having no sub-folder there.
@@ -47,7 +47,7 @@ def folder(path: Path, *, image_size: ImageSize = None) -> Dataset:
     arrays: dict[str, Any] = {}
     for which, places in found.items():
         files = [file for place in places for file in _files(place)]
-        with ThreadPoolExecutor() as threads:  # decoding lets other threads run
+        with ThreadPoolExecutor() as threads:  # decoding releases the GIL
             images = list(threads.map(_Reader(image_size).file, files))
         arrays[f"x_{which}"] = _stacked(images, files)
         arrays[f"y_{which}"] = np.array([numbers[file.relative_to(path / which).parts[0]] for file in files])
@@ -109,66 +109,70 @@ def hf(
 
 def factory(part: Component) -> Callable[[], Any]:
     """A function of your own, called with the settings: it gives `Dataset.from_arrays(...)`, or x_train, y_train, x_test and y_test."""
-    made: Callable[[], Any] = registry.build(FACTORIES, part, WHERE)
+    made: Callable[[], Any] = registry.build(FACTORIES, part, SETTING)
     return made
 
 
-FORMS = Registry[Callable[..., Dataset]]("datasets", FunctionContract(("path",)), {"folder": folder, "npz": npz, "hf": hf})
+FORMATS = Registry[Callable[..., Dataset]]("datasets", FunctionContract(("path",)), {"folder": folder, "npz": npz, "hf": hf})
 FACTORIES = Registry[Callable[..., Any]]("datasets", FunctionContract(()), {})
-MEMBERS: Mapping[str, Sequence[str]] = {"folder": ("train", "test"), "npz": (), "hf": ("dataset_dict.json",)}  # what a PATH must have
+REQUIRED_PATHS: Mapping[str, Sequence[str]] = {
+    "folder": ("train", "test"),
+    "npz": (),
+    "hf": ("dataset_dict.json",),
+}  # below PATH
 
 
 def check(part: Component) -> Callable[[], Any]:
-    """What reads the dataset, once all is right with it that can be seen without reading it.
+    """The function that reads the dataset, after checks that need no reading.
 
     Raises:
-        ConfigError: A setting is not allowed, there are no such files, or there is no such function.
+        ConfigError: A setting is not allowed, or the files or the function do not exist.
     """
     form, _, place = part.name.partition(":")
-    if form not in FORMS:
+    if form not in FORMATS:
         return factory(part)
-    settings = registry.resolve(FORMS, Component.model_validate({**part.settings, "name": form}), WHERE)
+    settings = registry.resolve(FORMATS, Component.model_validate({**part.settings, "name": form}), SETTING)
     path = Path(place).expanduser()
-    for member in ("", *MEMBERS[form]):
+    for member in ("", *REQUIRED_PATHS[form]):
         if not place or not (path / member).exists():
-            raise ConfigError(f"{WHERE}: {part.name!r} is not allowed: {path / member if place else 'PATH'} does not exist")
-    return partial(FORMS[form], path, **settings)
+            raise ConfigError(f"{SETTING}: {part.name!r} is not allowed: {path / member if place else 'PATH'} does not exist")
+    return partial(FORMATS[form], path, **settings)
 
 
 def load(part: Component) -> Dataset:
-    """The dataset that `part` names, with that name.
+    """Load the dataset that `part` names.
 
     Raises:
         ConfigError: As `check`, or it cannot be read or made; the message names the file or array.
     """
     read = check(part)
-    if part.name.partition(":")[0] in FORMS:
+    if part.name.partition(":")[0] in FORMATS:
         try:
             made = read()
         except (ValueError, OSError) as error:
-            raise ConfigError(f"{WHERE}: {part.name!r} is not allowed: {error}") from error
+            raise ConfigError(f"{SETTING}: {part.name!r} is not allowed: {error}") from error
     else:
-        with plugins.component_errors(WHERE, part.name):
+        with plugins.component_errors(SETTING, part.name):
             made = read()
             if isinstance(made, tuple | list) and len(made) == 4:
                 made = Dataset.from_arrays(*made)
     if not isinstance(made, Dataset):
         expected = "a fedsam.data.dataset.Dataset, or x_train, y_train, x_test, y_test"
-        raise ConfigError(f"{WHERE}: {part.name!r} is not allowed: it makes a {type(made).__name__}, not {expected}")
-    return replace(made, name=part.name, digest=made.digest or made.hashed())
+        raise ConfigError(f"{SETTING}: {part.name!r} is not allowed: it makes a {type(made).__name__}, not {expected}")
+    return replace(made, name=part.name, digest=made.digest or made.content_hash())
 
 
 def references(part: Component) -> set[str]:
-    """The `module:factory` behind a dataset, if one is; that of a script or notebook aside, because only its process makes the data."""
+    """The `module:factory` of a dataset, if it has one; none for a script or notebook, whose data only its own process makes."""
     name, form = part.name, part.name.partition(":")[0]
-    return {name} if plugins.is_reference(name) and form not in (*FORMS, "__main__") else set()
+    return {name} if plugins.is_reference(name) and form not in (*FORMATS, "__main__") else set()
 
 
-def absolute(dataset: str | Component) -> str | Component:
-    """The same setting, with an absolute PATH, for a process in another folder."""
+def with_absolute_path(dataset: str | Component) -> str | Component:
+    """The same setting with an absolute PATH, for processes in other folders."""
     name = dataset if isinstance(dataset, str) else dataset.name
     form, _, place = name.partition(":")
-    if form not in FORMS:
+    if form not in FORMATS:
         return dataset
     name = f"{form}:{Path(place).expanduser().absolute()}"
     return name if isinstance(dataset, str) else dataset.model_copy(update={"name": name})
@@ -176,23 +180,23 @@ def absolute(dataset: str | Component) -> str | Component:
 
 @dataclass(frozen=True)
 class _Reader:
-    """Gives images as pixels (H, W) or (H, W, 3) of one size; None: they have it already."""
+    """Reads images as pixels (H, W) or (H, W, 3), resized to `image_size` unless it is None."""
 
     image_size: ImageSize
 
     def file(self, path: Path) -> Pixels:
-        """Those of an image file."""
+        """Read an image file."""
         from PIL import Image
 
         try:
             with Image.open(path) as image:
                 return self._pixels(image)
-        # What Pillow raises for other files, and for broken ones.
+        # Pillow raises these for files that are broken or no images.
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise ValueError(f"{path} is no image that can be read ({error})") from None
 
     def cell(self, image: Any, name: str) -> Pixels:
-        """Those of an image in a table."""
+        """Read an image in a cell of a table, called `name` in messages."""
         from PIL import Image
 
         if not isinstance(image, Image.Image):
@@ -205,13 +209,13 @@ class _Reader:
             from PIL.Image import Resampling
 
             height, width = (size, size) if isinstance(size, int) else size
-            # Pillow smooths and rounds in whole numbers: every machine gets the same pixels.
+            # Pillow interpolates in integers, so every machine gets the same pixels.
             plain = plain.resize((width, height), Resampling.BILINEAR)
         return np.asarray(plain)
 
 
 def _plain(image: Image) -> Image:
-    """An image as 8-bit grey or RGB, without alpha; a palette is looked up."""
+    """An image as 8-bit grey or RGB, without alpha or palette."""
     if image.mode.startswith("I;16"):
         from PIL.Image import fromarray
 
@@ -222,7 +226,7 @@ def _plain(image: Image) -> Image:
 
 
 def _stacked(images: Sequence[Pixels], names: Sequence[object]) -> Pixels:
-    """Images as one array (N, H, W) or (N, H, W, 3); where only some are grey, these become RGB."""
+    """Images as one array (N, H, W) or (N, H, W, 3); grey ones become RGB where others are RGB."""
     for pixels, name in zip(images, names, strict=True):
         if pixels.shape[:2] != images[0].shape[:2]:
             (h, w), (height, width) = pixels.shape[:2], images[0].shape[:2]
@@ -244,7 +248,7 @@ def _class_folders(path: Path) -> list[Path]:
 
 
 def _files(place: Path) -> list[Path]:
-    """All files of a class, in the order of their names."""
+    """All files of a class, sorted by path."""
     found = sorted(_walk(place), key=lambda file: file.relative_to(place).as_posix())
     if not found:
         raise ValueError(f"{place} has no images")
@@ -258,7 +262,7 @@ def _walk(place: Path) -> Iterator[Path]:
 
 
 def _hidden(path: Path) -> bool:
-    return path.name.startswith(".") or path.name in UNSEEN
+    return path.name.startswith(".") or path.name in HIDDEN_FILES
 
 
 def _member(file: np.lib.npyio.NpzFile, name: str) -> NDArray[Any]:
@@ -277,7 +281,7 @@ def _huggingface() -> Any:
 
 
 def _column(features: Mapping[str, Any], given: str | None, kind: str, key: str) -> str:
-    """The column that is given, else the only one of a type."""
+    """The given column, or else the only one of a type."""
     there = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in features.items())
     if given is not None:
         if given not in features:

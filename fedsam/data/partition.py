@@ -1,8 +1,8 @@
-"""How the training examples are dealt to the clients.
+"""Partitions of the training examples over clients.
 
-A partition is `(labels, num_clients, rng, *, hyperparameters) -> index arrays`: one sorted array per client, disjoint, and together all
-examples. One that has a parameter `owner` is also given the client that each example comes from, where the dataset knows. Every client
-gets at least `min_examples`: where a draw gives it fewer, examples move over from the largest clients.
+A partition is `(labels, num_clients, rng, *, hyperparameters) -> index arrays`: one sorted array per client, disjoint, covering all
+examples. A parameter `owner` receives the client of each example, where the dataset has them. Every client gets at least
+`min_examples`: where a draw gives it fewer, examples are moved from the largest clients.
 
 Legend: `labels: (N,)` classes; `owner: (N,)` the client of each example; n clients; K classes.
 """
@@ -26,7 +26,7 @@ from fedsam.registry import FunctionContract, Registry
 Ints = NDArray[np.integer[Any]]
 Indices = NDArray[np.int64]
 Floats = NDArray[np.float64]
-Concentration = Annotated[float, Field(ge=1e-6, le=1e6)]  # beyond, the gamma draws behind a Dirichlet leave the range of a float
+Concentration = Annotated[float, Field(ge=1e-6, le=1e6)]  # beyond, the gamma draws of a Dirichlet overflow or underflow
 
 
 @documented(
@@ -120,10 +120,10 @@ def natural(labels: Ints, num_clients: int, rng: np.random.Generator, owner: Int
 
 
 class Partitions(Registry[Callable[..., list[Indices]]]):
-    """Partitions by name; a class of partitioners of flwr-datasets is one, too."""
+    """Partitions by name; classes of partitioners of flwr-datasets are accepted, too."""
 
     def find(self, name: str, where: str) -> Callable[..., list[Indices]]:
-        """As `Registry.find`; `flwr_datasets:` stands for the module that has its partitioners."""
+        """The partition of a name; `flwr_datasets:CLASS` is short for `flwr_datasets.partitioner:CLASS`. Raises as `Registry.find`."""
         package, _, attribute = name.partition(":")
         if package != "flwr_datasets" or not attribute:
             return super().find(name, where)
@@ -143,21 +143,21 @@ PARTITIONS = Partitions(
 
 
 def class_counts(labels: Ints, parts: Sequence[Indices], classes: int) -> Indices:
-    """Examples of each client (row) and class (column)."""
+    """Number of examples of each client (row) and class (column)."""
     owner = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
     cells = owner * classes + labels[np.concatenate(parts)]
     return np.bincount(cells, minlength=len(parts) * classes).reshape(len(parts), classes)
 
 
-def checked(dealt: Sequence[Any], examples: int, num_clients: int, name: str) -> list[Indices]:
-    """What a partition gave, as index arrays.
+def validate_partition(assigned: Sequence[Any], examples: int, num_clients: int, name: str) -> list[Indices]:
+    """The result of a partition as index arrays, after checks.
 
     Raises:
-        ConfigError: It is not one array of whole numbers for each client, a client has none, or examples are dealt twice or not at all.
+        ConfigError: It is not one array of whole numbers for each client, a client has no examples, or an example is missing or repeated.
     """
     refused = f"data.partition: {name!r} is not allowed"
     try:
-        parts = [np.asarray(part) for part in dealt]
+        parts = [np.asarray(part) for part in assigned]
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{refused}: it must give an index array for each client ({error})") from None
     if len(parts) != num_clients:
@@ -185,12 +185,12 @@ def _parts(owner: Indices, num_clients: int, rng: np.random.Generator, min_examp
 
 
 def _repair(owner: Indices, num_clients: int, rng: np.random.Generator, min_examples: int) -> Indices:
-    """`owner` after random examples moved from the largest clients, one at a time, to those with too few."""
+    """`owner` after moving random examples from the largest clients, one at a time, to those with too few."""
     sizes = np.bincount(owner, minlength=num_clients)
     needed = np.maximum(min_examples - sizes, 0)
     if not needed.any():
         return owner
-    keeps = _levelled(sizes, int(needed.sum()))
+    keeps = _take_from_largest(sizes, int(needed.sum()))
     shuffled = rng.permutation(len(owner))
     grouped = shuffled[np.argsort(owner[shuffled], kind="stable")]
     rank = np.arange(len(owner)) - np.repeat(sizes.cumsum() - sizes, sizes)
@@ -199,8 +199,8 @@ def _repair(owner: Indices, num_clients: int, rng: np.random.Generator, min_exam
     return repaired
 
 
-def _levelled(sizes: Indices, amount: int) -> Indices:
-    """The sizes after `amount` was taken from the largest, one at a time: all that exceeds a level, and some at the level."""
+def _take_from_largest(sizes: Indices, amount: int) -> Indices:
+    """The sizes after taking `amount` examples from the largest, one at a time: down to a common level, and one more from some."""
     level = bisect_left(range(int(sizes.max())), -amount, key=lambda height: -int(np.maximum(sizes - height, 0).sum()))
     keeps = np.minimum(sizes, level)
     more = amount - int((sizes - keeps).sum())
@@ -209,7 +209,7 @@ def _levelled(sizes: Indices, amount: int) -> Indices:
 
 
 def _equal(examples: int, num_clients: int, rng: np.random.Generator) -> Indices:
-    """Clients in random order, each as often as the next, but for a remainder."""
+    """A random owner of each example, with equal sizes but for a remainder of one."""
     return rng.permutation(np.arange(examples) % num_clients)
 
 
@@ -238,7 +238,7 @@ def _by_class(codes: Indices, num_clients: int, rng: np.random.Generator, alpha:
 
 
 def _by_prior(codes: Indices, num_clients: int, rng: np.random.Generator, alpha: float) -> Indices:
-    """Owners when clients of equal size draw examples in turns, each with a class prior from Dir(alpha)."""
+    """Owners when clients of equal size draw examples in turns, each from its class prior drawn from Dir(alpha)."""
     members = _members(codes, codes.max() + 1)
     turns = _equal(len(codes), num_clients, rng)
     drawn = _draw_classes(turns, rng.dirichlet(np.full(len(members), alpha), size=num_clients), np.bincount(codes), rng)
@@ -251,8 +251,8 @@ def _by_prior(codes: Indices, num_clients: int, rng: np.random.Generator, alpha:
 def _draw_classes(turns: Indices, priors: Floats, stock: Indices, rng: np.random.Generator) -> Indices:
     """The class that is drawn at each turn, without replacement.
 
-    The law is that of one draw after the other, where a class that has run out is drawn again. Between two such moments nothing
-    changes, so that all later draws of the class that runs out next are drawn again at once: K passes, not one for each example.
+    The distribution is that of sequential draws, where a draw of an exhausted class is repeated. It changes only when a class runs out, so
+    all later draws of that class are repeated at once: K passes instead of one per example.
 
     Args:
         turns: The client whose turn it is (N,).
@@ -284,5 +284,5 @@ def _categorical(weights: Floats, otherwise: Indices, rng: np.random.Generator) 
 
 
 def _members(groups: Indices, count: int) -> list[Indices]:
-    """The places of each of `count` groups, in order."""
+    """The indices of the members of each of `count` groups, ascending."""
     return np.split(np.argsort(groups, kind="stable"), np.bincount(groups, minlength=count).cumsum()[:-1])

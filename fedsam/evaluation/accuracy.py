@@ -1,4 +1,4 @@
-"""Loss, accuracy and calibration of a global vector on a fixed set of images, and what they say of each client.
+"""Loss, accuracy and calibration of a parameter vector on a fixed set of images, and the accuracies of clients that follow.
 
 Legend: `w: (P,)`, `buffers: (Q,)`; `p: (clients, classes)` share of each class among a client's examples.
 """
@@ -25,24 +25,24 @@ BINS = 15
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one pass over some images finds.
+    """The result of one pass over images.
 
     Attributes:
         total_loss: Sum of the cross-entropies (nats).
-        correct: Examples that the network gets right, of each class.
-        held: Examples, of each class.
-        calibration_error: As the function of this name.
+        correct_per_class: Number of correctly classified examples of each class.
+        examples_per_class: Number of examples of each class.
+        calibration_error: Expected calibration error, a fraction.
     """
 
     total_loss: float
-    correct: tuple[int, ...]
-    held: tuple[int, ...]
+    correct_per_class: tuple[int, ...]
+    examples_per_class: tuple[int, ...]
     calibration_error: float
 
     @property
     def examples(self) -> int:
         """Number of examples."""
-        return sum(self.held)
+        return sum(self.examples_per_class)
 
     @property
     def loss(self) -> float:
@@ -51,15 +51,15 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
-        """Share of examples that the network gets right."""
-        return sum(self.correct) / self.examples
+        """Fraction of correctly classified examples."""
+        return sum(self.correct_per_class) / self.examples
 
 
 def evaluate(network: Network, w: Tensor, buffers: Tensor, images: Images, dataset: Dataset, batch_size: int = 500) -> Evaluation:
-    """Evaluate in evaluation mode, without augmentation, weighted so that the batch size does not matter.
+    """Evaluate in evaluation mode, without augmentation; the result does not depend on the batch size.
 
     Args:
-        dataset: Gives the normalization constants and the number of classes.
+        dataset: Source of the normalization constants and the number of classes.
     """
     device, dtype = w.device, w.dtype
     loss = torch.zeros((), dtype=torch.float64, device=device)
@@ -76,8 +76,8 @@ def evaluate(network: Network, w: Tensor, buffers: Tensor, images: Images, datas
     right = torch.cat(predicted).cpu() == labels
     return Evaluation(
         total_loss=float(loss),
-        correct=tuple(torch.bincount(labels[right], minlength=dataset.classes).tolist()),
-        held=tuple(torch.bincount(labels, minlength=dataset.classes).tolist()),
+        correct_per_class=tuple(torch.bincount(labels[right], minlength=dataset.classes).tolist()),
+        examples_per_class=tuple(torch.bincount(labels, minlength=dataset.classes).tolist()),
         calibration_error=calibration_error(torch.cat(confidence).cpu(), right),
     )
 
@@ -89,7 +89,7 @@ def calibration_error(confidence: Tensor, right: Tensor) -> float:
 
     Args:
         confidence: (N,) probability of the predicted class.
-        right: (N,) whether that is the class.
+        right: (N,) whether the prediction is correct.
     """
     if not bool(torch.isfinite(confidence).all()):
         return math.nan
@@ -99,20 +99,21 @@ def calibration_error(confidence: Tensor, right: Tensor) -> float:
 
 
 def client_accuracies(evaluation: Evaluation, label_distribution: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
-    """Each client's accuracy (clients,) on fresh examples of its own mix of classes: the sum over classes of p accuracy(class).
+    """Accuracy of each client (clients,) on new examples of its own mix of classes: the sum over classes of p accuracy(class).
 
-    Unbiased where clients differ by how many examples of each class they hold and in nothing else, as those of our partitions do.
-    NaN where a client holds a class of which the evaluation had no example.
+    Unbiased where clients differ in their label distributions alone, as in our partitions. NaN where a client has a class of which the
+    evaluation had no example.
 
     Args:
-        label_distribution: Examples of each class that each client holds, (clients, classes).
+        label_distribution: Number of examples of each client and class, (clients, classes).
     """
-    of_class = np.array([right / held if held else math.nan for right, held in zip(evaluation.correct, evaluation.held, strict=True)])
+    pairs = zip(evaluation.correct_per_class, evaluation.examples_per_class, strict=True)
+    of_class = np.array([correct / examples if examples else math.nan for correct, examples in pairs])
     p = label_distribution / label_distribution.sum(axis=1, keepdims=True)
     return np.asarray(np.where(p > 0, p * of_class, 0.0).sum(axis=1), dtype=np.float64)
 
 
-def spread(accuracies: NDArray[np.float64]) -> Mapping[str, float]:
-    """Mean and standard deviation over clients, and the mean over the worst tenth of them, one at least."""
+def client_accuracy_summary(accuracies: NDArray[np.float64]) -> Mapping[str, float]:
+    """Mean and standard deviation over clients, and the mean over the worst tenth of them (at least one)."""
     worst = np.sort(accuracies)[: max(1, len(accuracies) // 10)]
     return {"mean": float(accuracies.mean()), "std": float(accuracies.std()), "worst10": float(worst.mean())}

@@ -1,4 +1,4 @@
-"""The spectrum of the loss's Hessian H at a vector, from products H v alone: top eigenvalues, trace, density.
+"""The spectrum of the Hessian H of the loss from products H v: top eigenvalues, trace, density.
 
 Legend: `w, v, r: (P,)`; a basis is a list of orthonormal vectors (P,); `m`: Lanczos steps.
 """
@@ -15,21 +15,21 @@ import torch
 from torch import Tensor
 
 from fedsam.config import ConfigError
-from fedsam.evaluation.loss import Cost, Counted, Loss, mean_and_error
+from fedsam.evaluation.loss import CountedLoss, EvaluationCost, Loss, mean_and_error
 
 Product = Callable[[Tensor], Tensor]  # v -> H v
 
-MAX_STEPS = 100
+MAX_LANCZOS_STEPS = 100
 MIN_PROBES = 10  # a standard error from fewer says little
 
 
 @dataclass(frozen=True)
 class Tridiagonal:
-    """What m Lanczos steps know of H: the symmetric tridiagonal matrix T (m, m), and what is left of the next vector.
+    """The result of m Lanczos steps: the symmetric tridiagonal matrix T (m, m) and the norm of the next vector.
 
     Attributes:
-        alphas: Diagonal of T (m).
-        betas: The diagonal beside it (m - 1).
+        alphas: Diagonal of T (m,).
+        betas: Off-diagonal of T (m - 1,).
         last_beta: Norm of the next vector, before it is normalized.
     """
 
@@ -51,10 +51,12 @@ def lanczos(product: Product, start: Tensor, refill: Callable[[], Tensor] | None
     Memory: one vector per step.
 
     Args:
-        refill: Draws a vector to go on with when the basis spans an invariant subspace; without it the iteration ends there.
+        product: v -> H v.
+        start: First vector (P,), not zero.
+        refill: Draws a vector to continue with when the basis spans an invariant subspace; None: the iteration ends there.
 
     Raises:
-        FloatingPointError: A product is infinite or not a number, as after a run that diverged.
+        FloatingPointError: A product is not finite, as after a run that diverged.
     """
     basis, scale = [start / torch.linalg.vector_norm(start)], 0.0
     alphas: list[float] = []
@@ -75,19 +77,19 @@ def lanczos(product: Product, start: Tensor, refill: Callable[[], Tensor] | None
                 return
             r, beta = _orthogonal(refill(), basis), 0.0
         betas.append(beta)
-        basis.append(r.div_(torch.linalg.vector_norm(r)))  # in place: the basis is most of the memory
+        basis.append(r.div_(torch.linalg.vector_norm(r)))  # in place, because the basis dominates memory
 
 
 def _orthogonal(r: Tensor, basis: list[Tensor]) -> Tensor:
-    """What is left of r outside the span of the basis; twice, because once leaves rounding errors behind."""
+    """r minus its projection on the basis, applied twice against rounding errors."""
     left = r.clone()
     for q in (*basis, *basis):
-        left.sub_(q, alpha=float(torch.dot(q, left)))  # in place: this is most of the work for a large basis
+        left.sub_(q, alpha=float(torch.dot(q, left)))  # in place, because this dominates time for a large basis
     return left
 
 
 @dataclass(frozen=True)
-class Top:
+class TopEigenvalues:
     """Eigenvalues of H at the ends of its spectrum.
 
     Attributes:
@@ -105,10 +107,12 @@ class Top:
     smallest_error: float
     converged: bool
     steps: int
-    cost: Cost
+    cost: EvaluationCost
 
 
-def hessian_top(loss: Loss, w: Tensor, rng: torch.Generator, *, k: int = 5, tol: float = 1e-3, max_steps: int = MAX_STEPS) -> Top:
+def hessian_top(
+    loss: Loss, w: Tensor, rng: torch.Generator, *, k: int = 5, tol: float = 1e-3, max_steps: int = MAX_LANCZOS_STEPS
+) -> TopEigenvalues:
     """The k algebraically largest eigenvalues at `w`, and the smallest, by Lanczos from a random vector.
 
     At least max(2 k + 10, 20) steps, then more until each of the k residuals is at most `tol` times its value, or `max_steps`.
@@ -121,7 +125,7 @@ def hessian_top(loss: Loss, w: Tensor, rng: torch.Generator, *, k: int = 5, tol:
         raise ConfigError(f"k: {k} is not allowed: 1 to the {p} parameters")
     if max_steps < min(least, p):
         raise ConfigError(f"max_steps: {max_steps} is not allowed: at least {min(least, p)} for {k} eigenvalues")
-    counted, draw = Counted(loss), partial(_normal, w, rng)
+    counted, draw = CountedLoss(loss), partial(_normal, w, rng)
     for m, t in enumerate(islice(lanczos(partial(counted.hvp, w), draw(), draw), max_steps), start=1):
         if m < min(least, p):
             continue
@@ -131,10 +135,10 @@ def hessian_top(loss: Loss, w: Tensor, rng: torch.Generator, *, k: int = 5, tol:
     return top
 
 
-def _top(t: Tridiagonal, k: int, tol: float, counted: Counted) -> Top:
+def _top(t: Tridiagonal, k: int, tol: float, counted: CountedLoss) -> TopEigenvalues:
     values, _, residuals = t.ritz()
     largest, errors = values.flip(0)[:k], residuals.flip(0)[:k]
-    return Top(
+    return TopEigenvalues(
         values=tuple(largest.tolist()),
         errors=tuple(errors.tolist()),
         smallest=float(values[0]),
@@ -146,16 +150,23 @@ def _top(t: Tridiagonal, k: int, tol: float, counted: Counted) -> Top:
 
 
 @dataclass(frozen=True)
-class Trace:
-    """An estimated trace, its standard error, and the number of probes behind them."""
+class TraceEstimate:
+    """An estimate of the trace.
+
+    Attributes:
+        value: Mean over probes.
+        error: Its standard error.
+        probes: Number of probes.
+        cost: Evaluations made.
+    """
 
     value: float
     error: float
     probes: int
-    cost: Cost
+    cost: EvaluationCost
 
 
-def hessian_trace(loss: Loss, w: Tensor, rng: torch.Generator, *, probes: int = 100, tol: float = 0.01) -> Trace:
+def hessian_trace(loss: Loss, w: Tensor, rng: torch.Generator, *, probes: int = 100, tol: float = 0.01) -> TraceEstimate:
     """The trace of H at `w` by Hutchinson's estimate: the mean of <v, H v> over probes v of entries +-1.
 
     Stops after `probes` probes, or earlier once the standard error is at most `tol` times the mean (`MIN_PROBES` at least).
@@ -168,9 +179,9 @@ def hessian_trace(loss: Loss, w: Tensor, rng: torch.Generator, *, probes: int = 
     return hutchinson(loss, w, (_signs(w, rng) for _ in range(probes)), tol)
 
 
-def hutchinson(loss: Loss, w: Tensor, probes: Iterable[Tensor], tol: float = 0.0) -> Trace:
-    """As `hessian_trace`, from given probes (P,); at least 2."""
-    counted, samples = Counted(loss), []
+def hutchinson(loss: Loss, w: Tensor, probes: Iterable[Tensor], tol: float = 0.0) -> TraceEstimate:
+    """The trace of H at `w` from given probes (P,), at least 2; stops early as `hessian_trace`."""
+    counted, samples = CountedLoss(loss), []
     for v in probes:
         samples.append(float(torch.dot(v, counted.hvp(w, v))))
         if len(samples) >= MIN_PROBES:
@@ -178,11 +189,11 @@ def hutchinson(loss: Loss, w: Tensor, probes: Iterable[Tensor], tol: float = 0.0
             if float(error) <= tol * abs(float(mean)):
                 break
     mean, error = mean_and_error(torch.tensor(samples, dtype=torch.float64))
-    return Trace(float(mean), float(error), len(samples), counted.cost)
+    return TraceEstimate(float(mean), float(error), len(samples), counted.cost)
 
 
 @dataclass(frozen=True)
-class Density:
+class SpectralDensity:
     """The eigenvalue density of H as quadrature rules, one per probe.
 
     Attributes:
@@ -194,10 +205,10 @@ class Density:
     nodes: tuple[Tensor, ...]
     weights: tuple[Tensor, ...]
     parameters: int
-    cost: Cost
+    cost: EvaluationCost
 
     def at(self, grid: Tensor, width: float | None = None) -> tuple[Tensor, Tensor]:
-        """Density and its standard error over probes at each point of `grid` (G,); the whole line holds 1.
+        """Density and its standard error over probes at each point of `grid` (G,); its integral is 1.
 
         Args:
             width: Standard deviation of the Gaussian in place of each node; default: range of the nodes / m.
@@ -222,7 +233,7 @@ class Density:
         return float(mean), float(error)
 
 
-def hessian_density(loss: Loss, w: Tensor, rng: torch.Generator, *, probes: int = 10, steps: int = 80) -> Density:
+def hessian_density(loss: Loss, w: Tensor, rng: torch.Generator, *, probes: int = 10, steps: int = 80) -> SpectralDensity:
     """The eigenvalue density at `w` by stochastic Lanczos quadrature from probes of entries +-1.
 
     Raises:
@@ -234,15 +245,15 @@ def hessian_density(loss: Loss, w: Tensor, rng: torch.Generator, *, probes: int 
     return quadrature(loss, w, (_signs(w, rng) for _ in range(probes)), steps)
 
 
-def quadrature(loss: Loss, w: Tensor, probes: Iterable[Tensor], steps: int) -> Density:
-    """As `hessian_density`, from given probes (P,)."""
-    counted, rules = Counted(loss), []
+def quadrature(loss: Loss, w: Tensor, probes: Iterable[Tensor], steps: int) -> SpectralDensity:
+    """The eigenvalue density at `w` from given probes (P,)."""
+    counted, rules = CountedLoss(loss), []
     for probe in probes:
         *_, last = islice(lanczos(partial(counted.hvp, w), probe), steps)
         values, weights, _ = last.ritz()
         rules.append((values, weights))
     nodes, shares = zip(*rules, strict=True)
-    return Density(nodes, shares, len(w), counted.cost)
+    return SpectralDensity(nodes, shares, len(w), counted.cost)
 
 
 def _normal(w: Tensor, rng: torch.Generator) -> Tensor:

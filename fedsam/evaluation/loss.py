@@ -1,4 +1,4 @@
-"""The mean loss over a fixed set of examples as a pure function of the parameter vector, with its derivatives.
+"""The mean loss over fixed examples as a pure function of the parameter vector, with its derivatives.
 
 Legend: `w, v, g: (P,)`; `x: (N, ...)` raw examples; `y: (N,)` labels; `z: (B, classes)` logits.
 """
@@ -20,8 +20,8 @@ from fedsam.config import ConfigError
 from fedsam.models.flat import Layout
 
 
-class Cost(NamedTuple):
-    """What was computed, in examples.
+class EvaluationCost(NamedTuple):
+    """Evaluations made, in examples.
 
     Attributes:
         gradient_evaluations: Examples passed forward and backward; a Hessian-vector product passes each backward twice and counts two.
@@ -36,14 +36,17 @@ class Cost(NamedTuple):
 class Loss:
     """Cross-entropy (nats) of a module in evaluation mode, averaged over all examples whatever the batches.
 
-    The module is not touched: its tensors, their `grad` and `requires_grad`, its buffers and its mode are as they were after each call.
-    It must lie on the device of `w`; the examples may lie elsewhere and move batch by batch.
+    Calls leave the module's tensors, their `grad` and `requires_grad`, its buffers and its mode unchanged. The module must be on the device
+    of `w`; examples may be elsewhere and are moved batch by batch.
 
     Attributes:
-        buffers: Running statistics (Q,) to normalize with, in the order of `Layout.of_buffers`.
-        sizes: Examples of each batch; they sum to N. A pass needs the memory of the largest batch and of one gradient.
-        prepare: Makes the network's input out of a batch of `x` on the device of `w`, in the floating-point type of `w`.
-        normalize_logits: Take the loss of `normalized(logits)`, which does not change with the scale of the last layer.
+        module: The network.
+        buffers: Running statistics (Q,), in the order of `Layout.of_buffers`.
+        x: Raw examples (N, ...).
+        y: Labels (N,).
+        sizes: Number of examples of each batch, with sum N; the largest determines the memory of a pass.
+        prepare: Maps a batch of `x` on the device of `w` to the input of the network, in the floating-point type of `w`.
+        normalize_logits: Whether the loss is that of `normalized_logits(logits)`, which is invariant to the scale of the last layer.
     """
 
     module: nn.Module
@@ -72,7 +75,7 @@ class Loss:
         """The losses over m consecutive examples each; the last has fewer if m does not divide N."""
         for start in range(0, self.examples, m):
             part = slice(start, start + m)
-            yield replace(self, x=self.x[part], y=self.y[part], sizes=even(len(self.y[part]), max(self.sizes)))
+            yield replace(self, x=self.x[part], y=self.y[part], sizes=batch_sizes(len(self.y[part]), max(self.sizes)))
 
     def value(self, w: Tensor) -> float:
         """The loss at `w`."""
@@ -116,16 +119,17 @@ class Loss:
         w = next(iter(parameters.values()))
         held = Layout.of_buffers(self.module).views(self.buffers.to(w))
         z = torch.func.functional_call(self.module, {**parameters, **held}, (self.prepare(x.to(w.device)),))
-        return functional.cross_entropy(normalized(z) if self.normalize_logits else z, y.to(w.device), reduction="sum")
+        return functional.cross_entropy(normalized_logits(z) if self.normalize_logits else z, y.to(w.device), reduction="sum")
 
 
 @dataclass
-class Counted:
-    """A `Loss` that counts what is asked of it: cost is measured here and never declared.
+class CountedLoss:
+    """A `Loss` that counts its evaluations.
 
     Attributes:
-        gradients: As `Cost.gradient_evaluations`.
-        forwards: As `Cost.forward_evaluations`.
+        inner: The loss.
+        gradients: Gradient evaluations so far, in examples.
+        forwards: Forward evaluations so far, in examples.
     """
 
     inner: Loss
@@ -133,42 +137,42 @@ class Counted:
     forwards: int = 0
 
     @property
-    def cost(self) -> Cost:
-        """The cost so far."""
-        return Cost(self.gradients, self.forwards)
+    def cost(self) -> EvaluationCost:
+        """The evaluations so far."""
+        return EvaluationCost(self.gradients, self.forwards)
 
     def value(self, w: Tensor) -> float:
-        """As `Loss.value`, counted."""
+        """The loss at `w`."""
         self.forwards += self.inner.examples
         return self.inner.value(w)
 
     def gradient(self, w: Tensor) -> tuple[Tensor, float]:
-        """As `Loss.gradient`, counted."""
+        """The gradient (P,) at `w`, and the loss there."""
         self.gradients += self.inner.examples
         return self.inner.gradient(w)
 
     def hvp(self, w: Tensor, v: Tensor) -> Tensor:
-        """As `Loss.hvp`, counted as two gradients."""
+        """The Hessian at `w` times v, counted as two gradient evaluations."""
         self.gradients += 2 * self.inner.examples
         return self.inner.hvp(w, v)
 
 
 def mean_and_error(samples: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean of independent samples (S, ...) and its standard error, both (...); one sample has an unknown error, NaN."""
+    """Mean of independent samples (S, ...) and its standard error, both (...); the error of one sample is NaN."""
     error = samples.std(dim=0) / math.sqrt(len(samples)) if len(samples) > 1 else torch.full_like(samples[0], math.nan)
     return samples.mean(dim=0), error
 
 
-def even(examples: int, batch_size: int) -> tuple[int, ...]:
-    """Sizes of the batches that so many examples make; the last may be smaller.
+def batch_sizes(examples: int, batch_size: int) -> tuple[int, ...]:
+    """Sizes of the batches of so many examples; the last may be smaller.
 
-    >>> even(10, 4)
+    >>> batch_sizes(10, 4)
     (4, 4, 2)
     """
     return tuple(min(batch_size, examples - start) for start in range(0, examples, batch_size))
 
 
-def normalized(z: Tensor) -> Tensor:
+def normalized_logits(z: Tensor) -> Tensor:
     """Logits (B, classes) of mean 0 and L2 norm 1 per example; constant ones become 0.
 
     Source: Andriushchenko et al., 2023, arXiv:2302.07011, and its code tml-epfl/sharpness-vs-generalization.

@@ -1,4 +1,4 @@
-"""How much the loss rises around a vector: worst case and average in a ball, and slices of its landscape.
+"""Sharpness: the rise of the loss around a parameter vector, worst case and average in a ball, and slices of its landscape.
 
 Legend: `w, g, d: (P,)`; `delta: (P,)` perturbation; `a: (P,)` its unit per coordinate, |w| if adaptive, else 1 (None);
 `rho`: radius; `S(b) = max over the ball of L_b(w + delta) - L_b(w)` for a batch b of m examples.
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fedsam.config import ConfigError
-from fedsam.evaluation.loss import Cost, Counted, Loss, mean_and_error
+from fedsam.evaluation.loss import CountedLoss, EvaluationCost, Loss, mean_and_error
 from fedsam.models.flat import Layout
 
 Norm = Literal["l2", "linf"]
@@ -29,23 +29,25 @@ BISECTIONS = 200  # enough to exhaust float64
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A rise of the loss in nats.
+class SharpnessEstimate:
+    """An estimated rise of the loss.
 
     Attributes:
-        error: Standard error over the batches (worst case) or draws (average case); NaN if there was one only.
-        samples: Number of those batches or draws.
+        value: Mean rise, in nats.
+        error: Standard error over batches (worst case) or draws (average case); NaN for one of them.
+        samples: Number of batches or draws.
+        cost: Evaluations made.
     """
 
     value: float
     error: float
     samples: int
-    cost: Cost
+    cost: EvaluationCost
 
 
 def sharpness_max(
     loss: Loss, w: Tensor, *, rho: float, norm: Norm = "l2", adaptive: bool = False, m: int | None = None, iterations: int = 20
-) -> Estimate:
+) -> SharpnessEstimate:
     """Worst-case m-sharpness by projected gradient ascent: the mean of S(b) over consecutive batches of m, each with its own delta.
 
     A lower bound on S, never below 0. Not comparable between different m, norms or architectures. In the adaptive L2 ball it is loose: the
@@ -63,15 +65,15 @@ def sharpness_max(
     return _over_batches(loss, m, lambda part: apgd(part, w, rho=rho, norm=norm, adaptive=adaptive, iterations=iterations)[0])
 
 
-def sharpness_1step(loss: Loss, w: Tensor, *, rho: float, adaptive: bool = False, m: int | None = None) -> Estimate:
-    """As `sharpness_max` for the L2 ball, after SAM's single step to its boundary: cheap, and never above the true S. Can be negative.
+def sharpness_1step(loss: Loss, w: Tensor, *, rho: float, adaptive: bool = False, m: int | None = None) -> SharpnessEstimate:
+    """m-sharpness in the L2 ball after SAM's single step to its boundary: cheap, never above the true S, possibly negative.
 
     Raises:
         ConfigError: A number is out of range.
     """
     _check(rho, "l2", m=m)
 
-    def rise(part: Counted) -> float:
+    def rise(part: CountedLoss) -> float:
         g, clean = part.gradient(w)
         return part.value(w + one_step(w, g, rho, adaptive)) - clean
 
@@ -80,7 +82,7 @@ def sharpness_1step(loss: Loss, w: Tensor, *, rho: float, adaptive: bool = False
 
 def sharpness_avg(
     loss: Loss, w: Tensor, rng: torch.Generator, *, rho: float, norm: Norm = "l2", adaptive: bool = False, draws: int = 20
-) -> Estimate:
+) -> SharpnessEstimate:
     """Average-case sharpness: the mean of L(w + rho a xi) - L(w), xi independent per coordinate, N(0, 1) (l2) or uniform on [-1, 1] (linf).
 
     rho is a standard deviation (l2) or half a width (linf) per coordinate, not a radius: it compares to no other rho. Each draw serves
@@ -93,13 +95,13 @@ def sharpness_avg(
     return average_rise(loss, w, (NOISE[norm](w, rng) for _ in range(draws)), rho=rho, adaptive=adaptive)
 
 
-def average_rise(loss: Loss, w: Tensor, noise: Iterable[Tensor], *, rho: float, adaptive: bool = False) -> Estimate:
-    """As `sharpness_avg`, with given draws xi (P,)."""
-    counted, a = Counted(loss), _unit(w, adaptive)
+def average_rise(loss: Loss, w: Tensor, noise: Iterable[Tensor], *, rho: float, adaptive: bool = False) -> SharpnessEstimate:
+    """Average-case sharpness from given noise xi (P,), as defined in `sharpness_avg`."""
+    counted, a = CountedLoss(loss), _unit(w, adaptive)
     clean = counted.value(w)
     rises = [counted.value(w + rho * _times(xi, a)) - clean for xi in noise]
     mean, error = mean_and_error(torch.tensor(rises, dtype=torch.float64))
-    return Estimate(float(mean), float(error), len(rises), counted.cost)
+    return SharpnessEstimate(float(mean), float(error), len(rises), counted.cost)
 
 
 def one_step(w: Tensor, g: Tensor, rho: float, adaptive: bool) -> Tensor:
@@ -109,7 +111,7 @@ def one_step(w: Tensor, g: Tensor, rho: float, adaptive: bool) -> Tensor:
     return rho * _times(scaled, _unit(w, adaptive)) / torch.where(length > 0, length, 1.0)
 
 
-def apgd(loss: Counted, w: Tensor, *, rho: float, norm: Norm, adaptive: bool, iterations: int) -> tuple[float, Tensor]:
+def apgd(loss: CountedLoss, w: Tensor, *, rho: float, norm: Norm, adaptive: bool, iterations: int) -> tuple[float, Tensor]:
     """S over all examples of `loss`, and the perturbation (P,) that reaches it, by the released form of auto-PGD.
 
     Two things differ from textbook auto-PGD, both as released: the momentum term is the iterate before the last, not a difference; on
@@ -127,7 +129,7 @@ def apgd(loss: Counted, w: Tensor, *, rho: float, norm: Norm, adaptive: bool, it
         if value > best:
             best, best_delta, improved = value, delta, improved + 1
         if k in at:
-            # The second published test (best and step both unchanged) never decides: it implies that nothing improved.
+            # The second published criterion (best and step both unchanged) is redundant: it implies that nothing improved.
             if improved < LEAST_PROGRESS * (k - last):
                 step, point = step / 2, best_delta
             improved, last = 0, k
@@ -204,12 +206,12 @@ NOISE: Mapping[str, Callable[[Tensor, torch.Generator], Tensor]] = {"l2": gaussi
 
 
 @dataclass(frozen=True)
-class Slice:
-    """Losses along a line (A,) or over a plane (A, A), at the multiples `alphas` of its directions. Exact: no error to report."""
+class LossSlice:
+    """Exact losses along a line (A,) or over a plane (A, A), at the multiples `alphas` of its directions."""
 
     alphas: tuple[float, ...]
     losses: Tensor
-    cost: Cost
+    cost: EvaluationCost
 
 
 def filter_normalized(d: Tensor, w: Tensor, layout: Layout) -> Tensor:
@@ -228,25 +230,25 @@ def filter_normalized(d: Tensor, w: Tensor, layout: Layout) -> Tensor:
     return scaled
 
 
-def slice_1d(loss: Loss, w: Tensor, d: Tensor, alphas: Sequence[float]) -> Slice:
+def slice_1d(loss: Loss, w: Tensor, d: Tensor, alphas: Sequence[float]) -> LossSlice:
     """Losses at w + alpha d: `d = filter_normalized(gaussian(w, rng), w, layout)` for a slice, `w2 - w` for the line to w2."""
-    counted = Counted(loss)
+    counted = CountedLoss(loss)
     losses = torch.tensor([counted.value(w + alpha * d) for alpha in alphas], dtype=torch.float64)
-    return Slice(tuple(alphas), losses, counted.cost)
+    return LossSlice(tuple(alphas), losses, counted.cost)
 
 
-def slice_2d(loss: Loss, w: Tensor, d1: Tensor, d2: Tensor, alphas: Sequence[float]) -> Slice:
+def slice_2d(loss: Loss, w: Tensor, d1: Tensor, d2: Tensor, alphas: Sequence[float]) -> LossSlice:
     """Losses (A, A) at w + alphas[i] d1 + alphas[j] d2; the directions are taken as they are, not made orthogonal."""
-    counted = Counted(loss)
+    counted = CountedLoss(loss)
     losses = torch.tensor([[counted.value(w + i * d1 + j * d2) for j in alphas] for i in alphas], dtype=torch.float64)
-    return Slice(tuple(alphas), losses, counted.cost)
+    return LossSlice(tuple(alphas), losses, counted.cost)
 
 
-def _over_batches(loss: Loss, m: int | None, rise: Callable[[Counted], float]) -> Estimate:
-    parts = [Counted(part) for part in loss.split(m or loss.examples)]
+def _over_batches(loss: Loss, m: int | None, rise: Callable[[CountedLoss], float]) -> SharpnessEstimate:
+    parts = [CountedLoss(part) for part in loss.split(m or loss.examples)]
     mean, error = mean_and_error(torch.tensor([rise(part) for part in parts], dtype=torch.float64))
-    cost = Cost(sum(part.gradients for part in parts), sum(part.forwards for part in parts))
-    return Estimate(float(mean), float(error), len(parts), cost)
+    cost = EvaluationCost(sum(part.gradients for part in parts), sum(part.forwards for part in parts))
+    return SharpnessEstimate(float(mean), float(error), len(parts), cost)
 
 
 def _unit(w: Tensor, adaptive: bool) -> Tensor | None:

@@ -16,7 +16,7 @@ from flwr.clientapp import ClientApp
 
 from fedsam.imports import ROOT
 from fedsam.messages.aggregation import ShardAccumulator
-from fedsam.messages.flower_private import CLIENT_APP_RAISED, number, received
+from fedsam.messages.flower_private import CLIENT_APP_RAISED, make_message, set_message_id
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ class ClientTask:
 
 @dataclass(frozen=True)
 class ShardResult:
-    """What came of shards, the clients' states aside.
+    """The results of shards, the clients' states aside.
 
     Attributes:
         replies: Of each shard.
         stateful: Of each client in turn, whether it has a new state.
         seconds: That each shard took.
         peak: The actor's `peak_memory`.
-        crowded: The GPU's memory ran out, and it has other actors: nothing here counts.
+        crowded: The memory of the GPU, which has other actors, ran out: nothing here counts.
     """
 
     replies: list[list[Message]]
@@ -58,7 +58,7 @@ class CrowdedError(MemoryError):
     """The memory of a GPU that several actors share ran out."""
 
 
-def serve(app: ClientApp, work: ClientTask, content: RecordDict, state: RecordDict, *, shared: bool = False) -> tuple[Message, RecordDict]:
+def serve(app: ClientApp, task: ClientTask, content: RecordDict, state: RecordDict, *, shared: bool = False) -> tuple[Message, RecordDict]:
     """Run one message through the app; an exception becomes an error reply and leaves the client's state as it was.
 
     If the GPU's memory runs out it is tried once more, with memory that is merely reserved given back.
@@ -69,46 +69,46 @@ def serve(app: ClientApp, work: ClientTask, content: RecordDict, state: RecordDi
     import torch
 
     with suppress(torch.OutOfMemoryError):
-        return _attempt(app, work, content, state)
+        return _attempt(app, task, content, state)
     torch.cuda.empty_cache()  # here, where no traceback holds the tensors of the first attempt
     try:
-        return _attempt(app, work, content, state)
+        return _attempt(app, task, content, state)
     except torch.OutOfMemoryError as error:
         if shared:
             raise CrowdedError from None
         reason = f"the GPU's memory is too small for one client alone: lower the batch size, or take a smaller model ({error})"
-        return _failed(work, reason), state
+        return _failed(task, reason), state
 
 
-def _attempt(app: ClientApp, work: ClientTask, content: RecordDict, state: RecordDict) -> tuple[Message, RecordDict]:
+def _attempt(app: ClientApp, task: ClientTask, content: RecordDict, state: RecordDict) -> tuple[Message, RecordDict]:
     """As `serve`, but raises what torch raises when the GPU's memory runs out."""
     import torch
 
     context = Context(
-        run_id=work.metadata.run_id,
-        node_id=work.metadata.dst_node_id,
-        node_config=dict(work.node_config),
-        state=private(state),
-        run_config=dict(work.run_config),
+        run_id=task.metadata.run_id,
+        node_id=task.metadata.dst_node_id,
+        node_config=dict(task.node_config),
+        state=_copied(state),
+        run_config=dict(task.run_config),
     )
     try:
-        reply = app(received(work.metadata, private(content)), context)
-        if not isinstance(reply, Message) or reply.metadata.reply_to_message_id != work.metadata.message_id:
+        reply = app(make_message(task.metadata, _copied(content)), context)
+        if not isinstance(reply, Message) or reply.metadata.reply_to_message_id != task.metadata.message_id:
             raise TypeError(f"the ClientApp gave a {type(reply).__name__} that is no reply to its message")
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever a client raises must name the client, not kill the actor that others share
-        return _failed(work, f"{type(error).__name__}: {error}\n{traceback.format_exc()}"), state
-    number(reply, f"{work.metadata.message_id}-reply")
+        return _failed(task, f"{type(error).__name__}: {error}\n{traceback.format_exc()}"), state
+    set_message_id(reply, f"{task.metadata.message_id}-reply")
     return reply, context.state
 
 
-def _failed(work: ClientTask, reason: str) -> Message:
-    return Message(Error(CLIENT_APP_RAISED, reason), reply_to=received(work.metadata, RecordDict()))
+def _failed(task: ClientTask, reason: str) -> Message:
+    return Message(Error(CLIENT_APP_RAISED, reason), reply_to=make_message(task.metadata, RecordDict()))
 
 
-def private(content: RecordDict) -> RecordDict:
-    """A copy whose records an app may change without others seeing it; array bytes are shared, they cannot change."""
+def _copied(content: RecordDict) -> RecordDict:
+    """A copy whose records an app may change without others seeing it; arrays are shared, they cannot change."""
     copies: dict[str, Any] = {key: type(record)(dict(record.items())) for key, record in content.items()}  # type: ignore[arg-type]
     return RecordDict(copies)
 
@@ -147,39 +147,39 @@ class ClientActor:
         return os.getpid(), ray.get_runtime_context().get_node_id()
 
     def run(self, shards: Sequence[Sequence[ClientTask]], shared: bool, single: bool) -> Iterator[Any]:
-        """Each client's new state, None where it keeps the one it has; then what else came of it: a `ShardResult`.
+        """Each client's new state, None where it keeps the one it has; then a `ShardResult`.
 
         Called with `num_returns`, so that Ray stores a state before the next client runs: one client's state is in memory, not a shard's.
 
         Args:
             shared: Whether others share the GPU.
-            single: Leave replies single, whatever the messages ask for.
+            single: Keep replies single, whatever the messages ask for.
         """
         import ray
 
         if self._app is None:
             self._app = self._load(**{name: ray.get(reference) for name, reference in self._supplies.items()})
-        needed = {r for shard in shards for work in shard for r in work.records.values() if isinstance(r, ray.ObjectRef)}
+        needed = {r for shard in shards for task in shard for r in task.records.values() if isinstance(r, ray.ObjectRef)}
         self._records = {ref: self._records[ref] if ref in self._records else ray.get(ref) for ref in needed}
         replies, stateful, seconds, crowded = [], [], [], False
         for shard in shards:
-            start, gathered = time.perf_counter(), None
-            for work in shard:
-                content = RecordDict({key: self._records[r] if isinstance(r, ray.ObjectRef) else r for key, r in work.records.items()})
-                gathered = gathered or ShardAccumulator(received(work.metadata, content), single=single)
+            start, accumulator = time.perf_counter(), None
+            for task in shard:
+                content = RecordDict({key: self._records[r] if isinstance(r, ray.ObjectRef) else r for key, r in task.records.items()})
+                accumulator = accumulator or ShardAccumulator(make_message(task.metadata, content), single=single)
                 try:
                     if crowded:
                         raise CrowdedError
-                    reply, state = serve(self._app, work, content, ray.get(work.state) if work.state else RecordDict(), shared=shared)
+                    reply, state = serve(self._app, task, content, ray.get(task.state) if task.state else RecordDict(), shared=shared)
                 except CrowdedError:
                     crowded = True
                     stateful.append(False)
                     yield None
                     continue
-                stateful.append(gathered.add(reply) and (len(state) > 0 or work.state is not None))
+                stateful.append(accumulator.add(reply) and (len(state) > 0 or task.state is not None))
                 yield state if stateful[-1] else None
                 del reply, state  # or they stay while the next client's are made
-            replies.append(gathered.replies() if gathered else [])
+            replies.append(accumulator.replies() if accumulator else [])
             seconds.append(time.perf_counter() - start)
         yield ShardResult(replies, stateful, seconds, peak_memory(), crowded)
 

@@ -20,6 +20,9 @@ class InlineGrid(LocalGrid):
 
     Args:
         threads: Torch threads while clients run; an actor with as many computes the same bits.
+
+    Attributes:
+        states: The clients' states, by node.
     """
 
     def __init__(
@@ -32,51 +35,50 @@ class InlineGrid(LocalGrid):
     ) -> None:
         super().__init__(clients, run_config, shard_size)
         self._app, self._threads = load(), threads
-        self._states: dict[int, RecordDict] = {}
+        self.states: dict[int, RecordDict] = {}
         self._pushed: dict[str, Sequence[Message]] = {}
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """As `LocalGrid.push_messages`."""
-        dealt = self._numbered(messages)
-        ids = {message.metadata.message_id: shard for shard in dealt for message in shard}
+        """As `LocalGrid.push_messages`; the clients run when their replies are pulled."""
+        ids = {message.metadata.message_id: shard for shard in self._split(messages) for message in shard}
         self._pushed |= ids
         return list(ids)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """As `LocalGrid.pull_messages`; the clients run now."""
+        """As `LocalGrid.pull_messages`; the clients of these messages run now."""
         wanted = list(message_ids)
         while due := next((self._pushed[key] for key in wanted if key in self._pushed), None):
             for message in due:
                 del self._pushed[message.metadata.message_id]
-            self._keep(self._exchange([due], None))
-        return self._kept(wanted)
+            self._keep_replies(self._exchange([due], None))
+        return self._take_replies(wanted)
 
-    def _exchange(self, dealt: Sequence[Sequence[Message]], timeout: float | None) -> list[Message]:
+    def _exchange(self, shards: Sequence[Sequence[Message]], timeout: float | None) -> list[Message]:
         replies: list[Message] = []
         deadline = None if timeout is None else time.monotonic() + timeout
         before = torch.get_num_threads()
         torch.set_num_threads(self._threads)
         try:
-            for shard in dealt:
+            for shard in shards:
                 got, states = self._serve(shard)
                 if deadline is not None and time.monotonic() > deadline:
                     break
                 replies += got
-                self._states |= states
+                self.states |= states
         finally:
             torch.set_num_threads(before)
         return replies
 
     def _serve(self, shard: Sequence[Message]) -> tuple[list[Message], dict[int, RecordDict]]:
-        gathered, states = ShardAccumulator(shard[0]), {}
+        accumulator, states = ShardAccumulator(shard[0]), {}
         for message in shard:
             node = message.metadata.dst_node_id
-            work = ClientTask(message.metadata, {}, self._node_config(message), self.run_config)
-            reply, state = serve(self._app, work, message.content, self._states.get(node, RecordDict()))
-            if gathered.add(reply) and (len(state) or node in self._states):
+            task = ClientTask(message.metadata, {}, self._node_config(message), self.run_config)
+            reply, state = serve(self._app, task, message.content, self.states.get(node, RecordDict()))
+            if accumulator.add(reply) and (len(state) or node in self.states):
                 states[node] = state
-        return gathered.replies(), states
+        return accumulator.replies(), states
 
     def peak_memory(self) -> tuple[int, int | None]:
-        """As `LocalGrid.peak_memory`."""
+        """Those of this process."""
         return peak_memory()

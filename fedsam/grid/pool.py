@@ -1,4 +1,4 @@
-"""The Ray actors that serve clients: hired, fed, replaced when they die."""
+"""The Ray actors that serve clients: started, supplied with data, replaced when they die."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from flwr.clientapp import ClientApp
 
 from fedsam.grid.actor import ClientActor, peak_memory
 
-RESTARTS = 3
+MAX_START_DEATHS = 3  # of actors in a row, before a pool gives up
 
 
 class ActorPool:
@@ -28,8 +28,8 @@ class ActorPool:
     Attributes:
         busy: The actors that are up, and how many calls each has to do.
         away: Those of them that are on other machines.
-        starting: The others, by the reference that is there once they are up.
-        stopped: Whether it was: nobody is hired any more.
+        starting: The others, by a reference that is ready once they are up.
+        stopped: Whether it was stopped: no actor is started any more.
         memory: Fraction of its GPU's memory that each may use; None without a GPU.
         gpus: Share of a GPU of each.
     """
@@ -58,7 +58,7 @@ class ActorPool:
         return len(self.busy) + len(self.starting)
 
     def split(self, number: int) -> list[ActorPool]:
-        """As many pools, among which the actors of this one are dealt; it keeps none, and they must not be at work."""
+        """As many pools, among which the actors of this one are dealt in turn; it keeps none, and they must not be at work."""
         parts = [ActorPool(self._load, actors=0, cpus=self._cpus, gpus=self.gpus, memory=self.memory) for _ in range(number)]
         for turn, (reference, actor) in enumerate(self.starting.items()):
             parts[turn % number].starting[reference] = actor
@@ -88,7 +88,7 @@ class ActorPool:
             self._start()
 
     def stop(self) -> None:
-        """End the actors, from any thread: who waits for them, or asks them from now on, is interrupted."""
+        """End the actors, from any thread: a thread that waits for them, or calls them later, is interrupted."""
         import ray
 
         self.stopped = True
@@ -96,7 +96,7 @@ class ActorPool:
             ray.kill(actor)
 
     def supply(self, **supplies: Any) -> None:
-        """Give the actors what `load` needs, and have them load the app with it.
+        """Give the actors what `load` needs, with which they load the app.
 
         Args:
             supplies: Things, each put into the object store once for all actors of a node, or references to what is there already.
@@ -129,7 +129,7 @@ class ActorPool:
         except ray.exceptions.RayActorError as error:
             self._start()
             self._deaths += 1
-            if self._deaths > RESTARTS:
+            if self._deaths > MAX_START_DEATHS:
                 raise RuntimeError(f"actors die at their start, {self._deaths} in a row: {error}") from error
             return
         self._deaths = 0
@@ -153,7 +153,7 @@ class ActorPool:
         self._start()
 
     def release(self, actor: Any, peak: tuple[int, int | None] | None) -> None:
-        """Note that an actor is done with what it was dealt once, and its `fedsam.grid.actor.peak_memory` where that is known."""
+        """Note that an actor is done with a call, and its `fedsam.grid.actor.peak_memory` where that is known."""
         self.busy[actor] -= 1
         if peak is not None:
             self._peaks[actor] = peak

@@ -1,4 +1,4 @@
-"""Ray for the time of a block: a private one that is started and stopped, or one that runs already."""
+"""Ray for the length of a block: a private one that is started and stopped, or one that runs already."""
 
 from __future__ import annotations
 
@@ -23,14 +23,16 @@ from fedsam.config import ConfigError
 from fedsam.imports import ROOT
 
 PRIVATE = "fedsam-private"  # a resource that tells a private Ray from others
-ANSWER, GRACE, GLANCE = 10.0, 2.0, 0.05  # seconds: for Ray to answer, for a process to end, between looks
+RAY_ANSWER_SECONDS = 10.0  # for Ray to answer
+PROCESS_END_SECONDS = 2.0  # for a process to end
+POLL_SECONDS = 0.05  # between looks at whether Ray is up
 
 
 @contextmanager
 def ray_session(
     address: str | None = None, *, cpus: int | None = None, gpus: int | None = None, store: int | None = None
 ) -> Iterator[Mapping[str, float]]:
-    """Ray for the time of a block; gives its resources (`CPU`, `GPU`).
+    """Ray for the length of a block; gives its resources (`CPU`, `GPU`).
 
     Without an address a private Ray is started and stopped: no dashboard, own temporary folder and namespace. Ray listens on all
     interfaces whatever address it is given, so token authentication keeps others out; the token file is readable by its owner only.
@@ -43,7 +45,7 @@ def ray_session(
         ConfigError: There is no Ray at `address`, or it refuses this process, or it is another command's private one.
     """
     if address is not None:
-        with _joined(address) as resources:
+        with _running_cluster(address) as resources:
             yield resources
         return
     ray = import_ray(private=True)
@@ -55,19 +57,19 @@ def ray_session(
     private |= {"include_dashboard": False, "_temp_dir": f"{folder}/r", "_system_config": {"max_fused_object_count": 1}}
     processes = set[psutil.Process]()
     try:
-        with _started("local", **private):  # "local", or RAY_ADDRESS in the environment makes it join another
+        with _running_ray("local", **private):  # "local", or RAY_ADDRESS in the environment makes it join another
             try:
                 yield ray.cluster_resources()
             finally:
                 processes = _processes(folder)
     finally:
-        _end(processes | _processes(folder))
+        _end_processes(processes | _processes(folder))
         shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
-def _joined(address: str) -> Iterator[Mapping[str, float]]:
-    """As `ray_session`, of a Ray that runs already."""
+def _running_cluster(address: str) -> Iterator[Mapping[str, float]]:
+    """As `ray_session`, for a Ray that runs already."""
     ray = import_ray(private=False)
     refused = f"compute.ray_address: {address!r} is not allowed"
     if address != "auto":
@@ -75,12 +77,12 @@ def _joined(address: str) -> Iterator[Mapping[str, float]]:
         if not (host and port.isdecimal()):
             raise ConfigError(f"{refused}: it is `auto` or HOST:PORT, 10.0.0.1:6379 say")
         try:
-            socket.create_connection((host.strip("[]"), int(port)), ANSWER).close()
+            socket.create_connection((host.strip("[]"), int(port)), RAY_ANSWER_SECONDS).close()
         except (OSError, OverflowError) as error:
             raise ConfigError(f"{refused}: no Ray answers there: {error}") from None
     with ExitStack() as stack:
         try:
-            stack.enter_context(_started(address))
+            stack.enter_context(_running_ray(address))
         except (ConnectionError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
             reason = "this command cannot join it; it runs on a machine of the cluster, with the cluster's token (RAY_AUTH_MODE=token)"
             raise ConfigError(f"{refused}: {reason}: {' '.join(str(error).split())}") from None
@@ -91,17 +93,18 @@ def _joined(address: str) -> Iterator[Mapping[str, float]]:
 
 
 @contextmanager
-def _started(address: str, **settings: Any) -> Iterator[None]:
-    """`ray.init` and `ray.shutdown`, without what Ray makes of SIGTERM: an exit that leaves processes behind.
+def _running_ray(address: str, **settings: Any) -> Iterator[None]:
+    """`ray.init` and `ray.shutdown`, without Ray's handling of SIGTERM: an exit that leaves processes behind.
 
-    In a thread of its own Ray sets no Python handler; what its C++ part sets is undone while it starts. The thread has to last, as the
-    kernel kills Ray's processes when the thread that started them ends. Who is interrupted meanwhile waits a while until Ray is up.
+    In a thread of its own Ray sets no Python handler; the handler of its C++ part is replaced while it starts. The thread has to last, as
+    the kernel kills Ray's processes when the thread that started them ends. An interrupt during start-up waits until Ray is up, or for
+    `RAY_ANSWER_SECONDS`.
     """
     import ray
 
     up, over = Future[None](), threading.Event()
 
-    def last() -> None:
+    def keep_ray() -> None:
         try:
             ray.init(address=address, namespace="fedsam", logging_level=logging.ERROR, job_config=_job_config(), **settings)
         except BaseException as error:
@@ -111,17 +114,17 @@ def _started(address: str, **settings: Any) -> Iterator[None]:
             over.wait()
 
     main, handler = threading.current_thread() is threading.main_thread(), signal.getsignal(signal.SIGTERM)
-    threading.Thread(target=last, daemon=True).start()
+    threading.Thread(target=keep_ray, daemon=True).start()
     try:
         try:
             while not up.done():
-                wait([up], GLANCE)
+                wait([up], POLL_SECONDS)
                 if main:
                     signal.signal(signal.SIGTERM, handler)
         except KeyboardInterrupt:
             threading.excepthook = lambda _: None  # threads of Ray, which its end surprises, would print tracebacks
             signal.alarm(0)  # Ray's C++ part, if it saw the signal first, would abort this process 3 seconds later
-            wait([up], ANSWER)  # what is up can be ended in order; but it never comes up if Ray's processes were signalled too
+            wait([up], RAY_ANSWER_SECONDS)  # what is up can be ended in order; but it never comes up if Ray's processes were signalled too
             raise
         up.result()
         yield
@@ -145,7 +148,7 @@ def _job_config() -> Any:
 
 
 def _processes(folder: str) -> set[psutil.Process]:
-    """The processes of the Ray whose files are in `folder`: its programs that are told so, not who reads its logs, and all below them."""
+    """The processes of the Ray whose files are in `folder`: Ray's programs that have it as an argument, and all their descendants."""
     import ray
 
     programs, found = str(Path(ray.__file__).parent), set[psutil.Process]()
@@ -159,13 +162,13 @@ def _processes(folder: str) -> set[psutil.Process]:
     return found - {psutil.Process()}
 
 
-def _end(processes: Iterable[psutil.Process]) -> None:
-    """Wait for processes that have been asked to end, and kill those that do not."""
-    _, late = psutil.wait_procs(processes, timeout=GRACE)
+def _end_processes(processes: Iterable[psutil.Process]) -> None:
+    """Wait for processes that were asked to end, and kill those that do not."""
+    _, late = psutil.wait_procs(processes, timeout=PROCESS_END_SECONDS)
     for process in late:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(late, timeout=GRACE)
+    psutil.wait_procs(late, timeout=PROCESS_END_SECONDS)
 
 
 def import_ray(*, private: bool) -> Any:

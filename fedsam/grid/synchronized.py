@@ -1,4 +1,4 @@
-"""Threads that share a grid: Flower's older strategies send each message from a thread of its own."""
+"""A grid for several threads: Flower's older strategies send each message from a thread of its own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fedsam.messages.flower_private import Run
 
 
 class SynchronizedGrid(Grid):
-    """A grid that one thread uses at a time; what others send meanwhile goes out together at the next turn.
+    """A grid that one thread uses at a time; what the others send meanwhile goes out together in the next exchange.
 
     Args:
         grid: Gives replies that say which message they are to.
@@ -21,7 +21,7 @@ class SynchronizedGrid(Grid):
 
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
-        self._turn, self._door = Lock(), Lock()
+        self._exchange_lock, self._waiting_lock = Lock(), Lock()
         self._waiting: list[tuple[list[Message], Future[list[Message]]]] = []
 
     def set_run(self, run: Run) -> None:
@@ -43,30 +43,30 @@ class SynchronizedGrid(Grid):
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """As `Grid.push_messages`."""
-        with self._turn:
+        with self._exchange_lock:
             return self._grid.push_messages(messages)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """As `Grid.pull_messages`."""
-        with self._turn:
+        with self._exchange_lock:
             return self._grid.pull_messages(message_ids)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """As `Grid.send_and_receive`; the time spent waiting for the turn does not count."""
+        """As `Grid.send_and_receive`; the timeout does not count the time in which another thread uses the grid."""
         if timeout is not None:
-            with self._turn:
+            with self._exchange_lock:
                 return self._grid.send_and_receive(messages, timeout=timeout)
         mine: Future[list[Message]] = Future()
-        with self._door:
+        with self._waiting_lock:
             self._waiting.append((list(messages), mine))
-        with self._turn:
+        with self._exchange_lock:
             if not mine.done():
                 self._exchange()
         return mine.result()
 
     def _exchange(self) -> None:
-        """Send what waits, and give each of the waiting their replies, or all of them the error."""
-        with self._door:
+        """Send what waits, and give each thread its replies, or all threads the error."""
+        with self._waiting_lock:
             waiting, self._waiting = self._waiting, []
         try:
             replies = list(self._grid.send_and_receive([message for messages, _ in waiting for message in messages]))

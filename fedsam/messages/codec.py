@@ -1,4 +1,4 @@
-"""What crosses the network: the only reader and writer of Flower records, those of merged updates aside (`merge`).
+"""What crosses the network: the only reader and writer of the records in our messages.
 
 A broadcast is `{"arrays": ArrayRecord, "config": ConfigRecord}` and an update `{"arrays": ArrayRecord, "metrics": MetricRecord}`, the
 names of Flower's own strategies, so that those can train our clients too. A vector travels as one array.
@@ -9,14 +9,16 @@ Array names: `w` global vector, `delta` after - before, `buffers` running statis
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
+
+from fedsam.config import Weights
+from fedsam.messages.tensor_array import TensorArray
 
 Vectors = Mapping[str, Tensor]
 Kind = TypeVar("Kind", ArrayRecord, ConfigRecord, MetricRecord)
@@ -44,6 +46,28 @@ class Broadcast:
 
 
 @dataclass(frozen=True)
+class AggregationSpec:
+    """What an update must hold to be used, and how it counts. A broadcast that carries it lets the grid add the updates up.
+
+    Attributes:
+        like: What the update's vectors must resemble, by name; only shapes and types matter.
+        expects: What is combined besides the delta, as `ServerRule.expects`.
+        weights: Of updates in means.
+    """
+
+    like: Vectors
+    expects: Sequence[str]
+    weights: Weights
+
+    @classmethod
+    def from_vectors(cls, broadcast: Vectors, expects: Sequence[str], weights: Weights, moved: str = "delta") -> AggregationSpec:
+        """The spec of a round whose clients receive the vectors `broadcast` and reply with `moved` (`delta` or `w`)."""
+        others = (name for name in expects if not name.startswith("metrics.") and name != "population.delta")
+        like = dict.fromkeys((moved, *others), broadcast["w"])
+        return cls(like | ({"buffers": broadcast["buffers"]} if "buffers" in broadcast else {}), expects, weights)
+
+
+@dataclass(frozen=True)
 class Update:
     """Client to server.
 
@@ -56,14 +80,65 @@ class Update:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class PartialSum:
+    """The updates of some clients, added up.
+
+    Attributes:
+        nodes: Whose updates could be used, in the order of the sum.
+        weight: Sum of the clients' weights in means.
+        vectors: Weighted means; those named `population.NAME` are plain sums.
+        metrics: Each client's, in the order of `nodes`.
+        bytes: Of the vectors that the clients sent.
+        failures: What went wrong, by node, of the others.
+    """
+
+    nodes: Sequence[int] = ()
+    weight: float = 0.0
+    vectors: Vectors = field(default_factory=dict)
+    metrics: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    bytes: int = 0
+    failures: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Client to server, where no training was asked for.
+
+    Attributes:
+        metrics: The numbers asked for.
+        cost: What they took.
+        slice: The losses of a slice through the loss row by row (`losses`), and where they are (`alphas`).
+    """
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    cost: Mapping[str, float] = field(default_factory=dict)
+    slice: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+
 def arrays(vectors: Vectors) -> ArrayRecord:
-    """Vectors as an ArrayRecord."""
-    return ArrayRecord({name: Array(vector.detach().cpu().numpy()) for name, vector in vectors.items()})
+    """Copies of vectors as an ArrayRecord."""
+    return ArrayRecord({name: TensorArray(vector) for name, vector in vectors.items()})
 
 
 def tensors(record: ArrayRecord, device: str | torch.device = "cpu") -> dict[str, Tensor]:
     """An ArrayRecord as new tensors on `device`."""
     return {name: torch.from_numpy(array.numpy()).to(device) for name, array in record.items()}
+
+
+def views(record: ArrayRecord) -> dict[str, Tensor]:
+    """As `tensors`, but not to be changed: vectors from this process are not copied."""
+    return {name: array.tensor() if isinstance(array, TensorArray) else torch.from_numpy(array.numpy()) for name, array in record.items()}
+
+
+def metrics(values: Mapping[str, Any]) -> MetricRecord:
+    """Numbers, or lists of them, as a MetricRecord."""
+    return MetricRecord(dict(values))
+
+
+def numbers(record: MetricRecord) -> dict[str, float]:
+    """The single numbers in a record."""
+    return {name: float(value) for name, value in record.items() if not isinstance(value, list)}
 
 
 def record(content: RecordDict, key: str, kind: type[Kind]) -> Kind | None:
@@ -81,13 +156,14 @@ def count_bytes(vectors: Vectors) -> int:
 
 
 def encode_broadcast(
-    record: ArrayRecord, round: int, *, reply: str = "delta", accepted: int | None = None, terms: Mapping[str, Any] | None = None
+    record: ArrayRecord, round: int, *, reply: str = "delta", accepted: int | None = None, spec: AggregationSpec | None = None
 ) -> RecordDict:
     """The message content for one client; `record` comes from `arrays` and is shared by all messages of a round.
 
-    With `terms`, from `Terms.config`, a grid may merge the replies.
+    With `spec` a grid may add the replies up.
     """
-    config = ConfigRecord({"server-round": round, "reply": reply, **(terms or {})})
+    merge = {} if spec is None else {"fedsam.merge": spec.weights, "fedsam.expects": list(spec.expects)}
+    config = ConfigRecord({"server-round": round, "reply": reply, **merge})
     if accepted is not None:
         config["accepted"] = accepted
     return RecordDict({"arrays": record, "config": config})
@@ -108,6 +184,16 @@ def decode_broadcast(content: RecordDict, device: str | torch.device = "cpu") ->
     return Broadcast(tensors(sent, device), int(str(config["server-round"])), str(config.get("reply", "model")), accepted)
 
 
+def decode_spec(content: RecordDict) -> AggregationSpec | None:
+    """The spec in a broadcast's content; None where replies are to stay single."""
+    sent, config = record(content, "arrays", ArrayRecord), record(content, "config", ConfigRecord)
+    if sent is None or config is None or "fedsam.merge" not in config:
+        return None
+    entries: Any = dict(config)
+    empty = {name: torch.empty(sent[name].shape, dtype=getattr(torch, sent[name].dtype), device="meta") for name in sent}
+    return AggregationSpec.from_vectors(empty, entries["fedsam.expects"], entries["fedsam.merge"])
+
+
 def encode_query(record: ArrayRecord, round: int, asked: Mapping[str, int | str]) -> RecordDict:
     """As `encode_broadcast`, with what is asked about the vectors in a ConfigRecord `query`."""
     return RecordDict({**encode_broadcast(record, round), "query": ConfigRecord(dict(asked))})
@@ -125,57 +211,57 @@ def decode_query(content: RecordDict, device: str | torch.device = "cpu") -> tup
     return decode_broadcast(content, device), dict(asked)
 
 
+def encode_answer(answer: Answer) -> RecordDict:
+    """The message content of an answer: a MetricRecord for each of its attributes that is not empty, and `metrics`."""
+    others = {key: metrics(values) for key, values in (("cost", answer.cost), ("slice", answer.slice)) if values}
+    return RecordDict({"metrics": metrics(answer.metrics), **others})
+
+
+def decode_answer(content: RecordDict) -> Answer:
+    """The answer in a message's content; what is not there is empty."""
+    found, cost, slice = (record(content, key, MetricRecord) or MetricRecord() for key in ("metrics", "cost", "slice"))
+    return Answer(numbers(found), numbers(cost), {name: values for name, values in slice.items() if isinstance(values, list)})
+
+
 def encode_update(update: Update) -> RecordDict:
     """The message content of an update."""
-    return RecordDict({"arrays": arrays(update.vectors), "metrics": MetricRecord(dict(update.metrics))})
+    return RecordDict({"arrays": arrays(update.vectors), "metrics": metrics(update.metrics)})
 
 
 def decode_update(content: RecordDict) -> Update:
-    """The update in a message's content.
+    """The update in a message's content; its vectors are not to be changed.
 
     Raises:
         WireError: A record is missing.
     """
-    sent, metrics = record(content, "arrays", ArrayRecord), record(content, "metrics", MetricRecord)
-    if sent is None or metrics is None:
+    sent, measured = record(content, "arrays", ArrayRecord), record(content, "metrics", MetricRecord)
+    if sent is None or measured is None:
         raise WireError("an update holds an ArrayRecord 'arrays' and a MetricRecord 'metrics'")
-    return Update(tensors(sent), numbers(metrics))
+    return Update(views(sent), numbers(measured))
 
 
-def numbers(record: MetricRecord) -> dict[str, float]:
-    """The single numbers in a record."""
-    return {name: float(value) for name, value in record.items() if not isinstance(value, list)}
+def encode_partial_sum(total: PartialSum) -> RecordDict:
+    """The content of a message in place of several clients' replies."""
+    return RecordDict(
+        {
+            "arrays": arrays(total.vectors),
+            "metrics": metrics({name: list(values) for name, values in total.metrics.items()}),
+            "merged": metrics({"nodes": list(total.nodes), "weight": total.weight, "bytes": total.bytes}),
+            "failures": ConfigRecord({str(node): what for node, what in total.failures.items()}),
+        }
+    )
 
 
-def encode_state(state: Mapping[str, Any]) -> tuple[ArrayRecord, ConfigRecord]:
-    """A local optimizer's state as records: tensors by number, everything else (numbers, texts, lists of these) as one JSON text.
-
-    Raises:
-        WireError: The state holds something else.
-    """
-    held: dict[str, Tensor] = {}
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            held[str(len(held))] = value
-            return {"tensor": str(len(held) - 1)}
-        if isinstance(value, list | tuple):
-            return [plain(item) for item in value]
-        if value is None or isinstance(value, bool | int | float | str):
-            return value
-        raise WireError(f"an optimizer's state holds tensors, numbers, texts and lists of these, not {type(value).__name__}")
-
-    text = json.dumps({name: plain(value) for name, value in state.items()})
-    return arrays(held), ConfigRecord({"state": text})
-
-
-def decode_state(record: ArrayRecord, config: ConfigRecord, device: str | torch.device = "cpu") -> dict[str, Any]:
-    """The state that `encode_state` made records of; tuples come back as lists."""
-    held = tensors(record, device)
-
-    def rich(value: Any) -> Any:
-        if isinstance(value, dict):
-            return held[value["tensor"]]
-        return [rich(item) for item in value] if isinstance(value, list) else value
-
-    return {name: rich(value) for name, value in json.loads(str(config["state"])).items()}
+def decode_partial_sum(content: RecordDict) -> PartialSum | None:
+    """The sum in the content of a reply that stands for several; None where it is a single one. Its vectors are not to be changed."""
+    if "merged" not in content:
+        return None
+    found: Any = content
+    return PartialSum(
+        nodes=list(found["merged"]["nodes"]),
+        weight=float(found["merged"]["weight"]),
+        vectors=views(found["arrays"]),
+        metrics={name: list(values) for name, values in found["metrics"].items()},
+        bytes=int(found["merged"]["bytes"]),
+        failures={int(node): str(what) for node, what in found["failures"].items()},
+    )

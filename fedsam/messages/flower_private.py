@@ -13,34 +13,46 @@ from flwr.supercore.task_identity import TaskIdentity
 if TYPE_CHECKING:
     from flwr.serverapp.strategy import Strategy
 
-__all__ = ["CLIENT_APP_RAISED", "REPLY_UNAVAILABLE", "Run", "enter", "mean", "merging", "new_run", "number", "received"]
+__all__ = [
+    "CLIENT_APP_RAISED",
+    "REPLY_UNAVAILABLE",
+    "Run",
+    "average_replies",
+    "make_merge_config",
+    "make_message",
+    "merge_weight",
+    "new_run",
+    "set_current_run",
+    "set_message_id",
+]
 
 CLIENT_APP_RAISED = 2  # as `flwr.common.constant.ErrorCode`
 REPLY_UNAVAILABLE = 4
+MERGE_BY = "fedsam.merge-by"  # in a message's ConfigRecord `config`
 
 
 def new_run() -> Run:
-    """A run that nothing is known of."""
+    """A run of which only the id, 1, is known."""
     return Run.create_empty(1)
 
 
-def enter(run: Run) -> None:
-    """Make messages from now on in the name of the run's server: its node id is 0, which no client has."""
+def set_current_run(run: Run) -> None:
+    """Set the run in which this process makes messages, as its server: node id 0, which no client has."""
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run.run_id, 0, 0
 
 
-def number(message: Message, id: str) -> None:
-    """Give a message its id, in place."""
+def set_message_id(message: Message, id: str) -> None:
+    """Set a message's id, in place."""
     message.metadata.__dict__["_message_id"] = id
 
 
-def received(metadata: Metadata, content: RecordDict) -> Message:
-    """A message as it arrives."""
+def make_message(metadata: Metadata, content: RecordDict) -> Message:
+    """A message with the metadata of one that was sent."""
     return Message(metadata=metadata, content=content)  # type: ignore[call-overload,no-any-return]
 
 
-def merging(strategy: Strategy) -> ConfigRecord:
-    """The `train_config` for `strategy.start` with which a grid merges replies, as Flower's weighted means allow.
+def make_merge_config(strategy: Strategy) -> ConfigRecord:
+    """The `train_config` for `strategy.start` that has a grid average the replies of each shard, for Flower's weighted means.
 
     The strategy then sees fewer replies, of larger weight; its result differs by rounding.
 
@@ -54,10 +66,17 @@ def merging(strategy: Strategy) -> ConfigRecord:
     if type(strategy) not in means or strategy.train_metrics_aggr_fn is not aggregate_metricrecords:  # type: ignore[attr-defined]
         names = ", ".join(kind.__name__ for kind in means)
         raise ValueError(f"{type(strategy).__name__}: replies can be merged for {names} with default metrics alone")
-    return ConfigRecord({"fedsam.merge-by": strategy.weighted_by_key})  # type: ignore[attr-defined]
+    return ConfigRecord({MERGE_BY: strategy.weighted_by_key})  # type: ignore[attr-defined]
 
 
-def mean(replies: Sequence[Message], by: str) -> list[Message]:
+def merge_weight(content: RecordDict) -> str | None:
+    """The metric that weights a reply, in the content of a message with `make_merge_config`; None in others."""
+    config = content.get("config")
+    weight = config.get(MERGE_BY) if isinstance(config, ConfigRecord) else None
+    return None if weight is None else str(weight)
+
+
+def average_replies(replies: Sequence[Message], by: str) -> list[Message]:
     """One reply in place of those without error, its weight the sum of theirs; all of them where Flower would not average them.
 
     Args:
@@ -78,4 +97,4 @@ def mean(replies: Sequence[Message], by: str) -> list[Message]:
     averaged = strategy_utils.aggregate_metricrecords(contents, by)
     averaged[by] = sum(weights)
     merged = RecordDict({arrays: strategy_utils.aggregate_arrayrecords(contents, by), metrics: averaged})
-    return [received(usable[0].metadata, merged), *(reply for reply in replies if reply.has_error())]
+    return [make_message(usable[0].metadata, merged), *(reply for reply in replies if reply.has_error())]

@@ -1,1 +1,1 @@
-"""Networks as pure functions of one parameter vector."""
+"""Network architectures, and networks as functions of one parameter vector."""

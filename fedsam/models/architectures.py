@@ -1,4 +1,4 @@
-"""Networks that are pure functions of their parameters: no dropout, and no running statistics unless BatchNorm is asked for.
+"""Network architectures, pure functions of their parameters: no dropout, no running statistics except with BatchNorm.
 
 A factory is `(image, classes, *, hyperparameters) -> module`, where `image` is (channels, height, width). Numbers of parameters below are
 for 10 classes.
@@ -22,13 +22,13 @@ from fedsam.documentation import documented
 from fedsam.plugins import component_errors
 from fedsam.registry import FunctionContract, Registry
 
-Image = tuple[int, int, int]
+ImageShape = tuple[int, int, int]
 Norm = Literal["group", "batch"]
-Groups = Literal[1, 2, 4, 8, 16]  # what divides the channels of every layer
+Groups = Literal[1, 2, 4, 8, 16]  # divisors of the number of channels of every layer
 
 
 @documented(source="McMahan et al., 2017, arXiv:1602.05629, section 3, the network for MNIST.")
-def cnn(image: Image, classes: int) -> nn.Module:
+def cnn(image: ImageShape, classes: int) -> nn.Module:
     """Two 5 x 5 convolutions of 32 and 64 channels, each with 2 x 2 max-pooling, and a hidden layer of 512.
 
     1,663,370 parameters for (1, 28, 28), 2,156,490 for (3, 32, 32).
@@ -41,8 +41,8 @@ def cnn(image: Image, classes: int) -> nn.Module:
     return body.extend([nn.Linear(_features(body, image), 512), nn.ReLU(), nn.Linear(512, classes)])
 
 
-@documented(source="LeCun et al., 1998, Gradient-based learning applied to document recognition, with the activations of our day.")
-def lenet5(image: Image, classes: int) -> nn.Module:
+@documented(source="LeCun et al., 1998, Gradient-based learning applied to document recognition, with modern activations.")
+def lenet5(image: ImageShape, classes: int) -> nn.Module:
     """LeNet-5 with ReLU and max-pooling; images of 28 x 28 are padded to 32 x 32.
 
     61,706 parameters for grey images, 62,006 for colour.
@@ -63,7 +63,7 @@ def lenet5(image: Image, classes: int) -> nn.Module:
     norm="Normalization layers: GroupNorm or BatchNorm.",
     groups="Groups of GroupNorm.",
 )
-def resnet18(image: Image, classes: int, *, norm: Norm = "group", groups: Groups = 2) -> nn.Module:
+def resnet18(image: ImageShape, classes: int, *, norm: Norm = "group", groups: Groups = 2) -> nn.Module:
     """ResNet-18 for small images: a 3 x 3 convolution of stride 1 first, no max-pooling.
 
     11,173,962 parameters for colour images.
@@ -81,7 +81,7 @@ def resnet18(image: Image, classes: int, *, norm: Norm = "group", groups: Groups
     norm="Normalization layers: GroupNorm or BatchNorm.",
     groups="Groups of GroupNorm.",
 )
-def resnet20(image: Image, classes: int, *, norm: Norm = "group", groups: Groups = 2) -> nn.Module:
+def resnet20(image: ImageShape, classes: int, *, norm: Norm = "group", groups: Groups = 2) -> nn.Module:
     """ResNet-20 for small images: three stages of three blocks with 16, 32 and 64 channels, shortcuts without parameters.
 
     269,722 parameters for colour images.
@@ -104,7 +104,7 @@ def resnet20(image: Image, classes: int, *, norm: Norm = "group", groups: Groups
     return network
 
 
-_GLOBAL_GENERATOR = threading.Lock()  # torch's layers draw from it; runs side by side would take each other's numbers
+_GLOBAL_GENERATOR = threading.Lock()  # torch's layers draw from it, also those of runs in parallel
 
 MODELS = Registry[Callable[..., nn.Module]](
     "models",
@@ -113,8 +113,8 @@ MODELS = Registry[Callable[..., nn.Module]](
 )
 
 
-def create(part: Component, image: Image, classes: int, generator: torch.Generator) -> nn.Module:
-    """The network that `part` names, on the CPU, its initial weights drawn from `generator`; the global generator is left as it was.
+def create(part: Component, image: ImageShape, classes: int, generator: torch.Generator) -> nn.Module:
+    """Create the network that `part` names on the CPU, with initial weights from `generator`; the global generator is unchanged.
 
     Args:
         part: A name of MODELS, or `module:factory` for any importable `factory(image, classes, **settings)`.
@@ -125,7 +125,7 @@ def create(part: Component, image: Image, classes: int, generator: torch.Generat
     factory = registry.build(MODELS, part, "model")
     seed = int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
     with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the accelerators, too
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed accelerators
         with component_errors("model", part.name):
             network = factory(image, classes)
     if not isinstance(network, nn.Module):
@@ -134,7 +134,7 @@ def create(part: Component, image: Image, classes: int, generator: torch.Generat
 
 
 class Shortcut(nn.Module):
-    """The identity between stages: every `stride`-th pixel, and zeros for the channels that are new.
+    """The identity between stages: every `stride`-th pixel, and zeros in the new channels.
 
     Source: He et al., 2016, arXiv:1512.03385, section 3.3, option A.
     """
@@ -144,12 +144,12 @@ class Shortcut(nn.Module):
         self.new_channels, self.stride = new_channels, stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C + new, H / stride, W / stride)."""
+        """Map (B, C, H, W) to (B, C + new, H / stride, W / stride)."""
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
 
 
-def _features(body: nn.Module, image: Image) -> int:
-    """Number of values that `body` makes of an image."""
+def _features(body: nn.Module, image: ImageShape) -> int:
+    """Number of outputs of `body` for an image."""
     with torch.no_grad():
         return int(body(torch.zeros(1, *image)).numel())
 

@@ -1,4 +1,4 @@
-"""A module's trainable tensors as one vector, and back.
+"""The layout that maps the trainable tensors of a module to one vector and back.
 
 Legend: `w: (..., P)` a parameter vector; leading axes, if any, are clients.
 """
@@ -17,10 +17,11 @@ NORMALIZATIONS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn
 
 @dataclass(frozen=True)
 class Segment:
-    """Where one tensor lies in the vector.
+    """The position of one tensor in the vector.
 
     Attributes:
         name: As in `module.named_parameters()`.
+        shape: Of the tensor.
         start: Index of its first scalar.
         norm: Whether it is an affine parameter of a normalization layer.
     """
@@ -43,7 +44,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Layout:
-    """The order, shapes and names of the tensors that make up a vector (P,)."""
+    """The names, shapes and order of the tensors in a vector (P,)."""
 
     segments: tuple[Segment, ...]
 
@@ -86,6 +87,6 @@ class Layout:
         return torch.cat([tensors[s.name].detach().reshape(-1) for s in self.segments]) if self.segments else torch.empty(0)
 
     def per_tensor(self, values: Tensor) -> Tensor:
-        """Spread one value per tensor (..., T) over the scalars of each tensor: (..., P)."""
+        """Repeat one value per tensor (..., T) for each of its scalars: (..., P)."""
         sizes = torch.tensor([s.size for s in self.segments], device=values.device)
         return values.repeat_interleave(sizes, dim=-1, output_size=self.size)

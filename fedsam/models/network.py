@@ -16,7 +16,7 @@ from fedsam.models.flat import Layout
 
 
 class Network:
-    """Runs a module at any parameter vector; the module's tensors are views of one flat storage, so moving to `w` is one copy.
+    """Runs a module at any parameter vector. The tensors of the module are views of one storage, so loading `w` is one copy.
 
     Attributes:
         layout: Order, names and shapes of the trainable tensors.
@@ -42,12 +42,12 @@ class Network:
 
     @buffers.setter
     def buffers(self, values: Tensor) -> None:
-        held = dict(self.module.named_buffers())
+        buffers = dict(self.module.named_buffers())
         for name, view in self._buffer_layout.views(values).items():
-            held[name].copy_(view)
+            buffers[name].copy_(view)
 
     def load_(self, w: Tensor) -> None:
-        """Make `w` the module's parameters."""
+        """Copy `w` into the parameters of the module."""
         with torch.no_grad():
             self._storage.copy_(w)
 
@@ -61,8 +61,8 @@ class Network:
         """Normalize with batch statistics from now on; running statistics are updated only if `statistics`."""
         if not self.module.training:
             self.module.train()
-        # Without tracking a layer still normalizes by the batch but leaves its running statistics alone. Setting its momentum
-        # to 0, the usual trick, saves the 0 as the original when it is done twice.
+        # Without tracking, a layer normalizes by the batch and leaves its running statistics unchanged. Setting its momentum to 0 instead
+        # would save the 0 as the original when done twice.
         for layer in self._norms:
             layer.track_running_stats = statistics
 

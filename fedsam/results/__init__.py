@@ -1,1 +1,1 @@
-"""The results database, its rows, and where each run came from."""
+"""The results database, its rows, model files, and the provenance of runs."""

@@ -1,4 +1,4 @@
-"""The SQLite file behind the results: its tables, how it is begun and opened, and transactions on it."""
+"""The SQLite file of the results: tables, creation, migration, connections and transactions."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 
 from fedsam.config import ConfigError
 
-FILE = "fedsam.db"
-APPLICATION = 0x66536D31  # marks the file as ours; `PRAGMA application_id`
-VERSION = 3  # of the tables below; `PRAGMA user_version`
+DATABASE_NAME = "fedsam.db"
+APPLICATION_ID = 0x66536D31  # `PRAGMA application_id` of our files
+SCHEMA_VERSION = 3  # of the tables below; `PRAGMA user_version`
 BUSY_SECONDS = 60.0
 TABLES = (
     """CREATE TABLE runs (
@@ -47,11 +47,11 @@ TABLES = (
         run TEXT NOT NULL REFERENCES runs (id), class INTEGER NOT NULL, name TEXT NOT NULL,
         PRIMARY KEY (run, class)) WITHOUT ROWID""",
 )
-MIGRATIONS = {2: TABLES[-1:]}  # what makes the tables of a version those of the next one
+MIGRATIONS = {2: TABLES[-1:]}  # from each version to the next
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """The file, opened, once it is known to be ours. Raises `ConfigError` if it is another program's, or of another version."""
+    """Open the file. Raises `ConfigError` if another program wrote it, or its version is not supported."""
     connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
     try:
         _check(connection, path)
@@ -70,16 +70,18 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
         raise
     except sqlite3.DatabaseError as error:
         raise ConfigError(f"runs_dir: {path} is not allowed: it is no SQLite file ({error})") from None
-    if application != APPLICATION:
+    if application != APPLICATION_ID:
         raise ConfigError(f"runs_dir: {path} is not allowed: another program wrote this SQLite file")
     while version in MIGRATIONS:
         version = _migrate(connection, version)
-    if version != VERSION:
-        raise ConfigError(f"runs_dir: {path} is not allowed: its tables have version {version}, and this fedsam reads version {VERSION}")
+    if version != SCHEMA_VERSION:
+        raise ConfigError(
+            f"runs_dir: {path} is not allowed: its tables have version {version}, and this fedsam reads version {SCHEMA_VERSION}"
+        )
 
 
 def _migrate(connection: sqlite3.Connection, version: int) -> int:
-    """Bring the tables to the next version, unless another process was faster; the version that they have then."""
+    """Migrate the tables to the next version, unless another process has done so; returns their version."""
     with transaction(connection):
         found: int = connection.execute("PRAGMA user_version").fetchone()[0]
         if found != version:
@@ -90,28 +92,28 @@ def _migrate(connection: sqlite3.Connection, version: int) -> int:
     return version + 1
 
 
-def begin(path: Path) -> None:
-    """Begin the file. It appears complete or not at all, so processes that begin it at the same time cannot meet half of it."""
+def create_database(path: Path) -> None:
+    """Create the file atomically, so that processes that do so at the same time never see an incomplete one."""
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fedsam-") as folder:
-        begun = Path(folder) / FILE
-        connection = sqlite3.connect(begun, isolation_level=None)
+        temporary = Path(folder) / DATABASE_NAME
+        connection = sqlite3.connect(temporary, isolation_level=None)
         try:
             for statement in (
                 "PRAGMA journal_mode = WAL",
                 *TABLES,
-                f"PRAGMA application_id = {APPLICATION}",
-                f"PRAGMA user_version = {VERSION}",
+                f"PRAGMA application_id = {APPLICATION_ID}",
+                f"PRAGMA user_version = {SCHEMA_VERSION}",
             ):
                 connection.execute(statement)
         finally:
             connection.close()
         with suppress(FileExistsError):  # another process was faster
-            os.link(begun, path)
+            os.link(temporary, path)
 
 
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    """All that is written in the block is kept, or nothing of it."""
+    """A transaction around the block: all of its writes are committed, or none."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield connection
@@ -121,6 +123,6 @@ def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
     connection.execute("COMMIT")
 
 
-def insert(table: str, columns: Mapping[str, object] | Sequence[str]) -> str:
-    """The statement that adds a row, its values given by column name."""
+def insert_statement(table: str, columns: Mapping[str, object] | Sequence[str]) -> str:
+    """The SQL statement that inserts a row, with values given by column name."""
     return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join(f':{name}' for name in columns)})"

@@ -1,4 +1,4 @@
-"""The models that runs leave on disk: safetensors files that say what the network is made for."""
+"""Model files of runs: safetensors files with the image shape and number of classes of the network."""
 
 from __future__ import annotations
 
@@ -14,47 +14,47 @@ from torch import nn
 
 from fedsam.config import Component, ConfigError
 from fedsam.models import architectures
-from fedsam.models.architectures import Image
+from fedsam.models.architectures import ImageShape
 from fedsam.results.rows import Run
 from fedsam.results.store import Results
 
-FINAL = "model.safetensors"
-NETWORK = "network"  # the entry of a file that says what its network is made for
+FINAL_MODEL_NAME = "model.safetensors"
+NETWORK_KEY = "network"  # metadata entry with the image shape and the number of classes
 
 
-def save_model(module: nn.Module, path: Path, image: Image, classes: int) -> None:
-    """Write a network's state, which appears complete or not at all.
+def save_model(module: nn.Module, path: Path, image: ImageShape, classes: int) -> None:
+    """Write the state of a network atomically.
 
     Args:
-        image: Channels, height and width of the images that it takes.
-        classes: Number of classes that it tells apart.
+        image: Channels, height and width of its input.
+        classes: Number of classes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.partial")
-    # Parameters are views of one storage, which safetensors refuses to write: copy them apart.
+    # Parameters are views of one storage, which safetensors refuses to write, so each is copied.
     state = {key: tensor.detach().cpu().clone() for key, tensor in module.state_dict().items()}
-    # One entry: safetensors writes several in any order, and files of equal models are to be equal.
-    save_file(state, partial, metadata={NETWORK: json.dumps({"image": image, "classes": classes})})
+    # One entry, because safetensors writes several in arbitrary order, and files of equal models must be equal.
+    save_file(state, partial, metadata={NETWORK_KEY: json.dumps({"image": image, "classes": classes})})
     partial.replace(path)
 
 
 def load_model(run: str, runs_dir: Path | str = "runs") -> nn.Module:
-    """The final model of a run, on the CPU and in evaluation mode; no dataset is needed.
+    """Load the final model of a run, on the CPU and in evaluation mode, without its dataset.
 
-    It takes images as its clients did: scaled to 0..1 and normalized by the mean and standard deviation of the dataset.
+    Its input are images scaled to 0..1 and normalized by mean and standard deviation of the dataset, as in training.
 
     Args:
-        run: Its id, or how it begins.
+        run: Its id, or the start of it.
         runs_dir: Folder of the results.
 
     Raises:
-        ConfigError: No run, or more than one, is called that; or it left no model that can be read.
+        ConfigError: No run, or more than one, has this id; or its model is missing or cannot be read.
     """
     with Results.open(Path(runs_dir), create=False) as results:
         found = results.find([run])
     if len(found) > 1:
         raise ConfigError(f"run: {run!r} is not allowed: {len(found)} runs begin so: {', '.join(one.id for one in found)}")
-    path = Path(runs_dir) / found[0].id / FINAL
+    path = Path(runs_dir) / found[0].id / FINAL_MODEL_NAME
     if not path.is_file():
         raise ConfigError(f"run: {run!r} is not allowed: run {found[0].id} is {found[0].status} and left no {path}")
     return _load(path, found[0])
@@ -67,9 +67,9 @@ def _load(path: Path, run: Run) -> nn.Module:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no mapping
     except SafetensorError as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
-    if NETWORK not in said:
+    if NETWORK_KEY not in said:
         raise ConfigError(f"{path}: does not say what images its network takes: an older fedsam wrote it; make run {run.id} again")
-    made_for, settings = json.loads(said[NETWORK]), dict[str, Any](run.config["model"])
+    made_for, settings = json.loads(said[NETWORK_KEY]), dict[str, Any](run.config["model"])
     channels, height, width = made_for["image"]
     model = architectures.create(Component(**settings), (channels, height, width), made_for["classes"], torch.Generator())
     model.load_state_dict(state, assign=True)  # assigned, tensors keep the precision of the run

@@ -1,4 +1,4 @@
-"""Which code ran where, and whether the process that wrote a run still lives."""
+"""The provenance of runs: code, versions, device and command; and whether the process of a run is alive."""
 
 from __future__ import annotations
 
@@ -20,7 +20,14 @@ PACKAGES = ("fedsam", "torch", "torchvision", "flwr", "ray", "numpy")
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """Which code ran where: enough, with the config and the seed, to run it again."""
+    """Code, device and command of a run; with config and seed, enough to repeat it.
+
+    Attributes:
+        versions: Versions of Python and packages; `sha256:...` for code and data that have no version.
+        git_commit: With `-dirty` where tracked files differ; `unknown` outside a checkout.
+        device: Names of the GPUs or the CPU.
+        command: The command line, quoted for a shell.
+    """
 
     versions: Mapping[str, str]
     git_commit: str
@@ -29,26 +36,26 @@ class Provenance:
 
     @property
     def sources(self) -> dict[str, str]:
-        """The hashes among the versions: of modules that components come from, and of somebody's own data."""
+        """The hashes among the versions: of modules of components, and of custom data."""
         return {name: version for name, version in self.versions.items() if version.startswith("sha256:")}
 
 
-def fingerprints(sources: Sequence[Source], data: str = "") -> dict[str, str]:
-    """Hashes of what has no version, by name: arguments as of `provenance`."""
+def source_hashes(sources: Sequence[Source], data: str = "") -> dict[str, str]:
+    """Hashes of modules and data without a version, by name; arguments as of `provenance`."""
     return digests(sources) | ({"data": data} if data else {})
 
 
 def provenance(*, gpu: bool = False, sources: Sequence[Source] = (), data: str = "") -> Provenance:
-    """Which code this process runs, on what device, by which command.
+    """The provenance of runs of this process.
 
     Args:
-        gpu: Name the GPUs of this machine, instead of its CPU; a cluster's head may have none.
-        data: Hash of the dataset, where it is somebody's own.
-        sources: Modules that components come from and that have no version; the hash of their files stands in its place.
+        gpu: Whether the device is the GPUs of this machine, if it has any, instead of its CPU.
+        sources: Modules of components that have no version.
+        data: Hash of a custom dataset; empty for others.
     """
     versions = {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
-    versions |= fingerprints(sources, data)
-    # A console script is quoted as a person types it; anything else exactly as the interpreter got it.
+    versions |= source_hashes(sources, data)
+    # The console script as a user types it; other commands as the interpreter received them.
     script = Path(sys.argv[0]).name
     words = [script, *sys.argv[1:]] if script == "fedsam" else sys.orig_argv
     return Provenance(
@@ -68,7 +75,7 @@ def _git_commit(file: Path) -> str:
     git = ["git", "--no-optional-locks", "-C", str(file.parent)]
     asked = {"check": True, "capture_output": True, "text": True, "timeout": 10}
     try:
-        # An installed copy may lie inside somebody else's checkout, in a virtual environment: then its commit is not ours.
+        # An installed copy may lie in the virtual environment of another checkout, whose commit is not ours.
         subprocess.run([*git, "ls-files", "--error-unmatch", file.name], **asked)  # type: ignore[call-overload]
         described = subprocess.run([*git, "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"], **asked)  # type: ignore[call-overload]
     except (OSError, subprocess.SubprocessError):
@@ -85,7 +92,7 @@ def _cpu() -> str:
 
 
 def _gpus() -> str:
-    """The GPUs; empty where there is none."""
+    """Names of the GPUs; empty without any."""
     import pynvml
 
     try:
@@ -99,14 +106,14 @@ def _gpus() -> str:
     return ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
 
 
-def gone(host: str, pid: int, birth: str) -> bool:
-    """Whether the process, born at `birth`, is known to have ended; of another host nothing is known."""
+def process_ended(host: str, pid: int, start_time: str) -> bool:
+    """Whether the process that started at `start_time` has ended; False on another host, where this is unknown."""
     if host != platform.node() or os.name != "posix":
         return False
-    if birth:
-        return born(pid) != birth
+    if start_time:
+        return process_start_time(pid) != start_time
     try:
-        os.kill(pid, 0)  # signal 0 only asks
+        os.kill(pid, 0)  # signal 0 only checks
     except ProcessLookupError:
         return True
     except PermissionError:
@@ -114,8 +121,8 @@ def gone(host: str, pid: int, birth: str) -> bool:
     return False
 
 
-def born(pid: int) -> str:
-    """When a process started, in clock ticks since boot, as a number can be given again; empty when it is gone or there is no /proc."""
+def process_start_time(pid: int) -> str:
+    """Start time of a process in clock ticks since boot, since process ids are reused; empty if it has ended or there is no /proc."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:

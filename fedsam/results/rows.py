@@ -1,4 +1,4 @@
-"""What one run, round and client leave in the results: the rows of their tables as frozen values."""
+"""Rows of the results as frozen values: runs, rounds, clients, slices."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ Status = Literal["running", "finished", "failed", "interrupted"]
 
 @dataclass(frozen=True, kw_only=True)
 class ClientRow:
-    """What one client did in one round.
+    """Local training of one client in one round.
 
     Attributes:
-        examples: It trained on, each local epoch counted.
+        client: From 0.
+        examples: Number of examples it trained on, counted in each local epoch.
+        steps: Local steps.
         train_loss: Mean over its local steps; NaN when it diverged or failed.
         seconds: Of local training.
-        status: `ok`, or what went wrong.
+        status: `ok`, or the error.
     """
 
     client: int
@@ -33,25 +35,30 @@ class ClientRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What one round gave and cost; `cumulative` adds costs up.
+    """Results and costs of one round; `cumulative` adds up the costs.
 
     Attributes:
-        cohort: Clients that trained.
-        failures: Clients that did not, or did not evaluate though asked to.
+        run: Id of the run.
+        round: From 1.
+        cohort: Number of clients that trained.
+        failures: Number of clients that failed to train or evaluate.
+        examples: Of all clients, counted in each local epoch.
+        steps: Local steps of all clients.
         gradient_evaluations: Examples passed forward and backward.
         forward_evaluations: Examples passed forward only, evaluation left out.
         bytes_down: From the server to the cohort.
         bytes_up: From the cohort to the server.
-        client_seconds: Sum over clients of local training.
-        flops: Floating-point operations of training: evaluations times those of the model's passes.
-        wall_seconds: Of the training part of the round.
-        evaluate_seconds: Of the evaluation after it; 0 when there was none.
-        simulated_seconds: Of the round on the simulated clock; None when nothing is simulated.
-        energy: Joules that this machine's GPUs took during training; None where they do not say.
-        peak_rss: Bytes, the largest process.
-        peak_device_memory: Bytes, the largest actor; None without a GPU.
+        flops: Floating-point operations of training: evaluations times those of a pass of the model.
+        client_seconds: Seconds of local training, sum over clients.
+        wall_seconds: Seconds of the training part of the round.
+        evaluate_seconds: Seconds of the evaluation after it; 0 when there was none.
+        simulated_seconds: Seconds of the round on the simulated clock; None when no time is simulated.
+        energy: Joules of this machine's GPUs during training; None where they have no counter.
+        peak_rss: Peak resident memory in bytes of the largest process.
+        peak_device_memory: Peak GPU memory in bytes of the largest actor; None without a GPU.
         train_loss: Mean over the cohort, weighted by examples; may be NaN.
-        measures: What was evaluated: `test_accuracy` (a fraction), `test_loss`, ...; empty when nothing was.
+        measures: Evaluated values by name: `test_accuracy` (a fraction), `test_loss`, ...; empty without evaluation.
+        clients: One row for each client.
     """
 
     run: str
@@ -79,23 +86,30 @@ class Row:
 
 ROUND_COLUMNS = tuple(f.name for f in fields(Row) if f.name not in ("measures", "clients"))
 CLIENT_COLUMNS = tuple(f.name for f in fields(ClientRow))
-PEAKS = ("peak_rss", "peak_device_memory")
-OPTIONAL = ("simulated_seconds", "energy")
-TOTALS = tuple(name for name in ROUND_COLUMNS if name not in ("run", "round", "train_loss", *PEAKS, *OPTIONAL))
+PEAK_COLUMNS = ("peak_rss", "peak_device_memory")
+OPTIONAL_COLUMNS = ("simulated_seconds", "energy")
+TOTAL_COLUMNS = tuple(name for name in ROUND_COLUMNS if name not in ("run", "round", "train_loss", *PEAK_COLUMNS, *OPTIONAL_COLUMNS))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run(Provenance):
-    """One line of the table of runs.
+    """A row of the table of runs.
 
     Attributes:
-        status: `interrupted` also when the process that wrote it is gone without a word.
-        started: UTC, ISO 8601; so is `finished`.
+        id: Begins with its start time.
+        name: From the config; may be empty.
+        status: `interrupted` also when its process has ended without a final status.
+        error: Why it failed; None otherwise.
+        started: UTC, ISO 8601.
+        finished: UTC, ISO 8601; None until it has ended.
         config: Every setting, defaults filled in.
-        config_hash: Equal for runs that differ only in seed and in where files lie.
-        dataset: The one really used.
+        config_hash: Equal for runs that differ only in seed and in paths of files.
+        seed: Of all random streams.
+        dataset: The one that was used.
         dataset_wanted: The one that the experiment asked for.
-        startup: Seconds from the start of the run to its first round: dealing, moving and loading what it needs; None before.
+        clients: Number of clients.
+        classes: Number of classes.
+        startup: Seconds from the start of the run to its first round; None before.
     """
 
     id: str
@@ -116,9 +130,11 @@ class Run(Provenance):
 
 @dataclass(frozen=True, kw_only=True)
 class Slice:
-    """Losses of a run's model along a line (A, 1) or over a plane (A, A) after a round.
+    """Losses of the model of a run along a line (A, 1) or over a plane (A, A) after a round.
 
     Attributes:
+        run: Id of the run.
+        round: From 1.
         name: `line` or `plane`.
         alphas: Multiples (A,) of the directions, which have the scale of the weights.
         losses: By row: multiple of the first direction; by column: of the second.
@@ -132,16 +148,16 @@ class Slice:
 
 
 def cumulative(rows: Sequence[Row]) -> list[Row]:
-    """The rows with each cost replaced by its total so far, and each peak by the highest so far."""
+    """The rows with each cost replaced by its running total, and each peak by its running maximum."""
     return list(itertools.accumulate(rows, _add))
 
 
 def _add(before: Row, row: Row) -> Row:
-    totals: dict[str, Any] = {name: getattr(before, name) + getattr(row, name) for name in TOTALS}
-    for name in OPTIONAL:
+    totals: dict[str, Any] = {name: getattr(before, name) + getattr(row, name) for name in TOTAL_COLUMNS}
+    for name in OPTIONAL_COLUMNS:
         parts = (getattr(before, name), getattr(row, name))
         totals[name] = None if None in parts else sum(parts)
     peaks: dict[str, Any] = {
-        name: max((p for p in (getattr(before, name), getattr(row, name)) if p is not None), default=None) for name in PEAKS
+        name: max((p for p in (getattr(before, name), getattr(row, name)) if p is not None), default=None) for name in PEAK_COLUMNS
     }
     return replace(row, **totals, **peaks)

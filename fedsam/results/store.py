@@ -1,10 +1,9 @@
-"""What runs leave behind: one append-only SQLite file, `<runs_dir>/fedsam.db`, with every run, round, client and measure.
+"""The results: one append-only SQLite file, `<runs_dir>/fedsam.db`, with every run, round, client and measure.
 
-Each round is one transaction, so a killed run keeps what it had; several processes may write at once (write-ahead log).
+Each round is one transaction, so a killed run keeps its finished rounds; several processes may write at once (write-ahead log).
 
-SQLite has no NaN and stores it as NULL. Here a NULL `measures.value` or `train_loss` therefore means "measured, and not a number" and
-is read back as NaN, so that a diverged run stays readable; what was not measured has no row at all. Only in `peak_device_memory` does
-NULL mean "none".
+SQLite stores NaN as NULL. A NULL `measures.value` or `train_loss` is therefore read back as NaN, so that a diverged run stays readable;
+a value that was not measured has no row. Only a NULL `peak_device_memory` means None.
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ from numpy.typing import NDArray
 from fedsam.config import ConfigError, Experiment
 from fedsam.renamed import with_current_names
 from fedsam.results.config_hash import config_hash, digest
-from fedsam.results.database import FILE, begin, connect, insert, transaction
-from fedsam.results.provenance import Provenance, born, gone
+from fedsam.results.database import DATABASE_NAME, connect, create_database, insert_statement, transaction
+from fedsam.results.provenance import Provenance, process_ended, process_start_time
 from fedsam.results.rows import CLIENT_COLUMNS, ROUND_COLUMNS, ClientRow, Row, Run, Slice, Status
 
 
-class TakenError(RuntimeError):
-    """An experiment needs no run: one has finished, or is at work.
+class DuplicateRunError(RuntimeError):
+    """A run of the same experiment has finished or is running.
 
     Attributes:
         run: That run.
@@ -48,7 +47,7 @@ class TakenError(RuntimeError):
 
 
 class Results:
-    """The results file, open; a context manager that closes it."""
+    """The open results file; a context manager that closes it."""
 
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._connection = connection
@@ -56,18 +55,18 @@ class Results:
 
     @classmethod
     def open(cls, runs_dir: Path | str = "runs", *, create: bool = True) -> Self:
-        """The results in `runs_dir`, begun there if need be and `create` allows it.
+        """Open the results in `runs_dir`; create the file if it is missing and `create` is true.
 
         Raises:
-            ConfigError: The folder cannot be made or read, or the file is missing, written by a newer version, or not ours.
+            ConfigError: The folder cannot be created or read, or the file is missing, of another version, or of another program.
         """
-        path = Path(runs_dir) / FILE
+        path = Path(runs_dir) / DATABASE_NAME
         if not create and not path.is_file():
-            raise ConfigError(f"runs_dir: '{runs_dir}' is not allowed: it holds no {FILE}; runs write one there")
+            raise ConfigError(f"runs_dir: '{runs_dir}' is not allowed: it holds no {DATABASE_NAME}; runs write one there")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if not path.exists():
-                begin(path)
+                create_database(path)
             connection = connect(path)
         except (OSError, sqlite3.OperationalError) as error:
             raise ConfigError(f"runs_dir: '{runs_dir}' is not allowed: must be a folder that can be written ({error})") from None
@@ -83,7 +82,7 @@ class Results:
         """Close the file."""
         self._connection.close()
 
-    def start(
+    def start_run(
         self,
         experiment: Experiment,
         resolved: Mapping[str, Any],
@@ -94,17 +93,17 @@ class Results:
         class_names: Sequence[str] = (),
         once: bool = False,
     ) -> str:
-        """Begin a run of this process and give its id.
+        """Add a run of this process and return its id.
 
         Args:
-            resolved: Every setting with the defaults of its parts, as plain values.
-            dataset: The one really used, which may be the fallback.
-            label_distribution: Examples of each class that each client holds, (clients, classes).
-            class_names: One for each class, where they have names.
-            once: Take the place of the runs of this experiment that did not finish.
+            resolved: Every setting as plain values, defaults of components filled in.
+            dataset: The one that is used, which may be the fallback.
+            label_distribution: Number of examples of each client and class, (clients, classes).
+            class_names: One for each class; empty if they have no names.
+            once: Replace unfinished runs of this experiment.
 
         Raises:
-            TakenError: `once`, and a run of this experiment has finished or is at work.
+            DuplicateRunError: `once`, and a run of this experiment has finished or is running.
         """
         config, now = json.dumps(resolved, default=str, sort_keys=True), datetime.now(UTC)
         pid = os.getpid()
@@ -126,27 +125,27 @@ class Results:
             "command": provenance.command,
             "host": platform.node(),
             "pid": pid,
-            "born": born(pid),
+            "born": process_start_time(pid),
         }
-        held = [
+        counts = [
             (columns["id"], int(client), int(kind), int(label_distribution[client, kind]))
             for client, kind in np.argwhere(label_distribution)
         ]
         with transaction(self._connection) as connection:
-            others = self.same(str(columns["config_hash"]), experiment.seed, dataset) if once else []
+            others = self.runs_with_hash(str(columns["config_hash"]), experiment.seed, dataset) if once else []
             for other in others:
                 if other.status in ("finished", "running"):
-                    raise TakenError(other)
+                    raise DuplicateRunError(other)
                 self._delete(other.id)
-            connection.execute(insert("runs", columns), columns)
-            connection.executemany("INSERT INTO holdings VALUES (?, ?, ?, ?)", held)
+            connection.execute(insert_statement("runs", columns), columns)
+            connection.executemany("INSERT INTO holdings VALUES (?, ?, ?, ?)", counts)
             connection.executemany("INSERT INTO classes VALUES (?, ?, ?)", [(columns["id"], *item) for item in enumerate(class_names)])
         for other in others:
             self._remove_files(other.id)
         return str(columns["id"])
 
-    def append(self, row: Row) -> None:
-        """Keep a round, with its measures and clients, all or nothing.
+    def append_round(self, row: Row) -> None:
+        """Add a round with its measures and clients in one transaction.
 
         Raises:
             ValueError: The run was never started, or already has this round.
@@ -157,26 +156,26 @@ class Results:
         measures = [(row.run, row.round, name, float(value)) for name, value in row.measures.items()]
         try:
             with transaction(self._connection) as connection:
-                connection.execute(insert("rounds", columns), columns)
+                connection.execute(insert_statement("rounds", columns), columns)
                 connection.executemany("INSERT INTO measures VALUES (?, ?, ?, ?)", measures)
-                connection.executemany(insert("clients", ("run", "round", *CLIENT_COLUMNS)), clients)
+                connection.executemany(insert_statement("clients", ("run", "round", *CLIENT_COLUMNS)), clients)
         except sqlite3.IntegrityError as error:
             raise ValueError(f"run {row.run!r}, round {row.round}: cannot be added ({error})") from None
 
-    def finish(self, run: str, status: Status, error: str | None = None) -> None:
-        """Close a run with its status and, when it failed, why."""
+    def finish_run(self, run: str, status: Status, error: str | None = None) -> None:
+        """Record the final status of a run, and the error of a failed one."""
         with transaction(self._connection) as connection:
             values = (status, error, datetime.now(UTC).isoformat(timespec="seconds"), run)
             if connection.execute("UPDATE runs SET status = ?, error = ?, finished = ? WHERE id = ?", values).rowcount != 1:
                 raise ValueError(f"run {run!r} was never started")
 
-    def begun(self, run: str, seconds: float) -> None:
-        """Keep how long a run took to start."""
+    def record_startup(self, run: str, seconds: float) -> None:
+        """Record the seconds from the start of a run to its first round."""
         with transaction(self._connection) as connection:
             connection.execute("UPDATE runs SET startup = ? WHERE id = ?", (seconds, run))
 
-    def keep_slice(self, slice: Slice) -> None:
-        """Keep the losses of a slice, once its round is kept."""
+    def add_slice(self, slice: Slice) -> None:
+        """Add the losses of a slice; its round must have been added."""
         betas = slice.alphas if len(slice.losses[0]) > 1 else (0.0,)
         cells = [
             (slice.run, slice.round, slice.name, i, j, slice.alphas[i], betas[j], loss)
@@ -210,8 +209,8 @@ class Results:
     def _remove_files(self, run: str) -> None:
         shutil.rmtree(self.path.parent / run, ignore_errors=True)
 
-    def same(self, config_hash: str, seed: int, dataset: str) -> list[Run]:
-        """The runs of one experiment with one seed on one dataset, oldest first; one that finished first of all."""
+    def runs_with_hash(self, config_hash: str, seed: int, dataset: str) -> list[Run]:
+        """The runs of an experiment with a seed on a dataset: finished ones first, then by age, oldest first."""
         query = "SELECT * FROM runs WHERE config_hash = ? AND seed = ? AND dataset = ? ORDER BY status != 'finished', rowid"
         return [_run(row) for row in self._connection.execute(query, (config_hash, seed, dataset))]
 
@@ -235,29 +234,29 @@ class Results:
         return rows
 
     def curve(self, run: str, measure: str) -> list[tuple[int, float]]:
-        """(round, value) of each time that `measure` was taken."""
+        """(round, value) of each evaluation of `measure`."""
         query = "SELECT round, value FROM measures WHERE run = ? AND name = ? ORDER BY round"
         return [(entry["round"], _number(entry["value"])) for entry in self._connection.execute(query, (run, measure))]
 
     def label_distribution(self, run: str) -> NDArray[np.int64]:
-        """Examples of each class that each client of a run holds, (clients, classes)."""
+        """Number of examples of each client and class of a run, (clients, classes)."""
         shape = self._connection.execute("SELECT clients, classes FROM runs WHERE id = ?", (run,)).fetchone()
         counts = np.zeros(tuple(shape), dtype=np.int64)
-        held = [tuple(entry) for entry in self._connection.execute("SELECT client, class, examples FROM holdings WHERE run = ?", (run,))]
-        if held:
-            client, kind, examples = np.array(held).T
+        found = [tuple(entry) for entry in self._connection.execute("SELECT client, class, examples FROM holdings WHERE run = ?", (run,))]
+        if found:
+            client, kind, examples = np.array(found).T
             counts[client, kind] = examples
         return counts
 
     def class_names(self, run: str) -> tuple[str, ...]:
-        """The names of the classes of a run; empty where they have only numbers."""
+        """The names of the classes of a run; empty if they have none."""
         return tuple(name for (name,) in self._connection.execute("SELECT name FROM classes WHERE run = ? ORDER BY class", (run,)))
 
     def find(self, names: Sequence[str]) -> list[Run]:
         """The runs whose ids begin with one of `names`, in the order of `names`, each once.
 
         Raises:
-            ConfigError: A name fits no run; the nearest id is named.
+            ConfigError: No id begins with a name; the message suggests the closest id.
         """
         known = self.runs()
         found: dict[str, Run] = {}
@@ -275,7 +274,7 @@ class Results:
 
 def _run(entry: sqlite3.Row) -> Run:
     values = {f.name: entry[f.name] for f in fields(Run)} | {"config": _config(entry["config"]), "versions": json.loads(entry["versions"])}
-    if values["status"] == "running" and gone(entry["host"], entry["pid"], entry["born"]):
+    if values["status"] == "running" and process_ended(entry["host"], entry["pid"], entry["born"]):
         values["status"] = "interrupted"
     return Run(**values)
 

@@ -1,1 +1,1 @@
-"""What a run costs: seconds, bytes, memory, gradient evaluations; and clients of different speed."""
+"""System costs: floating-point operations, time and energy; simulated clients of different speed."""

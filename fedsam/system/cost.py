@@ -1,4 +1,4 @@
-"""What computing costs: floating-point operations, seconds, joules."""
+"""Counters of floating-point operations, seconds and joules."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fedsam.models.network import Network
 
-Energy = Callable[[], float]  # joules taken so far
+EnergyCounter = Callable[[], float]  # joules so far
 
 
 class Flops(NamedTuple):
-    """Floating-point operations of a network's passes over one example.
+    """Floating-point operations of the passes of a network over one example.
 
-    Those of convolutions, matrix products and attention, a multiplication and an addition counted as two; what works element by element,
-    and the local optimizer's own vectors, are left out.
+    Convolutions, matrix products and attention count, a multiplication and an addition as two; element-wise operations and the vectors of
+    the local optimizer do not.
 
     Attributes:
         forward: Of a forward pass.
@@ -31,17 +31,17 @@ class Flops(NamedTuple):
     gradient: int
 
     def total(self, *, gradient_evaluations: int, forward_evaluations: int) -> int:
-        """Of so many examples passed forward and backward, and so many passed forward only.
+        """The operations of so many evaluations.
 
-        A method that skips tensors in its backward passes, or makes several of them for one forward pass, costs somewhat less.
+        This is an upper bound for methods that skip tensors in backward passes, or make several of them for one forward pass.
         """
         return self.gradient * gradient_evaluations + self.forward * forward_evaluations
 
 
-def flops(network: Network, image: tuple[int, ...]) -> Flops:
-    """The cost of a network's passes over an image of shape (C, H, W), by torch's counter; weights and statistics stay as they are."""
+def count_flops(network: Network, image: tuple[int, ...]) -> Flops:
+    """Count the operations of the passes of a network over an image (C, H, W); parameters and statistics are unchanged."""
     x = torch.zeros(1, *image, device=network.initial.device, dtype=network.initial.dtype)
-    # The counter knows attention by its matrix products, not by the fused kernels.
+    # The counter knows the matrix products of attention, not the fused kernels.
     with network.evaluating(), sdpa_kernel(SDPBackend.MATH):
         with FlopCounterMode(display=False) as forward:
             logits = network.module(x)
@@ -52,9 +52,10 @@ def flops(network: Network, image: tuple[int, ...]) -> Flops:
 
 @dataclass(frozen=True)
 class Reading:
-    """What went by.
+    """Time and energy since a `Meter` was created.
 
     Attributes:
+        seconds: Wall time.
         energy: Joules; None where there is no counter.
     """
 
@@ -63,25 +64,25 @@ class Reading:
 
 
 class Meter:
-    """Measures from the moment it is made.
+    """Measures time and energy from its creation.
 
     Args:
-        energy: A counter of joules, as `gpu_energy` gives one.
+        energy: A counter of joules, such as `gpu_energy` returns; None: energy is not measured.
     """
 
-    def __init__(self, energy: Energy | None = None) -> None:
+    def __init__(self, energy: EnergyCounter | None = None) -> None:
         self._counter = energy
         self._joules = energy() if energy else 0.0
         self._start = time.perf_counter()
 
     def read(self) -> Reading:
-        """What went by since then."""
+        """Time and energy since the creation."""
         seconds = time.perf_counter() - self._start
         return Reading(seconds, self._counter() - self._joules if self._counter else None)
 
 
-def gpu_energy() -> Energy | None:
-    """A counter of the joules that all GPUs of this machine take, whoever uses them; None where NVML or its counters are missing."""
+def gpu_energy() -> EnergyCounter | None:
+    """A counter of the joules of all GPUs of this machine, shared with other users; None where NVML or its counters are missing."""
     import pynvml
 
     try:

@@ -1,6 +1,6 @@
-"""Clients that differ in speed and bandwidth, and that leave: a clock that is simulated, not measured, and dropouts.
+"""Simulated heterogeneity: clients with different speed and bandwidth, on a simulated clock, and dropouts.
 
-A distribution is `(rng, *, hyperparameters) -> value`, a number above 0.
+A distribution is `(rng, *, hyperparameters) -> value` with a value above 0.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ DISTRIBUTIONS = Registry[Callable[..., float]](
 )
 
 
-class Load(NamedTuple):
-    """What a client computes and exchanges in a round."""
+class ClientLoad(NamedTuple):
+    """Operations and bytes of a client in a round."""
 
     flops: int
     bytes_down: float
@@ -79,12 +79,13 @@ class Load(NamedTuple):
 
 @dataclass(frozen=True)
 class Heterogeneity:
-    """How clients differ. A draw depends on the seed and the client, for dropouts also on the round, and on nothing else.
+    """The differences between clients. A draw depends on the seed and the client alone, for dropouts also on the round.
 
     Attributes:
-        speed: Draws a client's FLOP/s; None: computing takes no time.
-        bandwidth: Draws a client's bytes/s, the same down and up; None: sending takes no time.
-        dropout: Probability that a client leaves a round before it trains.
+        seed: Of all draws.
+        speed: Distribution of FLOP/s over clients; None: computing takes no time.
+        bandwidth: Distribution of bytes/s over clients, the same down and up; None: sending takes no time.
+        dropout: Probability from 0 to 1 that a client leaves a round before it trains.
     """
 
     seed: int
@@ -94,24 +95,24 @@ class Heterogeneity:
 
     @classmethod
     def of(cls, experiment: Experiment) -> Heterogeneity:
-        """What the experiment simulates. Raises `ConfigError` for a distribution that is not known or cannot be drawn from."""
+        """The heterogeneity of an experiment. Raises `ConfigError` for a distribution that is unknown or cannot be drawn from."""
         simulate = experiment.simulate
         speed, bandwidth = _distribution(simulate.speed, "simulate.speed"), _distribution(simulate.bandwidth, "simulate.bandwidth")
         return cls(experiment.seed, speed, bandwidth, simulate.dropout)
 
-    def leaves(self, round: int, client: int) -> bool:
+    def drops_out(self, round: int, client: int) -> bool:
         """Whether the client drops out of the round."""
         return self.dropout > 0 and stream(self.seed, "simulated dropout", round, client).random() < self.dropout
 
-    def client_seconds(self, client: int, load: Load) -> float:
-        """Simulated seconds that the client takes to receive, train and send, one after another."""
+    def client_seconds(self, client: int, load: ClientLoad) -> float:
+        """Simulated seconds in which the client receives, trains and sends, one after another."""
         computing = load.flops / self.speed(stream(self.seed, "simulated speed", client)) if self.speed else 0.0
         traffic = load.bytes_down + load.bytes_up
         sending = traffic / self.bandwidth(stream(self.seed, "simulated bandwidth", client)) if self.bandwidth else 0.0
         return computing + sending
 
-    def round_seconds(self, loads: Mapping[int, Load]) -> float | None:
-        """Simulated seconds of a round: those of the slowest of its clients, 0 without any; None when no time is simulated."""
+    def round_seconds(self, loads: Mapping[int, ClientLoad]) -> float | None:
+        """Simulated seconds of a round: those of its slowest client, 0 without clients; None when no time is simulated."""
         if self.speed is None and self.bandwidth is None:
             return None
         return max((self.client_seconds(client, load) for client, load in loads.items()), default=0.0)

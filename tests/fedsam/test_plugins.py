@@ -87,7 +87,7 @@ def test_what_is_installed_wins_over_a_search_folder(tmp_path: Path) -> None:
         ("def", "importing plugged ended with SyntaxError: invalid syntax (plugged.py, line 1)"),
         ("from clients.optimizers import LocalOptimizer\nclass Mine(LocalOptimizer): pass", "Mine does not define gradient"),
         (OPTIMIZER.replace("@dataclass(frozen=True, kw_only=True)", ""), "Mine must be a dataclass, its hyperparameters its fields"),
-        (OPTIMIZER.replace("NonNegative = 0.05", "'Unknown' = 0.05"), "the types of its hyperparameters cannot be told"),
+        (OPTIMIZER.replace("rho: NonNegative", "rho: 'Unknown'"), "the types of its hyperparameters cannot be told"),
     ],
 )
 def test_wrong_components_are_told_what_is_expected(tmp_path: Path, text: str, message: str) -> None:

@@ -21,7 +21,7 @@ from fedsam.config import Client, Component, ConfigError, parse
 from fedsam.overrides import override
 from fedsam.renamed import RENAMED, with_current_names, with_former_names
 from fedsam.results.config_hash import config_hash
-from fedsam.results.database import FILE
+from fedsam.results.database import DATABASE_NAME
 from fedsam.results.provenance import Provenance
 from fedsam.results.store import Results
 
@@ -103,16 +103,16 @@ def test_a_run_stored_by_its_former_names_is_found_and_labelled_as_the_others(tm
     plain = resolved(experiment)
     with Results.open(tmp_path) as results:
         runs = [
-            results.start(e, p, dataset="digits", label_distribution=np.ones((2, 2), dtype=int), provenance=PROVENANCE)
+            results.start_run(e, p, dataset="digits", label_distribution=np.ones((2, 2), dtype=int), provenance=PROVENANCE)
             for e, p in ((experiment, plain), (experiment, plain | {"seed": 1}))
         ]
-        results.finish(runs[0], "finished")
+        results.finish_run(runs[0], "finished")
     former = with_former_names(plain)
     former["compute"]["engine"] = "loop"
-    with sqlite3.connect(tmp_path / FILE) as connection:
+    with sqlite3.connect(tmp_path / DATABASE_NAME) as connection:
         connection.execute("UPDATE runs SET config = ? WHERE id = ?", (json.dumps(former), runs[0]))
     with Results.open(tmp_path) as results:
-        (run, *_) = results.same(FORMER["fedsmoo"][-1], experiment.seed, "digits")
+        (run, *_) = results.runs_with_hash(FORMER["fedsmoo"][-1], experiment.seed, "digits")
         assert (run.id, run.status, run.config) == (runs[0], "finished", json.loads(json.dumps(plain, default=str)))
         assert config_hash(run.config) == run.config_hash == config_hash(former)
         assert set(labels(results.runs()).values()) == {"fedsmoo"}

@@ -86,5 +86,5 @@ def test_reports_read_the_others_from_what_is_stored(runs_dir: Path) -> None:
     with Results.open(runs_dir) as results:
         add(results, [0.2, 0.4], measure__last=1, measure__target=0.3)
         found = compare_runs(results, results.runs())
-    assert found.lines[0].last == 1
-    assert found.wanted == 0.3
+    assert found.entries[0].last == 1
+    assert found.target_accuracy == 0.3

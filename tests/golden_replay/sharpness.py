@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fedsam.evaluation import hessian, sharpness
-from fedsam.evaluation.loss import Counted, Loss, even, normalized
+from fedsam.evaluation.loss import CountedLoss, Loss, batch_sizes, normalized_logits
 from fedsam.models.flat import Layout
 from tests.golden_replay.replay import Case, Deviations, deviation, module_of
 
@@ -69,7 +69,7 @@ def _subject(case: Case) -> Subject:
         raise ValueError("buffers_init must be given if and only if the model has buffers")
     x, y = _vector(case["x"]), torch.tensor(case["y"])
     # Batches smaller than the whole, so that streaming is replayed too.
-    sizes = even(len(y), max(1, len(y) * 2 // 5))
+    sizes = batch_sizes(len(y), max(1, len(y) * 2 // 5))
     buffers = _vector(case.get("buffers_init", []))
     return Subject(Loss(module, buffers, x, y, sizes, prepare=lambda batch: batch), _vector(case["init"]), case["tol"])
 
@@ -152,7 +152,7 @@ def _uneven(s: Subject, want: Case) -> Deviations:
 
 
 def _logits(s: Subject, want: Case) -> Deviations:
-    got = {"logits": _vector(want["logits"]), "normalised": normalized(_vector(want["logits"]))}
+    got = {"logits": _vector(want["logits"]), "normalised": normalized_logits(_vector(want["logits"]))}
     got["loss_normalised"] = _vector(replace(s.loss, normalize_logits=True).value(s.w))
     yield from s.each("logit_normalisation", got, want)
 
@@ -175,7 +175,9 @@ def _worst_case(s: Subject, want: Case) -> Deviations:
         how: dict[str, Any] = {key: entry[key] for key in HOW}
         got = sharpness.sharpness_max(loss, s.w, m=entry["m"], **how).value
         yield f"worst case {how}", s.compare(got, entry["value"], rtol=entry["rtol"])
-        rises = [_errors(part, s.w + sharpness.apgd(Counted(part), s.w, **how)[1]) - _errors(part, s.w) for part in loss.split(entry["m"])]
+        rises = [
+            _errors(part, s.w + sharpness.apgd(CountedLoss(part), s.w, **how)[1]) - _errors(part, s.w) for part in loss.split(entry["m"])
+        ]
         # A recorded float32 mean of correct answers.
         yield f"error increase {how}", deviation(sum(rises) / len(rises), entry["error_increase"], 0.0, 1e-6)
 

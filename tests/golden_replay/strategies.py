@@ -314,7 +314,7 @@ class Stage:
 
     def client_state(self, client: int) -> dict[str, Tensor]:
         """The correction's vectors on the client; empty before it has taken part."""
-        state = self.grid._states.get(client + 1)
+        state = self.grid.states.get(client + 1)
         return codec.tensors(state.array_records["correction"]) if state and "correction" in state else {}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.analysis.leaderboard import LeaderboardEntry, groups, summarize
+from experiments.analysis.leaderboard import LeaderboardEntry, seed_groups, summarize
 from fedsam.config import parse
 from fedsam.overrides import override
 from fedsam.results.provenance import Provenance
@@ -42,15 +42,15 @@ def add(
     experiment = parse(override({"rounds": 8, "client": {"optimizer": SGD}, "data": {"clients": 4}}, changes))
     clients = experiment.data.clients
     counts = np.random.default_rng(0).integers(0, 9, size=(clients, 10))
-    run = results.start(
+    run = results.start_run(
         experiment, experiment.dump(), dataset=dataset, label_distribution=counts, provenance=PROVENANCE, class_names=tuple("abcdefghij")
     )
     for round, accuracy in enumerate(accuracies, start=1):
         taken = {} if accuracy is None else {"test_accuracy": accuracy, "test_loss": losses}
         taken |= (measures or {}) if round == len(accuracies) else {}
-        results.append(replace(row(run, round, taken, evaluations), **(costs or {})))
+        results.append_round(replace(row(run, round, taken, evaluations), **(costs or {})))
     if status != "running":
-        results.finish(run, status, error)
+        results.finish_run(run, status, error)
     return run
 
 
@@ -101,7 +101,7 @@ def compare(results: Results, methods: Sequence[str], counts: Sequence[int], see
                     data__clients=clients,
                     client__optimizer={"name": method},
                 )
-                results.begun(run, 4.5)
+                results.record_startup(run, 4.5)
                 keep_slices(results, run, rounds, flat)
 
 
@@ -111,9 +111,9 @@ def keep_slices(results: Results, run: str, round: int, flat: float) -> None:
     plane = 0.5 + flat * (alphas[:, None] ** 2 + 2 * alphas[None, :] ** 2)
     for name, losses in (("line", plane[:, 5:6]), ("plane", plane)):
         kept = tuple(tuple(float(loss) for loss in losses_row) for losses_row in losses)
-        results.keep_slice(Slice(run=run, round=round, name=name, alphas=tuple(float(alpha) for alpha in alphas), losses=kept))
+        results.add_slice(Slice(run=run, round=round, name=name, alphas=tuple(float(alpha) for alpha in alphas), losses=kept))
 
 
 def lines_of(results: Results) -> list[LeaderboardEntry]:
     """The leaderboard of all runs."""
-    return summarize(groups(results, results.runs()))
+    return summarize(seed_groups(results, results.runs()))

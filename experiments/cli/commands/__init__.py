@@ -1,4 +1,4 @@
-"""The commands of `fedsam`, one module each: its function `command`, whose docstring is the help, and the lines of its `EXAMPLES`.
+"""The commands of `fedsam`, one module each with a function `command`, whose docstring is the help, and `EXAMPLES`.
 
-Modules here import what is heavy (torch, Ray, Flower, numpy) inside their functions, so that help and completion answer at once.
+Modules here import torch, Ray, Flower and numpy inside their functions, so that help and completion are fast.
 """

@@ -1,4 +1,4 @@
-"""`fedsam check`: whether a component keeps the contract of its kind."""
+"""`fedsam check`: check a component against the contract of its kind."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from experiments.cli.output import FAILED, orderly
+from experiments.cli.output import FAILED, graceful_shutdown
 from fedsam.overrides import assigned
 
 if TYPE_CHECKING:
@@ -24,11 +24,11 @@ EXAMPLES = (
     "fedsam check sam",
 )
 STYLES = {"ok": "green", "failed": "bold red", "not declared": "yellow", "left out": "yellow"}
-INDENT = 14  # columns: a verdict and two spaces
+INDENT = 14  # columns of the longest verdict and two spaces
 
 Component = Annotated[str, typer.Argument(metavar="COMPONENT", show_default=False)]
 Settings = Annotated[list[str] | None, typer.Option("-o", metavar="KEY=VALUE", help="A hyperparameter of it; repeat for more.")]
-Beside = Annotated[
+OtherSettings = Annotated[
     list[str] | None,
     typer.Option("--with", metavar="KEY=VALUE", help="A setting of the small runs it is tried in, such as client.correction=dual."),
 ]
@@ -36,7 +36,9 @@ Kind = Annotated[str | None, typer.Option("--kind", metavar="KIND", help="What i
 NoRay = Annotated[bool, typer.Option("--no-ray", help="Leave out the last check, which starts Ray.")]
 
 
-def command(component: Component, settings: Settings = None, beside: Beside = None, kind: Kind = None, no_ray: NoRay = False) -> None:
+def command(
+    component: Component, settings: Settings = None, beside: OtherSettings = None, kind: Kind = None, no_ray: NoRay = False
+) -> None:
     """Check that COMPONENT does what its kind promises, and print what was found, check by check.
 
     COMPONENT is module:attribute, the module here or installed, or a name that `fedsam list` shows. What kind it is of, its base class or
@@ -44,31 +46,31 @@ def command(component: Component, settings: Settings = None, beside: Beside = No
 
     Exit code 1: a check failed; 2: there is no such component.
     """
-    chosen, around = (dict(assigned(text) for text in given or ()) for given in (settings, beside))
+    own, others = (dict(assigned(text) for text in given or ()) for given in (settings, beside))
     from experiments import contracts
     from fedsam import plugins
 
     plugins.search()
-    found = contracts.find(component, kind, chosen, around)
+    found = contracts.find(component, kind, own, others)
     console = Console(highlight=False)
     console.print(Text.assemble((found.name, "bold"), f", a {contracts.KINDS[found.kind].noun}"))
     verdicts: Counter[str] = Counter()
-    with orderly("interrupted; Ray is stopped"):
+    with graceful_shutdown("interrupted; Ray is stopped"):
         for check in contracts.checks(found):
             if check.starts_ray and no_ray:
                 finding = contracts.Finding("left out", "it starts Ray, and --no-ray is given")
             else:
                 with console.status(check.title):
                     finding = contracts.examine(found, check)
-            show(console, check.title, finding)
+            print_finding(console, check.title, finding)
             verdicts[finding.verdict] += 1
     console.print(", ".join(f"{count} {verdict}" for verdict, count in verdicts.items()), style="bold")
     if verdicts["failed"]:
         raise typer.Exit(FAILED)
 
 
-def show(console: Console, title: str, finding: Finding) -> None:
-    """A line with verdict and title, and below it what was found."""
+def print_finding(console: Console, title: str, finding: Finding) -> None:
+    """Print verdict and title in a line, and below it the text of the finding."""
     console.print(Text.assemble((f"{finding.verdict:<{INDENT}}", STYLES[finding.verdict]), title))
     if finding.text:
         console.print(Padding(Text(finding.text, style="dim" if finding.verdict != "failed" else ""), (0, 0, 0, INDENT)))

@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parents[2] / "deployment"
 
 
 class Action(StrEnum):
-    """What can be done with the files."""
+    """Actions of the command."""
 
     LIST = "list"
     SHOW = "show"

@@ -1,4 +1,4 @@
-"""`fedsam compare`: plan, run and resume the comparison of a file."""
+"""`fedsam compare`: plan, run and resume the comparison of a config."""
 
 from __future__ import annotations
 
@@ -21,16 +21,24 @@ from experiments.cli.options import (
     RayAddress,
     Target,
     TensorBoard,
-    places,
-    read,
+    location_settings,
+    read_experiments,
 )
-from experiments.cli.output import FAILED, callback, complain, end, kept, print_table, show
-from experiments.running.progress import duration
+from experiments.cli.output import (
+    FAILED,
+    exit_on_failure,
+    graceful_shutdown_of_runs,
+    print_error,
+    print_table,
+    progress_callback,
+    report_runs,
+)
 from fedsam.config import ConfigError
+from fedsam.formatting import duration
 
 if TYPE_CHECKING:
     from experiments.planning.forecast import Forecast
-    from experiments.planning.plan import Line, Planned
+    from experiments.planning.plan import PlannedRun
     from experiments.running.grids import ActorGroup, DatasetCache
     from experiments.running.scheduler import Outcome
 
@@ -61,74 +69,82 @@ def command(
     What was stopped or killed goes on when it is started again: a run with the same settings and seed that has finished is not repeated.
     A run that fails is recorded with its error and does not stop the others; the exit code is then 1.
     """
-    experiments = read(path, overrides, places(data_root, runs_dir, ray_address, allow_unauthenticated_cluster))
-    from experiments.planning.plan import plan_all
+    experiments = read_experiments(path, overrides, location_settings(data_root, runs_dir, ray_address, allow_unauthenticated_cluster))
+    from experiments.planning.plan import plan_comparison
     from experiments.running.grids import DatasetCache
     from fedsam.data.datasets import DataError
 
     folder, cache = experiments[0].runs_dir, DatasetCache()
     try:
-        planned = plan_all(experiments, cache)
+        planned = plan_comparison(experiments, cache)
     except DataError as error:
-        complain(str(error))
+        print_error(str(error))
         raise typer.Exit(FAILED) from None
     labels = dict.fromkeys(one.label for one in planned)
     if baseline is not None and baseline not in labels:
         raise ConfigError(f"baseline: {baseline!r} is not known; allowed: {'; '.join(labels)}")
-    with kept(folder):
-        outcomes = _carried_out(planned, cache, parallel, dry_run, quiet, tensorboard)
+    with graceful_shutdown_of_runs(folder):
+        outcomes = _carry_out(planned, cache, parallel, dry_run, quiet, tensorboard)
     if not dry_run:
-        made = iter(outcomes)
-        ids = [one.found.id if one.found else next(made).run_id for one in planned]
-        show([run_id for run_id in ids if run_id], folder, baseline=baseline, target_accuracy=target)
-        end(outcomes)
+        new = iter(outcomes)
+        ids = [one.finished_run.id if one.finished_run else next(new).run_id for one in planned]
+        report_runs([run_id for run_id in ids if run_id], folder, baseline=baseline, target_accuracy=target)
+        exit_on_failure(outcomes)
 
 
-def _carried_out(
-    planned: Sequence[Planned], cache: DatasetCache, parallel: int, dry_run: bool, quiet: bool, tensorboard: bool
+def _carry_out(
+    planned: Sequence[PlannedRun], cache: DatasetCache, parallel: int, dry_run: bool, quiet: bool, tensorboard: bool
 ) -> list[Outcome]:
-    """Show the plan, and make the runs that are not found, unless it is a dry run; their outcomes, in order."""
+    """Print the plan unless quiet, then make the runs that have not finished unless it is a dry run; their outcomes, in order."""
     from experiments.running.grids import actor_groups
     from experiments.running.scheduler import perform
 
-    todo = [one for one in planned if one.found is None]
-    experiments, said = [one.experiment for one in todo], dry_run or not quiet
-    forecasts: dict[Line, Forecast] = {}
+    todo = [one for one in planned if one.finished_run is None]
+    experiments, show_plan = [one.experiment for one in todo], dry_run or not quiet
+    forecasts: dict[tuple[str, int], Forecast] = {}
     with ExitStack() as stack:
         if todo:
-            with Console(stderr=True, quiet=not said).status("short trials on the actors, to estimate times"):
+            with Console(stderr=True, quiet=not show_plan).status("short trials on the actors, to estimate times"):
                 groups = stack.enter_context(actor_groups(experiments, parallel, cache))
-                forecasts = _forecasts(todo, groups[0]) if said else {}
-        usual = mean(ahead.seconds for ahead in forecasts.values()) if forecasts else 0.0
-        seconds = [forecasts[one.line].seconds if one.line in forecasts else usual for one in todo] if forecasts else None
-        if said:
-            _say(planned, forecasts, seconds, parallel)
+                forecasts = _forecasts(todo, groups[0]) if show_plan else {}
+        seconds = _seconds(todo, forecasts) if forecasts else None
+        if show_plan:
+            _print_plan(planned, forecasts, seconds, parallel)
         if dry_run or not todo:
             return []
-        with callback(quiet, tensorboard) as seen:
-            seen.plan(experiments, seconds)
-            return perform(experiments, groups, seen, once=True)
+        with progress_callback(quiet, tensorboard) as callback:
+            callback.plan(experiments, seconds)
+            return perform(experiments, groups, callback, once=True)
 
 
-def _forecasts(todo: Sequence[Planned], group: ActorGroup) -> dict[Line, Forecast]:
-    """What a run of each line takes, where a client can be tried; its seeds differ little."""
-    from experiments.planning.forecast import Probe
+def _forecasts(todo: Sequence[PlannedRun], group: ActorGroup) -> dict[tuple[str, int], Forecast]:
+    """A forecast for each method and client count, whose seeds differ little; none where the trial of a client fails."""
+    from experiments.planning.forecast import Forecaster
     from strategies.round import RunError
 
-    probe, found = Probe(group), dict[tuple[str, int], "Forecast"]()
-    for (label, clients), experiment in {one.line: one.experiment for one in reversed(todo)}.items():
+    forecaster, found = Forecaster(group), dict[tuple[str, int], "Forecast"]()
+    for (label, clients), experiment in {one.key: one.experiment for one in reversed(todo)}.items():
         try:
-            found[label, clients] = probe.forecast(experiment)
+            found[label, clients] = forecaster.forecast(experiment)
         except RunError as error:  # the run will fail in the same way, and be recorded
-            complain(f"no forecast of {label} with {clients} clients: {str(error).splitlines()[0]}")
+            print_error(f"no forecast of {label} with {clients} clients: {str(error).splitlines()[0]}")
     return found
 
 
-def _say(planned: Sequence[Planned], forecasts: Mapping[Line, Forecast], seconds: Sequence[float] | None, parallel: int) -> None:
-    from experiments.planning.plan import made_elsewhere, table
+def _seconds(todo: Sequence[PlannedRun], forecasts: Mapping[tuple[str, int], Forecast]) -> list[float]:
+    """Seconds of each run; the mean of the others where a run has no forecast."""
+    usual = mean(forecast.seconds for forecast in forecasts.values())
+    return [forecasts[one.key].seconds if one.key in forecasts else usual for one in todo]
 
-    print_table(table(planned, forecasts))
-    found = sum(one.found is not None for one in planned)
-    typer.echo("; ".join([f"{len(planned)} runs, {found} of them finished before", *made_elsewhere(planned)]))
+
+def _print_plan(
+    planned: Sequence[PlannedRun], forecasts: Mapping[tuple[str, int], Forecast], seconds: Sequence[float] | None, parallel: int
+) -> None:
+    from experiments.planning.plan import plan_table, provenance_notes
+
+    print_table(plan_table(planned, forecasts))
+    finished = sum(one.finished_run is not None for one in planned)
+    typer.echo("; ".join([f"{len(planned)} runs, {finished} of them finished before", *provenance_notes(planned)]))
     if seconds:
-        typer.echo(f"about {duration(sum(seconds) / parallel)} for the others{f', {parallel} at once' if parallel > 1 else ''}")
+        at_once = f", {parallel} at once" if parallel > 1 else ""
+        typer.echo(f"about {duration(sum(seconds) / parallel)} for the others{at_once}")

@@ -1,4 +1,4 @@
-"""`fedsam doctor`: what is wrong with this machine, before anything starts."""
+"""`fedsam doctor`: check this machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from experiments.cli.options import RUNS_DIR, AllowOpen, DataRoot, RayAddress, RunsDir
-from experiments.cli.output import FAILED, orderly, print_table
+from experiments.cli.output import FAILED, graceful_shutdown, print_table
 from fedsam.config import Compute
 
 EXAMPLES = (
@@ -36,11 +36,11 @@ def command(
     from experiments.diagnostics import checks
 
     root = Path(data_root or os.environ.get("FEDSAM_DATA") or "~/.cache/fedsam").expanduser()
-    with orderly("interrupted; Ray is stopped"):
+    with graceful_shutdown("interrupted; Ray is stopped"):
         found = list(checks.examine(root, runs_dir, compute))
     table = Table("Check", "Found", "Verdict", "What to do")
     for check in found:
         table.add_row(check.name, escape(check.found), f"[{COLOURS[check.verdict]}]{check.verdict}[/]", escape(check.fix))
     print_table(table)
-    if checks.worst(found) == "problem":
+    if checks.worst_verdict(found) == "problem":
         raise typer.Exit(FAILED)

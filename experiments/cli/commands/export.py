@@ -1,4 +1,4 @@
-"""`fedsam export`: the results as files for other programs."""
+"""`fedsam export`: write the results as Parquet or CSV files."""
 
 from __future__ import annotations
 

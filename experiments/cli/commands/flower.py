@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from experiments.cli.options import AllowOpen, RayAddress
-from experiments.cli.output import orderly
+from experiments.cli.output import graceful_shutdown
 from fedsam.config import Compute, validated
 
 EXAMPLES = (
@@ -53,5 +53,5 @@ def command(
     from fedsam.grid.flower_app import FlowerApp
 
     app = FlowerApp.read(folder, run_config or ())
-    with orderly("interrupted; Ray is stopped") as halts:
-        run(app, compute, supernodes, halts)
+    with graceful_shutdown("interrupted; Ray is stopped") as stop_functions:
+        run(app, compute, supernodes, stop_functions)

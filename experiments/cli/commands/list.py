@@ -1,4 +1,4 @@
-"""`fedsam list`: what can be chosen by name."""
+"""`fedsam list`: list components and configs by name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EXAMPLES = ("fedsam list", "fedsam list configs", "fedsam list optimizers", "fed
 
 
 class Kind(StrEnum):
-    """What there are lists of."""
+    """Kinds of entries."""
 
     OPTIMIZERS = "optimizers"
     CORRECTIONS = "corrections"

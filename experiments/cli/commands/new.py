@@ -1,4 +1,4 @@
-"""`fedsam new`: a small project with components of its own."""
+"""`fedsam new`: write a project with custom components."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def command(folder: Annotated[Path, typer.Argument(metavar="DIR", show_default=F
 
 
 def write(folder: Path) -> None:
-    """The project's files, in a folder that is made if need be.
+    """Write the files of the project; the folder is created if it is missing.
 
     Raises:
-        ConfigError: The folder has files, or cannot be made.
+        ConfigError: The folder is not empty, or cannot be created.
     """
     try:
         if folder.is_dir() and any(folder.iterdir()):

@@ -1,4 +1,4 @@
-"""`fedsam partition`: who holds what."""
+"""`fedsam partition`: show the partition of a config."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from experiments.cli.options import ConfigFile, DataRoot, Overrides, read
-from experiments.cli.output import FAILED, complain, print_table
+from experiments.cli.options import ConfigFile, DataRoot, Overrides, read_experiments
+from experiments.cli.output import FAILED, print_error, print_table
 from fedsam.config import Component, Experiment
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def command(
     from fedsam.data import federated
     from fedsam.data import partition as partitions
 
-    experiments = read(path, overrides, {"data.root": data_root})
+    experiments = read_experiments(path, overrides, {"data.root": data_root})
     different = list({(experiment.data.model_dump_json(), experiment.seed): experiment for experiment in experiments}.values())
     cache = DatasetCache()
     for number, experiment in enumerate(different, 1):
@@ -59,7 +59,7 @@ def _dataset(experiment: Experiment, cache: DatasetCache) -> Dataset:
     try:
         return cache.get(experiment)
     except DataError as error:
-        complain(str(error))
+        print_error(str(error))
         raise typer.Exit(FAILED) from None
 
 

@@ -1,4 +1,4 @@
-"""`fedsam report`: the table and the page of runs."""
+"""`fedsam report`: print the leaderboard of runs and write their report."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from experiments.cli.options import RUNS_DIR, Baseline, RunIds, RunsDir, Target
-from experiments.cli.output import show
+from experiments.cli.output import report_runs
 from fedsam.config import ConfigError
 
 EXAMPLES = (
@@ -37,4 +37,4 @@ def command(
         found = [run.id for run in (results.find(ids) if ids else results.runs())]
     if not found:
         raise ConfigError(f"runs_dir: '{runs_dir}' holds no run yet; `fedsam run` makes one")
-    show(found, runs_dir, out, baseline=baseline, target_accuracy=target)
+    report_runs(found, runs_dir, out, baseline=baseline, target_accuracy=target)

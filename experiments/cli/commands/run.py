@@ -7,8 +7,19 @@ from typing import Annotated
 
 import typer
 
-from experiments.cli.options import AllowOpen, ConfigFile, DataRoot, NewRunsDir, Overrides, Quiet, RayAddress, TensorBoard, places, read
-from experiments.cli.output import callback, end, kept, show
+from experiments.cli.options import (
+    AllowOpen,
+    ConfigFile,
+    DataRoot,
+    NewRunsDir,
+    Overrides,
+    Quiet,
+    RayAddress,
+    TensorBoard,
+    location_settings,
+    read_experiments,
+)
+from experiments.cli.output import exit_on_failure, graceful_shutdown_of_runs, progress_callback, report_runs
 from experiments.settings.toml import toml
 from fedsam.config import Experiment
 
@@ -38,17 +49,17 @@ def command(
     CONFIG is a TOML file of settings; what it leaves out has a default, and its table `sweep` makes it several experiments.
     Every setting is checked before anything starts. Each finished round is kept at once: Ctrl-C loses only the current one.
     """
-    experiments = read(path, overrides, places(data_root, runs_dir, ray_address, allow_unauthenticated_cluster))
+    experiments = read_experiments(path, overrides, location_settings(data_root, runs_dir, ray_address, allow_unauthenticated_cluster))
     if print_config:
         _print_settings(experiments)
         return
     from experiments.running.scheduler import run_all
 
     folder = experiments[0].runs_dir
-    with callback(quiet, tensorboard) as seen, kept(folder):
-        outcomes = run_all(experiments, seen)
-    show([outcome.run_id for outcome in outcomes if outcome.run_id], folder)
-    end(outcomes)
+    with progress_callback(quiet, tensorboard) as callback, graceful_shutdown_of_runs(folder):
+        outcomes = run_all(experiments, callback)
+    report_runs([outcome.run_id for outcome in outcomes if outcome.run_id], folder)
+    exit_on_failure(outcomes)
 
 
 def _print_settings(experiments: Sequence[Experiment]) -> None:

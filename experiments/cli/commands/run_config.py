@@ -1,4 +1,4 @@
-"""`fedsam run-config`: an experiment for `flwr run`."""
+"""`fedsam run-config`: print an experiment for `flwr run`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 import typer
 
-from experiments.cli.options import ConfigFile, DataRoot, NewRunsDir, Overrides, read
+from experiments.cli.options import ConfigFile, DataRoot, NewRunsDir, Overrides, read_experiments
 from fedsam.config import ConfigError, Experiment
 
 EXAMPLES = (
@@ -20,7 +20,7 @@ def command(path: ConfigFile, overrides: Overrides = None, data_root: DataRoot =
 
     Its paths are absolute, because Flower's runtime runs apps in a folder of its own. The federation needs data.clients SuperNodes.
     """
-    experiments = read(path, overrides, {"data.root": data_root, "runs_dir": runs_dir})
+    experiments = read_experiments(path, overrides, {"data.root": data_root, "runs_dir": runs_dir})
     if len(experiments) > 1:
         raise ConfigError(f"sweep: {len(experiments)} experiments are not allowed here: fix the swept settings with -o")
     typer.echo(run_config(experiments[0]))
@@ -31,6 +31,6 @@ def run_config(experiment: Experiment) -> str:
     from fedsam.data import own_data
 
     data = experiment.data
-    paths = {"root": data.root and data.root.expanduser().absolute(), "dataset": own_data.absolute(data.dataset)}
+    paths = {"root": data.root and data.root.expanduser().absolute(), "dataset": own_data.with_absolute_path(data.dataset)}
     whole = experiment.model_copy(update={"data": data.model_copy(update=paths), "runs_dir": experiment.runs_dir.expanduser().absolute()})
     return f"experiment = {json.dumps(whole.dumps(), ensure_ascii=False)}"

@@ -1,4 +1,4 @@
-"""`fedsam runs`: what has been run."""
+"""`fedsam runs`: list the runs of a database."""
 
 from __future__ import annotations
 

@@ -1,27 +1,34 @@
-"""The figures of a report, drawn for one journal column (3.3 inches); a method looks the same in all of them."""
+"""The figures of a report, one journal column wide (3.3 inches), with one style for each method."""
 
-from experiments.reporting.figures.accuracy import Point, accuracy_against_clients, accuracy_curves, costs_against_clients, on_front, pareto
-from experiments.reporting.figures.label_distribution import SHOWN, Spread, client_spread, label_distribution
-from experiments.reporting.figures.landscape import Cut, Flat, flatness_against_accuracy, loss_lines, loss_planes
-from experiments.reporting.figures.style import Looks, encode, looks
+from experiments.reporting.figures.accuracy import (
+    CostPoint,
+    accuracy_against_clients,
+    accuracy_curves,
+    costs_against_clients,
+    front_points,
+    pareto,
+)
+from experiments.reporting.figures.label_distribution import MAX_CLIENTS, ClientAccuracy, client_accuracies, label_distribution
+from experiments.reporting.figures.landscape import FlatnessPoint, MethodSlice, flatness_against_accuracy, loss_lines, loss_planes
+from experiments.reporting.figures.style import MethodStyles, encode, method_styles
 
 __all__ = [
-    "SHOWN",
-    "Cut",
-    "Flat",
-    "Looks",
-    "Point",
-    "Spread",
+    "MAX_CLIENTS",
+    "ClientAccuracy",
+    "CostPoint",
+    "FlatnessPoint",
+    "MethodSlice",
+    "MethodStyles",
     "accuracy_against_clients",
     "accuracy_curves",
-    "client_spread",
+    "client_accuracies",
     "costs_against_clients",
     "encode",
     "flatness_against_accuracy",
+    "front_points",
     "label_distribution",
-    "looks",
     "loss_lines",
     "loss_planes",
-    "on_front",
+    "method_styles",
     "pareto",
 ]

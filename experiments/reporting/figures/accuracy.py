@@ -1,4 +1,4 @@
-"""Accuracy as it grows with what is spent, and as the number of clients grows."""
+"""Figures of accuracy and cost: curves, the effect of the number of clients, Pareto fronts."""
 
 from __future__ import annotations
 
@@ -11,89 +11,91 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from experiments.analysis.cost import COSTS
-from experiments.analysis.curves import Series
-from experiments.analysis.leaderboard import Key
-from experiments.analysis.statistics import Estimate, front
-from experiments.reporting.figures.style import Look, Looks, cost_axis, cost_panels, count_axis, dodged, panels, percents, styled
+from experiments.analysis.curves import Curve
+from experiments.analysis.leaderboard import EntryKey
+from experiments.analysis.statistics import Estimate, pareto_front
+from experiments.reporting.figures.panels import client_count_axis, cost_axis, cost_panels, dodge_factors, limit_to_percents, panels
+from experiments.reporting.figures.style import MethodStyle, MethodStyles, with_rc_params
 
 
-@styled
-def accuracy_curves(series: Sequence[Series], against: str, looks: Looks, title: str = "", *, bands: bool = True) -> Figure:
-    """Test accuracy as it grows with a cost, a panel for each client count; a cross ends a curve that diverged.
+@with_rc_params
+def accuracy_curves(curves: Sequence[Curve], against: str, styles: MethodStyles, title: str = "", *, bands: bool = True) -> Figure:
+    """Test accuracy against a cost, a panel for each client count; a cross marks where a run diverged.
 
     Args:
-        bands: Draw the intervals over seeds, which hide the curves where there are many.
+        against: A name of `COSTS`.
+        bands: Whether the intervals over seeds are drawn.
     """
-    ends = {(one.label, one.clients): float(one.spent[against][-1]) for one in series}
-    figure, found = cost_panels(COSTS[against], _largest(ends), _shown(looks, ends), title=title)
-    for one in series:
-        axes, length = found[one.clients]
-        _curve(axes, one.spent[against] / length, one, looks[one.label], bands)
-    for axes, _ in found.values():
-        percents(axes)
+    totals = {(curve.label, curve.clients): float(curve.costs[against][-1]) for curve in curves}
+    figure, by_count = cost_panels(COSTS[against], _largest(totals), _used(styles, totals), title=title)
+    for curve in curves:
+        axes, divisor = by_count[curve.clients]
+        _draw(axes, curve.costs[against] / divisor, curve, styles[curve.label], bands)
+    for axes, _ in by_count.values():
+        limit_to_percents(axes)
     return figure
 
 
-def _curve(axes: Axes, x: NDArray[np.float64], one: Series, look: Look, bands: bool) -> None:
-    y = 100 * one.accuracy
-    axes.plot(x, y, markevery=max(1, len(x) // 6), **look.line)
+def _draw(axes: Axes, x: NDArray[np.float64], curve: Curve, style: MethodStyle, bands: bool) -> None:
+    y = 100 * curve.accuracy
+    axes.plot(x, y, markevery=max(1, len(x) // 6), **style.line)
     if bands:
-        axes.fill_between(x, y - 100 * one.half_width, y + 100 * one.half_width, color=look.color, alpha=0.15, linewidth=0)
+        axes.fill_between(x, y - 100 * curve.half_width, y + 100 * curve.half_width, color=style.color, alpha=0.15, linewidth=0)
     drawn = np.flatnonzero(np.isfinite(y))
     if 0 < len(drawn) < len(y):
-        axes.plot(x[drawn[-1]], y[drawn[-1]], "x", color=look.color, markersize=6, markeredgewidth=1.4)
+        axes.plot(x[drawn[-1]], y[drawn[-1]], "x", color=style.color, markersize=6, markeredgewidth=1.4)
 
 
-@styled
-def accuracy_against_clients(held: Mapping[str, Mapping[Key, Estimate]], looks: Looks, title: str = "") -> Figure:
-    """Test accuracy of each method as the population grows; bars are 95 % intervals over seeds.
+@with_rc_params
+def accuracy_against_clients(accuracies: Mapping[str, Mapping[EntryKey, Estimate]], styles: MethodStyles, title: str = "") -> Figure:
+    """Test accuracy against the number of clients; bars are 95 % intervals over seeds.
 
     Args:
-        held: Accuracies (fractions) by the title of their panel.
+        accuracies: By title of the panel: accuracies, fractions.
     """
-    shown, columns = _shown(looks, *held.values()), min(2, len(held))
-    figure, grid = panels(list(held), shown, title=title, columns=columns, height=1.9 if columns == 1 else 1.6)
-    counts = sorted({clients for accuracies in held.values() for _, clients in accuracies})
-    for place, (accuracies, axes) in enumerate(zip(held.values(), grid, strict=True)):
-        for label, factor in dodged(shown).items():
-            own = [(clients * factor, accuracies[label, clients]) for clients in counts if (label, clients) in accuracies]
+    used, columns = _used(styles, *accuracies.values()), min(2, len(accuracies))
+    figure, grid = panels(list(accuracies), used, title=title, columns=columns, height=1.9 if columns == 1 else 1.6)
+    counts = sorted({clients for panel in accuracies.values() for _, clients in panel})
+    for index, (panel, axes) in enumerate(zip(accuracies.values(), grid, strict=True)):
+        for label, factor in dodge_factors(used).items():
+            own = [(clients * factor, panel[label, clients]) for clients in counts if (label, clients) in panel]
             x, y = [clients for clients, _ in own], [100 * accuracy.mean for _, accuracy in own]
-            axes.errorbar(x, y, [100 * (accuracy.half_width or 0.0) for _, accuracy in own], elinewidth=0.7, **looks[label].line)
-        count_axis(axes, counts)
-        percents(axes)
-        if place % columns == 0:
+            axes.errorbar(x, y, [100 * (accuracy.half_width or 0.0) for _, accuracy in own], elinewidth=0.7, **styles[label].line)
+        client_count_axis(axes, counts)
+        limit_to_percents(axes)
+        if index % columns == 0:
             axes.set_ylabel("test accuracy (%)")
     return figure
 
 
-@styled
-def costs_against_clients(held: Mapping[str, Mapping[Key, float]], looks: Looks, title: str = "") -> Figure:
-    """What a run costs in total as the population grows, by the names of `COSTS`."""
-    shown = _shown(looks, *held.values())
-    figure, grid = panels([""] * len(held), shown, title=title, columns=min(2, len(held)), height=1.5)
-    counts = sorted({clients for costs in held.values() for _, clients in costs})
-    for (name, costs), axes in zip(held.items(), grid, strict=True):
-        length = cost_axis(axes.yaxis, COSTS[name], max(costs.values()))
-        for label, factor in dodged(shown).items():
-            own = [(clients * factor, costs[label, clients] / length) for clients in counts if (label, clients) in costs]
-            axes.plot([clients for clients, _ in own], [cost for _, cost in own], **looks[label].line)
-        count_axis(axes, counts)
+@with_rc_params
+def costs_against_clients(costs: Mapping[str, Mapping[EntryKey, float]], styles: MethodStyles, title: str = "") -> Figure:
+    """Total costs of a run against the number of clients, a panel for each name of `COSTS`."""
+    used = _used(styles, *costs.values())
+    figure, grid = panels([""] * len(costs), used, title=title, columns=min(2, len(costs)), height=1.5)
+    counts = sorted({clients for panel in costs.values() for _, clients in panel})
+    for (name, panel), axes in zip(costs.items(), grid, strict=True):
+        divisor = cost_axis(axes.yaxis, COSTS[name], max(panel.values()))
+        for label, factor in dodge_factors(used).items():
+            own = [(clients * factor, panel[label, clients] / divisor) for clients in counts if (label, clients) in panel]
+            axes.plot([clients for clients, _ in own], [cost for _, cost in own], **styles[label].line)
+        client_count_axis(axes, counts)
         axes.set_ylim(bottom=0)
     return figure
 
 
-def _shown(looks: Looks, *tables: Mapping[Key, object]) -> Looks:
-    used = {label for table in tables for label, _ in table}
-    return {label: look for label, look in looks.items() if label in used}
+def _used(styles: MethodStyles, *tables: Mapping[EntryKey, object]) -> MethodStyles:
+    labels = {label for table in tables for label, _ in table}
+    return {label: style for label, style in styles.items() if label in labels}
 
 
-def _largest(costs: Mapping[Key, float]) -> dict[int, float]:
+def _largest(costs: Mapping[EntryKey, float]) -> dict[int, float]:
     return {clients: max(cost for (_, n), cost in costs.items() if n == clients) for _, clients in costs}
 
 
 @dataclass(frozen=True)
-class Point:
-    """A method with a client count: its test accuracy, a fraction, and what it cost."""
+class CostPoint:
+    """A method with a client count: its test accuracy, a fraction, and its cost."""
 
     label: str
     clients: int
@@ -101,33 +103,33 @@ class Point:
     cost: float
 
     @property
-    def key(self) -> Key:
+    def key(self) -> EntryKey:
         """Its label and client count."""
         return self.label, self.clients
 
 
-def on_front(points: Sequence[Point]) -> list[Point]:
-    """The points whose accuracy nothing cheaper or as cheap has, cheapest first."""
-    return [points[index] for index in front([point.cost for point in points], [point.accuracy.mean for point in points])]
+def front_points(points: Sequence[CostPoint]) -> list[CostPoint]:
+    """The points on the Pareto front, cheapest first."""
+    return [points[index] for index in pareto_front([point.cost for point in points], [point.accuracy.mean for point in points])]
 
 
-@styled
-def pareto(points: Sequence[Point], against: str, looks: Looks, title: str = "") -> Figure:
-    """Accuracy against a cost, a panel for each client count: the front is named and filled, what it dominates is hollow."""
+@with_rc_params
+def pareto(points: Sequence[CostPoint], against: str, styles: MethodStyles, title: str = "") -> Figure:
+    """Accuracy against a cost, a panel for each client count; points on the Pareto front are filled and named, others hollow."""
     costs = {point.key: point.cost for point in points}
-    figure, found = cost_panels(COSTS[against], _largest(costs), _shown(looks, costs), title=title, kind="point")
-    for clients, (axes, length) in found.items():
+    figure, by_count = cost_panels(COSTS[against], _largest(costs), _used(styles, costs), title=title, kind="point")
+    for clients, (axes, divisor) in by_count.items():
         own = [point for point in points if point.clients == clients]
-        best = on_front(own)
-        x, y = [point.cost / length for point in best], [100 * point.accuracy.mean for point in best]
+        best = front_points(own)
+        x, y = [point.cost / divisor for point in best], [100 * point.accuracy.mean for point in best]
         axes.step(x, y, where="post", color="#aaaaaa", zorder=1)
         for point in own:
-            look = looks[point.label].point | {"fillstyle": "full" if point in best else "none"}
+            style = styles[point.label].point | {"fillstyle": "full" if point in best else "none"}
             error = 100 * (point.accuracy.half_width or 0.0)
-            axes.errorbar(point.cost / length, 100 * point.accuracy.mean, error, elinewidth=0.6, markersize=4.2, **look)
+            axes.errorbar(point.cost / divisor, 100 * point.accuracy.mean, error, elinewidth=0.6, markersize=4.2, **style)
         for point, right, up in zip(best, x, y, strict=True):
-            # The names lie where nothing can be: a point there would dominate.
+            # No point lies above and left of one on the front, so there is room for its name.
             axes.annotate(point.label, (right, up), (-2, 2), textcoords="offset points", ha="right", va="bottom", rotation=-35, fontsize=6)
         axes.margins(0.18, 0.3)
-        percents(axes)
+        limit_to_percents(axes)
     return figure

@@ -1,4 +1,4 @@
-"""What clients hold, and how well the model serves them."""
+"""Figures of clients: the label distribution, and the accuracy of the model over clients."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from experiments.reporting.figures.style import ALARM, COLOURS, FAINT, INK, SOFT, WIDTH, Looks, styled
+from experiments.reporting.figures.style import COLOURS, FAINT, INK, SOFT, WARNING_COLOUR, WIDTH, MethodStyles, with_rc_params
 
-SHOWN = 100  # clients in a picture of label_distribution
+MAX_CLIENTS = 100  # drawn in a figure of the label distribution
 
 
-@styled
+@with_rc_params
 def label_distribution(counts: NDArray[np.integer[Any]], title: str = "", names: Sequence[str] = ()) -> Figure:
-    """Who holds what: examples of each client above, and of each class and client below.
+    """Number of examples of each client (above), and of each class and client (below).
 
     Args:
         counts: Examples, (clients, classes); only the first 100 clients are drawn.
-        names: Of the classes; empty: they are numbered.
+        names: Names of the classes; empty: they are numbered.
     """
-    shown = counts[:SHOWN]
+    shown = counts[:MAX_CLIENTS]
     clients, classes = shown.shape
     figure = Figure(figsize=(WIDTH, 2.5), layout="constrained")
     bars, cells = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2.6))
@@ -39,7 +39,7 @@ def label_distribution(counts: NDArray[np.integer[Any]], title: str = "", names:
     image = cells.imshow(
         drawn,
         aspect="auto",
-        cmap=LinearSegmentedColormap.from_list("holdings", ("#d3e5f3", COLOURS[0], "#04213f")),
+        cmap=LinearSegmentedColormap.from_list("examples", ("#d3e5f3", COLOURS[0], "#04213f")),
         norm=norm,
         interpolation="nearest",
         origin="lower",
@@ -51,18 +51,18 @@ def label_distribution(counts: NDArray[np.integer[Any]], title: str = "", names:
     cells.set_yticks(marked, [_short(names[kind]) if names else str(kind) for kind in marked])
     figure.colorbar(image, ax=cells, label="examples", aspect=12, pad=0.02, ticks=MaxNLocator(nbins=5, integer=True))
     if title:
-        figure.suptitle(title, color=ALARM)
+        figure.suptitle(title, color=WARNING_COLOUR)
     return figure
 
 
 def _short(name: str) -> str:
-    """A class name as a mark of an axis, where `$` would begin a formula."""
+    """A class name as the label of a tick, at most 16 characters; `$` would begin a formula."""
     return (name if len(name) <= 16 else f"{name[:15]}…").replace("$", r"\$")
 
 
 @dataclass(frozen=True)
-class Spread:
-    """Accuracy over the clients of one method with one client count: its mean, standard deviation and worst tenth, fractions."""
+class ClientAccuracy:
+    """Accuracy over the clients of a method with a client count: mean, standard deviation and mean of the worst tenth, fractions."""
 
     label: str
     clients: int
@@ -71,20 +71,20 @@ class Spread:
     worst: float
 
 
-@styled
-def client_spread(spreads: Sequence[Spread], looks: Looks, title: str = "") -> Figure:
-    """How evenly the model serves clients: mean with one standard deviation over clients, and the mean of the worst tenth."""
-    counts = sorted({spread.clients for spread in spreads})
-    members = [[spread for spread in spreads if spread.clients == clients] for clients in counts]
+@with_rc_params
+def client_accuracies(accuracies: Sequence[ClientAccuracy], styles: MethodStyles, title: str = "") -> Figure:
+    """Accuracy over clients: mean with one standard deviation, and the mean of the worst tenth."""
+    counts = sorted({one.clients for one in accuracies})
+    members = [[one for one in accuracies if one.clients == clients] for clients in counts]
     rows = [len(group) for group in members]
     figure = Figure(figsize=(WIDTH, 0.6 + 0.13 * sum(rows) + 0.25 * len(rows)), layout="constrained")
     panels = figure.subplots(len(counts), 1, squeeze=False, sharex=True, height_ratios=[count + 0.6 for count in rows]).flatten()
     for axes, group, clients in zip(panels, members, counts, strict=True):
-        for place, spread in enumerate(group):
-            look = looks[spread.label]
-            axes.errorbar(100 * spread.mean, place, xerr=100 * spread.std, color=look.color, marker=look.marker, elinewidth=1.2)
-            axes.plot(100 * spread.worst, place, marker="|", color=look.color, markersize=7, markeredgewidth=1.6)
-        axes.set_yticks(range(len(group)), [spread.label for spread in group])
+        for row, one in enumerate(group):
+            style = styles[one.label]
+            axes.errorbar(100 * one.mean, row, xerr=100 * one.std, color=style.color, marker=style.marker, elinewidth=1.2)
+            axes.plot(100 * one.worst, row, marker="|", color=style.color, markersize=7, markeredgewidth=1.6)
+        axes.set_yticks(range(len(group)), [one.label for one in group])
         axes.set_ylim(len(group) - 0.4, -0.6)
         axes.grid(axis="x", color=FAINT, linewidth=0.5)
         axes.set_axisbelow(True)
@@ -95,5 +95,5 @@ def client_spread(spreads: Sequence[Spread], looks: Looks, title: str = "") -> F
     tick = Line2D([], [], color=INK, marker="|", linestyle="", markersize=7, markeredgewidth=1.6, label="worst 10 %")
     figure.legend(handles=[bar, tick], loc="outside lower center", ncols=2, frameon=False)
     if title:
-        figure.suptitle(title, color=ALARM)
+        figure.suptitle(title, color=WARNING_COLOUR)
     return figure

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiments.analysis.comparison import compare_runs
-from experiments.reporting.text import findings, notes, on_differences, on_target
+from experiments.reporting.text import findings, notes, significance_note, target_note
 from fedsam.config import ConfigError
 from fedsam.results.store import Results
 from tests.support.recorded import SAM, SGD, add
@@ -42,7 +42,7 @@ def test_baseline_may_have_settings(results: Results) -> None:
 def test_baseline_by_label(results: Results) -> None:
     add(results, [0.1])
     add(results, [0.3], client__optimizer=SAM)
-    (versus,) = compare_runs(results, results.runs(), baseline="sam").versus.values()
+    (versus,) = compare_runs(results, results.runs(), baseline="sam").paired_tests.values()
     assert versus.difference.mean == pytest.approx(-0.2)
     with pytest.raises(ConfigError, match=r"baseline: 'adam' is not known; allowed: sgd; sam"):
         compare_runs(results, results.runs(), baseline="adam")
@@ -54,13 +54,13 @@ def test_differences_are_paired_tested_and_corrected(results: Results) -> None:
         add(results, [0.4 + luck + seed / 1000], seed=seed, client__optimizer=SAM)
         add(results, [0.3 + luck + 0.01 * (-1) ** seed], seed=seed, client__optimizer=ESAM)
     found = compare_runs(results, results.runs())
-    sam, esam = found.versus["sam", 4], found.versus["esam", 4]
+    sam, esam = found.paired_tests["sam", 4], found.paired_tests["esam", 4]
     assert sam.difference.mean == pytest.approx(0.103)
-    assert (sam.p, sam.adjusted) == (2 / 128, 4 / 128)
-    assert esam.adjusted == esam.p == 1
+    assert (sam.p_value, sam.adjusted_p_value) == (2 / 128, 4 / 128)
+    assert esam.adjusted_p_value == esam.p_value == 1
     assert found.ranks["sam", 4] == 1
     assert findings(found)[1].endswith("by sign flips with Holm's correction over methods: sam above it.")
-    assert "with 7 seeds p cannot be below 0.016 before the correction" in on_differences(found)
+    assert "with 7 seeds p cannot be below 0.016 before the correction" in significance_note(found)
 
 
 def test_what_is_more_than_chance_is_said(results: Results) -> None:
@@ -99,9 +99,9 @@ def test_one_seed_in_common_has_no_test(results: Results) -> None:
     add(results, [0.5], seed=1, client__optimizer=SAM)
     add(results, [0.5], seed=7, client__optimizer=ESAM)
     found = compare_runs(results, results.runs())
-    assert list(found.versus) == [("sam", 4)]
-    assert found.versus["sam", 4].p is None and found.versus["sam", 4].difference.half_width is None
-    assert "with one seed in common there is no test" in on_differences(found)
+    assert list(found.paired_tests) == [("sam", 4)]
+    assert found.paired_tests["sam", 4].p_value is None and found.paired_tests["sam", 4].difference.half_width is None
+    assert "with one seed in common there is no test" in significance_note(found)
     assert "no seed in common with" in findings(found)[0]
 
 
@@ -110,8 +110,8 @@ def test_a_diverged_method_is_not_compared(results: Results) -> None:
         add(results, [0.3], seed=seed)
         add(results, [math.nan], seed=seed, client__optimizer=SAM)
     found = compare_runs(results, results.runs())
-    assert not found.versus and list(found.ranks) == [("sgd", 4)]
-    assert not compare_runs(results, results.runs(), baseline="sam").versus
+    assert not found.paired_tests and list(found.ranks) == [("sgd", 4)]
+    assert not compare_runs(results, results.runs(), baseline="sam").paired_tests
 
 
 def test_change_with_clients_is_said_for_the_extremes(results: Results) -> None:
@@ -128,12 +128,12 @@ def test_target_is_asked_for_or_set_or_that_of_the_weakest(results: Results) -> 
     add(results, [0.5, 0.7], client__optimizer=SAM)
     add(results, [0.1], data__clients=9)
     found = compare_runs(results, results.runs())
-    assert found.targets == {4: pytest.approx(0.4), 9: pytest.approx(0.1)} and "weakest method" in on_target(found)
-    assert found.reached["sam", 4].spent["rounds"].mean == 1
+    assert found.targets == {4: pytest.approx(0.4), 9: pytest.approx(0.1)} and "weakest method" in target_note(found)
+    assert found.times_to_target["sam", 4].costs["rounds"].mean == 1
     add(results, [0.1], data__clients=9, client__optimizer=SAM, measure__target=0.6)
     assert compare_runs(results, results.runs()).targets == {4: 0.6, 9: 0.6}
     asked = compare_runs(results, results.runs(), target_accuracy=0.55)
-    assert asked.targets == {4: 0.55, 9: 0.55} and on_target(asked).startswith("Target: 55 % test accuracy.")
+    assert asked.targets == {4: 0.55, 9: 0.55} and target_note(asked).startswith("Target: 55 % test accuracy.")
     with pytest.raises(ConfigError, match="target: 55 is not allowed"):
         compare_runs(results, results.runs(), target_accuracy=55)
 
@@ -141,7 +141,7 @@ def test_target_is_asked_for_or_set_or_that_of_the_weakest(results: Results) -> 
 def test_costs_that_do_not_differ_give_no_front(results: Results) -> None:
     add(results, [0.5], evaluations=100)
     add(results, [0.5], evaluations=200, client__optimizer=SAM)
-    assert compare_runs(results, results.runs()).prices == {"gradient_evaluations": True, "client_seconds": False, "bytes": False}
+    assert compare_runs(results, results.runs()).costs_differ == {"gradient_evaluations": True, "client_seconds": False, "bytes": False}
 
 
 def test_notes_say_when_rounds_differ(results: Results) -> None:

@@ -11,8 +11,8 @@ import pytest
 from scipy import stats
 
 from experiments.analysis.comparison import compare_runs
-from experiments.analysis.curves import TimeToTarget, equal, reached, series
-from experiments.analysis.leaderboard import groups
+from experiments.analysis.curves import TimeToTarget, accuracy_curves, equal_costs, time_to_target
+from experiments.analysis.leaderboard import seed_groups
 from fedsam.results.store import Results
 from tests.support.recorded import SAM, add
 
@@ -24,50 +24,50 @@ def results(runs_dir: Path) -> Iterator[Results]:
 
 
 def reach(results: Results, target: float) -> TimeToTarget:
-    (group,) = groups(results, results.runs())
-    return reached(group, target)
+    (group,) = seed_groups(results, results.runs())
+    return time_to_target(group, target)
 
 
 def test_series_have_the_rounds_that_all_seeds_have(results: Results) -> None:
     add(results, [0.1, 0.2, 0.3], seed=0, evaluations=100)
     add(results, [0.2, None, 0.5], seed=1, evaluations=300)
-    (one,) = series(groups(results, results.runs()))
-    np.testing.assert_array_equal(one.spent["rounds"], [1, 3])
-    np.testing.assert_array_equal(one.spent["gradient_evaluations"], [200, 600])
-    np.testing.assert_array_equal(one.spent["bytes"], [1500, 4500])
+    (one,) = accuracy_curves(seed_groups(results, results.runs()))
+    np.testing.assert_array_equal(one.costs["rounds"], [1, 3])
+    np.testing.assert_array_equal(one.costs["gradient_evaluations"], [200, 600])
+    np.testing.assert_array_equal(one.costs["bytes"], [1500, 4500])
     np.testing.assert_allclose(one.accuracy, [0.15, 0.4])
     np.testing.assert_allclose(one.half_width[0], stats.t.ppf(0.975, 1) * 0.05)
-    assert not {"flops", "simulated_seconds", "energy"} & set(one.spent)
+    assert not {"flops", "simulated_seconds", "energy"} & set(one.costs)
 
 
 def test_target_is_reached_at_the_first_evaluation_at_or_above_it(results: Results) -> None:
     add(results, [0.1, None, 0.4, 0.3, 0.9])
     found = reach(results, 0.4)
-    assert (found.runs, found.seeds) == (1, 1)
-    assert {name: estimate.mean for name, estimate in found.spent.items()} == {
+    assert (found.reached, found.seeds) == (1, 1)
+    assert {name: estimate.mean for name, estimate in found.costs.items()} == {
         "rounds": 3,
         "gradient_evaluations": 300,
         "client_seconds": 6.0,
         "wall_seconds": 3.0,
         "bytes": 4500,
     }
-    assert reach(results, 0.41).spent["rounds"].mean == 5
+    assert reach(results, 0.41).costs["rounds"].mean == 5
 
 
 def test_only_runs_that_reach_the_target_count(results: Results) -> None:
     for seed, curve in enumerate(([0.5, 0.6], [0.1, 0.5], [0.1, 0.2], [0.1, math.nan])):
         add(results, curve, seed=seed)
     found = reach(results, 0.5)
-    assert (found.runs, found.seeds) == (2, 4)
-    assert found.spent["rounds"].mean == 1.5
-    assert reach(results, 0.7).runs == 0 and not reach(results, 0.7).spent
+    assert (found.reached, found.seeds) == (2, 4)
+    assert found.costs["rounds"].mean == 1.5
+    assert reach(results, 0.7).reached == 0 and not reach(results, 0.7).costs
 
 
 def test_equal_cost_is_the_most_that_all_have_spent(results: Results) -> None:
     add(results, [0.1, 0.2, 0.3], evaluations=100)
     add(results, [0.2, 0.4], evaluations=250, client__optimizer=SAM)
     add(results, [0.6, 0.7], evaluations=250, client__optimizer=SAM, data__clients=9)
-    at = {one.cost: one for one in equal(groups(results, results.runs()))}
+    at = {one.cost: one for one in equal_costs(seed_groups(results, results.runs()))}
     assert list(at) == ["rounds", "gradient_evaluations", "client_seconds", "bytes"]
     assert (at["rounds"].value, at["gradient_evaluations"].value) == (2, 300)
     accuracies = [estimate.mean if estimate else None for estimate in at["rounds"].accuracy.values()]
@@ -78,13 +78,13 @@ def test_equal_cost_is_the_most_that_all_have_spent(results: Results) -> None:
 def test_nothing_was_evaluated_yet_at_a_small_cost(results: Results) -> None:
     add(results, [0.5], evaluations=100)
     add(results, [None, 0.6], evaluations=100, client__optimizer=SAM)
-    at = {one.cost: one.accuracy for one in equal(groups(results, results.runs()))}
+    at = {one.cost: one.accuracy for one in equal_costs(seed_groups(results, results.runs()))}
     assert at["gradient_evaluations"]["sam", 4] is None
 
 
 def test_unfinished_runs_do_not_lower_the_equal_cost(results: Results) -> None:
     add(results, [0.1, 0.2, 0.3])
-    assert compare_runs(results, results.runs()).equal == []
+    assert compare_runs(results, results.runs()).equal_costs == []
     add(results, [0.1], client__optimizer=SAM, status="failed")
     add(results, [0.1, 0.2, 0.3], data__clients=9)
-    assert [one.value for one in compare_runs(results, results.runs()).equal][:2] == [3, 300]
+    assert [one.value for one in compare_runs(results, results.runs()).equal_costs][:2] == [3, 300]

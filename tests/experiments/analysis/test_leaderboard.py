@@ -24,7 +24,7 @@ def results(runs_dir: Path) -> Iterator[Results]:
 def test_final_accuracy_is_the_mean_of_the_last_evaluations(results: Results) -> None:
     add(results, [0.1, 0.2, None, 0.3, 0.4, 0.5, None, 0.6])
     (line,) = lines_of(results)
-    assert line.last == 5
+    assert line.evaluations_averaged == 5
     assert line.accuracy is not None
     assert line.accuracy.mean == pytest.approx(0.4)
     assert line.accuracy.half_width is None
@@ -48,8 +48,8 @@ def test_fewer_evaluations_average_fewer(results: Results) -> None:
     add(results, [0.1, 0.2, 0.3], seed=0)
     add(results, [None, 0.2, 0.4], seed=1)
     (line,) = lines_of(results)
-    assert line.last == 2
-    assert dict(line.finals) == pytest.approx({0: 0.25, 1: 0.3})
+    assert line.evaluations_averaged == 2
+    assert dict(line.final_accuracies) == pytest.approx({0: 0.25, 1: 0.3})
     assert "mean of the last 2 evaluations" in " ".join(notes(compare_runs(results, results.runs())))
 
 
@@ -104,7 +104,7 @@ def test_a_measure_that_one_seed_lacks_is_left_out(results: Results) -> None:
 
 def test_costs_that_are_measured_are_shown(results: Results) -> None:
     run = add(results, [0.4, 0.5], costs={"energy": 5.0, "simulated_seconds": 3.0, "flops": 7, "peak_device_memory": 9})
-    results.begun(run, 2.5)
+    results.record_startup(run, 2.5)
     (line,) = lines_of(results)
     expected = {"energy": 10.0, "simulated_seconds": 6.0, "flops": 14, "peak_device_memory": 9, "startup": 2.5}
     assert {name: line.costs[name] for name in expected} == expected
@@ -112,6 +112,6 @@ def test_costs_that_are_measured_are_shown(results: Results) -> None:
 
 def test_five_seeds_have_an_interquartile_mean(results: Results) -> None:
     for seed, accuracy in enumerate((0.1, 0.5, 0.51, 0.52, 0.9)):
-        assert all(line.middle is None for line in lines_of(results))
+        assert all(line.interquartile_mean is None for line in lines_of(results))
         add(results, [accuracy], seed=seed)
-    assert [line.middle for line in lines_of(results)] == [pytest.approx(0.51)]
+    assert [line.interquartile_mean for line in lines_of(results)] == [pytest.approx(0.51)]

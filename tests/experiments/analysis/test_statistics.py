@@ -11,7 +11,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from experiments.analysis.statistics import Estimate, front, holm, interquartile_mean, paired, ranks, sign_flip, smallest_p, spearman
+from experiments.analysis.statistics import (
+    Estimate,
+    holm_correction,
+    interquartile_mean,
+    paired_differences,
+    pareto_front,
+    ranks,
+    sign_flip_test,
+    smallest_p,
+    spearman,
+)
 
 VALUES = st.lists(st.floats(-1, 1), min_size=2, max_size=8)
 PS = st.dictionaries(st.integers(), st.floats(0, 1), min_size=1, max_size=9)
@@ -24,17 +34,17 @@ def test_p_is_the_share_of_signs_that_are_as_extreme(values: list[float]) -> Non
     differences = [round(value, 3) for value in values]
     means = [sum(s * d for s, d in zip(signs, differences, strict=True)) for signs in itertools.product((1, -1), repeat=len(differences))]
     share = np.mean([abs(mean) >= abs(sum(differences)) - 1e-9 for mean in means])
-    assert sign_flip(differences) == pytest.approx(share)
+    assert sign_flip_test(differences) == pytest.approx(share)
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5, 10])
 def test_smallest_p_is_that_of_equal_signs(seeds: int) -> None:
-    assert sign_flip([0.1 + 0.01 * seed for seed in range(seeds)]) == smallest_p(seeds)
+    assert sign_flip_test([0.1 + 0.01 * seed for seed in range(seeds)]) == smallest_p(seeds)
 
 
 def test_p_of_many_seeds_is_drawn_and_the_same_every_time() -> None:
     values = np.random.default_rng(0).normal(0.2, 1, 30).tolist()
-    assert sign_flip(values) == sign_flip(values) == pytest.approx(stats.ttest_1samp(values, 0).pvalue, abs=0.02)
+    assert sign_flip_test(values) == sign_flip_test(values) == pytest.approx(stats.ttest_1samp(values, 0).pvalue, abs=0.02)
 
 
 @settings(deadline=None)
@@ -45,7 +55,7 @@ def test_holm_rejects_what_stepping_down_rejects(ps: dict[int, float]) -> None:
         if ps[key] > level / (len(ps) - place):
             break
         rejected.add(key)
-    adjusted = holm(ps)
+    adjusted = holm_correction(ps)
     assert list(adjusted) == list(ps)
     assert {key for key, p in adjusted.items() if p <= level} == rejected
     assert all(ps[key] <= adjusted[key] <= 1 for key in ps)
@@ -58,11 +68,11 @@ def test_interquartile_mean_leaves_out_a_quarter_at_either_end() -> None:
 
 
 def test_only_seeds_that_both_have_are_compared() -> None:
-    assert paired({0: 0.5, 1: 0.6, 3: 0.9}, {1: 0.5, 0: 0.1, 2: 0.7}) == pytest.approx([0.4, 0.1])
+    assert paired_differences({0: 0.5, 1: 0.6, 3: 0.9}, {1: 0.5, 0: 0.1, 2: 0.7}) == pytest.approx([0.4, 0.1])
 
 
 def test_an_interval_is_clear_when_zero_lies_outside() -> None:
-    assert [Estimate(*pair).clear for pair in ((0.2, 0.1), (-0.2, 0.1), (0.1, 0.2), (0.1, None), (math.nan, math.nan))] == [
+    assert [Estimate(*pair).excludes_zero for pair in ((0.2, 0.1), (-0.2, 0.1), (0.1, 0.2), (0.1, None), (math.nan, math.nan))] == [
         *(True, True),
         *(False, False, False),
     ]
@@ -72,12 +82,12 @@ def test_rank_correlation_is_that_of_scipy() -> None:
     x, y = np.random.default_rng(0).normal(size=(2, 12))
     found, expected = spearman(x, x + y), stats.spearmanr(x, x + y)
     assert found is not None and found.methods == 12
-    assert (found.rho, found.p) == (pytest.approx(expected.statistic), pytest.approx(expected.pvalue, abs=0.02))
+    assert (found.rho, found.p_value) == (pytest.approx(expected.statistic), pytest.approx(expected.pvalue, abs=0.02))
 
 
 def test_rank_correlation_of_four_methods_counts_all_orders() -> None:
     found = spearman([1, 2, 3, 4], [1, 2, 3, 4])
-    assert found is not None and (found.rho, found.p) == (pytest.approx(1), pytest.approx(2 / 24))
+    assert found is not None and (found.rho, found.p_value) == (pytest.approx(1), pytest.approx(2 / 24))
 
 
 @pytest.mark.parametrize("y", [[1, 2, 3], [1, 2, 3, math.nan], [2, 2, 2, 2]])
@@ -88,7 +98,7 @@ def test_no_rank_correlation_of_too_few_or_equal_values(y: list[float]) -> None:
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1))
 def test_front_dominates_all_else_and_nothing_of_itself(points: list[tuple[int, int]]) -> None:
-    kept = [points[index] for index in front(*zip(*points, strict=True))]
+    kept = [points[index] for index in pareto_front(*zip(*points, strict=True))]
     assert kept == sorted(kept) and [value for _, value in kept] == sorted({value for _, value in kept})
     assert all(any(cost <= c and value >= v for cost, value in kept) for c, v in points)
 

@@ -15,7 +15,7 @@ def test_states_come_back_from_disk_as_they_were_kept() -> None:
     assert found.restored > 0
     assert found.disk_end <= 1.01 * setting.live  # former states are gone
     assert found.disk_released == 0
-    assert not found.left
+    assert not found.folder_left
 
 
 def test_second_visits_are_of_clients_visited_before() -> None:

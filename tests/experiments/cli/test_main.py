@@ -81,13 +81,13 @@ def record(experiment: Experiment, status: str) -> str:
     )
     with Results.open(experiment.runs_dir) as results:
         label_distribution = np.ones((experiment.data.clients, 10), dtype=int)
-        run = results.start(
+        run = results.start_run(
             experiment, resolved(experiment), dataset=experiment.data.dataset, label_distribution=label_distribution, provenance=provenance
         )
         measures = {"test_accuracy": 0.5, "test_loss": 1.5}
         row = Row(run=run, round=1, cohort=2, examples=9, steps=3, gradient_evaluations=9, train_loss=1.0, measures=measures, **costs)
-        results.append(row)
-        results.finish(run, status, None if status == "finished" else "diverged")  # type: ignore[arg-type]
+        results.append_round(row)
+        results.finish_run(run, status, None if status == "finished" else "diverged")  # type: ignore[arg-type]
     return run
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from experiments.cli import main
 from experiments.diagnostics import checks, machine
-from experiments.diagnostics.checks import GIB, Check
+from experiments.diagnostics.checks import GIB, CheckResult
 from experiments.diagnostics.machine import Gpus
 from fedsam.config import Compute
 
@@ -30,7 +30,7 @@ def test_packages_that_fit_are_ok_and_others_are_named_with_the_command() -> Non
     assert nothing.verdict == "problem"
 
 
-GPU = {"driver": "550.1", "supports": (12, 4), "names": ["H200"], "built": "12.4", "usable": 1}
+GPU = {"driver": "550.1", "driver_cuda": (12, 4), "names": ["H200"], "torch_cuda": "12.4", "usable": 1}
 
 
 @pytest.mark.parametrize(
@@ -38,8 +38,8 @@ GPU = {"driver": "550.1", "supports": (12, 4), "names": ["H200"], "built": "12.4
     [
         ({}, "ok", "H200; driver 550.1; torch for CUDA 12.4"),
         ({"names": [], "driver": None}, "ok", "none: clients run on the CPU"),
-        ({"built": None, "usable": 0}, "problem", "a build for CPUs"),
-        ({"built": "13.2", "usable": 0}, "problem", "torch for CUDA 13.2"),
+        ({"torch_cuda": None, "usable": 0}, "problem", "a build for CPUs"),
+        ({"torch_cuda": "13.2", "usable": 0}, "problem", "torch for CUDA 13.2"),
         ({"usable": 0, "error": "out of memory"}, "problem", "out of memory"),
     ],
 )
@@ -51,7 +51,7 @@ def test_gpus(changes: dict[str, object], verdict: str, said: str) -> None:
 
 
 def test_an_old_driver_is_told_what_it_supports() -> None:
-    assert "supports CUDA up to 12.4" in checks.gpus(Gpus(**(GPU | {"built": "13.2", "usable": 0}))).fix  # type: ignore[arg-type]
+    assert "supports CUDA up to 12.4" in checks.gpus(Gpus(**(GPU | {"torch_cuda": "13.2", "usable": 0}))).fix  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("limit", "verdict"), [(256, "problem"), (1024, "warning"), (65536, "ok")])
@@ -122,11 +122,11 @@ def test_ports() -> None:
 
 def test_data(tmp_path: Path) -> None:
     files = {"folder/a": "0cc175b9c0f1b6a831c399e269772661"}
-    assert checks.data(tmp_path, files, lambda: True) == Check("CIFAR-10", f"not in {tmp_path}; will be downloaded there")
+    assert checks.data(tmp_path, files, lambda: True) == CheckResult("CIFAR-10", f"not in {tmp_path}; will be downloaded there")
     assert checks.data(tmp_path, files, lambda: False).verdict == "problem"
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "a").write_text("a")
-    assert checks.data(tmp_path, files, lambda: False) == Check("CIFAR-10", f"1 official files in {tmp_path}")
+    assert checks.data(tmp_path, files, lambda: False) == CheckResult("CIFAR-10", f"1 official files in {tmp_path}")
     (tmp_path / "folder" / "a").write_text("b")
     assert "is corrupt or truncated" in checks.data(tmp_path, files, lambda: True).found
 
@@ -182,7 +182,7 @@ def test_facts_of_this_machine_are_plausible(tmp_path: Path) -> None:
 def test_the_command_shows_every_check_and_its_exit_code_is_the_worst(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verdict: str, code: int
 ) -> None:
-    given = [Check("first", "[fine]"), Check("second", "so", verdict, "mend it")]  # type: ignore[arg-type]
+    given = [CheckResult("first", "[fine]"), CheckResult("second", "so", verdict, "mend it")]  # type: ignore[arg-type]
     monkeypatch.setattr(checks, "examine", lambda *_: iter(given))
     with pytest.raises(SystemExit) as stopped:
         main.main(["doctor"])

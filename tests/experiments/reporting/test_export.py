@@ -15,7 +15,7 @@ from experiments.reporting import export as module
 from experiments.reporting.export import Format, export
 from fedsam.config import ConfigError
 from fedsam.optional import require
-from fedsam.results.database import FILE
+from fedsam.results.database import DATABASE_NAME
 from fedsam.results.rows import ClientRow, Row, Slice
 from fedsam.results.store import Results
 from tests.support.recorded import add, row
@@ -31,17 +31,17 @@ def runs(runs_dir: Path) -> list[str]:
         second = add(results, [0.1], status="running")
         client = ClientRow(client=3, examples=0, steps=0, train_loss=math.nan, seconds=0.0, status='failed: "no, not now"')
         diverged = row(second, 2, {"test_loss": math.nan}, 100)
-        results.append(Row(**{**vars(diverged), "train_loss": math.nan, "clients": (client,)}))
-        results.keep_slice(Slice(run=second, round=2, name="line", alphas=(-1.0, 0.0), losses=((math.nan,), (2.0,))))
-        results.finish(second, "failed", "it diverged")
+        results.append_round(Row(**{**vars(diverged), "train_loss": math.nan, "clients": (client,)}))
+        results.add_slice(Slice(run=second, round=2, name="line", alphas=(-1.0, 0.0), losses=((math.nan,), (2.0,))))
+        results.finish_run(second, "failed", "it diverged")
     return [first, second]
 
 
 def test_parquet_has_every_table_with_its_types(runs_dir: Path, runs: list[str], tmp_path: Path) -> None:
-    written = export(runs_dir / FILE, runs, tmp_path / "out", Format.PARQUET)
+    written = export(runs_dir / DATABASE_NAME, runs, tmp_path / "out", Format.PARQUET)
     tables = {path.stem: pyarrow.parquet.read_table(path) for path in written}
     assert set(tables) == TABLES
-    connection = sqlite3.connect(runs_dir / FILE)
+    connection = sqlite3.connect(runs_dir / DATABASE_NAME)
     for name, table in tables.items():
         columns = [entry[1] for entry in connection.execute(f"PRAGMA table_info({name})")]
         want = connection.execute(f"SELECT * FROM {name}").fetchall()
@@ -56,7 +56,7 @@ def test_parquet_has_every_table_with_its_types(runs_dir: Path, runs: list[str],
 
 
 def test_what_is_no_number_is_nan_and_what_was_not_measured_is_null(runs_dir: Path, runs: list[str], tmp_path: Path) -> None:
-    export(runs_dir / FILE, runs, tmp_path, Format.PARQUET)
+    export(runs_dir / DATABASE_NAME, runs, tmp_path, Format.PARQUET)
     read = {name: pyarrow.parquet.read_table(tmp_path / f"{name}.parquet").to_pylist() for name in TABLES}
     assert math.isnan(next(entry["value"] for entry in read["measures"] if entry["run"] == runs[1] and entry["round"] == 2))
     assert math.isnan(read["clients"][0]["train_loss"]) and math.isnan(read["slices"][0]["loss"])
@@ -66,7 +66,7 @@ def test_what_is_no_number_is_nan_and_what_was_not_measured_is_null(runs_dir: Pa
 
 def test_csv_holds_the_same(runs_dir: Path, runs: list[str], tmp_path: Path) -> None:
     for kind in Format:
-        export(runs_dir / FILE, runs, tmp_path, kind)
+        export(runs_dir / DATABASE_NAME, runs, tmp_path, kind)
     for name in TABLES:
         parquet = pyarrow.parquet.read_table(tmp_path / f"{name}.parquet")
         options = pyarrow.csv.ConvertOptions(
@@ -78,7 +78,7 @@ def test_csv_holds_the_same(runs_dir: Path, runs: list[str], tmp_path: Path) -> 
 
 
 def test_only_the_chosen_runs(runs_dir: Path, runs: list[str], tmp_path: Path) -> None:
-    written = export(runs_dir / FILE, runs[:1], tmp_path, Format.PARQUET)
+    written = export(runs_dir / DATABASE_NAME, runs[:1], tmp_path, Format.PARQUET)
     assert written[tmp_path / "slices.parquet"] == 0
     for path in written:
         table = pyarrow.parquet.read_table(path)
@@ -86,9 +86,9 @@ def test_only_the_chosen_runs(runs_dir: Path, runs: list[str], tmp_path: Path) -
 
 
 def test_many_rows_come_in_batches(runs_dir: Path, runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    export(runs_dir / FILE, runs, tmp_path / "one", Format.PARQUET)
+    export(runs_dir / DATABASE_NAME, runs, tmp_path / "one", Format.PARQUET)
     monkeypatch.setattr(module, "ROWS", 3)
-    export(runs_dir / FILE, runs, tmp_path / "many", Format.PARQUET)
+    export(runs_dir / DATABASE_NAME, runs, tmp_path / "many", Format.PARQUET)
     one, many = (pyarrow.parquet.ParquetFile(tmp_path / folder / "holdings.parquet") for folder in ("one", "many"))
     assert many.num_row_groups > one.num_row_groups == 1
     assert one.read() == many.read()

@@ -11,24 +11,24 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.analysis.curves import Series
+from experiments.analysis.curves import Curve
 from experiments.analysis.statistics import Estimate
 from experiments.reporting import figures
-from experiments.reporting.figures import Cut, Flat, Point, Spread
+from experiments.reporting.figures import ClientAccuracy, CostPoint, FlatnessPoint, MethodSlice
 from experiments.reporting.figures.style import COLOURS
 
 METHODS = ["sgd", "sam", "msam", "fsam", "esam", "vsam", "multistep_sam", "looksam"]
-LOOKS = figures.looks(METHODS)
+STYLES = figures.method_styles(METHODS)
 
 
-def one(label: str, clients: int, accuracy: Sequence[float] = (0.1, 0.2, 0.3), cost: float = 100) -> Series:
+def one(label: str, clients: int, accuracy: Sequence[float] = (0.1, 0.2, 0.3), cost: float = 100) -> Curve:
     rounds = np.arange(1.0, 1 + len(accuracy))
-    return Series(label, clients, {"rounds": rounds, "bytes": cost * rounds}, np.array(accuracy), np.full(len(accuracy), math.nan))
+    return Curve(label, clients, {"rounds": rounds, "bytes": cost * rounds}, np.array(accuracy), np.full(len(accuracy), math.nan))
 
 
-def points(counts: Sequence[int] = (10, 100)) -> list[Point]:
+def points(counts: Sequence[int] = (10, 100)) -> list[CostPoint]:
     pairs = itertools.product(counts, enumerate(METHODS))
-    return [Point(label, clients, Estimate(0.5 + place / 50, 0.01), 100.0 + 7 * place) for clients, (place, label) in pairs]
+    return [CostPoint(label, clients, Estimate(0.5 + place / 50, 0.01), 100.0 + 7 * place) for clients, (place, label) in pairs]
 
 
 def drawn(counts: Sequence[int]) -> dict[str, Figure]:
@@ -36,16 +36,18 @@ def drawn(counts: Sequence[int]) -> dict[str, Figure]:
     series = [one(label, clients) for clients in counts for label in METHODS]
     accuracies = {(point.label, point.clients): point.accuracy for point in points(counts)}
     costs = {(point.label, point.clients): point.cost for point in points(counts)}
-    cuts = [Cut(label, clients, np.linspace(-1, 1, 5), np.arange(1.0, 6)) for clients in counts for label in METHODS]
+    slices = [MethodSlice(label, clients, np.linspace(-1, 1, 5), np.arange(1.0, 6)) for clients in counts for label in METHODS]
     return {
-        "curves": figures.accuracy_curves(series, "rounds", LOOKS),
-        "clients": figures.accuracy_against_clients({"": accuracies}, LOOKS),
-        "equal": figures.accuracy_against_clients({"at 3\nrounds": accuracies, "at 9\nbytes": accuracies}, LOOKS),
-        "costs": figures.costs_against_clients({"bytes": costs, "rounds": costs}, LOOKS),
-        "front": figures.pareto(points(counts), "bytes", LOOKS),
-        "flatness": figures.flatness_against_accuracy({"trace": [Flat(x, Estimate(0.5, 0.1), Estimate(1, None)) for x in METHODS]}, LOOKS),
-        "lines": figures.loss_lines(cuts, LOOKS),
-        "spread": figures.client_spread([Spread(x, n, 0.5, 0.1, 0.2) for n in counts for x in METHODS], LOOKS),
+        "curves": figures.accuracy_curves(series, "rounds", STYLES),
+        "clients": figures.accuracy_against_clients({"": accuracies}, STYLES),
+        "equal": figures.accuracy_against_clients({"at 3\nrounds": accuracies, "at 9\nbytes": accuracies}, STYLES),
+        "costs": figures.costs_against_clients({"bytes": costs, "rounds": costs}, STYLES),
+        "front": figures.pareto(points(counts), "bytes", STYLES),
+        "flatness": figures.flatness_against_accuracy(
+            {"trace": [FlatnessPoint(x, Estimate(0.5, 0.1), Estimate(1, None)) for x in METHODS]}, STYLES
+        ),
+        "lines": figures.loss_lines(slices, STYLES),
+        "spread": figures.client_accuracies([ClientAccuracy(x, n, 0.5, 0.1, 0.2) for n in counts for x in METHODS], STYLES),
     }
 
 
@@ -57,30 +59,30 @@ def colours(axes: Axes) -> list[object]:
 @pytest.mark.parametrize("name", drawn([10]))
 def test_a_method_has_one_colour_in_every_figure(name: str) -> None:
     for axes in drawn([10, 100])[name].axes:
-        assert set(colours(axes)) == {look.color for look in LOOKS.values()}
+        assert set(colours(axes)) == {style.color for style in STYLES.values()}
 
 
 def test_eight_methods_have_eight_colours_and_more_have_other_dashes() -> None:
-    assert len({look.color for look in LOOKS.values()}) == 8 == len(COLOURS)
-    looks = figures.looks([f"method {place}" for place in range(20)])
-    assert len({(look.color, str(look.linestyle)) for look in looks.values()}) == 20
+    assert len({style.color for style in STYLES.values()}) == 8 == len(COLOURS)
+    styles = figures.method_styles([f"method {place}" for place in range(20)])
+    assert len({(style.color, str(style.linestyle)) for style in styles.values()}) == 20
 
 
 def test_a_client_count_has_a_panel_of_its_own() -> None:
-    figure = figures.accuracy_curves([one(label, n) for n in (10, 100) for label in ("sgd", "sam")], "rounds", LOOKS)
+    figure = figures.accuracy_curves([one(label, n) for n in (10, 100) for label in ("sgd", "sam")], "rounds", STYLES)
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["10 clients", "100 clients"]
     assert all(len(axes.get_lines()) == 2 for axes in figure.axes)
 
 
 def test_panels_share_an_axis_unless_their_costs_are_far_apart() -> None:
     near, far = ([one("sgd", 10), one("sgd", 100, cost=cost)] for cost in (200, 1000))
-    assert [axes.get_xlabel() for axes in figures.accuracy_curves(near, "bytes", LOOKS).axes] == ["", "bytes"]
-    assert [axes.get_xlabel() for axes in figures.accuracy_curves(far, "bytes", LOOKS).axes] == ["bytes", "bytes"]
+    assert [axes.get_xlabel() for axes in figures.accuracy_curves(near, "bytes", STYLES).axes] == ["", "bytes"]
+    assert [axes.get_xlabel() for axes in figures.accuracy_curves(far, "bytes", STYLES).axes] == ["bytes", "bytes"]
 
 
 def test_a_cross_ends_a_curve_that_diverged() -> None:
     series = one("sgd", 1, (0.1, 0.2, math.nan))
-    _, cross = figures.accuracy_curves([series], "rounds", LOOKS).axes[0].get_lines()
+    _, cross = figures.accuracy_curves([series], "rounds", STYLES).axes[0].get_lines()
     assert (cross.get_marker(), np.asarray(cross.get_xydata()).tolist()) == ("x", [[2.0, 20.0]])
 
 
@@ -103,33 +105,35 @@ def test_text_lies_inside_the_figure(name: str) -> None:
 
 
 def test_front_is_named_and_filled_and_the_rest_is_hollow() -> None:
-    held = [Point(label, 10, Estimate(value, None), cost) for label, value, cost in (("sgd", 0.5, 1), ("sam", 0.6, 2), ("esam", 0.55, 3))]
-    (axes,) = figures.pareto(held, "bytes", LOOKS).axes
+    held = [
+        CostPoint(label, 10, Estimate(value, None), cost) for label, value, cost in (("sgd", 0.5, 1), ("sam", 0.6, 2), ("esam", 0.55, 3))
+    ]
+    (axes,) = figures.pareto(held, "bytes", STYLES).axes
     assert [text.get_text() for text in axes.texts] == ["sgd", "sam"]
     assert [line.get_fillstyle() for line in axes.get_lines() if line.get_marker() in ("o", "s", "v")] == ["full", "full", "none"]
 
 
 def test_time_is_in_units_of_its_size() -> None:
-    held = [Point("sgd", 10, Estimate(0.5, None), 600.0)]
-    (axes,) = figures.pareto(held, "client_seconds", LOOKS).axes
+    held = [CostPoint("sgd", 10, Estimate(0.5, None), 600.0)]
+    (axes,) = figures.pareto(held, "client_seconds", STYLES).axes
     assert axes.get_xlabel() == "client time (min)"
     assert axes.get_lines()[-1].get_xdata() == [10]
 
 
 def test_intervals_of_few_seeds_do_not_squeeze_the_rest() -> None:
     wide = {("sgd", clients): Estimate(0.5, 3.0) for clients in (10, 100)}
-    low, high = figures.accuracy_against_clients({"": wide}, LOOKS).axes[0].get_ylim()
+    low, high = figures.accuracy_against_clients({"": wide}, STYLES).axes[0].get_ylim()
     assert (low, high) == (-2, 102)
 
 
 def test_planes_share_their_levels_and_bear_what_is_not_finite() -> None:
     alphas, losses = np.linspace(-1, 1, 5), np.outer(np.arange(1.0, 6), np.ones(5))
-    held = [Cut("sgd", 10, alphas, losses), Cut("sam", 10, alphas, np.where(losses > 3, math.nan, 2 * losses))]
+    held = [MethodSlice("sgd", 10, alphas, losses), MethodSlice("sam", 10, alphas, np.where(losses > 3, math.nan, 2 * losses))]
     figure = figures.loss_planes(held)
     figures.encode(figure, "png")
     first, second = (axes.collections[0] for axes in figure.axes[:2])
     assert first.norm.vmin == second.norm.vmin and first.norm.vmax == second.norm.vmax
-    figures.encode(figures.loss_planes([Cut("sgd", 10, alphas, np.full((5, 5), math.nan))]), "png")
+    figures.encode(figures.loss_planes([MethodSlice("sgd", 10, alphas, np.full((5, 5), math.nan))]), "png")
 
 
 def test_picture_of_holdings_shows_a_hundred_clients_at_most() -> None:

@@ -23,8 +23,9 @@ from rich.console import Console
 from scipy import stats
 
 from experiments.analysis.comparison import compare_runs
-from experiments.reporting.figure_list import pictures
-from experiments.reporting.report import leaderboard, write_report
+from experiments.reporting.console import leaderboard_table
+from experiments.reporting.figure_list import report_figures
+from experiments.reporting.report import write_report
 from experiments.reporting.text import findings
 from fedsam.config import parse
 from fedsam.results.store import Results
@@ -40,7 +41,7 @@ def results(runs_dir: Path) -> Iterator[Results]:
 
 def terminal(results: Results, width: int = 80, **options: Any) -> str:
     console = Console(width=width, file=io.StringIO(), color_system=None)
-    console.print(leaderboard(results, results.runs(), **options))
+    console.print(leaderboard_table(results, results.runs(), **options))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -86,8 +87,8 @@ def test_a_seed_counts_once_and_unfinished_runs_only_without_a_finished_one(resu
     add(results, [0.2], seed=0)
     add(results, [0.9], seed=1, status="failed")
     (line,) = lines_of(results)
-    assert (line.seeds, line.left_out, line.status) == ((0,), 2, "finished")
-    assert line.finals == {0: 0.2}
+    assert (line.seeds, line.excluded_runs, line.status) == ((0,), 2, "finished")
+    assert line.final_accuracies == {0: 0.2}
     assert "Not counted: 2 runs" in terminal(results)
 
 
@@ -168,7 +169,7 @@ def test_another_dataset_than_wanted_is_said_loudly(results: Results, tmp_path: 
     alarm = "NOT cifar10: digits was used instead"
     assert alarm in page.words and ("p", {"class": "alarm", "role": "alert"}) in page.tags
     assert alarm in terminal(results)
-    for picture in pictures(compare_runs(results, results.runs())):
+    for picture in report_figures(compare_runs(results, results.runs())):
         assert picture.figure.get_suptitle() == alarm
 
 
@@ -183,7 +184,7 @@ def test_diverged_failed_interrupted_and_empty_runs_are_all_listed(results: Resu
     add(results, [], status="interrupted", client__optimizer={"name": "esam"})
     add(results, [None], status="running", client__optimizer={"name": "asam"})
     page = Page(write_report(results, results.runs(), tmp_path))
-    assert [line.ranked for line in lines_of(results)] == [False] * 4
+    assert [line.is_ranked for line in lines_of(results)] == [False] * 4
     expected = (
         "diverged",
         "failed after round 2 of 8",

@@ -10,7 +10,7 @@ import pytest
 
 from experiments.analysis.format import percent
 from experiments.analysis.statistics import Estimate
-from experiments.reporting.table import Column, Sheet, as_csv, as_latex, escaped
+from experiments.reporting.table import Column, ResultTable, as_csv, as_latex, escape_latex
 
 COLUMNS = [Column("method", "method"), Column("clients", "clients"), Column("accuracy", "test\naccuracy", percent), Column("empty", "none")]
 ROWS = [
@@ -19,17 +19,17 @@ ROWS = [
     ["diverged", 10, Estimate(math.nan, None), None],
     ["missing", 10, None, None],
 ]
-SHEET = Sheet.of("some", COLUMNS, ROWS, by="clients", best=[0])
+TABLE = ResultTable.of("some", COLUMNS, ROWS, by="clients", best_rows=[0])
 
 
 def test_columns_without_a_value_are_left_out_and_blocks_begin_where_the_value_changes() -> None:
-    assert [column.key for column in SHEET.columns] == ["method", "clients", "accuracy"]
-    assert (SHEET.starts, SHEET.best, SHEET.worded) == ({2}, {0}, [True, False, False])
-    assert [row[2] for row in SHEET.shown()] == ["50.00 ± 1.25 %", "25.00 %", "diverged", "–"]
+    assert [column.key for column in TABLE.columns] == ["method", "clients", "accuracy"]
+    assert (TABLE.block_starts, TABLE.best_rows, TABLE.is_text) == ({2}, {0}, [True, False, False])
+    assert [row[2] for row in TABLE.cells()] == ["50.00 ± 1.25 %", "25.00 %", "diverged", "–"]
 
 
 def test_csv_has_numbers_in_full_and_half_widths_in_a_column_of_their_own() -> None:
-    assert list(csv.DictReader(io.StringIO(as_csv(SHEET)))) == [
+    assert list(csv.DictReader(io.StringIO(as_csv(TABLE)))) == [
         {"method": 'a, "b" & c_1', "clients": "4", "accuracy": "0.5", "accuracy_half_width": "0.0125"},
         {"method": "[x]", "clients": "4", "accuracy": "0.25", "accuracy_half_width": ""},
         {"method": "diverged", "clients": "10", "accuracy": "nan", "accuracy_half_width": ""},
@@ -38,7 +38,7 @@ def test_csv_has_numbers_in_full_and_half_widths_in_a_column_of_their_own() -> N
 
 
 def test_latex_has_the_rules_of_booktabs_and_escapes() -> None:
-    assert as_latex(SHEET).splitlines() == [
+    assert as_latex(TABLE).splitlines() == [
         r"% \usepackage{booktabs}",
         r"\begin{tabular}{lrr}",
         r"\toprule",
@@ -56,4 +56,4 @@ def test_latex_has_the_rules_of_booktabs_and_escapes() -> None:
 
 @pytest.mark.parametrize("character", list("&%$#_{}~^\\"))
 def test_no_special_character_of_latex_stays_bare(character: str) -> None:
-    assert escaped(character) != character and escaped(character).startswith("\\")
+    assert escape_latex(character) != character and escape_latex(character).startswith("\\")

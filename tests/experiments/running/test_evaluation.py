@@ -22,8 +22,8 @@ from experiments.running.server_app import serve
 from fedsam.config import parse
 from fedsam.data import augmentation, datasets
 from fedsam.data.federated import FederatedDataset
-from fedsam.evaluation.accuracy import client_accuracies, evaluate, spread
-from fedsam.evaluation.flatness import FLATNESS
+from fedsam.evaluation.accuracy import client_accuracies, client_accuracy_summary, evaluate
+from fedsam.evaluation.flatness import FLATNESS_MEASURES
 from fedsam.models.flat import Layout
 from fedsam.models.network import Network
 from fedsam.overrides import override
@@ -31,7 +31,7 @@ from fedsam.results.rows import Row, Slice
 from fedsam.results.store import Results
 from strategies.cohort import RunError
 
-ALL = {"measures": list(FLATNESS), "examples": 40, "batch_size": 16, "probes": 4, "iterations": 3, "draws": 3, "points": 3}
+ALL = {"measures": list(FLATNESS_MEASURES), "examples": 40, "batch_size": 16, "probes": 4, "iterations": 3, "draws": 3, "points": 3}
 UNION = {"union_loss", "union_accuracy"}
 
 
@@ -98,7 +98,7 @@ def test_the_union_is_all_clients_examples(tmp_path: Path, clients: int) -> None
     assert 3 < CHUNKS < 20  # fewer clients than queries, and more
     experiment = settings(tmp_path, data__clients=clients, server__participation=2)
     result, data = run(experiment), federation(settings(tmp_path))
-    whole = datasets.Images(*(torch.cat([getattr(data.held(c), name) for c in range(20)]) for name in ("x", "y")))
+    whole = datasets.Images(*(torch.cat([getattr(data.client_examples(c), name) for c in range(20)]) for name in ("x", "y")))
     network = Network(result.model, dtype=torch.float64)
     want = evaluate(network, result.w, network.buffers, whole, data.dataset)
     assert want.examples == 400
@@ -112,7 +112,9 @@ def test_clients_are_judged_on_the_test_set_by_their_own_classes(tmp_path: Path)
         label_distribution = results.label_distribution(result.run_id)
     network, digits = Network(result.model, dtype=torch.float64), datasets.load("digits")
     test = evaluate(network, result.w, network.buffers, digits.test, digits)
-    want = {f"client_accuracy_{name}": value for name, value in spread(client_accuracies(test, label_distribution)).items()}
+    want = {
+        f"client_accuracy_{name}": value for name, value in client_accuracy_summary(client_accuracies(test, label_distribution)).items()
+    }
     want |= {"test_accuracy": test.accuracy, "test_loss": test.loss, "calibration_error": test.calibration_error}
     got = result.rows[-1].measures
     assert {name: got[name] for name in want} == pytest.approx(want, rel=1e-12)
@@ -195,16 +197,16 @@ def test_a_vector_that_is_not_finite_is_measured(tmp_path: Path) -> None:
         grid, dataset = grid_of(experiment)
         result = serve(experiment, grid, dataset, Callback())
         network, row = Network(result.model, dtype=torch.float64), replace(result.rows[-1], measures={})
-        survey = Evaluator(experiment, grid, network, dataset, np.ones((20, 10), dtype=np.int64))
-        measured, slices = survey.take(row, torch.full_like(result.w, math.nan), torch.empty(0), last=True)
+        evaluator = Evaluator(experiment, grid, network, dataset, np.ones((20, 10), dtype=np.int64))
+        measured, slices = evaluator.evaluate(row, torch.full_like(result.w, math.nan), torch.empty(0), last=True)
     estimates = [value for name, value in measured.measures.items() if name.startswith(("hessian", "sharpness"))]
     assert measured.measures.keys() == result.rows[-1].measures.keys()
     assert len(estimates) == 22 and all(map(math.isnan, estimates))
     assert math.isnan(measured.measures["union_loss"]) and math.isnan(measured.measures["test_loss"])
     assert all(math.isnan(loss) for found in slices for losses in found.losses for loss in losses)
     with Results.open(tmp_path) as results:
-        results.append(replace(measured, round=2))
-        results.keep_slice(replace(slices[0], round=2))
+        results.append_round(replace(measured, round=2))
+        results.add_slice(replace(slices[0], round=2))
         assert math.isnan(results.rounds(row.run)[-1].measures["hessian_trace"])
 
 

@@ -12,7 +12,7 @@ import torch
 
 import strategies
 from clients import corrections, optimizers
-from experiments.cli.options import read
+from experiments.cli.options import read_experiments
 from experiments.planning.plan import plan
 from experiments.running.grids import DatasetCache
 from experiments.running.server_app import run
@@ -160,7 +160,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def experiment(project: Path, *overrides: str) -> Experiment:
-    (found,) = read(project / "config.toml", overrides, {"runs_dir": project / "runs"})
+    (found,) = read_experiments(project / "config.toml", overrides, {"runs_dir": project / "runs"})
     return found
 
 
@@ -181,11 +181,11 @@ def test_the_source_is_recorded_and_changed_code_is_another_experiment(project: 
     with Results.open(project / "runs") as results:
         (recorded,) = results.runs()
         assert recorded.versions["module mine"].startswith("sha256:")
-        assert plan([first], DatasetCache(), results)[0].found == recorded
+        assert plan([first], DatasetCache(), results)[0].finished_run == recorded
         (project / "helper.py").write_text("HALF = 0.25\n")
         changed = experiment(project, "compute.grid=inline", "rounds=1")
         assert changed == first
-        assert plan([changed], DatasetCache(), results)[0].found is None
+        assert plan([changed], DatasetCache(), results)[0].finished_run is None
 
 
 def test_settings_of_plugged_components_are_checked_and_filled_in(project: Path) -> None:
@@ -282,7 +282,7 @@ def test_public_names_are_complete() -> None:
 
 
 def test_partitions_are_checked_alike() -> None:
-    assert [part.tolist() for part in partition.checked([[2, 0], (1,)], 3, 2, "mine")] == [[2, 0], [1]]
+    assert [part.tolist() for part in partition.validate_partition([[2, 0], (1,)], 3, 2, "mine")] == [[2, 0], [1]]
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ import torch
 
 from clients.runtime import ClientRuntime
 from experiments.api import compare
-from experiments.planning.forecast import Probe
-from experiments.planning.plan import made_elsewhere, plan
+from experiments.planning.forecast import Forecaster
+from experiments.planning.plan import plan, provenance_notes
 from experiments.running.grids import DatasetCache, actor_groups
 from experiments.running.progress import Callback
 from experiments.running.scheduler import Outcome, perform
@@ -160,14 +160,14 @@ def test_the_plan_knows_what_has_finished_and_who_made_it(tmp_path: Path) -> Non
     carry_out(experiments[:2])
     with Results.open(tmp_path) as results:
         planned = plan([*experiments, experiments[0]], DatasetCache(), results)
-    assert [one.found is not None for one in planned] == [True, True, False, False]
-    assert [one.line for one in planned] == [("sgd", 4)] * 2 + [("sam", 4)] * 2
-    assert made_elsewhere(planned) == []
+    assert [one.finished_run is not None for one in planned] == [True, True, False, False]
+    assert [one.key for one in planned] == [("sgd", 4)] * 2 + [("sam", 4)] * 2
+    assert provenance_notes(planned) == []
     connection = connect(tmp_path / "fedsam.db")
     connection.execute("""UPDATE runs SET git_commit = 'abc', versions = '{"torch": "1.0"}'""")
     connection.close()
     with Results.open(tmp_path) as results:
-        notes = made_elsewhere(plan(experiments, DatasetCache(), results))
+        notes = provenance_notes(plan(experiments, DatasetCache(), results))
     assert [note.partition(",")[0] for note in notes] == ["some were made by commit abc", "some were made with other versions of torch"]
 
 
@@ -185,14 +185,14 @@ def test_more_at_once_than_actors_is_refused(tmp_path: Path, compute: Mapping[st
 def test_a_forecast_is_what_the_run_takes(tmp_path: Path, changes: Mapping[str, Any]) -> None:
     for experiment in sweep(tmp_path, **{"sweep": {"client.optimizer.name": ["sgd", "sam"]}, "server__participation": 4} | changes):
         with actor_groups([experiment], 1) as (group,):
-            ahead = Probe(group).forecast(experiment)
+            ahead = Forecaster(group).forecast(experiment)
             (outcome,) = perform([experiment], [group], Callback())
         with Results.open(tmp_path) as results:
             rows = results.rounds(str(outcome.run_id))
-        load, total = ahead.load, cumulative(rows)[-1]
+        load, total = ahead.workload, cumulative(rows)[-1]
         assert load.rounds == len(rows)
         assert load.gradient_evaluations == pytest.approx(total.gradient_evaluations)
-        assert (load.steps, load.size) == pytest.approx((total.steps, total.bytes_down + total.bytes_up))
+        assert (load.steps, load.bytes) == pytest.approx((total.steps, total.bytes_down + total.bytes_up))
         assert load.cohort == pytest.approx(total.cohort / len(rows))
         assert 0 < ahead.client_seconds < ahead.seconds < math.inf
 

@@ -62,7 +62,7 @@ def test_simulating_time_changes_no_other_number(tmp_path: Path) -> None:
 def test_clients_that_leave_are_recorded_and_cost_nothing(tmp_path: Path) -> None:
     settings = experiment(tmp_path, simulate={"dropout": 0.4})
     calm, rows = run(experiment(tmp_path)).rows, run(settings).rows
-    leaves = Heterogeneity.of(settings).leaves
+    leaves = Heterogeneity.of(settings).drops_out
     for before, row in zip(calm, rows, strict=True):
         sampled = [client.client for client in before.clients]
         assert [client.client for client in row.clients] == sampled

@@ -19,7 +19,7 @@ from fedsam.config import Component
 from fedsam.data import augmentation, datasets
 from fedsam.models import architectures
 from fedsam.models.network import Network
-from fedsam.system.cost import flops
+from fedsam.system.cost import count_flops
 from tests.clients.test_optimizer_contracts import COSTED, METHODS, SETTINGS
 from tests.experiments.running.test_server_app import experiment
 
@@ -58,7 +58,7 @@ def test_a_convolutional_network_costs_what_is_declared_and_what_torch_sees(name
     batches = [Batch(*batch) for batch in zip(x.split(12), y.split(12), strict=True)]
     steps = step_cost.warmup_steps(optimizer) + (60 if model.name == "lenet5" else 4)
     task = Task(round=1, rounds=10, steps=20, class_counts=(12,) * 10, peek=lambda n: Batch(x[:n], y[:n]))
-    counted, each = Counted(NetworkObjective(network)), flops(network, digits.image)
+    counted, each = Counted(NetworkObjective(network)), count_flops(network, digits.image)
     with FlopCounterMode(display=False) as counter:
         several = [batches[step % len(batches)] for step in range(steps)]
         got, variables = step_cost.measured(optimizer, counted, network.initial.clone(), several, task)

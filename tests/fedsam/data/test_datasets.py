@@ -112,7 +112,7 @@ def test_download_of_wrong_file(server: Path, tmp_path: Path, monkeypatch: pytes
 
 def test_silent_server_is_given_up(server: Path, tmp_path: Path, silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CIFAR10, "url", f"{silent}/{CIFAR10.filename}")
-    monkeypatch.setattr(download, "ANSWER", 0.2)
+    monkeypatch.setattr(download, "ANSWER_SECONDS", 0.2)
     with pytest.raises(DataError, match=r"cannot be downloaded there \(.*timed out"):
         load("cifar10", tmp_path / "root")
     assert socket.getdefaulttimeout() is None
@@ -128,7 +128,7 @@ def test_a_search_for_a_name_that_does_not_end_is_given_up(server: Path, tmp_pat
 
     monkeypatch.setattr(CIFAR10, "url", f"http://no.such.host.invalid/{CIFAR10.filename}")
     monkeypatch.setattr(socket, "getaddrinfo", search)
-    monkeypatch.setattr(download, "ANSWER", 0.2)
+    monkeypatch.setattr(download, "ANSWER_SECONDS", 0.2)
     with pytest.raises(DataError, match=r"cannot be downloaded there \(timed out: no answer from http://no\.such\.host"):
         load("cifar10", tmp_path / "root")
     over.set()
@@ -136,7 +136,7 @@ def test_a_search_for_a_name_that_does_not_end_is_given_up(server: Path, tmp_pat
 
 
 def test_a_server_that_falls_silent_is_given_up(server: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "SILENCE", 0.2)
+    monkeypatch.setattr(download, "SILENCE_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as connections:
 
         def begin() -> None:

@@ -224,9 +224,9 @@ def test_a_path_may_be_relative_or_in_the_home_folder(tmp_path: Path, arrays: di
     monkeypatch.setenv("HOME", str(tmp_path))
     found = [load(part(f"npz:{path}")) for path in ("a.npz", "~/a.npz")]
     assert found[0].digest == found[1].digest
-    assert own_data.absolute("npz:a.npz") == own_data.absolute("npz:~/a.npz") == f"npz:{tmp_path}/a.npz"
-    assert own_data.absolute(part("folder:x", image_size=3)) == part(f"folder:{tmp_path}/x", image_size=3)
-    assert [own_data.absolute(name) for name in ("digits", "mine:blobs")] == ["digits", "mine:blobs"]
+    assert own_data.with_absolute_path("npz:a.npz") == own_data.with_absolute_path("npz:~/a.npz") == f"npz:{tmp_path}/a.npz"
+    assert own_data.with_absolute_path(part("folder:x", image_size=3)) == part(f"folder:{tmp_path}/x", image_size=3)
+    assert [own_data.with_absolute_path(name) for name in ("digits", "mine:blobs")] == ["digits", "mine:blobs"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedsam.data.datasets import Dataset, Images
-from fedsam.evaluation.accuracy import Evaluation, calibration_error, client_accuracies, evaluate, spread
+from fedsam.evaluation.accuracy import Evaluation, calibration_error, client_accuracies, client_accuracy_summary, evaluate
 from fedsam.models.network import Network
 
 PIXELS = torch.tensor([0, 255, 255, 0, 255], dtype=torch.uint8).view(5, 1, 1, 1)
@@ -25,7 +25,7 @@ def lamp() -> tuple[Network, Tensor]:
 
 
 def found(correct: tuple[int, ...], held: tuple[int, ...]) -> Evaluation:
-    return Evaluation(total_loss=0.0, correct=correct, held=held, calibration_error=0.0)
+    return Evaluation(total_loss=0.0, correct_per_class=correct, examples_per_class=held, calibration_error=0.0)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 500])
@@ -35,7 +35,7 @@ def test_loss_accuracy_and_classes_by_hand(batch_size: int) -> None:
     dark, bright = math.e / (math.e + 2), math.e**2 / (math.e**2 + 2)
     missed = 1 / (math.e**2 + 2)
     assert got.loss == pytest.approx(-(2 * math.log(dark) + 2 * math.log(bright) + math.log(missed)) / 5)
-    assert (got.correct, got.held) == ((2, 2, 0), (3, 2, 0))
+    assert (got.correct_per_class, got.examples_per_class) == ((2, 2, 0), (3, 2, 0))
     assert (got.examples, got.accuracy) == (5, 0.8)
     assert got.calibration_error == pytest.approx((2 * abs(1 - dark) + 3 * abs(2 / 3 - bright)) / 5)
 
@@ -77,5 +77,5 @@ def test_the_mean_over_clients_with_the_whole_mix_is_the_test_accuracy() -> None
 
 
 def test_the_spread_by_hand() -> None:
-    assert spread(np.array([0.2, 0.4, 0.9])) == pytest.approx({"mean": 0.5, "std": math.sqrt(0.26 / 3), "worst10": 0.2})
-    assert spread(np.arange(25) / 25)["worst10"] == pytest.approx(0.5 / 25)  # the worst two
+    assert client_accuracy_summary(np.array([0.2, 0.4, 0.9])) == pytest.approx({"mean": 0.5, "std": math.sqrt(0.26 / 3), "worst10": 0.2})
+    assert client_accuracy_summary(np.arange(25) / 25)["worst10"] == pytest.approx(0.5 / 25)  # the worst two

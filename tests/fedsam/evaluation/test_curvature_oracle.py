@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fedsam.config import Component
 from fedsam.data import augmentation, datasets
 from fedsam.evaluation.hessian import hessian_top, hessian_trace
-from fedsam.evaluation.loss import Loss, even
+from fedsam.evaluation.loss import Loss, batch_sizes
 from fedsam.models import architectures
 from fedsam.models.flat import Layout
 
@@ -34,7 +34,7 @@ def trained(cifar_root: Path) -> tuple[Loss, Tensor, Any]:
     module = architectures.create(Component(name="lenet5"), cifar.image, cifar.classes, torch.Generator().manual_seed(0))
     x, y = cifar.train.x[:EXAMPLES], cifar.train.y[:EXAMPLES]
     prepare = partial(augmentation.normalize, mean=cifar.mean, std=cifar.std, dtype=torch.float32)
-    loss = Loss(module, torch.empty(0), x, y, even(EXAMPLES, 100), prepare=prepare)
+    loss = Loss(module, torch.empty(0), x, y, batch_sizes(EXAMPLES, 100), prepare=prepare)
     w = loss.layout.vector(dict(module.named_parameters()))
     for _ in range(40):
         w = w - 0.05 * loss.gradient(w)[0]

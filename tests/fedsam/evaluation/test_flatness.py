@@ -15,9 +15,9 @@ from fedsam.config import Flatness, parse
 from fedsam.data import datasets
 from fedsam.data.datasets import Dataset
 from fedsam.data.federated import FederatedDataset
-from fedsam.evaluation.flatness import FLATNESS, Measured, measure
+from fedsam.evaluation.flatness import FLATNESS_MEASURES, FlatnessResult, measure
 from fedsam.evaluation.hessian import hessian_top
-from fedsam.evaluation.loss import Loss, even
+from fedsam.evaluation.loss import Loss, batch_sizes
 from fedsam.models.network import Network
 from tests.support.networks import normed, tiny
 
@@ -29,7 +29,7 @@ def digits() -> Dataset:
     return datasets.load("digits")
 
 
-def at(w: Tensor, name: str, dataset: Dataset, network: Network, settings: Flatness = SETTINGS, seed: int = 0) -> Measured:
+def at(w: Tensor, name: str, dataset: Dataset, network: Network, settings: Flatness = SETTINGS, seed: int = 0) -> FlatnessResult:
     images = datasets.Images(dataset.train.x[:40], dataset.train.y[:40])
     return measure(name, network, w, network.buffers, images, dataset, settings, seed)
 
@@ -41,10 +41,10 @@ def small(dataset: Dataset) -> Network:
 
 def test_every_measure_of_the_settings_is_known() -> None:
     (names,) = get_args(Flatness.model_fields["measures"].annotation)[:1]
-    assert set(get_args(names)) == set(FLATNESS)
+    assert set(get_args(names)) == set(FLATNESS_MEASURES)
 
 
-@pytest.mark.parametrize("name", FLATNESS)
+@pytest.mark.parametrize("name", FLATNESS_MEASURES)
 def test_a_measure_names_its_errors_and_counts_its_cost(name: str, digits: Dataset) -> None:
     network = small(digits)
     found = at(network.initial, name, digits, network)
@@ -72,7 +72,7 @@ def test_each_sharpness_has_a_radius_of_its_own(name: str, radius: str, digits: 
     assert all(values == at(network.initial, name, digits, network).values for values in found.values())
 
 
-@pytest.mark.parametrize("name", FLATNESS)
+@pytest.mark.parametrize("name", FLATNESS_MEASURES)
 @pytest.mark.parametrize("weight", [math.nan, math.inf, 1e38])
 def test_a_diverged_vector_is_measured_as_not_a_number(name: str, weight: float, digits: Dataset) -> None:
     network = small(digits)
@@ -84,7 +84,7 @@ def test_a_diverged_vector_is_measured_as_not_a_number(name: str, weight: float,
     assert values and not any(map(math.isfinite, values))
 
 
-@pytest.mark.parametrize("name", FLATNESS)
+@pytest.mark.parametrize("name", FLATNESS_MEASURES)
 def test_the_network_is_as_before(name: str, digits: Dataset) -> None:
     network = Network(normed(digits.image, digits.classes))
     network.train(statistics=False)
@@ -95,7 +95,7 @@ def test_the_network_is_as_before(name: str, digits: Dataset) -> None:
     assert network.module.training and not any(parameter.grad is not None for parameter in network.parameters)
 
 
-@pytest.mark.parametrize("name", FLATNESS)
+@pytest.mark.parametrize("name", FLATNESS_MEASURES)
 def test_the_seed_decides_the_draws(name: str, digits: Dataset) -> None:
     network = small(digits)
     one, again, other = (at(network.initial, name, digits, network, seed=seed) for seed in (1, 1, 2))
@@ -148,7 +148,7 @@ class Watched(Loss):
 def test_the_basis_is_held_once(digits: Dataset) -> None:
     network = small(digits)
     x, y, w = digits.train.x[:12].double(), digits.train.y[:12], network.initial.double()
-    loss = Watched(network.module.double(), torch.empty(0), x, y, even(12, 12), prepare=lambda batch: batch / 255)
+    loss = Watched(network.module.double(), torch.empty(0), x, y, batch_sizes(12, 12), prepare=lambda batch: batch / 255)
     before = alive(len(w))
     hessian_top(loss, w, torch.Generator().manual_seed(0), k=5, tol=0.0, max_steps=loss.last)
     # A vector per step, and the one that they started from.

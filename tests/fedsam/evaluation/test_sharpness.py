@@ -17,8 +17,8 @@ from fedsam.config import Component, ConfigError
 from fedsam.data import augmentation, datasets
 from fedsam.evaluation import hessian, sharpness
 from fedsam.evaluation.hessian import hessian_density, hessian_top, hessian_trace
-from fedsam.evaluation.loss import Counted, Loss, even, normalized
-from fedsam.evaluation.sharpness import Estimate, sharpness_1step, sharpness_avg, sharpness_max
+from fedsam.evaluation.loss import CountedLoss, Loss, batch_sizes, normalized_logits
+from fedsam.evaluation.sharpness import SharpnessEstimate, sharpness_1step, sharpness_avg, sharpness_max
 from fedsam.models import architectures
 from fedsam.models.flat import Layout
 
@@ -146,7 +146,7 @@ def test_costs_of_each_measure() -> None:
     assert sharpness_max(loss, w, rho=0.1, m=5, iterations=4).cost == (4 * EXAMPLES, 5 * EXAMPLES)
     assert sharpness_avg(loss, w, rng(), rho=0.1, draws=3).cost == (0, 4 * EXAMPLES)
     assert hessian_trace(loss, w, rng(), probes=3).cost == (2 * 3 * EXAMPLES, 0)
-    counted = Counted(loss)
+    counted = CountedLoss(loss)
     counted.hvp(w, w)
     counted.gradient(w)
     counted.value(w)
@@ -186,7 +186,7 @@ def test_top_eigenvalues_of_a_relu_network_in_float32_agree_with_arpack() -> Non
     prepare = partial(augmentation.normalize, mean=digits.mean, std=digits.std)
     x, y = digits.train.x[:60], digits.train.y[:60]
     w = Layout.of_module(module).vector(dict(module.named_parameters()))
-    loss = Loss(module, torch.empty(0), x, y, even(60, 25), prepare=partial(prepare, dtype=torch.float32))
+    loss = Loss(module, torch.empty(0), x, y, batch_sizes(60, 25), prepare=partial(prepare, dtype=torch.float32))
     top = hessian_top(loss, w, rng(), k=3)
     assert top.converged
 
@@ -266,7 +266,7 @@ def test_radius_0_gives_0(norm: sharpness.Norm, adaptive: bool) -> None:
 def test_the_perturbation_stays_in_its_ball_and_pays(norm: sharpness.Norm, adaptive: bool) -> None:
     loss, w = small()
     rho = 0.3
-    rise, delta = sharpness.apgd(Counted(loss), w, rho=rho, norm=norm, adaptive=adaptive, iterations=20)
+    rise, delta = sharpness.apgd(CountedLoss(loss), w, rho=rho, norm=norm, adaptive=adaptive, iterations=20)
     assert rise == pytest.approx(loss.value(w + delta) - loss.value(w)) and rise > 0
     unit = w.abs() if adaptive else torch.ones_like(w)
     assert (delta[unit == 0] == 0).all()
@@ -353,7 +353,7 @@ def test_normalized_logits_make_the_loss_independent_of_the_last_layers_scale() 
     assert loss.value(w) != pytest.approx(loss.value(scaled))
     free = replace(loss, normalize_logits=True)
     assert free.value(w) == pytest.approx(free.value(scaled), rel=1e-12)
-    assert normalized(torch.full((2, 3), 5.0)).tolist() == [[0.0] * 3] * 2
+    assert normalized_logits(torch.full((2, 3), 5.0)).tolist() == [[0.0] * 3] * 2
 
 
 def test_filters_have_the_norms_of_the_weights() -> None:
@@ -410,6 +410,6 @@ def test_the_same_generator_gives_the_same_result() -> None:
         ("steps", lambda loss, w: hessian_density(loss, w, rng(), steps=0)),
     ],
 )
-def test_a_wrong_setting_is_named(key: str, wrong: Callable[[Loss, Tensor], Estimate]) -> None:
+def test_a_wrong_setting_is_named(key: str, wrong: Callable[[Loss, Tensor], SharpnessEstimate]) -> None:
     with pytest.raises(ConfigError, match=f"^{key}: .* is not (allowed|known)"):
         wrong(*small())

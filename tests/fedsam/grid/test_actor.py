@@ -74,10 +74,10 @@ def greedy(times: int) -> tuple[ClientApp, list[int]]:
 
 
 def asked(app: ClientApp, *, shared: bool = False) -> tuple[Message, RecordDict]:
-    flower_private.enter(flower_private.new_run())
+    flower_private.set_current_run(flower_private.new_run())
     content = RecordDict({"mark": MetricRecord({"here": 1})})
     message = Message(content, dst_node_id=1, message_type="train")
-    flower_private.number(message, "0")
+    flower_private.set_message_id(message, "0")
     return serve(app, ClientTask(message.metadata, {}, {}, {}), content, RecordDict(), shared=shared)
 
 

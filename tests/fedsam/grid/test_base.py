@@ -1,4 +1,7 @@
-"""Grids with a toy app: order, state, errors, dead actors."""
+"""Grids with toy apps: order, state, errors, dead actors.
+
+All tests share two pools, whose actors load another app where a test has one: what takes long is to start them.
+"""
 
 import os
 import signal
@@ -13,7 +16,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedsam.grid import ray_grid
+from fedsam.grid import scheduler
 from fedsam.grid.base import LocalGrid
 from fedsam.grid.inline import InlineGrid
 from fedsam.grid.pool import ActorPool
@@ -24,7 +27,12 @@ from tests.support.processes import HANG
 CLIENTS = 9
 
 
-def load() -> ClientApp:
+def load(make: Callable[[], ClientApp]) -> ClientApp:
+    """Any of the apps below."""
+    return make()
+
+
+def adding() -> ClientApp:
     """Adds the client's number to `w`, counts its calls in the state; client 3 raises from its second call on."""
     app = ClientApp()
 
@@ -45,7 +53,19 @@ def load() -> ClientApp:
 @pytest.fixture(scope="module")
 def pool() -> Iterator[ActorPool]:
     with ray_session(cpus=12, gpus=1):
-        yield ActorPool(load, actors=2)
+        yield ActorPool(load, actors=3)
+
+
+@pytest.fixture(scope="module")
+def single(pool: ActorPool) -> ActorPool:
+    return ActorPool(load, actors=1)
+
+
+def ready(pool: ActorPool, make: Callable[[], ClientApp]) -> ActorPool:
+    """The pool with its actors up and an app for them."""
+    pool.supply(make=make)
+    pool.ready()
+    return pool
 
 
 def messages(clients: range = range(CLIENTS)) -> list[Message]:
@@ -65,30 +85,31 @@ def rounds(grid: LocalGrid, count: int = 3) -> list[list[object]]:
 
 @pytest.mark.parametrize("shard_size", [None, 1, 4, 100])
 def test_every_grid_gives_the_same_replies_in_order(pool: ActorPool, shard_size: int | None) -> None:
-    inline = rounds(InlineGrid(load, CLIENTS, {}))
+    inline = rounds(InlineGrid(adding, CLIENTS, {}))
     assert inline[0][4] == (5, [4.0, 5.0, 6.0], 1)
     assert inline[2][4] == (5, [4.0, 5.0, 6.0], 3)
     assert inline[1][3] == (2, "ValueError: tired")
-    assert rounds(RayGrid(pool, CLIENTS, {}, shard_size)) == inline
+    assert rounds(RayGrid(ready(pool, adding), CLIENTS, {}, shard_size)) == inline
 
 
 def test_an_actor_that_dies_costs_its_shard_only(pool: ActorPool) -> None:
-    grid, notes = RayGrid(pool, CLIENTS, {}, 1), []
+    grid, notes = RayGrid(ready(pool, adding), CLIENTS, {}, 1), list[str]()
     grid.warn = notes.append
-    undisturbed = rounds(InlineGrid(load, CLIENTS, {}))
+    undisturbed = rounds(InlineGrid(adding, CLIENTS, {}))
     assert rounds(grid, 1) == undisturbed[:1]
     victim = pool.ready()[0]
     os.kill(victim, signal.SIGKILL)
     assert [[outcome(r) for r in grid.send_and_receive(messages())]] == undisturbed[1:2]
     assert victim not in pool.ready()
-    assert len(pool.busy) == 2
+    assert len(pool.busy) == 3
     assert len(notes) == 1
-    assert notes[0].startswith("an actor died; 1 of 2 go on while it is replaced")
+    assert notes[0].startswith("an actor died; 2 of 3 go on while it is replaced")
 
 
-def test_both_actors_take_part(pool: ActorPool) -> None:
-    replies = [r for _ in range(5) for r in RayGrid(pool, 50, {}, 1).send_and_receive(messages(range(4, 50)))]
-    assert len({reply.content["metrics"]["pid"] for reply in replies}) == 2
+def test_all_actors_take_part(pool: ActorPool) -> None:
+    grid = RayGrid(ready(pool, adding), 50, {}, 1)
+    replies = [r for _ in range(5) for r in grid.send_and_receive(messages(range(4, 50)))]
+    assert len({reply.content["metrics"]["pid"] for reply in replies}) == 3
 
 
 def stuck() -> ClientApp:
@@ -117,33 +138,27 @@ def deadly() -> ClientApp:
     return app
 
 
-def test_a_client_that_hangs_is_missing_and_its_actor_replaced(pool: ActorPool) -> None:
-    hanging = ActorPool(stuck, actors=1)
-    grid = RayGrid(hanging, CLIENTS, {}, 1)
-    hanging.ready()
+def test_a_client_that_hangs_is_missing_and_its_actor_replaced(single: ActorPool) -> None:
+    grid = RayGrid(ready(single, stuck), CLIENTS, {}, 1)
     assert [r.metadata.src_node_id for r in grid.send_and_receive(messages(range(1)))] == [1]
     assert [r.metadata.src_node_id for r in grid.send_and_receive(messages(range(3)), timeout=6)] == [1]
     assert [r.metadata.src_node_id for r in grid.send_and_receive(messages(range(2, 4)), timeout=HANG)] == [3, 4]
 
 
-@pytest.mark.parametrize(("app", "timeout", "errors"), [(stuck, 16.0, []), (deadly, None, [2])])
+@pytest.mark.parametrize(("app", "timeout", "errors"), [pytest.param(stuck, 16.0, [], marks=pytest.mark.slow), (deadly, None, [2])])
 def test_a_client_that_hangs_or_kills_costs_none_that_went_with_it(
     pool: ActorPool, app: Callable[[], ClientApp], timeout: float | None, errors: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_grid, "AMPLE", 1.0)
-    monkeypatch.setattr(ray_grid, "RESTARTS", 1)
-    three = ActorPool(app, actors=3)
-    grid, notes = RayGrid(three, CLIENTS, {}, 1), list[str]()
+    monkeypatch.setattr(scheduler, "ACTOR_START_SECONDS", 1.0)
+    monkeypatch.setattr(scheduler, "CALL_TARGET_SECONDS", 60.0)  # all shards that have been timed go together
+    monkeypatch.setattr(scheduler, "MAX_LOSSES", 1)
+    grid, notes = RayGrid(ready(pool, app), CLIENTS, {}, 1), list[str]()
     grid.warn = notes.append
-    three.ready()
-    for _ in range(2):
-        grid.send_and_receive(messages(range(2, CLIENTS)))
-    grid._slowest = {"train": 1e-4}  # as on a machine that does nothing else: three shards make a call
+    grid.send_and_receive(messages(range(2, CLIENTS)))
     replies = list(grid.send_and_receive(messages(), timeout=timeout))
     assert "an actor was not done in time with 3 shards" in notes[0] or "an actor died" in notes[0]
     assert [r.metadata.src_node_id for r in replies if not r.has_error()] == [1, *range(3, CLIENTS + 1)]
     assert [r.metadata.src_node_id for r in replies if r.has_error()] == errors
-    three.stop()
 
 
 def various() -> ClientApp:
@@ -182,22 +197,12 @@ def had(replies: Iterable[Message]) -> list[object]:
     return [reply.error.code if reply.has_error() else reply.content["metrics"]["had"] for reply in replies]
 
 
-@pytest.fixture(scope="module")
-def one(pool: ActorPool) -> ActorPool:
-    return ActorPool(various, actors=1)
+def everywhere(pool: ActorPool, single: ActorPool) -> list[LocalGrid]:
+    return [InlineGrid(various, CLIENTS, {}), RayGrid(ready(single, various), CLIENTS, {}), RayGrid(ready(pool, various), CLIENTS, {}, 1)]
 
 
-@pytest.fixture(scope="module")
-def two(pool: ActorPool) -> ActorPool:
-    return ActorPool(various, actors=2)
-
-
-def everywhere(one: ActorPool, two: ActorPool) -> list[LocalGrid]:
-    return [InlineGrid(various, CLIENTS, {}), RayGrid(one, CLIENTS, {}), RayGrid(two, CLIENTS, {}, 1)]
-
-
-def test_a_client_finds_what_its_last_message_left_even_among_those_sent_at_once(one: ActorPool, two: ActorPool) -> None:
-    for grid in everywhere(one, two):
+def test_a_client_finds_what_its_last_message_left_even_among_those_sent_at_once(pool: ActorPool, single: ActorPool) -> None:
+    for grid in everywhere(pool, single):
         assert had(grid.send_and_receive([*ask("count", 0, 1, 0), *ask("wait", 0), *ask("count", 1, 0)])) == [0, 0, 1, 2, 1, 3]
         assert had(grid.send_and_receive(ask("forget", 0, 1, 0))) == [4, 2, 0]
         assert had(grid.send_and_receive(ask("count", 0, 1))) == [0, 0]
@@ -210,17 +215,17 @@ def test_a_client_finds_what_its_last_message_left_even_among_those_sent_at_once
         assert had(grid.send_and_receive(ask("count", 0))) == [3]
 
 
-def test_a_message_has_its_time_to_live(two: ActorPool) -> None:
-    grid = RayGrid(two, CLIENTS, {}, 1)
-    two.ready()
+def test_a_message_has_its_time_to_live(pool: ActorPool) -> None:
+    grid = RayGrid(ready(pool, various), CLIENTS, {}, 1)
     assert had(grid.send_and_receive(ask("forget", *range(CLIENTS)))) == [0] * CLIENTS
     assert had(grid.send_and_receive([*ask("count", 0), *ask("hang", 1, ttl=10.0)])) == [0, 4]
     assert had(grid.send_and_receive(ask("count", 0, 1))) == [1, 0]
 
 
-def test_messages_pushed_to_an_actor_that_others_kill_are_answered(one: ActorPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_grid, "RESTARTS", 1)
-    grid = RayGrid(one, CLIENTS, {}, 1)
+@pytest.mark.slow
+def test_messages_pushed_to_an_actor_that_others_kill_are_answered(single: ActorPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduler, "MAX_LOSSES", 1)
+    grid = RayGrid(ready(single, various), CLIENTS, {}, 1)
     wanted = list(grid.push_messages(ask("die", *range(CLIENTS))))
     replies: list[Message] = []
     while len(replies) < CLIENTS:
@@ -228,17 +233,19 @@ def test_messages_pushed_to_an_actor_that_others_kill_are_answered(one: ActorPoo
     assert {r.metadata.src_node_id: r.has_error() for r in replies} == {c + 1: c == 3 for c in range(CLIENTS)}
 
 
-@pytest.mark.parametrize("timeout", [None, HANG])
+@pytest.mark.parametrize("timeout", [None, pytest.param(HANG, marks=pytest.mark.slow)])
 def test_a_client_that_kills_its_actors_costs_no_other_of_its_shard(
-    two: ActorPool, timeout: float | None, monkeypatch: pytest.MonkeyPatch
+    pool: ActorPool, timeout: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_grid, "RESTARTS", 1)
-    grid = RayGrid(two, CLIENTS, {}, 5)
+    monkeypatch.setattr(scheduler, "MAX_LOSSES", 1)
+    grid = RayGrid(ready(pool, various), CLIENTS, {}, 5)
     assert had(grid.send_and_receive(ask("die", *range(1, CLIENTS)), timeout=timeout)) == [0, 0, 4, 0, 0, 0, 0, 0]
 
 
+@pytest.mark.slow
 def test_fewer_actors_share_a_gpu_whose_memory_ran_out(pool: ActorPool) -> None:
-    crowd = ActorPool(various, actors=0, gpus=0.33)
+    crowd = ActorPool(load, actors=0, gpus=0.33)
+    crowd.supply(make=various)
     crowd.memory = None  # of a GPU that is Ray's invention
     for _ in range(3):
         crowd._start()
@@ -256,17 +263,16 @@ def broken() -> ClientApp:
     raise ImportError("no such app")
 
 
-def test_an_app_that_cannot_be_loaded_is_an_error_and_the_actors_stay(pool: ActorPool) -> None:
-    useless = ActorPool(broken, actors=1)
+def test_an_app_that_cannot_be_loaded_is_an_error_and_the_actors_stay(single: ActorPool) -> None:
     for _ in range(2):
         with pytest.raises(ImportError, match="no such app"):
-            RayGrid(useless, CLIENTS, {}).send_and_receive(messages())
-    assert len(useless.busy) == 1
+            RayGrid(ready(single, broken), CLIENTS, {}).send_and_receive(messages())
+    assert len(single.busy) == 1
 
 
 @pytest.mark.parametrize("shard_size", [1, 2])
 def test_messages_can_be_pushed_and_pulled(shard_size: int) -> None:
-    grid = InlineGrid(load, CLIENTS, {}, shard_size=shard_size)
+    grid = InlineGrid(adding, CLIENTS, {}, shard_size=shard_size)
     ids = list(grid.push_messages(messages(range(3))))
     assert [outcome(r)[0] for r in grid.pull_messages(ids[1:2])] == [2]  # type: ignore[index]
     assert [outcome(r)[0] for r in grid.pull_messages(ids)] == [1, 3]  # type: ignore[index]
@@ -287,11 +293,9 @@ def waiting() -> ClientApp:
     return app
 
 
-def test_pushed_messages_run_while_others_are_waited_for(pool: ActorPool, tmp_path: Path) -> None:
+def test_pushed_messages_run_while_others_are_waited_for(single: ActorPool, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    patient = ActorPool(waiting, actors=1)
-    patient.ready()
-    grid = RayGrid(patient, CLIENTS, {"pipe": str(tmp_path / "pipe")}, 1)
+    grid = RayGrid(ready(single, waiting), CLIENTS, {"pipe": str(tmp_path / "pipe")}, 1)
     ids = list(grid.push_messages(messages(range(3))))
     assert [r.metadata.src_node_id for r in grid.pull_messages(ids)] in ([], [1])
     (tmp_path / "pipe").write_text("go on")
@@ -326,4 +330,4 @@ def test_a_late_client_in_this_process_is_missing_as_if_it_had_not_run(monkeypat
 
 def test_a_message_to_nobody_is_refused() -> None:
     with pytest.raises(ValueError, match="no node has id 10"):
-        InlineGrid(load, CLIENTS, {}).send_and_receive(messages(range(9, 10)))
+        InlineGrid(adding, CLIENTS, {}).send_and_receive(messages(range(9, 10)))

@@ -30,7 +30,7 @@ def test_the_alarm_that_ray_sets_on_a_signal_does_not_cut_the_end_short(monkeypa
     monkeypatch.setattr(session, "wait", look)
     monkeypatch.setattr(ray, "shutdown", lambda: ended.append("Ray"))
     monkeypatch.setattr(signal, "alarm", lambda seconds: seconds or off.set())
-    with pytest.raises(KeyboardInterrupt), session._started("local"):
+    with pytest.raises(KeyboardInterrupt), session._running_ray("local"):
         pass
     assert off.is_set()
     assert ended == ["Ray"]

@@ -12,22 +12,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsam.messages import aggregation, codec, flower_private
-from fedsam.messages.aggregation import AggregationSpec, PartialSum
+from fedsam.messages.codec import AggregationSpec, PartialSum
 
 EXPECTS = ("mean.mu", "population.c", "population.delta", "metrics.tau")
 UPDATES = st.lists(st.tuples(st.floats(-10, 10), st.floats(-10, 10), st.integers(1, 500)), min_size=1, max_size=9)
 
 
-def terms(weights: str = "examples", size: int = 2) -> AggregationSpec:
+def spec(weights: str = "examples", size: int = 2) -> AggregationSpec:
     broadcast = {"w": torch.zeros(size, dtype=torch.float64), "buffers": torch.zeros(1, dtype=torch.float64)}
     return AggregationSpec.from_vectors(broadcast, EXPECTS, weights)  # type: ignore[arg-type]
 
 
 def request(node: int) -> Message:
-    flower_private.enter(flower_private.new_run())
-    content = codec.encode_broadcast(codec.arrays({"w": torch.zeros(2, dtype=torch.float64), "buffers": torch.zeros(1).double()}), 1)
-    content["config"].update(terms().config())
-    return Message(content, dst_node_id=node, message_type="train", group_id="1")
+    flower_private.set_current_run(flower_private.new_run())
+    vectors = codec.arrays({"w": torch.zeros(2, dtype=torch.float64), "buffers": torch.zeros(1).double()})
+    return Message(codec.encode_broadcast(vectors, 1, spec=spec()), dst_node_id=node, message_type="train", group_id="1")
 
 
 def reply(node: int, vector: torch.Tensor, examples: float, **changes: float) -> Message:
@@ -37,15 +36,15 @@ def reply(node: int, vector: torch.Tensor, examples: float, **changes: float) ->
     return Message(codec.encode_update(codec.Update(vectors, metrics | changes)), reply_to=request(node))
 
 
-def part(entry: tuple[float, float, float], node: int = 1, weights: str = "examples") -> PartialSum:
-    return aggregation.part(reply(node, torch.tensor(entry[:2], dtype=torch.float64), entry[2]), terms(weights))
+def summand(entry: tuple[float, float, float], node: int = 1, weights: str = "examples") -> PartialSum:
+    return aggregation.partial_sum(reply(node, torch.tensor(entry[:2], dtype=torch.float64), entry[2]), spec(weights))
 
 
 @settings(deadline=None)
 @given(UPDATES, st.integers(1, 9), st.sampled_from(["examples", "uniform"]))
 def test_the_sum_of_sums_is_the_mean_of_numpy(entries: list[tuple[float, float, int]], size: int, weights: str) -> None:
     shards = aggregation.shards(list(enumerate(entries, start=1)), size)
-    total = aggregation.total_([aggregation.total_(part(entry, node, weights) for node, entry in shard) for shard in shards])
+    total = aggregation.total([aggregation.total(summand(entry, node, weights) for node, entry in shard) for shard in shards])
     vectors, counts = np.array([entry[:2] for entry in entries]), np.array([entry[2] for entry in entries])
     mean = np.average(vectors, axis=0, weights=counts if weights == "examples" else None)
     assert list(total.nodes) == list(range(1, len(entries) + 1))
@@ -60,7 +59,7 @@ def test_the_sum_of_sums_is_the_mean_of_numpy(entries: list[tuple[float, float, 
 
 def test_equal_updates_have_exactly_that_mean() -> None:
     vector = (0.1, 1 / 3)
-    total = aggregation.total_(part((*vector, examples), node) for node, examples in enumerate((7, 11, 13), start=1))
+    total = aggregation.total(summand((*vector, examples), node) for node, examples in enumerate((7, 11, 13), start=1))
     assert total.vectors["delta"].tolist() == list(vector)
 
 
@@ -70,29 +69,30 @@ def test_threads_do_not_change_a_bit() -> None:
     sums = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        parts = [PartialSum([n], n + 0.3, {"delta": v.clone()}, {}) for n, v in enumerate(vectors)]
-        sums.append(aggregation.total_(parts).vectors["delta"])
+        sums_of = [PartialSum([n], n + 0.3, {"delta": v.clone()}, {}) for n, v in enumerate(vectors)]
+        sums.append(aggregation.total(sums_of).vectors["delta"])
     torch.set_num_threads(1)
     assert torch.equal(sums[0], sums[1])
     assert torch.equal(sums[0], sums[2])
 
 
-def test_the_inputs_of_a_sum_stay_as_they_are_but_for_the_first() -> None:
-    first, second = part((1.0, 2.0, 1), 1), part((3.0, 4.0, 1), 2)
-    aggregation.total_([first, second])
+def test_the_inputs_of_a_sum_stay_as_they_are() -> None:
+    first, second = summand((1.0, 2.0, 1), 1), summand((3.0, 4.0, 1), 2)
+    aggregation.total([first, second])
+    assert first.vectors["delta"].tolist() == first.vectors["population.delta"].tolist() == [1.0, 2.0]
     assert second.vectors["delta"].tolist() == [3.0, 4.0]
     assert second.vectors["population.delta"].tolist() == [3.0, 4.0]
 
 
 def test_a_merged_reply_says_what_single_ones_did() -> None:
-    gathered = aggregation.ShardAccumulator(request(1))
+    accumulator = aggregation.ShardAccumulator(request(1))
     good, bad = torch.tensor([1.0, 2.0], dtype=torch.float64), torch.tensor([1.0, torch.nan], dtype=torch.float64)
-    assert gathered.add(reply(1, good, 3))
-    assert not gathered.add(reply(2, bad, 3))
-    assert not gathered.add(Message(Error(2, "tired"), reply_to=request(3)))
-    assert gathered.add(reply(4, 3 * good, 1))
-    (merged,) = gathered.replies()
-    got = aggregation.decode(merged)
+    assert accumulator.add(reply(1, good, 3))
+    assert not accumulator.add(reply(2, bad, 3))
+    assert not accumulator.add(Message(Error(2, "tired"), reply_to=request(3)))
+    assert accumulator.add(reply(4, 3 * good, 1))
+    (merged,) = accumulator.replies()
+    got = codec.decode_partial_sum(merged.content)
     assert got is not None
     assert got.nodes == [1, 4]
     assert got.vectors["delta"].tolist() == [1.5, 3.0]
@@ -101,14 +101,14 @@ def test_a_merged_reply_says_what_single_ones_did() -> None:
     assert got.bytes == 2 * 7 * 8
     assert got.failures[3] == "failed: tired"
     assert got.failures[2].startswith("sent a non-finite delta")
-    assert aggregation.decode(reply(1, good, 1)) is None
+    assert codec.decode_partial_sum(reply(1, good, 1).content) is None
 
 
 def test_a_shard_in_which_all_fail_is_one_reply_too() -> None:
-    gathered = aggregation.ShardAccumulator(request(1))
-    gathered.add(Message(Error(2, "tired"), reply_to=request(1)))
-    (merged,) = gathered.replies()
-    assert aggregation.decode(merged) == PartialSum(nodes=[], failures={1: "failed: tired"})
+    accumulator = aggregation.ShardAccumulator(request(1))
+    accumulator.add(Message(Error(2, "tired"), reply_to=request(1)))
+    (merged,) = accumulator.replies()
+    assert codec.decode_partial_sum(merged.content) == PartialSum(nodes=[], failures={1: "failed: tired"})
 
 
 @pytest.mark.parametrize(
@@ -123,20 +123,20 @@ def test_a_shard_in_which_all_fail_is_one_reply_too() -> None:
 )
 def test_absurd_metrics_are_refused(changes: dict[str, float], message: str) -> None:
     one = reply(1, torch.zeros(2, dtype=torch.float64), 1, **changes)
-    assert aggregation.part(one, terms()).failures[1].startswith(message)
+    assert aggregation.partial_sum(one, spec()).failures[1].startswith(message)
 
 
 def test_missing_metrics_are_refused() -> None:
     one = reply(1, torch.zeros(2, dtype=torch.float64), 1)
     del one.content["metrics"]["delta-norm"]  # type: ignore[union-attr]
-    assert aggregation.part(one, terms()).failures == {1: "sent no metric delta-norm"}
+    assert aggregation.partial_sum(one, spec()).failures == {1: "sent no metric delta-norm"}
 
 
-def test_without_terms_replies_stay_single() -> None:
+def test_without_a_spec_replies_stay_single() -> None:
     plain = Message(RecordDict(), dst_node_id=1, message_type="train")
-    gathered, one = aggregation.ShardAccumulator(plain), Message(RecordDict(), reply_to=plain)
-    assert gathered.add(one)
-    assert gathered.replies() == [one]
+    accumulator, one = aggregation.ShardAccumulator(plain), Message(RecordDict(), reply_to=plain)
+    assert accumulator.add(one)
+    assert accumulator.replies() == [one]
 
 
 @pytest.mark.parametrize(("count", "size"), [(1, 1), (31, 1), (32, 2), (100, 6), (512, 32), (10_000, 32)])

@@ -22,14 +22,14 @@ def test_flower_has_the_private_parts_that_are_used() -> None:
     run = flower_private.new_run()
     assert (flower_private.Run, run.run_id) == (type(run), 1)
     run.run_id = 7
-    flower_private.enter(run)
+    flower_private.set_current_run(run)
     message = Message(RecordDict(), dst_node_id=3, message_type="train")
     assert (message.metadata.run_id, message.metadata.src_node_id) == (7, 0)
-    flower_private.number(message, "12")
+    flower_private.set_message_id(message, "12")
     assert message.metadata.message_id == "12"
-    arrived = flower_private.received(message.metadata, message.content)
+    arrived = flower_private.make_message(message.metadata, message.content)
     assert Message(RecordDict(), reply_to=arrived).metadata.reply_to_message_id == "12"
-    flower_private.enter(flower_private.new_run())
+    flower_private.set_current_run(flower_private.new_run())
 
 
 def test_the_grid_has_flowers_methods() -> None:
@@ -59,7 +59,7 @@ def test_flowers_means_are_the_same_of_merged_replies(kind: type[FedAvg]) -> Non
     found = []
     for merged in (False, True):
         strategy = kind(fraction_evaluate=0.0)
-        config = flower_private.merging(strategy) if merged else None
+        config = flower_private.make_merge_config(strategy) if merged else None
         start = ArrayRecord({"w": Array(np.zeros(3))})
         result = strategy.start(InlineGrid(load, 8, {}, shard_size=3), start, num_rounds=3, train_config=config)
         found.append((result.arrays["w"].numpy(), result.train_metrics_clientapp[3]["loss"]))
@@ -71,7 +71,7 @@ def test_flowers_means_are_the_same_of_merged_replies(kind: type[FedAvg]) -> Non
 def test_an_actor_answers_once_for_its_shard_and_for_each_client_that_failed() -> None:
     grid, content = InlineGrid(load, 8, {}, shard_size=3), {"arrays": ArrayRecord({"w": Array(np.zeros(3))})}
     asked = [
-        Message(RecordDict({**content, "config": flower_private.merging(FedAvg())}), dst_node_id=n, message_type="train")
+        Message(RecordDict({**content, "config": flower_private.make_merge_config(FedAvg())}), dst_node_id=n, message_type="train")
         for n in range(1, 9)
     ]
     replies = list(grid.send_and_receive(asked))
@@ -86,4 +86,4 @@ class Custom(FedAvg):
 @pytest.mark.parametrize("strategy", [FedMedian(), Custom(), FedAvg(train_metrics_aggr_fn=lambda records, by: MetricRecord())])
 def test_other_strategies_see_single_replies(strategy: Strategy) -> None:
     with pytest.raises(ValueError, match="replies can be merged for FedAvg"):
-        flower_private.merging(strategy)
+        flower_private.make_merge_config(strategy)

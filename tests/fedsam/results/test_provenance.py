@@ -60,8 +60,8 @@ def test_only_a_process_of_this_host_is_known_to_be_gone(
     monkeypatch: pytest.MonkeyPatch, host: str, pid: int, born: str, gone: bool
 ) -> None:
     monkeypatch.setattr("platform.node", lambda: "here")
-    monkeypatch.setattr(module, "born", lambda _: "now")
-    assert module.gone(host, pid or os.getpid(), born) is gone
+    monkeypatch.setattr(module, "process_start_time", lambda _: "now")
+    assert module.process_ended(host, pid or os.getpid(), born) is gone
 
 
 def test_without_a_gpu_the_device_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ HOLDINGS = np.array([[3, 0, 1], [0, 5, 0]])
 
 def start(results: Results, **settings: object) -> str:
     experiment = parse({"name": "mine", "seed": 4, **settings})
-    return results.start(experiment, experiment.dump(), dataset="digits", label_distribution=HOLDINGS, provenance=PROVENANCE)
+    return results.start_run(experiment, experiment.dump(), dataset="digits", label_distribution=HOLDINGS, provenance=PROVENANCE)
 
 
 def row(run: str, round: int, **changes: object) -> Row:
@@ -55,7 +55,7 @@ def test_rows_come_back_as_they_went_in(results: Results) -> None:
         row(run, 2, peak_device_memory=2**40),
     ]
     for one in reversed(rows):
-        results.append(one)
+        results.append_round(one)
     assert results.rounds(run) == rows
     assert results.curve(run, "test_accuracy") == [(1, 0.25)]
     assert results.curve(run, "nothing") == []
@@ -65,7 +65,7 @@ def test_numpy_scalars_are_plain_numbers_in_the_file(results: Results) -> None:
     run = start(results)
     measures = {"test_loss": np.float32(0.5)}
     client = ClientRow(client=np.int64(1), examples=np.int64(2), steps=3, train_loss=np.float32(0.5), seconds=1.0)  # type: ignore[arg-type]
-    results.append(row(run, 1, examples=np.int64(7), train_loss=np.float32(0.25), measures=measures, clients=(client,)))
+    results.append_round(row(run, 1, examples=np.int64(7), train_loss=np.float32(0.25), measures=measures, clients=(client,)))
     (one,) = results.rounds(run)
     assert (one.examples, one.train_loss, one.measures["test_loss"], one.clients[0].train_loss) == (7, 0.25, 0.5, 0.5)
 
@@ -73,8 +73,8 @@ def test_numpy_scalars_are_plain_numbers_in_the_file(results: Results) -> None:
 def test_a_diverged_run_stays_readable(results: Results) -> None:
     run = start(results)
     client = ClientRow(client=0, examples=1, steps=1, train_loss=math.nan, seconds=1.0)
-    results.append(row(run, 1, train_loss=math.nan, measures={"test_loss": math.nan, "norm": math.inf}, clients=(client,)))
-    results.append(row(run, 2))
+    results.append_round(row(run, 1, train_loss=math.nan, measures={"test_loss": math.nan, "norm": math.inf}, clients=(client,)))
+    results.append_round(row(run, 2))
     first, second = results.rounds(run)
     assert math.isnan(first.train_loss) and math.isnan(first.measures["test_loss"]) and math.isnan(first.clients[0].train_loss)
     assert first.measures["norm"] == math.inf
@@ -87,7 +87,7 @@ def test_holdings_come_back_with_empty_clients_and_classes(results: Results) -> 
     sparse = np.zeros((4, 5), dtype=np.int64)
     sparse[1, 2] = 9
     for counts in (HOLDINGS, sparse, np.zeros((2, 3), dtype=np.int64)):
-        run = results.start(experiment, experiment.dump(), dataset="digits", label_distribution=counts, provenance=PROVENANCE)
+        run = results.start_run(experiment, experiment.dump(), dataset="digits", label_distribution=counts, provenance=PROVENANCE)
         np.testing.assert_array_equal(results.label_distribution(run), counts)
     (held,) = results._connection.execute("SELECT count(*) FROM holdings WHERE examples = 0").fetchone()
     assert held == 0
@@ -100,7 +100,7 @@ def test_a_run_says_what_ran_and_how_it_ended(results: Results) -> None:
     assert (one.dataset, one.dataset_wanted, one.clients, one.classes) == ("digits", "cifar10", 2, 3)
     assert (one.versions, one.git_commit, one.device, one.command) == tuple(getattr(PROVENANCE, f.name) for f in fields(PROVENANCE))
     assert one.config == json.loads(json.dumps(parse({"name": "mine", "seed": 4}).dump()))
-    results.finish(run, "failed", "client 3 diverged")
+    results.finish_run(run, "failed", "client 3 diverged")
     (one,) = results.runs()
     assert (one.status, one.error) == ("failed", "client 3 diverged")
     assert one.finished is not None and one.finished >= one.started
@@ -116,19 +116,19 @@ def test_a_round_is_kept_whole_or_not_at_all(results: Results) -> None:
     run = start(results)
     client = ClientRow(client=1, examples=1, steps=1, train_loss=1.0, seconds=1.0)
     with pytest.raises(ValueError, match=rf"{run}.*round 1: cannot be added"):
-        results.append(row(run, 1, measures={"test_loss": 1.0}, clients=(client, client)))
+        results.append_round(row(run, 1, measures={"test_loss": 1.0}, clients=(client, client)))
     assert results.rounds(run) == []
-    results.append(row(run, 1))
+    results.append_round(row(run, 1))
     with pytest.raises(ValueError, match="round 1: cannot be added"):
-        results.append(row(run, 1, train_loss=9.0))
+        results.append_round(row(run, 1, train_loss=9.0))
     assert results.rounds(run) == [row(run, 1)]
 
 
 def test_a_run_that_was_never_started_is_refused(results: Results) -> None:
     with pytest.raises(ValueError, match="'nobody', round 1: cannot be added"):
-        results.append(row("nobody", 1))
+        results.append_round(row("nobody", 1))
     with pytest.raises(ValueError, match="'nobody' was never started"):
-        results.finish("nobody", "finished")
+        results.finish_run("nobody", "finished")
 
 
 def test_columns_of_the_tables_are_the_fields_of_the_rows(results: Results) -> None:
@@ -165,7 +165,7 @@ from pathlib import Path
 from tests.fedsam.results.test_store import *
 results = Results.open(Path({str(runs_dir)!r}))
 run = start(results)
-results.append(row(run, 1))
+results.append_round(row(run, 1))
 os.kill(os.getpid(), signal.SIGKILL)
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
@@ -185,7 +185,7 @@ def test_several_writers_at_once(runs_dir: Path) -> None:
             with Results.open(runs_dir) as results:
                 run = start(results)
                 for round in range(1, 6):
-                    results.append(row(run, round))
+                    results.append_round(row(run, round))
         except Exception as error:
             failures.append(error)
 
@@ -237,7 +237,7 @@ def test_a_file_of_the_version_before_is_brought_up(runs_dir: Path) -> None:
             assert next(one.id for one in results.runs()) == run
             assert results.class_names(run) == ()
             experiment = Experiment()
-            named = results.start(
+            named = results.start_run(
                 experiment,
                 experiment.dump(),
                 dataset="digits",
@@ -280,5 +280,5 @@ def test_hash_ignores_seed_and_places_only() -> None:
 def test_ten_thousand_clients_are_kept_in_a_moment(results: Results) -> None:
     counts = np.random.default_rng(0).integers(0, 5, size=(10_000, 10))
     experiment = Experiment()
-    run = results.start(experiment, experiment.dump(), dataset="cifar10", label_distribution=counts, provenance=PROVENANCE)
+    run = results.start_run(experiment, experiment.dump(), dataset="cifar10", label_distribution=counts, provenance=PROVENANCE)
     np.testing.assert_array_equal(results.label_distribution(run), counts)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedsam.models.network import Network
-from fedsam.system.cost import Flops, Meter, flops, gpu_energy
+from fedsam.system.cost import Flops, Meter, count_flops, gpu_energy
 
 
 def test_flops_are_those_by_hand() -> None:
@@ -21,7 +21,7 @@ def test_flops_are_those_by_hand() -> None:
     convolution, linear = 2 * (2 * 4 * 4) * (1 * 3 * 3), 2 * 32 * 3
     forward = convolution + linear
     # Backward: each layer's weights, and the input of all but the first.
-    assert flops(network, (1, 6, 6)) == Flops(forward, forward + convolution + 2 * linear)
+    assert count_flops(network, (1, 6, 6)) == Flops(forward, forward + convolution + 2 * linear)
 
 
 class Attention(nn.Module):
@@ -38,13 +38,13 @@ class Attention(nn.Module):
 
 def test_attention_is_two_matrix_products() -> None:
     products = 2 * (2 * 4 * 6 * 4)
-    assert flops(Network(Attention()), (1, 4, 6)) == Flops(products, 3 * products)
+    assert count_flops(Network(Attention()), (1, 4, 6)) == Flops(products, 3 * products)
 
 
 def test_counting_leaves_the_network_as_it_was() -> None:
     network = Network(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 3)))
     w, buffers, drawn = network._storage.clone(), network.buffers, torch.random.get_rng_state()
-    flops(network, (1, 6, 6))
+    count_flops(network, (1, 6, 6))
     assert torch.equal(network._storage, w) and torch.equal(network.buffers, buffers)
     assert torch.equal(torch.random.get_rng_state(), drawn)
     assert network.module.training and all(parameter.grad is None for parameter in network.parameters)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fedsam.config import ConfigError, parse
-from fedsam.system.heterogeneity import DISTRIBUTIONS, Heterogeneity, Load, constant, lognormal, tiers, uniform
+from fedsam.system.heterogeneity import DISTRIBUTIONS, ClientLoad, Heterogeneity, constant, lognormal, tiers, uniform
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "constant": {"value": 2.0},
@@ -72,7 +72,7 @@ def test_wrong_settings_are_named(simulate: dict[str, Any], message: str) -> Non
 
 def test_seconds_are_receiving_computing_and_sending() -> None:
     clients = simulated(speed={"name": "constant", "value": 100}, bandwidth={"name": "constant", "value": 10})
-    load = Load(flops=500, bytes_down=30, bytes_up=20)
+    load = ClientLoad(flops=500, bytes_down=30, bytes_up=20)
     assert clients.client_seconds(3, load) == pytest.approx(3 + 5 + 2)
     assert simulated(speed={"name": "constant", "value": 100}).client_seconds(3, load) == 5
     assert simulated(bandwidth={"name": "constant", "value": 10}).client_seconds(3, load) == 5
@@ -80,30 +80,30 @@ def test_seconds_are_receiving_computing_and_sending() -> None:
 
 def test_a_round_takes_as_long_as_its_slowest_client() -> None:
     clients = simulated(speed={"name": "lognormal", "median": 1, "sigma": 1})
-    loads = {client: Load(100 + client, 0, 0) for client in range(6)}
+    loads = {client: ClientLoad(100 + client, 0, 0) for client in range(6)}
     assert clients.round_seconds(loads) == max(clients.client_seconds(client, load) for client, load in loads.items())
     assert clients.round_seconds({}) == 0
     assert simulated(dropout=0.5).round_seconds(loads) is None
 
 
 def test_a_clients_draw_knows_the_seed_and_the_client_alone() -> None:
-    speed, load = {"name": "lognormal", "median": 1, "sigma": 1}, Load(1, 1, 1)
+    speed, load = {"name": "lognormal", "median": 1, "sigma": 1}, ClientLoad(1, 1, 1)
     few, many = simulated(clients=5, speed=speed), simulated(clients=500, speed=speed)
     seconds = [few.client_seconds(client, load) for client in range(5)]
     assert seconds == [many.client_seconds(client, load) for client in range(5)]
     assert len(set(seconds)) == 5
     assert seconds != [simulated(seed=1, speed=speed).client_seconds(client, load) for client in range(5)]
     both = simulated(speed=speed, bandwidth=speed)
-    assert both.client_seconds(0, Load(1, 0, 0)) != both.client_seconds(0, Load(0, 1, 0))
+    assert both.client_seconds(0, ClientLoad(1, 0, 0)) != both.client_seconds(0, ClientLoad(0, 1, 0))
 
 
 def test_clients_leave_with_the_given_probability_by_round() -> None:
     clients = simulated(dropout=0.3)
-    left = np.array([[clients.leaves(round, client) for client in range(50)] for round in range(1, 41)])
+    left = np.array([[clients.drops_out(round, client) for client in range(50)] for round in range(1, 41)])
     assert left.mean() == pytest.approx(0.3, abs=0.03)
     assert left.any(axis=0).all() and not left.all(axis=0).any()
-    assert [clients.leaves(7, client) for client in range(50)] == left[6].tolist()
-    assert not any(simulated().leaves(round, 0) for round in range(100))
+    assert [clients.drops_out(7, client) for client in range(50)] == left[6].tolist()
+    assert not any(simulated().drops_out(round, 0) for round in range(100))
 
 
 def test_parameters_are_keywords() -> None:

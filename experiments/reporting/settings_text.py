@@ -1,0 +1,70 @@
+"""The set-up and provenance of the runs of a report, as pairs of a heading and its values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from experiments.analysis.comparison import Comparison
+from experiments.analysis.labels import METHOD_COMPONENTS, Settings, component_text, flatten
+from fedsam.formatting import listed, plural
+from fedsam.results.rows import Run
+
+Facts = list[tuple[str, list[str]]]  # (heading, distinct values)
+
+
+def setup(comparison: Comparison) -> Facts:
+    """The settings of the runs."""
+    runs = comparison.runs
+    settings = [flatten(run) for run in runs]
+    methods = {group.label: flatten(group.runs[0]) for group in comparison.groups}
+    facts: Facts = [
+        ("Methods", [f"{name}: {' × '.join(component_text(own, part) for part in METHOD_COMPONENTS)}" for name, own in methods.items()]),
+        ("Dataset", sorted({_dataset(run) for run in runs})),
+        ("Clients", [listed(comparison.client_counts)]),
+        ("Partition", [component_text(one, "data.partition") for one in settings]),
+        ("Cohort", [_cohort(one["server.participation"]) for one in settings]),
+        ("Length", [_length(one) for one in settings]),
+        ("Local training", [_local_training(one) for one in settings]),
+        ("Local learning rate", [component_text(one, "client.schedule") for one in settings]),
+        ("Model", [component_text(one, "model") for one in settings]),
+        ("Seeds", [", ".join(str(seed) for seed in sorted({run.seed for run in runs}))]),
+        ("Flatness", [_flatness(one) for one in settings if one.get("measure.flatness.measures")]),
+    ]
+    return [(heading, list(dict.fromkeys(values))) for heading, values in facts if values]
+
+
+def provenance(runs: Sequence[Run]) -> Facts:
+    """Commands, commits, devices and versions of the runs."""
+    facts = {
+        "Command": [run.command for run in runs],
+        "Commit": [run.git_commit for run in runs],
+        "Device": [run.device for run in runs],
+        "Versions": [", ".join(f"{name} {version}" for name, version in run.versions.items()) for run in runs],
+    }
+    return [(heading, list(dict.fromkeys(values))) for heading, values in facts.items()]
+
+
+def _dataset(run: Run) -> str:
+    return run.dataset if run.dataset == run.dataset_wanted else f"{run.dataset}, because {run.dataset_wanted} could not be had"
+
+
+def _cohort(participation: float) -> str:
+    return f"{participation} clients per round" if isinstance(participation, int) else f"{100 * participation:g} % of the clients per round"
+
+
+def _length(settings: Settings) -> str:
+    if settings.get("budget"):
+        return f"until {settings['budget']:,} gradient evaluations are reached, {settings['rounds']} rounds at most"
+    return plural(settings["rounds"], "round")
+
+
+def _local_training(settings: Settings) -> str:
+    length = plural(settings["client.steps"], "step") if settings.get("client.steps") else plural(settings["client.epochs"], "epoch")
+    return f"{length} in batches of {settings['client.batch_size']}"
+
+
+def _flatness(settings: Settings) -> str:
+    """The measures with every other setting of the table `measure.flatness`: each number depends on them."""
+    start = "measure.flatness."
+    others = {key.removeprefix(start): value for key, value in settings.items() if key.startswith(start) and not key.endswith(".measures")}
+    return f"{', '.join(settings[f'{start}measures'])}: {', '.join(f'{key}={value}' for key, value in others.items())}"

@@ -1,0 +1,204 @@
+"""Which shards go to an actor next, and what becomes of them when a call is done, late, lost or out of memory.
+
+Nothing here knows Ray, threads or a clock: actors and calls are opaque, and times are arguments, in seconds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+from flwr.app import Message
+
+CALL_TARGET_SECONDS = 0.02  # that a call of several shards takes; what Ray adds to a call is a few thousandths
+ACTOR_START_SECONDS = 60.0  # in which a new actor is up for certain
+MAX_LOSSES = 3  # actors that may die over a shard before it is given up
+
+
+@dataclass(eq=False)
+class Shard:
+    """Messages that are served together, and how far they are.
+
+    Attributes:
+        records: The messages' array records in the object store, by identity.
+        losses: Actors that died over it.
+        parts: Its messages one by one, once too many did.
+        single: Whether replies stay single whatever its messages ask for, as those of a part, of which only a strategy knows the whole.
+        done: Its replies; None until they are there, and where it has parts.
+        seconds: That it took.
+    """
+
+    messages: Sequence[Message]
+    records: Mapping[int, Any] = field(default_factory=dict)
+    losses: int = 0
+    parts: Sequence[Shard] = ()
+    single: bool = False
+    done: list[Message] | None = None
+    seconds: float = 0.0
+
+    @property
+    def replies(self) -> list[Message] | None:
+        """Those of its parts, where it has any; None until all are there."""
+        if not self.parts:
+            return self.done
+        return None if any(part.done is None for part in self.parts) else [reply for part in self.parts for reply in part.done or ()]
+
+    @property
+    def kind(self) -> str:
+        """Type of its messages."""
+        return self.messages[0].metadata.message_type
+
+    @property
+    def nodes(self) -> set[int]:
+        """Where its messages go."""
+        return {message.metadata.dst_node_id for message in self.messages}
+
+
+@dataclass(frozen=True)
+class PendingCall:
+    """Shards at an actor.
+
+    Attributes:
+        results: What stands for the results until they are there: the clients' states, then the key of the call.
+    """
+
+    shards: Sequence[Shard]
+    actor: Hashable
+    results: Sequence[Any] = field(repr=False)
+
+    @property
+    def key(self) -> Any:
+        """What names the call."""
+        return self.results[-1]
+
+
+class Scheduler:
+    """A queue of shards, and the calls in progress.
+
+    Shards go in their order. No node has messages at two actors: the second must find the state that the first leaves. What was at an
+    actor that is replaced goes again, from the same inputs, before all others.
+
+    Attributes:
+        calls: Those in progress, by key, the oldest first.
+    """
+
+    def __init__(self) -> None:
+        self.calls: dict[Any, PendingCall] = {}
+        self._waiting: deque[Shard] = deque()
+        self._occupied: set[int] = set()  # nodes with a message at an actor
+        self._slowest: dict[str, float] = {}
+
+    def add(self, shards: Sequence[Shard], load: Callable[[Shard], int] | None = None) -> None:
+        """Queue shards, in their order, or those with the largest `load` first."""
+        self._waiting.extend(shards if load is None else sorted(shards, key=load, reverse=True))
+
+    def take(self, actors: int, seconds_left: float = math.inf) -> list[Shard]:
+        """The shards for the next call, off the queue: the first, and others that go with it; empty where none can go now.
+
+        A shard that was lost goes alone: if it kills actors, it takes no other with it.
+
+        Args:
+            actors: How many there are.
+            seconds_left: Until the replies must be there.
+        """
+        found: list[Shard] = []
+        taken, most = set(self._occupied), 1
+        for shard in self._waiting:
+            if taken.isdisjoint(shard.nodes) and not (found and shard.losses):
+                found.append(shard)
+                most = self._call_size(found[0], actors, seconds_left)
+            if len(found) == most:
+                break
+            taken |= shard.nodes
+        for shard in found:
+            self._waiting.remove(shard)
+        return found
+
+    def _call_size(self, first: Shard, actors: int, seconds_left: float) -> int:
+        """How many shards make up a call: one, or an even share of those that wait where the last of their kind were short.
+
+        Several go together only with time left to run them one by one should a client hang.
+        """
+        usual = self._slowest.get(first.kind, CALL_TARGET_SECONDS)
+        slowest = CALL_TARGET_SECONDS if first.losses or seconds_left < ACTOR_START_SECONDS else usual
+        return max(1, min(-(-len(self._waiting) // actors), int(CALL_TARGET_SECONDS / max(slowest, 1e-6))))
+
+    def start(self, call: PendingCall) -> None:
+        """Note that a call of shards that `take` gave is in progress."""
+        self.calls[call.key] = call
+        self._occupied.update(*(shard.nodes for shard in call.shards))
+
+    def end(self, key: Any) -> PendingCall:
+        """Forget a call."""
+        call = self.calls.pop(key)
+        self._occupied.difference_update(*(shard.nodes for shard in call.shards))
+        return call
+
+    def finish(self, key: Any, replies: Sequence[list[Message]], seconds: Sequence[float]) -> None:
+        """End a call: its shards have these replies and took so long."""
+        for shard, its_replies, its_seconds in zip(self.end(key).shards, replies, seconds, strict=True):
+            shard.done, shard.seconds = its_replies, its_seconds
+
+    def learn(self, shards: Sequence[Shard]) -> None:
+        """Take from an exchange how long shards of its kind take."""
+        self._slowest[shards[0].kind] = max(CALL_TARGET_SECONDS if shard.done is None else shard.seconds for shard in shards)
+
+    def wait_seconds(self, seconds_left: float) -> float | None:
+        """How long to wait for a call: all that is left, or half of it while there are calls of several shards; None is for ever."""
+        return None if seconds_left == math.inf else seconds_left / (2 if self._combined() else 1)
+
+    def may_deal_ahead(self) -> bool:
+        """Whether actors may have several calls at a time: not while a shard was lost, so that it is clear which one was to blame."""
+        return not any(shard.losses for shard in chain(self._waiting, *(call.shards for call in self.calls.values())))
+
+    def late(self) -> list[PendingCall]:
+        """The oldest call of several shards of each actor: what is lost when time runs short, so that no shard waits for one that hangs."""
+        oldest: dict[Hashable, PendingCall] = {}
+        for call in self._combined():
+            oldest.setdefault(call.actor, call)
+        return list(oldest.values())
+
+    def _combined(self) -> list[PendingCall]:
+        return [call for call in self.calls.values() if len(call.shards) > 1]
+
+    def lose(self, actor: Hashable) -> list[Shard]:
+        """Have all that was at a lost actor go again; the shards of its oldest call, over which it was lost, count that.
+
+        A shard that is lost repeatedly goes message by message: a client that kills its actor takes no other with it.
+
+        Returns:
+            The shards that are given up, which were lost too often.
+        """
+        given_up = []
+        for shard in self._requeue([actor])[0].shards:
+            shard.losses += 1
+            if shard.losses > MAX_LOSSES:
+                self._waiting.remove(shard)
+                given_up.append(shard)
+            elif shard.losses > MAX_LOSSES // 2 and len(shard.messages) > 1:
+                self._waiting.remove(shard)
+                shard.parts = [Shard([message], shard.records, shard.losses, single=True) for message in shard.messages]
+                self._waiting.extendleft(reversed(shard.parts))
+        return given_up
+
+    def restart(self) -> None:
+        """Have all that is in a call go again: other actors take the place of all."""
+        self._requeue({call.actor for call in self.calls.values()})
+
+    def _requeue(self, actors: Container[Hashable]) -> list[PendingCall]:
+        """Queue what was at actors again; the calls that this ends."""
+        calls = [self.end(key) for key, call in list(self.calls.items()) if call.actor in actors]
+        self._waiting.extendleft(shard for call in reversed(calls) for shard in reversed(call.shards))
+        return calls
+
+    def abandon(self, shards: Iterable[Shard]) -> list[Hashable]:
+        """Forget shards; the actors at work on them, which are to be replaced, as what they do is of no use any more."""
+        gone = {part for shard in shards for part in (shard, *shard.parts)}
+        late = list(dict.fromkeys(call.actor for call in self.calls.values() if not gone.isdisjoint(call.shards)))
+        self._requeue(late)
+        self._waiting = deque(shard for shard in self._waiting if shard not in gone)
+        return late

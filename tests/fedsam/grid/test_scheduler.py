@@ -1,0 +1,195 @@
+"""Which shards go together and in which order, and what becomes of those that are late or lost: without Ray, threads or a clock."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import pytest
+from flwr.app import Message, RecordDict
+
+from fedsam.grid import scheduler
+from fedsam.grid.scheduler import PendingCall, Scheduler, Shard
+from fedsam.messages import flower_private
+
+
+def shard(*nodes: int, kind: str = "train") -> Shard:
+    """A shard with a message to each node."""
+    flower_private.set_current_run(flower_private.new_run())
+    return Shard([Message(RecordDict(), dst_node_id=node, message_type=kind) for node in nodes])
+
+
+def queue(*shards: Shard, seconds: Mapping[str, float] | None = None) -> Scheduler:
+    """A scheduler with these shards, of whose kind the last took so long."""
+    made = Scheduler()
+    for kind, took in (seconds or {}).items():
+        before = shard(1, kind=kind)
+        before.done, before.seconds = [], took
+        made.learn([before])
+    made.add(shards)
+    return made
+
+
+def call(made: Scheduler, actor: str, *shards: Shard) -> PendingCall:
+    """A call in progress: of these shards, or of those that are next."""
+    started = PendingCall(shards or made.take(2), actor, [object()])
+    made.start(started)
+    return started
+
+
+def answer(made: Scheduler, ended: PendingCall) -> None:
+    """Messages stand for the replies to them."""
+    made.finish(ended.key, [list(one.messages) for one in ended.shards], [1.0 for _ in ended.shards])
+
+
+def rest(made: Scheduler) -> list[Shard]:
+    """The shards that wait, in the order in which they go if nothing is known of how long they take."""
+    order = []
+    while found := made.take(1, 0.0):
+        order += found
+    return order
+
+
+@pytest.mark.parametrize(
+    ("seconds", "many"),
+    [({}, 1), ({"evaluate": 1e-3}, 1), ({"train": 30.0}, 1), ({"train": 4e-3}, 5), ({"train": 1e-3}, 9), ({"train": 0.0}, 9)],
+)
+def test_short_shards_go_together_and_leave_the_other_actor_its_share(seconds: Mapping[str, float], many: int) -> None:
+    shards = [shard(node) for node in range(1, 18)]
+    made = queue(*shards, seconds=seconds)
+    assert made.take(2) == shards[:many]
+    assert rest(made) == shards[many:]
+
+
+def test_shards_go_together_only_with_time_to_run_them_one_by_one() -> None:
+    made = queue(*(shard(node) for node in range(1, 9)), seconds={"train": 0.0})
+    assert len(made.take(2, scheduler.ACTOR_START_SECONDS - 1)) == 1
+    assert len(made.take(2, scheduler.ACTOR_START_SECONDS)) == 4
+
+
+def test_shards_of_which_one_did_not_end_go_alone_the_next_time() -> None:
+    quick, late = shard(1), shard(2)
+    quick.done, quick.seconds = [], 1e-3
+    made = queue(*(shard(node) for node in range(1, 9)))
+    made.learn([quick, late])
+    assert len(made.take(2)) == 1
+    made.learn([quick])
+    assert len(made.take(2)) == 4
+
+
+def test_the_largest_go_first_and_equals_in_their_order() -> None:
+    shards = [shard(node) for node in (1, 2, 3, 4)]
+    made = Scheduler()
+    made.add(shards, lambda one: {1: 5, 2: 7, 3: 5, 4: 7}[one.messages[0].metadata.dst_node_id])
+    assert rest(made) == [shards[1], shards[3], shards[0], shards[2]]
+
+
+def test_no_node_has_messages_in_two_calls() -> None:
+    first, second, third, other = shard(1, 2), shard(2, 3), shard(3), shard(4)
+    made = queue(first, second, third, other, seconds={"train": 0.0})
+    running = call(made, "a")
+    assert running.shards == [first, other]  # second waits for the first, and third for the second
+    assert made.take(2) == []
+    answer(made, running)
+    assert made.take(2) == [second]
+
+
+def test_a_shard_that_was_lost_goes_alone_and_with_no_other() -> None:
+    shards = [shard(node) for node in range(1, 18)]
+    made = queue(*shards, seconds={"train": 1e-3})
+    call(made, "a", *made.take(17))
+    assert made.lose("a") == []
+    assert made.take(2) == shards[:1]
+    shards[2].losses = 1
+    assert made.take(2) == [shards[1], *shards[3:10]]
+
+
+def test_a_call_that_is_done_gives_its_shards_their_replies() -> None:
+    shards = [shard(1, 2), shard(3)]
+    made = queue(*shards, seconds={"train": 0.0})
+    running = call(made, "a", *made.take(1))
+    assert [one.replies for one in shards] == [None, None]
+    answer(made, running)
+    assert [one.replies for one in shards] == [one.messages for one in shards]
+    assert [one.seconds for one in shards] == [1.0, 1.0]
+    assert not made.calls
+
+
+def test_late_calls_of_several_shards_run_again_in_order_and_one_of_each_actor_is_to_blame() -> None:
+    shards = [shard(node) for node in range(1, 18)]
+    made = queue(*shards[6:])
+    running = [call(made, actor, *shards[first : first + 2]) for actor, first in (("a", 0), ("b", 4), ("a", 2))]
+    assert made.late() == running[:2]
+    assert [made.lose(late.actor) for late in made.late()] == [[], []]
+    assert [one.losses for one in shards] == [1, 1, 0, 0, 1, 1] + [0] * 11
+    assert not made.calls
+    assert made.late() == []
+    assert rest(made) == [shards[i] for i in (4, 5, 0, 1, 2, 3, *range(6, 17))]
+
+
+def test_calls_of_several_shards_have_half_of_the_time() -> None:
+    made = queue()
+    call(made, "a", shard(1))
+    assert (made.wait_seconds(8.0), made.wait_seconds(math.inf), made.late()) == (8.0, None, [])
+    call(made, "b", shard(2), shard(3))
+    assert (made.wait_seconds(8.0), made.wait_seconds(math.inf)) == (4.0, None)
+
+
+def test_a_message_that_takes_its_actors_along_is_given_up_alone() -> None:
+    whole, other = shard(1, 2, 3), shard(4)
+    made = queue(whole, other)
+    call(made, "a")
+    assert made.may_deal_ahead()
+    assert made.lose("a") == []
+    assert not made.may_deal_ahead()
+    assert call(made, "b").shards == [whole]
+    assert made.lose("b") == []
+    assert [part.messages for part in whole.parts] == [[message] for message in whole.messages]
+    assert all(part.single for part in whole.parts)
+    one, two, three = whole.parts
+    answer(made, call(made, "c"))
+    assert one.replies == one.messages
+    call(made, "c")
+    assert made.lose("c") == []
+    call(made, "d")
+    assert made.lose("d") == [two]
+    assert two.losses == scheduler.MAX_LOSSES + 1
+    assert rest(made) == [three, other]
+    assert whole.replies is None
+    two.done, three.done = [], list(three.messages)
+    assert whole.replies == [whole.messages[0], whole.messages[2]]
+
+
+def test_what_waited_at_a_lost_actor_is_not_to_blame() -> None:
+    first, second, elsewhere, waiting = shard(1), shard(2), shard(3), shard(4)
+    made = queue(waiting)
+    call(made, "a", first), call(made, "b", elsewhere), call(made, "a", second)
+    assert made.lose("a") == []
+    assert [one.losses for one in (first, second, elsewhere, waiting)] == [1, 0, 0, 0]
+    assert [running.actor for running in made.calls.values()] == ["b"]
+    assert rest(made) == [first, second, waiting]
+
+
+def test_without_memory_all_calls_start_again() -> None:
+    shards = [shard(node) for node in range(1, 6)]
+    made = queue(*shards)
+    for actor in ("a", "b", "a"):
+        call(made, actor)
+    made.restart()
+    assert not made.calls
+    assert rest(made) == shards
+    assert [one.losses for one in shards] == [0] * 5
+
+
+def test_of_abandoned_shards_nothing_is_left_and_others_go_on() -> None:
+    shards = [shard(node) for node in range(1, 7)]
+    made = queue(*shards[4:])
+    for actor, one in zip("abac", shards[:4], strict=True):
+        call(made, actor, one)
+    shards[1].parts = [shard(2)]
+    made.add(shards[1].parts)
+    assert made.abandon([shards[0], shards[1], shards[4]]) == ["a", "b"]
+    assert [running.actor for running in made.calls.values()] == ["c"]
+    assert rest(made) == [shards[2], shards[5]]
+    assert [one.losses for one in shards] == [0] * 6
+    assert made.abandon([]) == []
