@@ -6,15 +6,29 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import Field, field, fields, is_dataclass
 from typing import Any, ClassVar, TypeVar, get_origin
 
 Value = TypeVar("Value")
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def hyperparameter(default: Value, description: str) -> Value:
     """A field of a dataclass with its default and its meaning. A subclass that changes the default inherits the meaning."""
     return field(default=default, metadata={"description": description})
+
+
+def documented(source: str = "", **hyperparameters: str) -> Callable[[Function], Function]:
+    """Declare where a function that is a component comes from and what its hyperparameters mean; its docstring is extended by both."""
+
+    def declared(function: Function) -> Function:
+        vars(function).update(source=source, descriptions=hyperparameters)
+        lines = [f"    {name}: {meaning}" for name, meaning in hyperparameters.items()]
+        function.__doc__ = "\n\n".join([inspect.getdoc(function) or "", *_paragraphs(source, lines)])
+        return function
+
+    return declared
 
 
 class Documented:
@@ -32,8 +46,10 @@ class Documented:
             cls.__doc__ = "\n\n".join([inspect.cleandoc(cls.__doc__), *_sections(cls)])
 
 
-def descriptions(component: type) -> dict[str, str]:
-    """What each hyperparameter of a class means, inherited ones included; without those that say nothing."""
+def descriptions(component: Any) -> dict[str, str]:
+    """What each hyperparameter of a class, inherited ones included, or of a function means; without those that say nothing."""
+    if not inspect.isclass(component):
+        return dict(getattr(component, "descriptions", {}))
     found: dict[str, str] = {}
     for base in reversed(component.__mro__):
         # Before `dataclass` has seen a class, its fields are class attributes.
@@ -53,8 +69,12 @@ def _sections(cls: type[Documented]) -> list[str]:
     own = {name: hint for name, hint in inspect.get_annotations(cls).items() if not is_class_variable(hint)}
     said = descriptions(cls)
     lines = [f"    {name} ({_written(hint)}): {said.get(name, '')}".rstrip(": ") for name, hint in (inherited | own).items()]
-    source = [f"Source: {cls.source}"] if "source" in vars(cls) else []
-    return [*source, "\n".join(["Hyperparameters:", *lines])] if lines else source
+    return _paragraphs(vars(cls).get("source", ""), lines)
+
+
+def _paragraphs(source: str, hyperparameters: Sequence[str]) -> list[str]:
+    found = [f"Source: {source}"] if source else []
+    return [*found, "\n".join(["Hyperparameters:", *hyperparameters])] if hyperparameters else found
 
 
 def _written(hint: object) -> str:

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from fedsam import registry
 from fedsam.config import Component, ConfigError, Experiment
+from fedsam.documentation import documented
 from fedsam.registry import FunctionContract, Registry
 
 Schedule = TypeVar("Schedule", bound=Callable[..., float])
@@ -24,16 +25,15 @@ def _uses_rounds(when: Callable[..., bool]) -> Callable[[Schedule], Schedule]:
     """Declare for which of its hyperparameters a schedule depends on the number of rounds."""
 
     def declared(schedule: Schedule) -> Schedule:
-        schedule.uses_rounds = when  # type: ignore[attr-defined]
+        vars(schedule).update(uses_rounds=when)
         return schedule
 
     return declared
 
 
+@documented(source="McMahan et al., 2017, arXiv:1602.05629.")
 def constant(round: int, rounds: int) -> float:
     """The same rate in every round.
-
-    Source: McMahan et al., 2017, arXiv:1602.05629.
 
     >>> constant(7, 30)
     1.0
@@ -41,10 +41,9 @@ def constant(round: int, rounds: int) -> float:
     return 1.0
 
 
+@documented(source="the schedule of FL-Simulator, FedDyn (arXiv:2111.04263) and their followers.")
 def exponential(round: int, rounds: int, *, decay: Annotated[float, Field(gt=0, le=1)] = 0.998) -> float:
     """decay ** (round - 1): the first round has the full rate.
-
-    Source: the schedule of FL-Simulator, FedDyn (arXiv:2111.04263) and their followers.
 
     >>> exponential(3, 30, decay=0.5)
     0.25
@@ -52,11 +51,10 @@ def exponential(round: int, rounds: int, *, decay: Annotated[float, Field(gt=0, 
     return float(decay ** (round - 1))
 
 
+@documented(source="Loshchilov and Hutter, 2017, arXiv:1608.03983, Eq. 5, one cycle over the rounds.")
 @_uses_rounds(lambda floor: True)
 def cosine(round: int, rounds: int, *, floor: Annotated[float, Field(ge=0, le=1)] = 0.0) -> float:
     """Half a cosine from the full rate in round 1 towards `floor`, reached one round after the last.
-
-    Source: Loshchilov and Hutter, 2017, arXiv:1608.03983, Eq. 5, one cycle over the rounds.
 
     >>> cosine(1, 30)
     1.0
@@ -64,6 +62,14 @@ def cosine(round: int, rounds: int, *, floor: Annotated[float, Field(ge=0, le=1)
     return floor + (1 - floor) * (1 + math.cos(math.pi * (round - 1) / rounds)) / 2
 
 
+@documented(
+    source=(
+        "Caldarola et al., 2022, arXiv:2203.11834, as in the authors' code; the rate of server rule `swa`. There the position in the "
+        "cycle is counted from the first round of the run, and a cycle of one round changes nothing."
+    ),
+    start="Rounds before averaging starts: a whole number, or with a point a fraction of all rounds.",
+    cycle="Rounds of a cycle.",
+)
 @_uses_rounds(lambda start, cycle, floor: isinstance(start, float) and cycle > 1)
 def cyclic(
     round: int,
@@ -74,13 +80,6 @@ def cyclic(
     floor: Annotated[float, Field(ge=0, le=1)] = 0.01,
 ) -> float:
     """The full rate until averaging starts, then again and again a straight line down to `floor`, reached at the end of each cycle.
-
-    Source: Caldarola et al., 2022, arXiv:2203.11834, as in the authors' code; the rate of server rule `swa`. There the position in the
-    cycle is counted from the first round of the run, and a cycle of one round changes nothing.
-
-    Args:
-        start: Rounds before averaging starts: a whole number, or with a point a fraction of all rounds.
-        cycle: Rounds of a cycle.
 
     >>> [cyclic(round, 8, start=4, cycle=2, floor=0.5) for round in range(3, 8)]
     [1.0, 1.0, 0.75, 0.5, 0.75]

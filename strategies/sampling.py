@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from fedsam.config import ConfigError
+from fedsam.documentation import documented
 from fedsam.registry import FunctionContract, Registry
 from fedsam.seeds import stream
 
@@ -28,6 +29,10 @@ def fixed(round: int, clients: int, cohort: int, rng: np.random.Generator) -> Se
     return tuple(rng.choice(clients, size=cohort, replace=False).tolist())
 
 
+@documented(
+    source="FL-Simulator.",
+    probability="Of each client; unset: so that the cohort has the size that is asked for in the mean.",
+)
 def independent(
     round: int,
     clients: int,
@@ -36,13 +41,7 @@ def independent(
     *,
     probability: Annotated[float, Field(gt=0, le=1)] | None = None,
 ) -> Sequence[int]:
-    """Each client with the same probability, drawn again if that leaves none.
-
-    Source: FL-Simulator.
-
-    Args:
-        probability: Of each client; unset: so that the cohort has the size that is asked for in the mean.
-    """
+    """Each client with the same probability, drawn again if that leaves none."""
     while True:
         chosen = np.flatnonzero(rng.random(clients) < (cohort / clients if probability is None else probability))
         if len(chosen):

@@ -207,10 +207,10 @@ def _percentile(values: NDArray[np.integer[Any]], share: int) -> str:
 def settings_of(entry: Entry, leading: int | None = None) -> Iterator[Setting]:
     """The hyperparameters of a part, in the order of its signature; `leading` as for `hyperparameters`."""
     schema = hyperparameters(entry, leading).model_json_schema()
-    meanings = _meanings(entry) | (descriptions(entry) if inspect.isclass(entry) else {})
+    meanings = descriptions(entry)
     for name, field in schema.get("properties", {}).items():
         default = _value(field["default"]) if "default" in field else ""
-        yield Setting(name, default, allowed(field), field.get("description") or meanings.get(name, ""))
+        yield Setting(name, default, allowed(field), meanings.get(name, ""))
 
 
 def allowed(field: Mapping[str, Any]) -> str:
@@ -242,24 +242,9 @@ def summary(entry: Entry) -> str:
 
 
 def source(entry: Entry) -> str:
-    """Where an entry comes from, as it declares or as the paragraph `Source: ...` of its docstring says; empty when neither does."""
-    if declared := getattr(entry, "__dict__", {}).get("source"):
-        return f"Source: {declared}"
-    found = re.search(r"^Source:.*?(?=\n\s*\n|\nCost:|\Z)", inspect.getdoc(entry) or "", re.DOTALL | re.MULTILINE)
-    return " ".join(found.group().split()) if found else ""
-
-
-def _meanings(entry: Entry) -> dict[str, str]:
-    """What the `Attributes` and `Args` sections say of each name, inherited ones included."""
-    classes = reversed(inspect.getmro(entry)) if inspect.isclass(entry) else [entry]
-    found: dict[str, str] = {}
-    for documented in classes:
-        for section in re.findall(
-            r"^(?:Attributes|Args):\n((?:[ \t]+.*\n?|\n)+)", inspect.cleandoc(documented.__doc__ or ""), re.MULTILINE
-        ):
-            for name, meaning in re.findall(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", section, re.MULTILINE):
-                found[name] = " ".join(meaning.split())
-    return found
+    """Where an entry comes from, as it declares; empty when it does not."""
+    declared = getattr(entry, "__dict__", {}).get("source")
+    return f"Source: {declared}" if declared else ""
 
 
 def _value(value: object) -> str:

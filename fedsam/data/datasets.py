@@ -24,6 +24,7 @@ from fedsam.config import Component, ConfigError, nearest
 from fedsam.data import own_data
 from fedsam.data.dataset import DataError, Dataset, Images
 from fedsam.data.download import download
+from fedsam.documentation import documented
 
 if TYPE_CHECKING:
     from torchvision.datasets import CIFAR10
@@ -83,31 +84,25 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(sorted(names))
 
 
+@documented(source="Krizhevsky, 2009, Learning multiple layers of features from tiny images.")
 def cifar10(root: Path) -> Dataset:
-    """60,000 colour photographs, 32 x 32, of 10 classes, 10,000 of them for testing.
-
-    Source: Krizhevsky, 2009, Learning multiple layers of features from tiny images.
-    """
+    """60,000 colour photographs, 32 x 32, of 10 classes, 10,000 of them for testing."""
     from torchvision.datasets import CIFAR10
 
     return _cifar(root, "cifar10", CIFAR10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 
 
+@documented(source="Krizhevsky, 2009, Learning multiple layers of features from tiny images.")
 def cifar100(root: Path) -> Dataset:
-    """60,000 colour photographs, 32 x 32, of 100 classes (the fine labels), 10,000 of them for testing.
-
-    Source: Krizhevsky, 2009, Learning multiple layers of features from tiny images.
-    """
+    """60,000 colour photographs, 32 x 32, of 100 classes (the fine labels), 10,000 of them for testing."""
     from torchvision.datasets import CIFAR100
 
     return _cifar(root, "cifar100", CIFAR100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
 
 
+@documented(source="Xiao et al., 2017, arXiv:1708.07747.")
 def fashion_mnist(root: Path) -> Dataset:
-    """70,000 grey pictures of clothes, 28 x 28, of 10 classes, 10,000 of them for testing.
-
-    Source: Xiao et al., 2017, arXiv:1708.07747.
-    """
+    """70,000 grey pictures of clothes, 28 x 28, of 10 classes, 10,000 of them for testing."""
     from torchvision.datasets import FashionMNIST
 
     files = {f"FashionMNIST/raw/{name}": md5 for name, md5 in FashionMNIST.resources}
@@ -119,12 +114,11 @@ def fashion_mnist(root: Path) -> Dataset:
     return Dataset("fashion_mnist", train, test, 10, (0.2860,), (0.3530,), ("crop", "flip"), tuple(FashionMNIST.classes))
 
 
+@documented(source="Alpaydin and Kaynak, 1998, UCI Optical Recognition of Handwritten Digits (its test part).")
 def digits(root: Path) -> Dataset:
     """1,797 handwritten digits that come with scikit-learn, 8 x 8 grey pixels scaled to 32 x 32; 355 of them for testing.
 
     The test set is every fifth example of each class. It needs no files, so `root` is ignored. Not augmented: a mirrored digit is no digit.
-
-    Source: Alpaydin and Kaynak, 1998, UCI Optical Recognition of Handwritten Digits (its test part).
     """
     from sklearn.datasets import load_digits
 

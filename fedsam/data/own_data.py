@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from fedsam import plugins, registry
 from fedsam.config import Component, ConfigError, Count
 from fedsam.data.dataset import Dataset, Pixels
+from fedsam.documentation import documented
 from fedsam.registry import FunctionContract, Registry
 
 if TYPE_CHECKING:
@@ -32,14 +33,14 @@ SETTING = "data.dataset"
 HIDDEN_FILES = ("Thumbs.db", "desktop.ini")  # hidden by Windows; other systems hide names that begin with a dot
 
 
+@documented(
+    image_size="Resize images to so many pixels, or to [height, width]; default: all must have one size.",
+)
 def folder(path: Path, *, image_size: ImageSize = None) -> Dataset:
     """A folder with `train` and `test`, in each a sub-folder of images for every class; sub-folders name the classes.
 
     Any image that Pillow opens: PNG, JPEG, GIF (the first frame), WebP, BMP, TIFF, ... A class may have no training or no test images, by
     having no sub-folder there.
-
-    Args:
-        image_size: Resize images to so many pixels, or to [height, width]; default: all must have one size.
     """
     found = {which: _class_folders(path / which) for which in ("train", "test")}
     numbers = {name: number for number, name in enumerate(sorted({place.name for places in found.values() for place in places}))}
@@ -73,6 +74,12 @@ def npz(path: Path) -> Dataset:
     return Dataset.from_arrays(**arrays)
 
 
+@documented(
+    image="Column of the images; default: the only one of type Image.",
+    label="Column of the labels; default: the only one of type ClassLabel.",
+    client="Column that names the client of each training example, for the natural partition.",
+    image_size="Resize images to so many pixels, or to [height, width]; default: all must have one size.",
+)
 def hf(
     path: Path,
     *,
@@ -81,14 +88,7 @@ def hf(
     client: str | None = None,
     image_size: ImageSize = None,
 ) -> Dataset:
-    """A Hugging Face dataset with the splits train and test, written by `save_to_disk`. Needs the package datasets.
-
-    Args:
-        image: Column of the images; default: the only one of type Image.
-        label: Column of the labels; default: the only one of type ClassLabel.
-        client: Column that names the client of each training example, for the natural partition.
-        image_size: Resize images to so many pixels, or to [height, width]; default: all must have one size.
-    """
+    """A Hugging Face dataset with the splits train and test, written by `save_to_disk`. Needs the package datasets."""
     splits = _huggingface().load_from_disk(str(path))
     for which in ("train", "test"):
         if which not in splits:

@@ -20,6 +20,7 @@ from pydantic import Field
 
 from fedsam.config import ConfigError, Count, NonNegative
 from fedsam.data.flwr_partition import as_partition, is_partitioner
+from fedsam.documentation import documented
 from fedsam.registry import FunctionContract, Registry
 
 Ints = NDArray[np.integer[Any]]
@@ -28,18 +29,27 @@ Floats = NDArray[np.float64]
 Concentration = Annotated[float, Field(ge=1e-6, le=1e6)]  # beyond, the gamma draws of a Dirichlet overflow or underflow
 
 
+@documented(
+    source="McMahan et al., 2017, arXiv:1602.05629, section 3.",
+    min_examples="Fewest examples of a client.",
+)
 def iid(labels: Ints, num_clients: int, rng: np.random.Generator, *, min_examples: Count = 1) -> list[Indices]:
-    """Every client holds a uniform sample, of equal size but for a remainder of one.
-
-    Source: McMahan et al., 2017, arXiv:1602.05629, section 3.
-
-    Args:
-        min_examples: Fewest examples of a client.
-    """
+    """Every client holds a uniform sample, of equal size but for a remainder of one."""
     _check(len(labels), num_clients, min_examples)
     return _parts(_equal(len(labels), num_clients, rng), num_clients, rng, min_examples)
 
 
+@documented(
+    source=(
+        "not balanced: Yurochkin et al., 2019, arXiv:1905.12022, and Li et al., 2022, arXiv:2102.02079 (NIID-Bench), who draw again until "
+        "each client has 10 examples, where we move examples. Balanced: Hsu et al., 2019, arXiv:1909.06335 (its alpha is K times ours) "
+        "and the code of Acar et al., 2021, arXiv:2111.04263 (FedDyn). FL-Simulator refills a class that ran out, so that clients share "
+        "examples; we do not."
+    ),
+    alpha="Concentration: small gives each client few classes, large is nearly iid.",
+    balanced="Whether clients have equal sizes.",
+    min_examples="Fewest examples of a client.",
+)
 def dirichlet(
     labels: Ints,
     num_clients: int,
@@ -54,34 +64,23 @@ def dirichlet(
     Not balanced: each class is cut into n pieces whose proportions are drawn from Dir(alpha), so that clients differ in size, too.
     Balanced: clients have equal sizes and each draws its class prior from Dir(alpha); they draw examples in turns and without
     replacement, and when a class has run out the priors are renormalized over what is left.
-
-    Source: not balanced: Yurochkin et al., 2019, arXiv:1905.12022, and Li et al., 2022, arXiv:2102.02079 (NIID-Bench), who
-    draw again until each client has 10 examples, where we move examples. Balanced: Hsu et al., 2019, arXiv:1909.06335 (its alpha is
-    K times ours) and the code of Acar et al., 2021, arXiv:2111.04263 (FedDyn). FL-Simulator refills a class that ran out, so that
-    clients share examples; we do not.
-
-    Args:
-        alpha: Concentration: small gives each client few classes, large is nearly iid.
-        balanced: Whether clients have equal sizes.
-        min_examples: Fewest examples of a client.
     """
     _check(len(labels), num_clients, min_examples)
     draw = _by_prior if balanced else _by_class
     return _parts(draw(_codes(labels), num_clients, rng, alpha), num_clients, rng, min_examples)
 
 
+@documented(
+    source="McMahan et al., 2017, arXiv:1602.05629, section 3.",
+    classes_per_client="Shards of a client.",
+    min_examples="Fewest examples of a client.",
+)
 def shards(
     labels: Ints, num_clients: int, rng: np.random.Generator, *, classes_per_client: Count = 2, min_examples: Count = 1
 ) -> list[Indices]:
     """The examples, sorted by class, are cut into equal shards, and every client is dealt as many as it shall have classes.
 
     A shard that straddles two classes gives its client one more, two shards of one class give it one fewer.
-
-    Source: McMahan et al., 2017, arXiv:1602.05629, section 3.
-
-    Args:
-        classes_per_client: Shards of a client.
-        min_examples: Fewest examples of a client.
     """
     _check(len(labels), num_clients, min_examples)
     total = num_clients * classes_per_client
@@ -93,17 +92,15 @@ def shards(
     return _parts(owner, num_clients, rng, min_examples)
 
 
+@documented(
+    source='the code of Acar et al., 2021, arXiv:2111.04263 (FedDyn), "unbalanced".',
+    sigma="Standard deviation of the logarithm of a client's size; 0 gives equal sizes.",
+    min_examples="Fewest examples of a client.",
+)
 def quantity(
     labels: Ints, num_clients: int, rng: np.random.Generator, *, sigma: NonNegative = 0.3, min_examples: Count = 1
 ) -> list[Indices]:
-    """Clients differ in size, log-normally, but not in their mix of classes.
-
-    Source: the code of Acar et al., 2021, arXiv:2111.04263 (FedDyn), "unbalanced".
-
-    Args:
-        sigma: Standard deviation of the logarithm of a client's size; 0 gives equal sizes.
-        min_examples: Fewest examples of a client.
-    """
+    """Clients differ in size, log-normally, but not in their mix of classes."""
     _check(len(labels), num_clients, min_examples)
     exponent = sigma * rng.standard_normal(num_clients)
     weights = np.exp(exponent - exponent.max())

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from fedsam import registry
 from fedsam.config import Component, ConfigError
+from fedsam.documentation import documented
 from fedsam.plugins import component_errors
 from fedsam.registry import FunctionContract, Registry
 
@@ -26,12 +27,11 @@ Norm = Literal["group", "batch"]
 Groups = Literal[1, 2, 4, 8, 16]  # divisors of the number of channels of every layer
 
 
+@documented(source="McMahan et al., 2017, arXiv:1602.05629, section 3, the network for MNIST.")
 def cnn(image: ImageShape, classes: int) -> nn.Module:
     """Two 5 x 5 convolutions of 32 and 64 channels, each with 2 x 2 max-pooling, and a hidden layer of 512.
 
     1,663,370 parameters for (1, 28, 28), 2,156,490 for (3, 32, 32).
-
-    Source: McMahan et al., 2017, arXiv:1602.05629, section 3, the network for MNIST.
     """
     body = nn.Sequential(
         *(nn.Conv2d(image[0], 32, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
@@ -41,12 +41,11 @@ def cnn(image: ImageShape, classes: int) -> nn.Module:
     return body.extend([nn.Linear(_features(body, image), 512), nn.ReLU(), nn.Linear(512, classes)])
 
 
+@documented(source="LeCun et al., 1998, Gradient-based learning applied to document recognition, with modern activations.")
 def lenet5(image: ImageShape, classes: int) -> nn.Module:
     """LeNet-5 with ReLU and max-pooling; images of 28 x 28 are padded to 32 x 32.
 
     61,706 parameters for grey images, 62,006 for colour.
-
-    Source: LeCun et al., 1998, Gradient-based learning applied to document recognition, with modern activations.
     """
     body = nn.Sequential(
         *(nn.Conv2d(image[0], 6, 5, padding=2 if image[1] < 32 else 0), nn.ReLU(), nn.MaxPool2d(2)),
@@ -56,17 +55,18 @@ def lenet5(image: ImageShape, classes: int) -> nn.Module:
     return body.extend([nn.Linear(_features(body, image), 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, classes)])
 
 
+@documented(
+    source=(
+        "He et al., 2016, arXiv:1512.03385; GroupNorm against unlike clients: Hsieh et al., 2020, arXiv:1910.00189; two groups: the code "
+        "of Acar et al., 2021, arXiv:2111.04263 (FedDyn)."
+    ),
+    norm="Normalization layers: GroupNorm or BatchNorm.",
+    groups="Groups of GroupNorm.",
+)
 def resnet18(image: ImageShape, classes: int, *, norm: Norm = "group", groups: Groups = 2) -> nn.Module:
     """ResNet-18 for small images: a 3 x 3 convolution of stride 1 first, no max-pooling.
 
     11,173,962 parameters for colour images.
-
-    Source: He et al., 2016, arXiv:1512.03385; GroupNorm against unlike clients: Hsieh et al., 2020, arXiv:1910.00189; two groups: the
-    code of Acar et al., 2021, arXiv:2111.04263 (FedDyn).
-
-    Args:
-        norm: Normalization layers: GroupNorm or BatchNorm.
-        groups: Groups of GroupNorm.
     """
     from torchvision.models.resnet import BasicBlock, ResNet
 
@@ -76,16 +76,15 @@ def resnet18(image: ImageShape, classes: int, *, norm: Norm = "group", groups: G
     return network
 
 
+@documented(
+    source="He et al., 2016, arXiv:1512.03385, section 4.2, with GroupNorm in place of BatchNorm unless that is asked for.",
+    norm="Normalization layers: GroupNorm or BatchNorm.",
+    groups="Groups of GroupNorm.",
+)
 def resnet20(image: ImageShape, classes: int, *, norm: Norm = "group", groups: Groups = 2) -> nn.Module:
     """ResNet-20 for small images: three stages of three blocks with 16, 32 and 64 channels, shortcuts without parameters.
 
     269,722 parameters for colour images.
-
-    Source: He et al., 2016, arXiv:1512.03385, section 4.2, with GroupNorm in place of BatchNorm unless that is asked for.
-
-    Args:
-        norm: Normalization layers: GroupNorm or BatchNorm.
-        groups: Groups of GroupNorm.
     """
     from torchvision.models.resnet import BasicBlock
 

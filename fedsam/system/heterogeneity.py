@@ -15,6 +15,7 @@ from pydantic import Field
 
 from fedsam import registry
 from fedsam.config import Component, ConfigError, Experiment, Positive
+from fedsam.documentation import documented
 from fedsam.plugins import component_errors
 from fedsam.registry import FunctionContract, Registry
 from fedsam.seeds import stream
@@ -22,44 +23,40 @@ from fedsam.seeds import stream
 Distribution = Callable[[np.random.Generator], float]
 
 
+@documented(
+    value="Of each client.",
+)
 def constant(rng: np.random.Generator, *, value: Positive) -> float:
-    """All clients alike.
-
-    Args:
-        value: Of each client.
-    """
+    """All clients alike."""
     return value
 
 
+@documented(
+    low="Smallest value.",
+    high="Largest value.",
+)
 def uniform(rng: np.random.Generator, *, low: Positive, high: Positive) -> float:
-    """Any value between two, all equally likely.
-
-    Args:
-        low: Smallest value.
-        high: Largest value.
-    """
+    """Any value between two, all equally likely."""
     if high < low:
         raise ConfigError(f"high: {high} is not allowed: at least low, {low}")
     return float(rng.uniform(low, high))
 
 
+@documented(
+    median="Value that half of the clients stay below.",
+    sigma="Standard deviation of the value's natural logarithm; 0 makes all clients alike.",
+)
 def lognormal(rng: np.random.Generator, *, median: Positive, sigma: Annotated[float, Field(ge=0, le=10)]) -> float:
-    """Half of the clients below the median, half above, and a few far above.
-
-    Args:
-        median: Value that half of the clients stay below.
-        sigma: Standard deviation of the value's natural logarithm; 0 makes all clients alike.
-    """
+    """Half of the clients below the median, half above, and a few far above."""
     return median * math.exp(sigma * rng.standard_normal())
 
 
+@documented(
+    values="Of each kind.",
+    weights="How frequent each kind is, in proportion; unset: all equally.",
+)
 def tiers(rng: np.random.Generator, *, values: tuple[Positive, ...], weights: tuple[Positive, ...] | None = None) -> float:
-    """A few kinds of clients.
-
-    Args:
-        values: Of each kind.
-        weights: How frequent each kind is, in proportion; unset: all equally.
-    """
+    """A few kinds of clients."""
     if not values or len(weights or values) != len(values):
         key, given = ("weights", weights) if values else ("values", values)
         raise ConfigError(f"{key}: {given} is not allowed: one number for each kind, and one kind at least")
