@@ -6,7 +6,6 @@ Legend: `w, delta: (P,)`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from math import ceil
 from typing import Literal
 
@@ -22,7 +21,6 @@ from fedsam.messages import aggregation, codec
 from fedsam.messages.codec import AggregationSpec, PartialSum
 from fedsam.system.cost import Meter
 from strategies.base import Aggregate, ServerRule, State
-from strategies.robust import FlowerRule
 from strategies.round import RoundConfig, RoundResult, RunError
 
 
@@ -270,32 +268,6 @@ class CohortStrategy(Strategy):
             cohort=size,
             clients=self.plan.clients,
         )
-
-
-class FlowerCohort(CohortStrategy):
-    """Cohorts, checks and records as in `CohortStrategy`; the aggregation is a Flower strategy's."""
-
-    reply: Literal["delta", "model"] = "model"
-
-    def __init__(self, rule: FlowerRule, plan: RoundConfig) -> None:
-        super().__init__(rule, plan)
-        self._flower, self._min_updates = rule.strategy(), rule.min_updates()
-
-    def advance(self, round: int, sent: PartialSum, replies: Sequence[Message]) -> None:
-        """As `CohortStrategy.advance`. Raises `RunError` if too few updates are left."""
-        if len(sent.nodes) < self._min_updates:
-            name = type(self.rule).__name__
-            raise RunError(
-                f"round {round} (seed {self.plan.seed}): {name} needs {self._min_updates} updates, {len(sent.nodes)} could be used"
-            )
-        usable = {reply.metadata.src_node_id: reply for reply in replies if not reply.has_error()}
-        record, _ = self._flower.aggregate_train(round, [usable[node] for node in sent.nodes])
-        assert record is not None
-        vectors = codec.tensors(record)
-        self.w, self.buffers = vectors["w"], vectors.get("buffers", self.buffers)
-
-    def _partial_sum(self, reply: Message) -> PartialSum:
-        return replace(super()._partial_sum(reply), vectors={})  # checked here, aggregated by the Flower strategy
 
 
 def _ask(grid: Grid, clients: int) -> dict[int, int]:

@@ -33,7 +33,8 @@ from fedsam.results.store import Results
 from fedsam.schedules import known_rounds
 from fedsam.system.cost import count_flops, gpu_energy
 from fedsam.system.heterogeneity import ClientLoad, Heterogeneity
-from strategies.cohort import CohortStrategy, FlowerCohort
+from strategies.cohort import CohortStrategy
+from strategies.flower_cohort import FlowerCohort
 from strategies.robust import FlowerRule
 from strategies.round import RoundConfig, RoundResult
 
