@@ -6,6 +6,7 @@ Legend: `w, delta: (P,)`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from math import ceil
 from typing import Literal
 
