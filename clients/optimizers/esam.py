@@ -5,9 +5,8 @@ Legend: `w, g1, g2, e: (..., P)`; `rise, weights: (..., B)`; "..." are client ax
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -37,7 +36,7 @@ class ESAM(SAM):
     )
     # With gamma < 0.99; else 0 and 2.
     cost = StepCost(forward=1, backward=Formula("1 + gamma - 1/B", lambda self, at: 1 + self.gamma - 1 / at.B))
-    reduces_to_base: ClassVar[Mapping[str, Any] | None] = {"rho": 0.0, "gamma": 1.0}
+    reduces_to_base = {"rho": 0.0, "gamma": 1.0}
     beta: Share = hyperparameter(
         1.0, "Probability that a tensor is perturbed; the perturbation has length rho / beta, whatever was drawn. 1: all."
     )

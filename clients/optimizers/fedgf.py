@@ -5,9 +5,7 @@ Legend: `w, g, e, y, wp: (..., P)`; `share: (1,)`; "..." are client axes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -28,7 +26,7 @@ class FedGF(LocalOptimizer):
     )
     cost = StepCost(backward=2)
     needs = ("wp", "share")
-    reduces_to_base: ClassVar[Mapping[str, Any] | None] = {"rho": 0.0}
+    reduces_to_base = {"rho": 0.0}
     rho: NonNegative = hyperparameter(0.05, "Radius of the local perturbation, in units of the parameters' L2 norm.")
     norm_eps: NonNegative = hyperparameter(1e-16, "Added to the gradient norm in the denominator.")
 

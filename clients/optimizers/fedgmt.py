@@ -5,9 +5,7 @@ Legend: `w, g, ema: (..., P)`; "..." are client axes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -28,7 +26,7 @@ class FedGMT(LocalOptimizer):
     )
     cost = StepCost(forward=1)
     needs = ("ema",)
-    reduces_to_base: ClassVar[Mapping[str, Any] | None] = {"gamma": 0.0}
+    reduces_to_base = {"gamma": 0.0}
     tau: Positive = hyperparameter(3.0, "Temperature of the softmax in the divergence.")
     gamma: NonNegative = hyperparameter(1.0, "Coefficient of the divergence, times tau squared; 0 is the base optimizer.")
 

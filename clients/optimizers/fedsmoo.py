@@ -5,9 +5,7 @@ Legend: `w, g1, g2, q, e, mu, s: (..., P)`; "..." are client axes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -28,7 +26,7 @@ class FedSMOO(LocalOptimizer):
     )
     cost = StepCost(backward=2)
     needs = ("mu", "s")
-    reduces_to_base: ClassVar[Mapping[str, Any] | None] = {"rho": 0.0}
+    reduces_to_base = {"rho": 0.0}
     rho: NonNegative = hyperparameter(0.1, "Perturbation radius, in units of the parameters' L2 norm; 0 is the base optimizer.")
     norm_eps: NonNegative = hyperparameter(1e-7, "Added to the norm in the denominator.")
 

@@ -5,9 +5,7 @@ Legend: `w, w0, g, e, t: (..., P)`; "..." are client axes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -29,7 +27,7 @@ class FedSOL(LocalOptimizer):
         "to a full-length perturbation; here a gradient shorter than `floor` perturbs nothing."
     )
     cost = StepCost(forward=1, backward=2)
-    reduces_to_base: ClassVar[Mapping[str, Any] | None] = {"rho": 0.0}
+    reduces_to_base = {"rho": 0.0}
     rho: NonNegative = hyperparameter(1.0, "Perturbation radius, in units of the parameters' L2 norm; 0 is the base optimizer.")
     adaptive: bool = hyperparameter(
         True, "Scale each scalar by how far it has moved in this round, normalized along the first dimension of its tensor."

@@ -5,9 +5,8 @@ Legend: `w, g, g_p, e: (..., P)`; "..." are client axes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -28,7 +27,7 @@ class GSAM(LocalOptimizer):
         "adaptive perturbation, `bigvision`, and the switch `minimize_fp`."
     )
     cost = StepCost(backward=2)
-    reduces_to_base: ClassVar[Mapping[str, Any] | None] = {"rho_max": 0.0, "rho_min": 0.0}
+    reduces_to_base = {"rho_max": 0.0, "rho_min": 0.0}
     rho_max: NonNegative = hyperparameter(0.05, "Perturbation radius, in units of the parameters' L2 norm, at learning rate `lr_max`.")
     rho_min: NonNegative | None = hyperparameter(
         None, "Perturbation radius at learning rate `lr_min`, linear in between; unset: the radius is always `rho_max`."

@@ -5,9 +5,8 @@ Legend: `w, g, e: (..., P)`; `order: (..., B)` examples by falling loss; "..." a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor
@@ -32,7 +31,7 @@ class KSAM(SAM):
         "so, with noisy labels, towards wrong ones. Running statistics follow the full forward pass."
     )
     cost = StepCost(forward=1, backward=Formula("ascent_share + descent_share", lambda self, _: self.ascent_share + self.descent_share))
-    reduces_to_base: ClassVar[Mapping[str, Any] | None] = {"rho": 0.0, "ascent_share": 1.0, "descent_share": 1.0}
+    reduces_to_base = {"rho": 0.0, "ascent_share": 1.0, "descent_share": 1.0}
     ascent_share: Share = hyperparameter(
         0.5, "Share of the batch, rounded down but at least one example, that the perturbation comes from."
     )

@@ -5,9 +5,7 @@ Legend: `w, g1, g2: (..., P)`; "..." are client axes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -23,7 +21,7 @@ class Mixed(LocalOptimizer):
 
     source = "Sun et al., 2023, arXiv:2302.10429, Algorithm 1 (FedSpeed), as restated by independent ports; the authors' release uses SAM."
     cost = StepCost(backward=2)
-    reduces_to_base: ClassVar[Mapping[str, Any] | None] = {"rho": 0.0}
+    reduces_to_base = {"rho": 0.0}
     rho: NonNegative = hyperparameter(0.1, "Length of the ascent step, as a learning rate; 0 is the base optimizer.")
     mix: Fraction = hyperparameter(1.0, "Weight of the second gradient, the paper's alpha.")
 

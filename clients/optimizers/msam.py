@@ -5,9 +5,8 @@ Legend: `w, s, g, q, v, m: (..., P)`; `c: (..., 1)`; w the weights, s the displa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -35,7 +34,7 @@ class MSAM(LocalOptimizer):
     )
     cost = StepCost()
     # Its weight decay follows the Adam step, which is another optimizer.
-    reduces_to_base: ClassVar[Mapping[str, Any] | None] = {"rho": 0.0, "weight_decay": 0.0}
+    reduces_to_base = {"rho": 0.0, "weight_decay": 0.0}
     rho: NonNegative = hyperparameter(
         3.0, "Length of the displacement, in units of the parameters' L2 norm; about ten times that of SAM. 0 is the base optimizer."
     )

@@ -5,9 +5,7 @@ Legend: `w, h, a, y: (..., P)`; `state["h"]` is the gradient at the last look-ah
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -34,7 +32,7 @@ class SAMPa(SAM):
     )
     cost = StepCost(backward=2)
     # It looks ahead along the last gradient, whatever rho is.
-    reduces_to_base: ClassVar[Mapping[str, Any] | None] = None
+    reduces_to_base = None
     rho: NonNegative = 0.1
     lam: Fraction = hyperparameter(0.2, "Weight of the look-ahead gradient; 1 leaves the perturbed gradient without effect.")
 

@@ -5,9 +5,8 @@ Legend: `w, g1, g2, e: (..., P)`; "..." are client axes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor
@@ -25,7 +24,7 @@ class WarmSAM(SAM):
 
     source = "Caldarola et al., 2024, arXiv:2412.03752 (FedGloSS), client side. Outside a federation every step belongs to round 1."
     cost = StepCost(backward=2)
-    reduces_to_base: ClassVar[Mapping[str, Any] | None] = {"rho": 0.0, "warmup_rounds": 0}
+    reduces_to_base = {"rho": 0.0, "warmup_rounds": 0}
     warmup_rounds: Annotated[int, Field(ge=0)] = hyperparameter(0, "Rounds after which the radius is rho; 0: from the start.")
     warmup_start: NonNegative = hyperparameter(0.001, "Radius of the first round, if there is a warm-up.")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -33,7 +33,7 @@ class HalfSAM(LocalOptimizer):
 
     # `fedsam check` looks whether both are true.
     cost = StepCost(backward=2)  # gradient evaluations per example and step
-    reduces_to_base: ClassVar[Mapping[str, Any] | None] = {"rho": 0.0}  # with rho 0 it is SGD
+    reduces_to_base = {"rho": 0.0}  # with rho 0 it is SGD
     rho: float = hyperparameter(0.05, "Perturbation radius.")
 
     def gradient(self, w: Tensor, state: State, step: Step) -> Gradient:

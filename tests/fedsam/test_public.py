@@ -30,7 +30,7 @@ print(*sorted(set({heavy!r}) & set(sys.modules)))
     [
         ("Experiment", "fedsam.config"),
         ("Results", "fedsam.results.store"),
-        ("compare", "experiments.running.scheduler"),
+        ("compare", "experiments.api"),
         ("load_model", "fedsam.results.model_files"),
         ("run", "experiments.running.server_app"),
     ],

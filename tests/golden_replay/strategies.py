@@ -200,7 +200,7 @@ class ScriptedData:
     federation: Case
     device: torch.device = CPU
 
-    def examples(self, client: int) -> int:
+    def num_examples(self, client: int) -> int:
         """Number of examples that the client holds."""
         return len(self.federation["data"]["clients"][client]["y"])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -103,7 +103,7 @@ class NotReduced(SAM):
 class Undeclared(SAM):
     """Says neither what it costs nor what it reduces to."""
 
-    reduces_to_base: ClassVar[Mapping[str, Any] | None] = None
+    reduces_to_base = None
 
 
 class Cheap(SAM):

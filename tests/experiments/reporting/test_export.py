@@ -87,7 +87,7 @@ def test_only_the_chosen_runs(runs_dir: Path, runs: list[str], tmp_path: Path) -
 
 def test_many_rows_come_in_batches(runs_dir: Path, runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     export(runs_dir / DATABASE_NAME, runs, tmp_path / "one", Format.PARQUET)
-    monkeypatch.setattr(module, "ROWS", 3)
+    monkeypatch.setattr(module, "BATCH_ROWS", 3)
     export(runs_dir / DATABASE_NAME, runs, tmp_path / "many", Format.PARQUET)
     one, many = (pyarrow.parquet.ParquetFile(tmp_path / folder / "holdings.parquet") for folder in ("one", "many"))
     assert many.num_row_groups > one.num_row_groups == 1

@@ -96,7 +96,7 @@ def test_the_settings_win_over_the_preset() -> None:
         ({"method": "fedavg", "client.correction": "control_variate"}, "does not send c; one of scaffold does"),
         ({"method": "fedavg", "client.correction": "client_momentum"}, "server.strategy 'fedavg' does not send m"),
         ({"method": "scaffold", "client.correction": "none"}, "server.strategy: 'scaffold' is not allowed here: client.correction 'none'"),
-        ({"method": "feddyn", "client.correction": "none"}, "keeps no h; one of dual, smoo does"),
+        ({"method": "feddyn", "client.correction": "none"}, "keeps no h; one of dual, fedsmoo does"),
         ({"method": "fednova", "client.correction": "none"}, "does not send metrics.tau; one of normalized does"),
         ({"method": "fedavg", "client.optimizer": "fedlesam"}, "gives no ascent; one of lookback does"),
         (
