@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from fedsam.renamed import with_current_names
@@ -184,6 +184,12 @@ class Measure(Frozen):
 
 class Compute(Frozen):
     """Where it runs. Nothing here changes a result, `precision` and `shard_size` aside."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_engine(cls, given: object) -> object:
+        """Older files name the only engine that there was."""
+        return {key: value for key, value in given.items() if (key, value) != ("engine", "loop")} if isinstance(given, Mapping) else given
 
     grid: Literal["ray", "inline"] = Field(
         "ray", description="ray: actors on this machine or a cluster; inline: this process, for debugging."

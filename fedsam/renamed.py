@@ -52,6 +52,6 @@ def _with_names(value: Any, key: str, names: Mapping[str, Mapping[str, str]]) ->
     if isinstance(value, Mapping):
         return {name: _with_names(item, f"{key}.{name}", names) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_with_names(item, key, names) for item in value]
+        return type(value)(_with_names(item, key, names) for item in value)
     found = re.search(r"\.client\.(optimizer|correction)(?:\.inner)*(?:\.name)?$", key) if isinstance(value, str) else None
     return names[f"{found[1]}s"].get(value, value) if found else value

@@ -62,7 +62,7 @@ class CheckedComponent:
 
         Args:
             defaults: Hyperparameters that `settings` overrides.
-        changes: Hyperparameters that override `settings`.
+            changes: Hyperparameters that override `settings`.
 
         Raises:
             ConfigError: A hyperparameter is unknown, missing or not allowed.

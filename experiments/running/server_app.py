@@ -96,7 +96,7 @@ def run_on(experiment: Experiment, grid: Grid, dataset: Dataset, callback: Callb
     try:
         return serve(experiment, grid, dataset, callback, checked=checked)
     except RunFailed as failed:
-        raise failed.error from None
+        raise failed.error from failed.error.__cause__
 
 
 def serve(

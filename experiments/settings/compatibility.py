@@ -16,7 +16,9 @@ from fedsam import registry, schedules
 from fedsam.config import Component, ConfigError, Experiment
 from fedsam.plugins import component_errors
 from fedsam.registry import Registry
+from fedsam.schedules import known_rounds
 from strategies import STRATEGIES, ServerRule
+from strategies.base import Aggregate
 from strategies.robust import FlowerRule
 
 FREE = "population.delta"  # needs nothing more than the deltas that every client sends
@@ -142,3 +144,22 @@ def _check_rounds(experiment: Experiment, method: Method) -> None:
     for key in [key for key, uses in uses_rounds.items() if uses]:
         why = "as set it depends on the number of rounds, which is not known then"
         raise ConfigError(f"{key}: {_names(experiment)[key]!r} is not allowed with a budget: {why}")
+    _try_without_rounds(experiment, method)
+
+
+def _try_without_rounds(experiment: Experiment, method: Method) -> None:
+    """Use each component once without the number of rounds: one that computes with it and does not say so raises `ConfigError`."""
+    client, w = experiment.client, torch.zeros(1)
+    method.schedule(1, known_rounds(experiment, "client.schedule", client.schedule))
+    method.optimizer.init(w, _task(known_rounds(experiment, "client.optimizer", client.optimizer), terms(method.correction)))
+    rule = method.rule
+    if not isinstance(rule, FlowerRule):
+        names = [name.partition(".")[::2] for name in rule.expects]
+        aggregate = Aggregate(
+            delta=w,
+            mean={name: w for kind, name in names if kind == "mean"},
+            population={name: w for kind, name in names if kind == "population"},
+            metrics={"steps": 1.0} | {name: 1.0 for kind, name in names if kind == "metrics"},
+            rounds=known_rounds(experiment, "server.strategy", experiment.server.strategy),
+        )
+        rule.server_step(w, rule.init_state(w), aggregate)

@@ -98,8 +98,8 @@ class FederatedDataset:
 
         Args:
             batch_size: Examples of a batch.
-        epochs: Passes over the client's examples, where `steps` is None.
-        steps: Number of batches, over as many passes as needed.
+            epochs: Passes over the client's examples, where `steps` is None.
+            steps: Number of batches, over as many passes as needed.
         """
         order = stream(self.seed, "batches", round, client)
         rng = tensor_stream(self.seed, "augment", round, client, device=self.device)

@@ -1,1 +1,1 @@
-"""Local optimizers written for torch: any `torch.optim.Optimizer` that takes a closure."""
+"""Every local optimizer as a `torch.optim.Optimizer`, for training loops outside a federation."""

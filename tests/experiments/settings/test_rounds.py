@@ -14,9 +14,11 @@ from clients import optimizers
 from clients.optimizers import OPTIMIZERS
 from experiments.contracts.optimizers import task
 from experiments.contracts.strategies import aggregate_of
+from experiments.settings.catalogue import resolved
 from experiments.settings.method_cost import toy
 from fedsam import registry
-from fedsam.config import Component, ConfigError, Experiment
+from fedsam.config import Component, ConfigError, Experiment, parse
+from fedsam.overrides import override
 from fedsam.schedules import SCHEDULES, UnknownRounds, known_rounds, uses_rounds
 from strategies import STRATEGIES
 from strategies.robust import FlowerRule
@@ -77,3 +79,19 @@ def test_the_number_is_known_without_a_budget() -> None:
     assert known_rounds(Experiment(rounds=7), "client.schedule", component("ramp")) == 7
     with pytest.raises(ConfigError, match=r"client\.schedule: 'ramp' is not allowed with a budget: it depends on the number of rounds"):
         float(known_rounds(Experiment(rounds=7, budget=9), "client.schedule", component("ramp")))
+
+
+def test_who_does_not_declare_it_is_refused_before_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ramp(round: int, rounds: int) -> float:
+        return round / rounds
+
+    monkeypatch.setitem(SCHEDULES, "ramp", ramp)
+    monkeypatch.setattr(OPTIMIZERS["sam"], "init", lambda _, w, task: {"end": task.rounds - 1})
+    monkeypatch.setattr(
+        STRATEGIES["fedavg"], "server_step", lambda _, w, state, aggregate: (w * (aggregate.round / aggregate.rounds), state)
+    )
+    for key, name in (("client.schedule", "ramp"), ("client.optimizer", "sam"), ("server.strategy", "fedavg")):
+        settings = override({}, {"server.strategy": "fedavgm", key: name})
+        resolved(parse(settings))
+        with pytest.raises(ConfigError, match=rf"{key}: '{name}' is not allowed with a budget: .* \(it must declare `uses_rounds`\)"):
+            resolved(parse(settings | {"budget": 100}))
