@@ -83,7 +83,9 @@ class Data(Frozen):
     root: Path | None = Field(None, description="Folder of the dataset files; default: $FEDSAM_DATA, else ~/.cache/fedsam.")
     fallback: str | None = Field(None, description="Dataset to use, loudly, when the wanted one cannot be had.")
     clients: Count = Field(100, description="Population: the number of clients that share the training examples.")
-    partition: Named = Field(Component(name="dirichlet"), description="How examples are dealt to clients; see `fedsam list partitions`.")
+    partition: Named = Field(
+        Component(name="dirichlet"), description="How examples are partitioned over clients; see `fedsam list partitions`."
+    )
     examples: Count | None = Field(None, description="Use only this many training examples, drawn by seed; default: all.")
     augment: tuple[Augmentation, ...] | None = Field(None, description="Training augmentation; default: the dataset's own.")
 
@@ -204,7 +206,7 @@ class Compute(Frozen):
     allow_unauthenticated_cluster: bool = Field(False, description="Join a running Ray even if it asks for no token.")
     shard_size: Count | None = Field(
         None,
-        description="Clients an actor is dealt at once and adds up; default: a sixteenth of the cohort, at most 32.",
+        description="Clients assigned to an actor at once, whose updates it adds up; default: a sixteenth of the cohort, at most 32.",
     )
     precision: Literal["float32", "float64"] = Field("float32", description="Floating-point type of weights and activations.")
 
@@ -226,7 +228,7 @@ class Checkpoint(Frozen):
 class Experiment(Frozen):
     """One run: every setting, with its default."""
 
-    name: str = Field("", description="Label in tables and figures; default: the method's parts.")
+    name: str = Field("", description="Label in tables and figures; default: the method's components.")
     method: str | None = Field(None, description="Preset of optimizer, correction and strategy; see `fedsam list methods`.")
     rounds: Count = Field(30, description="Rounds.")
     budget: Count | None = Field(

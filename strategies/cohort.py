@@ -38,9 +38,9 @@ class CohortStrategy(Strategy):
 
     reply: Literal["delta", "model"] = "delta"
 
-    def __init__(self, rule: ServerRule, plan: RoundConfig) -> None:
+    def __init__(self, rule: ServerRule, round_config: RoundConfig) -> None:
         self.rule = rule
-        self.plan = plan
+        self.round_config = round_config
         self.w: Tensor | None = None
         self.state: State = {}
         self.buffers = torch.empty(0)
@@ -69,13 +69,13 @@ class CohortStrategy(Strategy):
 
     def configure_train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
         """One message per client of the cohort that stays, all sharing one ArrayRecord."""
-        self._meter = Meter(self.plan.energy)
+        self._meter = Meter(self.round_config.energy)
         if self.w is None:
             received = codec.tensors(arrays)
             self.begin(received["w"], received.get("buffers", torch.empty(0)))
         assert self.w is not None
-        sampled = self.plan.sample(server_round)
-        self._dropped = tuple(client for client in sampled if self.plan.drops_out(server_round, client))
+        sampled = self.round_config.sample(server_round)
+        self._dropped = tuple(client for client in sampled if self.round_config.drops_out(server_round, client))
         self._cohort, self._grid = tuple(client for client in sampled if client not in self._dropped), grid
         self._sent = self._messages("train", server_round, self.rule.broadcast(self.w, self.state), grid)
         return self._sent
@@ -91,36 +91,36 @@ class CohortStrategy(Strategy):
             RunError: A client failed and that is not allowed, or too few updates can be used.
         """
         arrived = list(replies)
-        sent, retried = self._total(arrived, self._partial_sum)
-        failures = self._failures([sent])
-        self._judge(server_round, len(sent.nodes), failures)
-        if sent.nodes:
-            self.advance(server_round, sent, arrived)
-        clients = [self._clients[node] for node in sent.nodes]
+        total, retried = self._total(arrived, self._partial_sum)
+        failures = self._failures([total])
+        self._judge(server_round, len(total.nodes), failures)
+        if total.nodes:
+            self.advance(server_round, total, arrived)
+        clients = [self._clients[node] for node in total.nodes]
         self._accepted |= dict.fromkeys(clients, server_round)
         spent = self._meter.read()
         self.last = RoundResult(
             round=server_round,
-            metrics={clients[i]: {name: values[i] for name, values in sent.metrics.items()} for i in np.argsort(clients)},
+            metrics={clients[i]: {name: values[i] for name, values in total.metrics.items()} for i in np.argsort(clients)},
             failures=failures,
             retried=retried,
             dropped=self._dropped,
             bytes_down=self._bytes_down * (len(self._cohort) + len(retried)),
-            bytes_up=sent.bytes,
+            bytes_up=total.bytes,
             seconds=spent.seconds,
             energy=spent.energy,
         )
         return None, None
 
-    def advance(self, round: int, sent: PartialSum, replies: Sequence[Message]) -> None:
+    def advance(self, round: int, total: PartialSum, replies: Sequence[Message]) -> None:
         """Replace the global vector, the rule's state and the running statistics by those after the round."""
         assert self.w is not None
-        self.w, self.state = self.rule.server_step(self.w, self.state, self._aggregate(round, sent))
-        self.buffers = sent.vectors.get("buffers", self.buffers)
+        self.w, self.state = self.rule.server_step(self.w, self.state, self._aggregate(round, total))
+        self.buffers = total.vectors.get("buffers", self.buffers)
 
     def configure_evaluate(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
         """The cohort again, if clients are to evaluate."""
-        self._sent = self._messages("evaluate", server_round, {"w": self.evaluated}, grid) if self.plan.evaluate_clients else []
+        self._sent = self._messages("evaluate", server_round, {"w": self.evaluated}, grid) if self.round_config.evaluate_clients else []
         return self._sent
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
@@ -150,7 +150,9 @@ class CohortStrategy(Strategy):
         vectors = {**vectors, "buffers": self.buffers} if self.buffers.numel() else vectors
         self._bytes_down = codec.count_bytes(vectors)
         record, nodes = codec.arrays(vectors), self._population(grid)
-        self._spec = AggregationSpec.from_vectors(vectors, self.rule.expects, self.plan.weights, "delta" if self.reply == "delta" else "w")
+        self._spec = AggregationSpec.from_vectors(
+            vectors, self.rule.expects, self.round_config.weights, "delta" if self.reply == "delta" else "w"
+        )
         spec = self._spec if kind == "train" and self.reply == "delta" else None
         return [
             Message(
@@ -163,13 +165,13 @@ class CohortStrategy(Strategy):
         ]
 
     def _acknowledged(self, client: int) -> int | None:
-        return self._accepted.get(client, 0) if self.plan.acknowledge else None
+        return self._accepted.get(client, 0) if self.round_config.acknowledge else None
 
     def _population(self, grid: Grid) -> Mapping[int, int]:
         """Node of each client; asked once, of the nodes themselves where the grid does not know."""
         if not self._nodes:
             known = getattr(grid, "nodes_by_partition", None)
-            self._nodes = dict(known) if known is not None else _ask(grid, self.plan.clients)
+            self._nodes = dict(known) if known is not None else _ask(grid, self.round_config.clients)
             self._clients = {node: client for client, node in self._nodes.items()}
         return self._nodes
 
@@ -179,7 +181,7 @@ class CohortStrategy(Strategy):
         The replies to the second messages are appended to `arrived`.
         """
         sums = self._partial_sums(arrived, [message.metadata.dst_node_id for message in self._sent], partial_sum)
-        retried = self._failures(sums) if self.plan.on_client_error == "retry" else {}
+        retried = self._failures(sums) if self.round_config.on_client_error == "retry" else {}
         if retried:
             nodes = [self._nodes[client] for client in retried]
             again = self._again(nodes)
@@ -200,7 +202,7 @@ class CohortStrategy(Strategy):
         if single:
             sums += [
                 aggregation.total(partial_sum(single[node]) for node in shard if node in single)
-                for shard in aggregation.shards(nodes, self.plan.shard_size)
+                for shard in aggregation.shards(nodes, self.round_config.shard_size)
             ]
         return sorted((summand for summand in sums if summand.nodes or summand.failures), key=self._first)
 
@@ -223,51 +225,51 @@ class CohortStrategy(Strategy):
             Message(old[n].content, dst_node_id=n, message_type=old[n].metadata.message_type, group_id=old[n].metadata.group_id)
             for n in nodes
         ]
-        return list(self._grid.send_and_receive(messages, timeout=self.plan.deadline))
+        return list(self._grid.send_and_receive(messages, timeout=self.round_config.deadline))
 
     def _judge(self, round: int, usable: int, failures: Mapping[int, str]) -> None:
         """Raise `RunError` if clients failed that must not, or too many; where all dropped out there is nothing to judge."""
         if not self._cohort:
             return
         self._refuse(round, failures)
-        size, quorum = len(self._cohort), self.plan.quorum
+        size, quorum = len(self._cohort), self.round_config.quorum
         if usable < max(1, min(size, quorum if isinstance(quorum, int) else ceil(quorum * size))):
-            left = f"{usable} of {size} clients are left in round {round} (seed {self.plan.seed}), server.quorum is {quorum}"
+            left = f"{usable} of {size} clients are left in round {round} (seed {self.round_config.seed}), server.quorum is {quorum}"
             raise RunError("; ".join([left, *self._told(round, failures)[:1]]))
 
     def _refuse(self, round: int, failures: Mapping[int, str]) -> None:
         """Raise `RunError` if clients failed that must not; it names the first."""
-        if failures and self.plan.on_client_error != "drop":
+        if failures and self.round_config.on_client_error != "drop":
             raise RunError(self._told(round, failures)[0])
 
     def _told(self, round: int, failures: Mapping[int, str]) -> list[str]:
-        return [f"client {client} in round {round} (seed {self.plan.seed}) {what}" for client, what in failures.items()]
+        return [f"client {client} in round {round} (seed {self.round_config.seed}) {what}" for client, what in failures.items()]
 
-    def _aggregate(self, round: int, sent: PartialSum) -> Aggregate:
-        weights, size = sent.metrics["num-examples"] if self.plan.weights == "examples" else None, len(sent.nodes)
+    def _aggregate(self, round: int, total: PartialSum) -> Aggregate:
+        weights, size = total.metrics["num-examples"] if self.round_config.weights == "examples" else None, len(total.nodes)
 
         def average(values: Sequence[float] | NDArray[np.float64]) -> float:
             return float(np.average(values, weights=weights))
 
         def vectors(kind: str) -> dict[str, Tensor]:
-            return {name.removeprefix(kind): vector for name, vector in sent.vectors.items() if name.startswith(kind)}
+            return {name.removeprefix(kind): vector for name, vector in total.vectors.items() if name.startswith(kind)}
 
-        norms = np.array(sent.metrics["delta-norm"])
+        norms = np.array(total.metrics["delta-norm"])
         return Aggregate(
-            delta=sent.vectors["delta"],
+            delta=total.vectors["delta"],
             mean=vectors("mean."),
-            population={name: vector / self.plan.clients for name, vector in vectors("population.").items()},
+            population={name: vector / self.round_config.clients for name, vector in vectors("population.").items()},
             metrics={
-                "steps": average(sent.metrics["steps"]),
-                **{name.removeprefix("sent."): average(values) for name, values in sent.metrics.items() if name.startswith("sent.")},
+                "steps": average(total.metrics["steps"]),
+                **{name.removeprefix("sent."): average(values) for name, values in total.metrics.items() if name.startswith("sent.")},
             },
             norm=float(norms.mean()),
             squared_norm=average(norms**2),
             round=round,
-            rounds=self.plan.rounds,
-            lr=self.plan.lr(round),
+            rounds=self.round_config.rounds,
+            lr=self.round_config.lr(round),
             cohort=size,
-            clients=self.plan.clients,
+            clients=self.round_config.clients,
         )
 
 

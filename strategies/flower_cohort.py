@@ -20,19 +20,19 @@ class FlowerCohort(CohortStrategy):
 
     reply: Literal["delta", "model"] = "model"
 
-    def __init__(self, rule: FlowerRule, plan: RoundConfig) -> None:
-        super().__init__(rule, plan)
+    def __init__(self, rule: FlowerRule, round_config: RoundConfig) -> None:
+        super().__init__(rule, round_config)
         self._flower, self._min_updates = rule.strategy(), rule.min_updates()
 
-    def advance(self, round: int, sent: PartialSum, replies: Sequence[Message]) -> None:
+    def advance(self, round: int, total: PartialSum, replies: Sequence[Message]) -> None:
         """As `CohortStrategy.advance`. Raises `RunError` if too few updates are left."""
-        if len(sent.nodes) < self._min_updates:
+        if len(total.nodes) < self._min_updates:
             name = type(self.rule).__name__
             raise RunError(
-                f"round {round} (seed {self.plan.seed}): {name} needs {self._min_updates} updates, {len(sent.nodes)} could be used"
+                f"round {round} (seed {self.round_config.seed}): {name} needs {self._min_updates} updates, {len(total.nodes)} could be used"
             )
         usable = {reply.metadata.src_node_id: reply for reply in replies if not reply.has_error()}
-        record, _ = self._flower.aggregate_train(round, [usable[node] for node in sent.nodes])
+        record, _ = self._flower.aggregate_train(round, [usable[node] for node in total.nodes])
         assert record is not None
         vectors = codec.tensors(record)
         self.w, self.buffers = vectors["w"], vectors.get("buffers", self.buffers)

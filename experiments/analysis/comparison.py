@@ -171,7 +171,7 @@ def compare_runs(results: Results, runs: Sequence[Run], baseline: str | None = N
 
 
 def _default_baseline(methods: Sequence[str]) -> str:
-    """The method called sgd or fedavg, alone or with settings or parts behind; else the first."""
+    """The method called sgd or fedavg, alone or with settings or components behind; else the first."""
     exact = [method for name in DEFAULT_BASELINES for method in methods if method.lower() == name]
     like = [method for name in DEFAULT_BASELINES for method in methods if re.match(rf"{name}\b", method, re.IGNORECASE)]
     return [*exact, *like, *methods][0]

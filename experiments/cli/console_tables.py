@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from fedsam.results.rows import Run
 
 Entry = Callable[..., Any]
-SHOWN = 20  # clients in a table of label_distribution
-PART_NAMES = {f"{key}{inner}.name" for key in COMPONENT_KEYS for inner in ("", ".inner")}
+MAX_CLIENTS = 20  # in the table of a label distribution
+NAME_KEYS = {f"{key}{inner}.name" for key in COMPONENT_KEYS for inner in ("", ".inner")}
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """What can be chosen by name, as a person reads it."""
+class Description:
+    """A component as a person reads it."""
 
     summary: str
     settings: tuple[Setting, ...]
@@ -51,26 +51,26 @@ class Piece:
 
 def shown(kind: str, entries: Mapping[str, Any]) -> list[Table]:
     """All there is to say of one kind."""
-    return [parts(kind, entries), costs(entries)] if kind == "optimizers" else [parts(kind, entries)]
+    return [components_table(kind, entries), costs(entries)] if kind == "optimizers" else [components_table(kind, entries)]
 
 
-def parts(kind: str, entries: Mapping[str, Entry | Preset]) -> Table:
-    """The pieces of one kind: settings with defaults and limits, and the source; what all of them share stands once, under `all`."""
+def components_table(kind: str, entries: Mapping[str, Entry | Preset]) -> Table:
+    """The components of one kind: settings with defaults and limits, and the source; what all of them share stands once, under `all`."""
     if kind == "methods":
         return methods([name for name, entry in entries.items() if isinstance(entry, Preset)])
-    pieces = {name: _part(entry) for name, entry in entries.items() if not isinstance(entry, Preset)}
-    shared = _shared([piece.settings for piece in pieces.values()])
-    pieces |= _registered(entries) if isinstance(entries, Registry) else {}
+    components = {name: _description(entry) for name, entry in entries.items() if not isinstance(entry, Preset)}
+    shared = _shared([component.settings for component in components.values()])
+    components |= _registered(entries) if isinstance(entries, Registry) else {}
     result = Table(title=kind, title_justify="left", title_style="bold", header_style="bold", expand=False)
     for column, style in (("name", "bold cyan"), ("setting", "cyan"), ("default", ""), ("allowed", "")):
         result.add_column(column, style=style, overflow="fold")
     result.add_column("meaning", overflow="fold", min_width=30, max_width=80)
-    for name, piece in pieces.items():
+    for name, component in components.items():
         result.add_section()
-        result.add_row(name, "", "", "", escape(piece.summary))
-        _add(result, [setting for setting in piece.settings if setting not in shared])
-        if piece.source:
-            result.add_row("", "", "", "", f"[dim]{escape(piece.source)}[/dim]")
+        result.add_row(name, "", "", "", escape(component.summary))
+        _add(result, [setting for setting in component.settings if setting not in shared])
+        if component.source:
+            result.add_row("", "", "", "", f"[dim]{escape(component.source)}[/dim]")
     if shared:
         result.add_section()
         result.add_row("all", "", "", "", f"Settings of all {kind}.")
@@ -78,25 +78,25 @@ def parts(kind: str, entries: Mapping[str, Entry | Preset]) -> Table:
     return result
 
 
-def _part(entry: Entry, leading: int | None = None) -> Piece:
-    return Piece(summary(entry), tuple(settings_of(entry, leading)), source(entry))
+def _description(entry: Entry, leading: int | None = None) -> Description:
+    return Description(summary(entry), tuple(settings_of(entry, leading)), source(entry))
 
 
-def _registered(registry: Registry[Any]) -> dict[str, Piece]:
+def _registered(registry: Registry[Any]) -> dict[str, Description]:
     """What installed packages register, with the package; also what cannot be used, and why."""
-    pieces = {}
+    components = {}
     for name, point in plugins.entry_points(registry.kind).items():
         package = f"From {plugins.origin(point)}."
         if name in registry:
-            pieces[f"{name} "] = Piece(f"Out of reach: the name is fedsam's. {package}", (), "")
+            components[f"{name} "] = Description(f"Out of reach: the name is fedsam's. {package}", (), "")
             continue
         try:
-            piece = _part(registry.find(name, registry.kind), registry.contract.leading)
+            component = _description(registry.find(name, registry.kind), registry.contract.leading)
         except ConfigError as error:
-            pieces[name] = Piece(f"Cannot be used: {error}", (), package)
+            components[name] = Description(f"Cannot be used: {error}", (), package)
         else:
-            pieces[name] = replace(piece, source=f"{piece.source} {package}".strip())
-    return pieces
+            components[name] = replace(component, source=f"{component.source} {package}".strip())
+    return components
 
 
 def costs(optimizers: Mapping[str, type[LocalOptimizer]]) -> Table:
@@ -129,7 +129,7 @@ def _equation(text: str, value: float) -> str:
 
 
 def methods(names: Sequence[str]) -> Table:
-    """Presets: their three parts, what they cost, what else they set, and the source."""
+    """Presets: their three components, what they cost, what else they set, and the source."""
     from experiments.settings.method_cost import cost
 
     result = Table(title="methods", title_justify="left", title_style="bold", header_style="bold", expand=False)
@@ -142,7 +142,7 @@ def methods(names: Sequence[str]) -> Table:
     for name in names:
         preset = PRESETS[name]
         costs = dataclasses.astuple(cost(expand({"method": name})))
-        rest = ", ".join(f"{key} = {_value(value)}" for key, value in preset.settings.items() if key not in PART_NAMES)
+        rest = ", ".join(f"{key} = {_value(value)}" for key, value in preset.settings.items() if key not in NAME_KEYS)
         result.add_section()
         result.add_row(name, _expansion(preset), *(f"{value:g}" for value in costs), escape(rest))
         result.add_row("", *[""] * 7, f"[dim]{escape(f'Source: {preset.source}')}[/dim]")
@@ -150,7 +150,7 @@ def methods(names: Sequence[str]) -> Table:
 
 
 def _expansion(preset: Preset) -> str:
-    """The names of the three parts, with those inside them in brackets."""
+    """The names of the three components, with those inside them in brackets."""
     settings = preset.settings
     inner = {key: f" ({settings[f'{key}.inner.name']})" if f"{key}.inner.name" in settings else "" for key in COMPONENT_KEYS}
     return " x ".join(f"{settings[f'{key}.name']}{inner[key]}" for key in COMPONENT_KEYS)
@@ -185,11 +185,11 @@ def label_distribution(counts: NDArray[np.integer[Any]], names: Sequence[str] = 
         names: Of the classes; empty: they are numbered.
     """
     sizes, kinds = counts.sum(axis=1), (counts > 0).sum(axis=1)
-    result = Table(header_style="bold", caption=f"the first {SHOWN} of {len(counts)} clients" if len(counts) > SHOWN else None)
+    result = Table(header_style="bold", caption=f"the first {MAX_CLIENTS} of {len(counts)} clients" if len(counts) > MAX_CLIENTS else None)
     kinds_named = map(escape, names) if names else (f"class\n{kind}" for kind in range(counts.shape[1]))
     for column in ("client", "examples", "classes", *kinds_named):
         result.add_column(column, justify="right")
-    for client, row in enumerate(counts[:SHOWN]):
+    for client, row in enumerate(counts[:MAX_CLIENTS]):
         result.add_row(str(client), str(sizes[client]), str(kinds[client]), *(str(count) if count else "." for count in row))
     result.add_section()
     for word, share in (("least", 0), ("median", 50), ("most", 100)):
@@ -205,7 +205,7 @@ def _percentile(values: NDArray[np.integer[Any]], share: int) -> str:
 
 
 def settings_of(entry: Entry, leading: int | None = None) -> Iterator[Setting]:
-    """The hyperparameters of a part, in the order of its signature; `leading` as for `hyperparameters`."""
+    """The hyperparameters of a component, in the order of its signature; `leading` as for `hyperparameters`."""
     schema = hyperparameters(entry, leading).model_json_schema()
     meanings = descriptions(entry)
     for name, field in schema.get("properties", {}).items():
@@ -252,6 +252,6 @@ def _value(value: object) -> str:
         return str(value).lower()
     if isinstance(value, float):
         return f"{value:g}"
-    if isinstance(value, Mapping):  # a part: its name says enough when it has no settings
+    if isinstance(value, Mapping):  # a component: its name says enough when it has no settings
         return str(value["name"]) if set(value) == {"name"} else str(dict(value))
     return "unset" if value is None else str(value)

@@ -13,6 +13,7 @@ from clients import optimizers
 from experiments.contracts.base import Check, CheckedComponent, NotApplicable, expect
 from experiments.settings.presets import PRESETS, expand
 from fedsam.config import ConfigError, Experiment, parse
+from fedsam.formatting import plural
 from fedsam.overrides import override
 from strategies.robust import FlowerRule
 
@@ -42,7 +43,7 @@ SMALL: dict[str, Any] = {
 
 
 def fitting(component: CheckedComponent, folder: Path) -> Experiment:
-    """A small experiment with the component, and beside it the parts of the first published method that goes with it.
+    """A small experiment with the component, and beside it the components of the first published method that goes with it.
 
     Raises:
         LeftOut: No published method goes with it.
@@ -72,7 +73,7 @@ def _candidates(component: CheckedComponent) -> Iterator[dict[str, Any]]:
 
 
 def _check_on_data(experiment: Experiment) -> None:
-    """Raise `ConfigError` where the data cannot be dealt so, or the optimizer cannot work on the network."""
+    """Raise `ConfigError` where the data cannot be partitioned so, or the optimizer cannot work on the network."""
     import torch
 
     from clients.runtime import network
@@ -94,8 +95,8 @@ def one_model(component: CheckedComponent) -> None:
         inline, ray = (parse(override(experiment.dump(), {"compute": compute})) for compute in ({"grid": "inline"}, {"actors": 3}))
         with actor_groups([inline], 1) as (here,):
             first = _outcome(inline, here)
-        with actor_groups([ray], 2) as parts:  # two actors, and the third
-            others = {f"{group.size} actor{'s' * (group.size > 1)}": _outcome(ray, group) for group in parts}
+        with actor_groups([ray], 2) as groups:  # two actors, and the third
+            others = {plural(group.size, "actor"): _outcome(ray, group) for group in groups}
     for where, outcome in others.items():
         expect(outcome.model == first.model, f"on {where} the model of this process, to the byte", "another model")
         expect(outcome.simulated == first.simulated, f"on {where} simulated seconds {first.simulated}", f"{outcome.simulated}")

@@ -116,9 +116,9 @@ class Forecaster:
         method = Method.of(experiment)
         method.optimizer.check(network.layout)
         work = workload(experiment, dataset, network)
-        parts = (experiment.client.optimizer, experiment.client.correction)
+        components = (experiment.client.optimizer, experiment.client.correction)
         model = (experiment.model.model_dump_json(), experiment.compute.precision, dataset.name)
-        kind = (*model, *(part.model_dump_json() for part in parts), work.batch_size)
+        kind = (*model, *(component.model_dump_json() for component in components), work.batch_size)
         flat = experiment.measure.flatness
         step = self._cached(kind, lambda: self._step_seconds(experiment, method.rule, network, work))
         one = self._cached(model, lambda: _evaluation_seconds(experiment, network, dataset))

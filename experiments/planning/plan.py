@@ -53,7 +53,7 @@ def plan(experiments: Sequence[Experiment], cache: DatasetCache, results: Result
     """Plan each experiment once, and look up its finished run in `results`.
 
     Raises:
-        ConfigError: A setting of any of them is wrong, or the examples cannot be dealt to its clients.
+        ConfigError: A setting of any of them is wrong, or the examples cannot be partitioned over its clients.
         DataError: A dataset cannot be had.
     """
     each = [resolved(experiment) for experiment in experiments]

@@ -18,7 +18,7 @@ def setup(comparison: Comparison) -> Facts:
     settings = [flatten(run) for run in runs]
     methods = {group.label: flatten(group.runs[0]) for group in comparison.groups}
     facts: Facts = [
-        ("Methods", [f"{name}: {' × '.join(component_text(own, part) for part in METHOD_COMPONENTS)}" for name, own in methods.items()]),
+        ("Methods", [f"{name}: {_components(own)}" for name, own in methods.items()]),
         ("Dataset", sorted({_dataset(run) for run in runs})),
         ("Clients", [listed(comparison.client_counts)]),
         ("Partition", [component_text(one, "data.partition") for one in settings]),
@@ -42,6 +42,10 @@ def provenance(runs: Sequence[Run]) -> Facts:
         "Versions": [", ".join(f"{name} {version}" for name, version in run.versions.items()) for run in runs],
     }
     return [(heading, list(dict.fromkeys(values))) for heading, values in facts.items()]
+
+
+def _components(settings: Settings) -> str:
+    return " × ".join(component_text(settings, component) for component in METHOD_COMPONENTS)
 
 
 def _dataset(run: Run) -> str:

@@ -47,7 +47,7 @@ class Callback:
         """A run of the plan is not made, for the reason `why`."""
 
 
-EVENTS = ("plan", "started", "warn", "round", "finished", "skipped")  # the methods of `Callback`
+EVENTS = tuple(name for name in vars(Callback) if not name.startswith("_"))
 
 
 class CallbackList(Callback):
@@ -226,8 +226,8 @@ class ConsoleCallback(Callback):
 
 
 def _method(experiment: Experiment) -> str:
-    parts = (experiment.client.optimizer, experiment.client.correction, experiment.server.strategy)
-    return experiment.name or experiment.method or " x ".join(part.name for part in parts)
+    components = (experiment.client.optimizer, experiment.client.correction, experiment.server.strategy)
+    return experiment.name or experiment.method or " x ".join(component.name for component in components)
 
 
 def _measures(row: Row) -> str:

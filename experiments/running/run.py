@@ -203,7 +203,7 @@ class Session:
 
 def cohort_strategy(experiment: Experiment, method: Method) -> CohortStrategy:
     """The Flower strategy that runs the experiment's rounds. Raises `ConfigError` where it cannot be."""
-    plan = RoundConfig(
+    round_config = RoundConfig(
         clients=experiment.data.clients,
         sample=sampler(experiment),
         drops_out=Heterogeneity.of(experiment).drops_out,
@@ -219,7 +219,7 @@ def cohort_strategy(experiment: Experiment, method: Method) -> CohortStrategy:
         evaluate_clients=experiment.measure.clients,
         energy=gpu_energy() if experiment.compute.gpus_per_actor > 0 else None,
     )
-    return FlowerCohort(method.rule, plan) if isinstance(method.rule, FlowerRule) else CohortStrategy(method.rule, plan)
+    return FlowerCohort(method.rule, round_config) if isinstance(method.rule, FlowerRule) else CohortStrategy(method.rule, round_config)
 
 
 def _failed_row(client: int, what: str) -> ClientRow:

@@ -55,7 +55,7 @@ def perform(experiments: Sequence[Experiment], groups: Sequence[ActorGroup], cal
         once: Take the place of runs of the same experiments that did not finish, and leave out what has finished or is at work.
 
     Raises:
-        ConfigError: The examples cannot be dealt to the clients of one of them; the other runs are stopped.
+        ConfigError: The examples cannot be partitioned over the clients of one of them; the other runs are stopped.
         KeyboardInterrupt: The user stopped it; the rounds finished so far are kept.
     """
     if len(groups) == 1:

@@ -45,39 +45,41 @@ def load(dataset: str | Component, root: Path | None = None, fallback: str | Non
         ConfigError: A name is not known, a setting is not allowed, or custom data cannot be used.
         DataError: Official files are missing and cannot be downloaded, or cannot be read, or are not the official ones.
     """
-    part = Component(name=dataset) if isinstance(dataset, str) else dataset
-    check(part, fallback)
-    if is_own(part):
-        return own_data.load(part)
+    component = Component(name=dataset) if isinstance(dataset, str) else dataset
+    check(component, fallback)
+    if is_own(component):
+        return own_data.load(component)
     folder = Path(root or os.environ.get("FEDSAM_DATA") or "~/.cache/fedsam").expanduser()
     try:
-        return DATASETS[part.name](folder)
+        return DATASETS[component.name](folder)
     except DataError as error:
         if fallback is None:
             raise
-        print(f"WARNING: using dataset {fallback!r} instead of {part.name!r}, which cannot be had: {error}", file=sys.stderr)
+        print(f"WARNING: using dataset {fallback!r} instead of {component.name!r}, which cannot be had: {error}", file=sys.stderr)
     return DATASETS[fallback](folder)
 
 
-def is_own(part: Component) -> bool:
+def is_own(component: Component) -> bool:
     """Whether a dataset is a custom one, not of DATASETS."""
-    return part.name not in DATASETS
+    return component.name not in DATASETS
 
 
-def check(part: Component, fallback: str | None = None) -> None:
+def check(component: Component, fallback: str | None = None) -> None:
     """Check the setting of a dataset without reading the data. Raises `ConfigError` as `load`."""
     if fallback is not None and fallback not in DATASETS:
         raise ConfigError(f"data.fallback: {fallback!r} is not known{nearest(fallback, list(DATASETS))}; allowed: {_listed(DATASETS)}")
-    if not is_own(part):
-        if part.settings:
-            raise ConfigError(f"data.dataset.{next(iter(part.settings))}: unknown key; {part.name} has no settings")
+    if not is_own(component):
+        if component.settings:
+            raise ConfigError(f"data.dataset.{next(iter(component.settings))}: unknown key; {component.name} has no settings")
         return
     registered = plugins.entry_points("datasets")
-    if ":" not in part.name and part.name not in registered:
+    if ":" not in component.name and component.name not in registered:
         known = [*DATASETS, *registered]
         forms = ", ".join([*(f"{form}:PATH" for form in own_data.FORMATS), "module:factory"])
-        raise ConfigError(f"data.dataset: {part.name!r} is not known{nearest(part.name, known)}; allowed: {_listed(known)}, {forms}")
-    own_data.check(part)
+        raise ConfigError(
+            f"data.dataset: {component.name!r} is not known{nearest(component.name, known)}; allowed: {_listed(known)}, {forms}"
+        )
+    own_data.check(component)
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -41,7 +41,7 @@ def as_partition(kind: type[Any]) -> Callable[..., list[Indices]]:
     """A partition, a function of (labels, num_clients, rng), made of a class of partitioners, with its hyperparameters.
 
     `num_partitions` is the number of clients, `partition_by` the column `label`, and `seed` a number drawn from `rng`, unless they are
-    given. The function raises `ConfigError` where the class refuses its settings or does not deal all examples.
+    given. The function raises `ConfigError` where the class refuses its settings or does not assign all examples.
     """
     known = list(inspect.signature(kind).parameters.values())
     taken = {parameter.name for parameter in known}
@@ -81,17 +81,19 @@ def from_flwr(
 
     Raises:
         ModuleNotFoundError: The package `datasets`, which comes with flwr-datasets, is not installed.
-        ValueError: The partitioner leaves examples out or deals one twice.
+        ValueError: The partitioner leaves examples out or assigns one twice.
     """
     rows = {"idx": list(range(len(labels))), "label": labels.tolist()}
     partitioner.dataset = (make_dataset or _huggingface())(rows)
     # The slice reads the column at once, not row by row.
     clients = range(partitioner.num_partitions)
-    parts = [np.sort(np.asarray(partitioner.load_partition(client)["idx"][:], dtype=np.int64)) for client in clients]
-    dealt = np.concatenate(parts)
-    if not np.array_equal(np.sort(dealt), np.arange(len(labels))):
-        raise ValueError(f"{type(partitioner).__name__} deals {len(dealt)} examples, {len(np.unique(dealt))} different, of {len(labels)}")
-    return parts
+    indices = [np.sort(np.asarray(partitioner.load_partition(client)["idx"][:], dtype=np.int64)) for client in clients]
+    assigned = np.concatenate(indices)
+    if not np.array_equal(np.sort(assigned), np.arange(len(labels))):
+        raise ValueError(
+            f"{type(partitioner).__name__} deals {len(assigned)} examples, {len(np.unique(assigned))} different, of {len(labels)}"
+        )
+    return indices
 
 
 def _huggingface() -> Callable[[Mapping[str, list[int]]], Any]:

@@ -107,9 +107,9 @@ def hf(
     return Dataset.from_arrays(**arrays, class_names=getattr(features[y_column], "names", None))
 
 
-def factory(part: Component) -> Callable[[], Any]:
+def factory(component: Component) -> Callable[[], Any]:
     """A function of your own, called with the settings: it gives `Dataset.from_arrays(...)`, or x_train, y_train, x_test and y_test."""
-    made: Callable[[], Any] = registry.build(FACTORIES, part, SETTING)
+    made: Callable[[], Any] = registry.build(FACTORIES, component, SETTING)
     return made
 
 
@@ -122,49 +122,49 @@ REQUIRED_PATHS: Mapping[str, Sequence[str]] = {
 }  # below PATH
 
 
-def check(part: Component) -> Callable[[], Any]:
+def check(component: Component) -> Callable[[], Any]:
     """The function that reads the dataset, after checks that need no reading.
 
     Raises:
         ConfigError: A setting is not allowed, or the files or the function do not exist.
     """
-    form, _, place = part.name.partition(":")
+    form, _, place = component.name.partition(":")
     if form not in FORMATS:
-        return factory(part)
-    settings = registry.resolve(FORMATS, Component.model_validate({**part.settings, "name": form}), SETTING)
+        return factory(component)
+    settings = registry.resolve(FORMATS, Component.model_validate({**component.settings, "name": form}), SETTING)
     path = Path(place).expanduser()
     for member in ("", *REQUIRED_PATHS[form]):
         if not place or not (path / member).exists():
-            raise ConfigError(f"{SETTING}: {part.name!r} is not allowed: {path / member if place else 'PATH'} does not exist")
+            raise ConfigError(f"{SETTING}: {component.name!r} is not allowed: {path / member if place else 'PATH'} does not exist")
     return partial(FORMATS[form], path, **settings)
 
 
-def load(part: Component) -> Dataset:
-    """Load the dataset that `part` names.
+def load(component: Component) -> Dataset:
+    """Load the dataset that `component` names.
 
     Raises:
         ConfigError: As `check`, or it cannot be read or made; the message names the file or array.
     """
-    read = check(part)
-    if part.name.partition(":")[0] in FORMATS:
+    read = check(component)
+    if component.name.partition(":")[0] in FORMATS:
         try:
             made = read()
         except (ValueError, OSError) as error:
-            raise ConfigError(f"{SETTING}: {part.name!r} is not allowed: {error}") from error
+            raise ConfigError(f"{SETTING}: {component.name!r} is not allowed: {error}") from error
     else:
-        with plugins.component_errors(SETTING, part.name):
+        with plugins.component_errors(SETTING, component.name):
             made = read()
             if isinstance(made, tuple | list) and len(made) == 4:
                 made = Dataset.from_arrays(*made)
     if not isinstance(made, Dataset):
         expected = "a fedsam.data.dataset.Dataset, or x_train, y_train, x_test, y_test"
-        raise ConfigError(f"{SETTING}: {part.name!r} is not allowed: it makes a {type(made).__name__}, not {expected}")
-    return replace(made, name=part.name, digest=made.digest or made.content_hash())
+        raise ConfigError(f"{SETTING}: {component.name!r} is not allowed: it makes a {type(made).__name__}, not {expected}")
+    return replace(made, name=component.name, digest=made.digest or made.content_hash())
 
 
-def references(part: Component) -> set[str]:
+def references(component: Component) -> set[str]:
     """The `module:factory` of a dataset, if it has one; none for a script or notebook, whose data only its own process makes."""
-    name, form = part.name, part.name.partition(":")[0]
+    name, form = component.name, component.name.partition(":")[0]
     return {name} if plugins.is_reference(name) and form not in (*FORMATS, "__main__") else set()
 
 

@@ -142,11 +142,11 @@ PARTITIONS = Partitions(
 )
 
 
-def class_counts(labels: Ints, parts: Sequence[Indices], classes: int) -> Indices:
+def class_counts(labels: Ints, indices: Sequence[Indices], classes: int) -> Indices:
     """Number of examples of each client (row) and class (column)."""
-    owner = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-    cells = owner * classes + labels[np.concatenate(parts)]
-    return np.bincount(cells, minlength=len(parts) * classes).reshape(len(parts), classes)
+    owner = np.repeat(np.arange(len(indices)), [len(own) for own in indices])
+    cells = owner * classes + labels[np.concatenate(indices)]
+    return np.bincount(cells, minlength=len(indices) * classes).reshape(len(indices), classes)
 
 
 def validate_partition(assigned: Sequence[Any], examples: int, num_clients: int, name: str) -> list[Indices]:
@@ -157,21 +157,21 @@ def validate_partition(assigned: Sequence[Any], examples: int, num_clients: int,
     """
     refused = f"data.partition: {name!r} is not allowed"
     try:
-        parts = [np.asarray(part) for part in assigned]
+        indices = [np.asarray(own) for own in assigned]
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{refused}: it must give an index array for each client ({error})") from None
-    if len(parts) != num_clients:
-        raise ConfigError(f"{refused}: it gives {len(parts)} index arrays for {num_clients} clients (data.clients)")
-    if any(part.ndim != 1 or not np.issubdtype(part.dtype, np.integer) for part in parts if part.size):
+    if len(indices) != num_clients:
+        raise ConfigError(f"{refused}: it gives {len(indices)} index arrays for {num_clients} clients (data.clients)")
+    if any(own.ndim != 1 or not np.issubdtype(own.dtype, np.integer) for own in indices if own.size):
         raise ConfigError(f"{refused}: it must give arrays of whole numbers, the indices of examples, for each client")
-    if empty := [client for client, part in enumerate(parts) if not part.size]:
+    if empty := [client for client, own in enumerate(indices) if not own.size]:
         raise ConfigError(f"{refused}: client {empty[0]} has no examples; {len(empty)} of {num_clients} clients have none")
-    every = np.concatenate(parts)
+    every = np.concatenate(indices)
     if every.min() < 0 or every.max() >= examples or len(np.unique(every)) < len(every):
         raise ConfigError(f"{refused}: it deals an example twice, or one that is not among the {examples} there are")
     if len(every) < examples:
         raise ConfigError(f"{refused}: it deals {len(every)} of {examples} examples; data.examples takes fewer")
-    return [part.astype(np.int64) for part in parts]
+    return [own.astype(np.int64) for own in indices]
 
 
 def _check(examples: int, num_clients: int, min_examples: int) -> None:

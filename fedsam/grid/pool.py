@@ -58,7 +58,7 @@ class ActorPool:
         return len(self.busy) + len(self.starting)
 
     def split(self, number: int) -> list[ActorPool]:
-        """As many pools, among which the actors of this one are dealt in turn; it keeps none, and they must not be at work."""
+        """As many pools, to which the actors of this one are assigned in turn; it keeps none, and they must not be at work."""
         parts = [ActorPool(self._load, actors=0, cpus=self._cpus, gpus=self.gpus, memory=self.memory) for _ in range(number)]
         for turn, (reference, actor) in enumerate(self.starting.items()):
             parts[turn % number].starting[reference] = actor

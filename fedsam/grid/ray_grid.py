@@ -18,7 +18,7 @@ from fedsam.messages.flower_private import REPLY_UNAVAILABLE
 
 
 class RayGrid(LocalGrid):
-    """Deals messages to Ray actors in shards of fixed size, in order; a free actor takes the next shard, or several if they are short.
+    """Assigns messages to Ray actors in shards of fixed size, in order; a free actor takes the next shard, or several if they are short.
 
     Results depend neither on the number of actors nor on which was fast. An array record shared by several messages is stored once.
     Client states stay in the object store, owned by this process, and reach an actor only when their client runs.
@@ -34,17 +34,17 @@ class RayGrid(LocalGrid):
         self._scheduler = Scheduler()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """As `LocalGrid.push_messages`: all shards are dealt at once, each to the actor with the fewest, once there are actors."""
+        """As `LocalGrid.push_messages`: all shards are assigned at once, each to the actor with the fewest, once there are actors."""
         shards = self._split(messages)
         self._await_actors()
         self._queue(shards)
-        self._deal(ahead=True)
+        self._assign(ahead=True)
         return [message.metadata.message_id for shard in shards for message in shard]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """As `LocalGrid.pull_messages`."""
         while self._collect(0.0):
-            self._deal(ahead=True)
+            self._assign(ahead=True)
         return self._take_replies(message_ids)
 
     def peak_memory(self) -> tuple[int, int | None]:
@@ -58,7 +58,7 @@ class RayGrid(LocalGrid):
             deadline = None if timeout is None else time.monotonic() + timeout
             while any(shard.replies is None for shard in queued):
                 left = math.inf if deadline is None else max(0.0, deadline - time.monotonic())
-                self._deal(left)
+                self._assign(left)
                 if not self._collect(self._scheduler.wait_seconds(left)) and not self._replace_late():
                     break
         except BaseException:
@@ -84,9 +84,9 @@ class RayGrid(LocalGrid):
     def _load(self, shard: Shard) -> int:
         return sum((self._client_sizes or ())[message.metadata.dst_node_id - 1] for message in shard.messages)
 
-    def _deal(self, seconds_left: float = math.inf, *, ahead: bool = False) -> None:
-        """Deal waiting shards to actors: those without work, or with `ahead` all shards to whoever has been dealt the least."""
-        most = None if ahead and self._scheduler.may_deal_ahead() else 1
+    def _assign(self, seconds_left: float = math.inf, *, ahead: bool = False) -> None:
+        """Assign waiting shards to actors: to those without work, or with `ahead` all shards, each to the actor with the fewest."""
+        most = None if ahead and self._scheduler.may_assign_ahead() else 1
         while (actor := self.pool.free(most=most)) is not None and (shards := self._scheduler.take(self.pool.size, seconds_left)):
             tasks = [[self._task(message, shard.records) for message in shard.messages] for shard in shards]
             references = actor.run.options(num_returns=1 + sum(map(len, tasks))).remote(tasks, self.pool.shared, shards[0].single)

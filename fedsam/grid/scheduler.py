@@ -151,7 +151,7 @@ class Scheduler:
         """How long to wait for a call: all that is left, or half of it while there are calls of several shards; None is for ever."""
         return None if seconds_left == math.inf else seconds_left / (2 if self._combined() else 1)
 
-    def may_deal_ahead(self) -> bool:
+    def may_assign_ahead(self) -> bool:
         """Whether actors may have several calls at a time: not while a shard was lost, so that it is clear which one was to blame."""
         return not any(shard.losses for shard in chain(self._waiting, *(call.shards for call in self.calls.values())))
 

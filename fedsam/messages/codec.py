@@ -1,4 +1,4 @@
-"""What crosses the network: the only reader and writer of the records in our messages.
+"""What crosses the network: the only reader and writer of the records in fedsam's own messages; toy apps of the benchmarks have theirs.
 
 A broadcast is `{"arrays": ArrayRecord, "config": ConfigRecord}` and an update `{"arrays": ArrayRecord, "metrics": MetricRecord}`, the
 names of Flower's own strategies, so that those can train our clients too. A vector travels as one array.

@@ -113,23 +113,23 @@ MODELS = Registry[Callable[..., nn.Module]](
 )
 
 
-def create(part: Component, image: ImageShape, classes: int, generator: torch.Generator) -> nn.Module:
-    """Create the network that `part` names on the CPU, with initial weights from `generator`; the global generator is unchanged.
+def create(component: Component, image: ImageShape, classes: int, generator: torch.Generator) -> nn.Module:
+    """Create the network that `component` names on the CPU, with initial weights from `generator`; the global generator is unchanged.
 
     Args:
-        part: A name of MODELS, or `module:factory` for any importable `factory(image, classes, **settings)`.
+        component: A name of MODELS, or `module:factory` for any importable `factory(image, classes, **settings)`.
 
     Raises:
         ConfigError: The name is not known or cannot be imported, or a setting is not allowed.
     """
-    factory = registry.build(MODELS, part, "model")
+    factory = registry.build(MODELS, component, "model")
     seed = int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
     with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed accelerators
-        with component_errors("model", part.name):
+        with component_errors("model", component.name):
             network = factory(image, classes)
     if not isinstance(network, nn.Module):
-        raise ConfigError(f"model: {part.name!r} is not allowed: it makes a {type(network).__name__}, not a torch.nn.Module")
+        raise ConfigError(f"model: {component.name!r} is not allowed: it makes a {type(network).__name__}, not a torch.nn.Module")
     return network
 
 

@@ -23,9 +23,7 @@ from fedsam.seeds import stream
 Distribution = Callable[[np.random.Generator], float]
 
 
-@documented(
-    value="Of each client.",
-)
+@documented(value="Value of each client.")
 def constant(rng: np.random.Generator, *, value: Positive) -> float:
     """All clients alike."""
     return value

@@ -299,7 +299,7 @@ class Stage:
             optimizer = ListedWarmSAM(radii=tuple(hyper["rho_local"]), **asdict(optimizer))
             strategy.rule = ListedGloSS(radii=tuple(hyper["rho_server"]), **asdict(strategy.rule))
         rates = tuple(entry["lr"] for entry in federation["schedule"])
-        strategy.plan = replace(strategy.plan, lr=lambda round: rates[round - 1])
+        strategy.round_config = replace(strategy.round_config, lr=lambda round: rates[round - 1])
         strategy.begin(torch.tensor(federation["init"], dtype=torch.float64), torch.empty(0))
         data = cast(FederatedDataset, ScriptedData(federation))
         place = ScriptedPlace(experiment, data, _network(federation), optimizer, method.correction, method.schedule, rates)

@@ -52,7 +52,7 @@ def stage(method: str, scene: dict[str, Any] | None = None, /, **changes: Any) -
 def path(method: str, scene: dict[str, Any] | None = None, /, **changes: Any) -> Tensor:
     """The global vectors after each round (T, P)."""
     played = stage(method, scene, **changes)
-    return torch.stack([played.play(round) for round in range(1, played.strategy.plan.rounds + 1)])
+    return torch.stack([played.play(round) for round in range(1, played.strategy.round_config.rounds + 1)])
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,9 @@ def command(
     for number, experiment in enumerate(different, 1):
         dataset = _dataset(experiment, cache)
         counts = partitions.class_counts(dataset.train.y.numpy(), federated.partition_examples(experiment, dataset), dataset.classes)
-        typer.echo(f"{dataset.name}, {experiment.data.clients} clients, {_part(experiment.data.partition)}, seed {experiment.seed}")
+        typer.echo(
+            f"{dataset.name}, {experiment.data.clients} clients, {_component_text(experiment.data.partition)}, seed {experiment.seed}"
+        )
         print_table(console_tables.label_distribution(counts, dataset.class_names))
         if plot:
             target = plot if len(different) == 1 else plot.with_stem(f"{plot.stem}-{number}")
@@ -68,5 +70,5 @@ def _warning(experiment: Experiment, dataset: Dataset) -> str:
     return "" if dataset.name == wanted else f"{dataset.name}, not {wanted}"
 
 
-def _part(part: Component) -> str:
-    return " ".join([part.name, *(f"{key}={value}" for key, value in part.settings.items())])
+def _component_text(component: Component) -> str:
+    return " ".join([component.name, *(f"{key}={value}" for key, value in component.settings.items())])

@@ -1,4 +1,4 @@
-"""Tables for the terminal: costs of optimizers, documented beside measured, and sources without them."""
+"""Tables for the terminal: costs of optimizers, declared beside measured, and sources without them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def test_costs_stand_side_by_side_and_agree() -> None:
     names, *columns, where = ([str(cell) for cell in column.cells] for column in table.columns)
     assert names == list(OPTIMIZERS)
     forward, forward_measured, backward, backward_measured = columns
-    for documented, measured in ((forward, forward_measured), (backward, backward_measured)):
-        assert [text.rpartition("= ")[2] for text in documented] == measured
+    for declared, measured in ((forward, forward_measured), (backward, backward_measured)):
+        assert [text.rpartition("= ")[2] for text in declared] == measured
     row = dict(zip(names, zip(forward, backward, where, strict=True), strict=True))
     assert row["sam"] == ("0", "2", "")
     assert row["looksam"] == ("0", "1 + 1/k = 1.2", "k = 5")

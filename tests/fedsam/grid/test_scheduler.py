@@ -139,9 +139,9 @@ def test_a_message_that_takes_its_actors_along_is_given_up_alone() -> None:
     whole, other = shard(1, 2, 3), shard(4)
     made = queue(whole, other)
     call(made, "a")
-    assert made.may_deal_ahead()
+    assert made.may_assign_ahead()
     assert made.lose("a") == []
-    assert not made.may_deal_ahead()
+    assert not made.may_assign_ahead()
     assert call(made, "b").shards == [whole]
     assert made.lose("b") == []
     assert [part.messages for part in whole.parts] == [[message] for message in whole.messages]
