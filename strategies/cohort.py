@@ -28,6 +28,8 @@ from strategies.round import RoundConfig, RoundResult, RunError
 class CohortStrategy(Strategy):
     """A Flower strategy that runs a `ServerRule` over the cohorts of a population.
 
+    What Flower's loop gives holds no arrays: `w` is the global vector, which would be encoded for nobody.
+
     Attributes:
         w: Current global vector (P,); None before the start.
         state: The rule's state.

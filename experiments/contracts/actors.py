@@ -46,7 +46,7 @@ def fitting(component: CheckedComponent, folder: Path) -> Experiment:
     """A small experiment with the component, and beside it the components of the first published method that goes with it.
 
     Raises:
-        LeftOut: No published method goes with it.
+        NotApplicable: No published method goes with it.
     """
     from experiments.settings.catalogue import resolved
 
