@@ -6,9 +6,15 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import Field, field, fields, is_dataclass
-from typing import Any, ClassVar, TypeVar, get_origin
+from dataclasses import MISSING, Field, field
+from types import SimpleNamespace
+from typing import Any, ClassVar, TypeVar, get_origin, get_type_hints
+
+from pydantic_core import to_jsonable_python
+
+from fedsam import wording
 
 Value = TypeVar("Value")
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -24,7 +30,8 @@ def documented(source: str = "", **hyperparameters: str) -> Callable[[Function],
 
     def declared(function: Function) -> Function:
         vars(function).update(source=source, descriptions=hyperparameters)
-        lines = [f"    {name}: {meaning}" for name, meaning in hyperparameters.items()]
+        parameters = inspect.signature(function).parameters
+        lines = [_line(name, parameters.get(name), function.__module__, meaning) for name, meaning in hyperparameters.items()]
         function.__doc__ = "\n\n".join([inspect.getdoc(function) or "", *_paragraphs(source, lines)])
         return function
 
@@ -65,17 +72,49 @@ def is_class_variable(hint: object) -> bool:
 
 
 def _sections(cls: type[Documented]) -> list[str]:
-    inherited: dict[str, Any] = {item.name: item.type for item in fields(cls)} if is_dataclass(cls) else {}
-    own = {name: hint for name, hint in inspect.get_annotations(cls).items() if not is_class_variable(hint)}
-    said = descriptions(cls)
-    lines = [f"    {name} ({_written(hint)}): {said.get(name, '')}".rstrip(": ") for name, hint in (inherited | own).items()]
+    said, found = descriptions(cls), dict[str, tuple[inspect.Parameter, str]]()
+    for base in reversed(cls.__mro__):
+        if base is not Documented and issubclass(base, Documented):
+            hints = {name: hint for name, hint in inspect.get_annotations(base).items() if not is_class_variable(hint)}
+            found |= {name: (_parameter(base, name, hint), base.__module__) for name, hint in hints.items()}
+    lines = [_line(name, parameter, module, said.get(name, "")) for name, (parameter, module) in found.items()]
     return _paragraphs(vars(cls).get("source", ""), lines)
+
+
+def _parameter(owner: type, name: str, hint: object) -> inspect.Parameter:
+    """A field of a class as a parameter, whether or not `dataclass` has seen the class."""
+    default = vars(owner).get("__dataclass_fields__", vars(owner)).get(name, MISSING)
+    if isinstance(default, Field):
+        made = default.default_factory
+        default = default.default if made is MISSING else made()
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=inspect.Parameter.empty if default is MISSING else default, annotation=hint
+    )
+
+
+def _line(name: str, parameter: inspect.Parameter | None, module: str, meaning: str) -> str:
+    """A hyperparameter with what it may be, its default and its meaning."""
+    if parameter is None:  # taken by `**settings`
+        return f"    {name}: {meaning}"
+    facts = [] if parameter.annotation is parameter.empty else [_allowed(parameter.annotation, module)]
+    facts += [] if parameter.default is parameter.empty else [f"default {wording.value(_plain(parameter.default))}"]
+    return f"    {name} ({'; '.join(facts)}): {meaning}".removesuffix(": ")
+
+
+def _allowed(hint: object, module: str) -> str:
+    """What a type allows, in words; as it is written where it cannot be resolved in its module yet, or pydantic cannot tell."""
+    try:
+        place = vars(sys.modules[module])
+        resolved = get_type_hints(SimpleNamespace(__annotations__={"value": hint}), globalns=place, include_extras=True)["value"]
+        return wording.allowed(wording.schema_of(resolved), brief=False)
+    except Exception:  # a hint may be any expression
+        return hint if isinstance(hint, str) else inspect.formatannotation(hint)
+
+
+def _plain(default: object) -> object:
+    return to_jsonable_python(default, fallback=str)
 
 
 def _paragraphs(source: str, hyperparameters: Sequence[str]) -> list[str]:
     found = [f"Source: {source}"] if source else []
     return [*found, "\n".join(["Hyperparameters:", *hyperparameters])] if hyperparameters else found
-
-
-def _written(hint: object) -> str:
-    return hint if isinstance(hint, str) else inspect.formatannotation(hint)

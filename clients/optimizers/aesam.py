@@ -35,7 +35,7 @@ class AESAM(SAM):
         "Jiang et al., 2023, arXiv:2304.14647; reconstructed from descriptions, no code is known. How the moving statistics start is our "
         "choice: from the first step's gradient, since zeros would make the first steps SAM steps."
     )
-    cost = StepCost(backward=Formula("1 + p", lambda _, at: 1 + at.p))  # p, the share of SAM steps, is about a half
+    cost = StepCost(backward=Formula("1 + p", lambda _, at: 1 + at.p), note="p, the share of SAM steps, is about a half")
     delta: Decay = hyperparameter(0.9, "Decay of the moving statistics.")
     lambda1: Finite = hyperparameter(-1.0, "Threshold in standard deviations at the end of the training.")
     lambda2: Finite = hyperparameter(1.0, "Threshold in standard deviations at its start.")

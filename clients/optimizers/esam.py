@@ -34,8 +34,11 @@ class ESAM(SAM):
         "the next step, all at the first; only examples strictly above the k-th largest rise in loss are kept. We keep the one with the "
         "largest rise where that leaves none, and draw again where no tensor was drawn."
     )
-    # With gamma < 0.99; else 0 and 2.
-    cost = StepCost(forward=1, backward=Formula("1 + gamma - 1/B", lambda self, at: 1 + self.gamma - 1 / at.B))
+    cost = StepCost(
+        forward=Formula("1", lambda self, _: float(self.gamma < EVERY)),
+        backward=Formula("1 + gamma - 1/B", lambda self, at: 1 + self.gamma - 1 / at.B if self.gamma < EVERY else 2),
+        note="from gamma = 0.99 on 0 forward, 2 forward and backward",
+    )
     reduces_to_base = {"rho": 0.0, "gamma": 1.0}
     beta: Share = hyperparameter(
         1.0, "Probability that a tensor is perturbed; the perturbation has length rho / beta, whatever was drawn. 1: all."

@@ -23,7 +23,7 @@ class GSAM(LocalOptimizer):
 
     source = (
         "Zhuang et al., 2022, arXiv:2203.08065, in the form of juntang-zhuang/GSAM. Its schedulers report a learning rate of 0 before "
-        "their first step; here the radius follows the rate really used. The authors' JAX code (google-research/ big_vision) has another "
+        "their first step; here the radius follows the rate really used. The authors' JAX code (google-research/big_vision) has another "
         "adaptive perturbation, `bigvision`, and the switch `minimize_fp`."
     )
     cost = StepCost(backward=2)

@@ -51,7 +51,7 @@ class LookSAM(SAM):
         return {**{name: value for name, value in state.items() if name != "g_v"}, "looksam_step": 0}
 
     def reduction_reason(self, steps: int) -> str | None:
-        """No step that reuses anything."""
+        """With k = 1 or a single step it reduces to SAM, as no step reuses anything."""
         return "looksam: every local step is the first of a cycle, which is SAM" if self.k == 1 or steps == 1 else None
 
     def plan(self, state: State, rng: np.random.Generator) -> StepPlan:

@@ -72,7 +72,7 @@ class MSAM(LocalOptimizer):
         return g, losses, state
 
     def descend(self, w: Tensor, state: State, q: Tensor) -> tuple[Tensor, State]:
-        """And the displacement for the next gradient."""
+        """The base step, and the displacement of the weights at which the next gradient is taken."""
         if self.base == "adamw":
             w, state = replace(self, weight_decay=0.0)._adamw(w, state, q)
             w = w * (1 - self.lr * self.weight_decay)

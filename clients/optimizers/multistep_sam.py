@@ -27,7 +27,10 @@ class MultistepSAM(SAM):
         "gradients is `ascent_radii` N-1 times rho/N, `descent_weights` 0 and N-1 times 1/N, `norm_eps` 1e-16, and it works for N = 3 "
         "only. There is no projection: the ascent is no longer than the sum of its radii by the triangle inequality."
     )
-    cost = StepCost(backward=Formula("1 + ascent_steps", lambda self, _: 1 + self.ascent_steps))  # `explicit`: one for each descent weight
+    cost = StepCost(
+        backward=Formula("1 + ascent_steps", lambda self, _: len(self.descent_weights) or 1 + self.ascent_steps),
+        note="variant `explicit`: as many as descent_weights",
+    )
     rho: NonNegative = hyperparameter(0.05, "Sum of the radii of the ascent steps.")
     variant: Literal["last", "average", "explicit"] = hyperparameter(
         "average", "Descent gradient: last, that of the last point; average, the mean over the points after w; explicit, by the weights."

@@ -37,7 +37,7 @@ class SAMPa(SAM):
     lam: Fraction = hyperparameter(0.2, "Weight of the look-ahead gradient; 1 leaves the perturbed gradient without effect.")
 
     def resume(self, state: State, w: Tensor, task: Task) -> State:
-        """H and its batch belong to the old weights."""
+        """The old h and its batch belong to the old weights."""
         return {name: value for name, value in state.items() if name not in ("h", "x", "y")}
 
     def reduction_reason(self, steps: int) -> str | None:

@@ -56,7 +56,7 @@ class SparseSAM(SAM):
         return {**super().init(w, task), "mask": mask, "x": samples.x, "y": samples.y, "sparse_step": 0, "period": period}
 
     def reduction_reason(self, steps: int) -> str | None:
-        """The first step has no mask yet."""
+        """A single step reduces it to the base optimizer, as the first step has no mask yet."""
         return "sparse_sam: its first step perturbs nothing, which is the base optimizer, and there is no other" if steps == 1 else None
 
     def plan(self, state: State, rng: np.random.Generator) -> StepPlan:
@@ -65,7 +65,7 @@ class SparseSAM(SAM):
         return StepPlan("step" if (taken % period if period else taken) else "refresh")
 
     def advance(self, w: Tensor, state: State, step: Step) -> Stepped:
-        """A refresh follows the base step."""
+        """The base step, and where it is planned a new mask at the weights after it."""
         g, losses, state = self.gradient(w, state, step)
         w, state = self.descend(w, state, step.objective.descent(w, g, self.clip))
         mask = self._fisher_mask(w, g, state, step.objective) if step.plan.kind == "refresh" else state["mask"]

@@ -33,7 +33,9 @@ class VSAM(SAM):
     """
 
     source = "Deng et al., 2024, arXiv:2403.08821, as in ajiaaa/vSAM; paper and code could be compared in outline only."
-    cost = StepCost(backward=Formula("1 + p", lambda _, at: 1 + at.p))  # p, the share of sampled steps, is at most max_p after the warm-up
+    cost = StepCost(
+        backward=Formula("1 + p", lambda _, at: 1 + at.p), note="p, the share of sampled steps, is at most max_p after the warm-up"
+    )
     window: Annotated[int, Field(ge=2)] = hyperparameter(
         50, "Sampled steps that the statistics look back on, and steps between two changes of the share; K in the paper."
     )

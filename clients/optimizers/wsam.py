@@ -38,7 +38,7 @@ class WSAM(SAM):
     )
 
     def advance(self, w: Tensor, state: State, step: Step) -> Stepped:
-        """Decoupled, the base step takes the clean gradient and the weighted change follows."""
+        """The base step; decoupled, it takes the clean gradient, and the weighted change is subtracted after it."""
         if not self.decouple:
             return super().advance(w, state, step)
         g, change, losses = self._gradients(w, step)

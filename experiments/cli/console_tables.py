@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from experiments.settings.presets import COMPONENT_KEYS, PRESETS, Preset, expand
-from fedsam import plugins
+from fedsam import plugins, wording
 from fedsam.config import ConfigError
 from fedsam.documentation import descriptions
 from fedsam.registry import Registry, hyperparameters
@@ -101,6 +101,7 @@ def _registered(registry: Registry[Any]) -> dict[str, Description]:
 
 def costs(optimizers: Mapping[str, type[LocalOptimizer]]) -> Table:
     """Evaluations per step of the local optimizers: as declared beside as counted."""
+    from clients.optimizers.cost import LETTERS
     from experiments.settings import step_cost
 
     result = Table(title="costs of optimizers", title_justify="left", title_style="bold", header_style="bold")
@@ -111,15 +112,15 @@ def costs(optimizers: Mapping[str, type[LocalOptimizer]]) -> Table:
     result.add_column("where", overflow="fold")
     result.caption = (
         "passes per example and local step: forward only, and forward and backward; measured on a toy problem after the method's start, "
-        "with the defaults unless said; B examples in a batch, S local steps in a round, p share of the steps that pass backward twice"
+        f"with the defaults unless said; {', '.join(f'{letter} {meaning}' for letter, meaning in LETTERS.items())}"
     )
     for name, optimizer in optimizers.items():
         built, got, variables = step_cost.on_toy(name, optimizer)
         cost = step_cost.declared(optimizer)
         cells = [_equation(*pair) for pair in zip(cost.texts(), cost.evaluations(built, variables), strict=True)]
         names = dict.fromkeys([*re.findall(r"[A-Za-z]\w*", " ".join(cost.texts())), *step_cost.PUBLISHED.get(name, {})])
-        where = ", ".join(f"{key} = {_value(getattr(variables if hasattr(variables, key) else built, key))}" for key in names)
-        result.add_row(name, cells[0], f"{got.forward:.4g}", cells[1], f"{got.backward:.4g}", where)
+        where = ", ".join(f"{key} = {wording.value(getattr(variables if hasattr(variables, key) else built, key))}" for key in names)
+        result.add_row(name, cells[0], f"{got.forward:.4g}", cells[1], f"{got.backward:.4g}", "\n".join(filter(None, [where, cost.note])))
     return result
 
 
@@ -130,6 +131,7 @@ def _equation(text: str, value: float) -> str:
 
 def methods(names: Sequence[str]) -> Table:
     """Presets: their three components, what they cost, what else they set, and the source."""
+    from experiments.settings.method import Method
     from experiments.settings.method_cost import cost
 
     result = Table(title="methods", title_justify="left", title_style="bold", header_style="bold", expand=False)
@@ -141,8 +143,9 @@ def methods(names: Sequence[str]) -> Table:
     result.caption = "down, up, state: vectors of the model's size per active client and round; passes: per example and local step"
     for name in names:
         preset = PRESETS[name]
-        costs = dataclasses.astuple(cost(expand({"method": name})))
-        rest = ", ".join(f"{key} = {_value(value)}" for key, value in preset.settings.items() if key not in NAME_KEYS)
+        experiment = expand({"method": name})
+        costs = dataclasses.astuple(cost(Method.of(experiment), experiment.rounds))
+        rest = ", ".join(f"{key} = {wording.value(value)}" for key, value in preset.settings.items() if key not in NAME_KEYS)
         result.add_section()
         result.add_row(name, _expansion(preset), *(f"{value:g}" for value in costs), escape(rest))
         result.add_row("", *[""] * 7, f"[dim]{escape(f'Source: {preset.source}')}[/dim]")
@@ -209,31 +212,8 @@ def settings_of(entry: Entry, leading: int | None = None) -> Iterator[Setting]:
     schema = hyperparameters(entry, leading).model_json_schema()
     meanings = descriptions(entry)
     for name, field in schema.get("properties", {}).items():
-        default = _value(field["default"]) if "default" in field else ""
-        yield Setting(name, default, allowed(field), meanings.get(name, ""))
-
-
-def allowed(field: Mapping[str, Any]) -> str:
-    """What a JSON schema allows, in words.
-
-    >>> allowed({"type": "number", "exclusiveMinimum": 0, "maximum": 1})
-    '> 0, <= 1'
-    >>> allowed({"anyOf": [{"enum": ["crop", "flip"]}, {"type": "null"}]})
-    'crop | flip | unset'
-    """
-    if "anyOf" in field:
-        return " | ".join(allowed(option) for option in field["anyOf"])
-    if "enum" in field:
-        return " | ".join(_value(value) for value in field["enum"])
-    if "const" in field:
-        return _value(field["const"])
-    signs = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
-    limits = ", ".join(f"{sign} {_value(field[key])}" for key, sign in signs.items() if key in field)
-    if "$ref" in field:
-        return "part"
-    words = {"integer": "whole number", "number": "number", "boolean": "true | false", "string": "text", "null": "unset", "array": "list"}
-    word = words.get(field.get("type", ""), "any")
-    return f"{word} {limits}" if limits and word == "whole number" else limits or word
+        default = wording.value(field["default"]) if "default" in field else ""
+        yield Setting(name, default, wording.allowed(field), meanings.get(name, ""))
 
 
 def summary(entry: Entry) -> str:
@@ -245,13 +225,3 @@ def source(entry: Entry) -> str:
     """Where an entry comes from, as it declares; empty when it does not."""
     declared = getattr(entry, "__dict__", {}).get("source")
     return f"Source: {declared}" if declared else ""
-
-
-def _value(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, Mapping):  # a component: its name says enough when it has no settings
-        return str(value["name"]) if set(value) == {"name"} else str(dict(value))
-    return "unset" if value is None else str(value)

@@ -23,7 +23,6 @@ from experiments.contracts.base import (
     Check,
     CheckedComponent,
     ContractError,
-    NotApplicable,
     NotDeclared,
     describe_difference,
     expect,
@@ -215,9 +214,6 @@ def cost_is_as_declared(component: CheckedComponent) -> None:
         cost = step_cost.declared(type(optimizer))
     except ValueError as error:
         raise NotDeclared(str(error)) from None
-    another = optimizer.reduction_reason(step_cost.LONGEST_START)
-    if another:
-        raise NotApplicable(another)
     batches = random_batches(step_cost.warmup_steps(optimizer) + 60, 12)
     got, variables = step_cost.measured(optimizer, Softmax(), start(), batches, task(optimizer, start(), batches))
     try:

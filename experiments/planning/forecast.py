@@ -70,19 +70,19 @@ class Forecast:
     seconds: float
 
 
-def workload(experiment: Experiment, dataset: Dataset, network: Network) -> Workload:
-    """The work of a run of the experiment. Raises `ConfigError` if the partition cannot be drawn."""
-    client, sample, method = experiment.client, sampler(experiment), cost(experiment)
+def workload(experiment: Experiment, method: Method, dataset: Dataset, network: Network) -> Workload:
+    """The work of a run of the experiment, whose method is built already. Raises `ConfigError` if the partition cannot be drawn."""
+    client, sample, costs = experiment.client, sampler(experiment), cost(method, experiment.rounds)
     sizes = np.array([len(part) for part in partition_examples(experiment, dataset)])
     full = -(-sizes // client.batch_size)  # batches of an epoch
     steps = np.full_like(sizes, client.steps) if client.steps else client.epochs * full
     trained = steps * sizes / np.maximum(full, 1)  # the last batch of an epoch may be smaller
     cohorts = [list(sample(round)) for round in range(1, min(experiment.rounds, SAMPLED_ROUNDS) + 1)]
     cohort, passed = mean(map(len, cohorts)), mean(float(trained[members].sum()) for members in cohorts)
-    evaluations = method.gradient_evaluations_per_step * passed
+    evaluations = costs.gradient_evaluations_per_step * passed
     rounds = min(experiment.rounds, math.ceil(experiment.budget / evaluations)) if experiment.budget else experiment.rounds
     median = int(np.argsort(sizes, kind="stable")[len(sizes) // 2])
-    vectors, item = method.down + method.up, network.initial.element_size()
+    vectors, item = costs.down + costs.up, network.initial.element_size()
     evaluated = math.ceil(rounds / experiment.measure.every) * len(dataset.test.y)
     return Workload(
         rounds=rounds,
@@ -115,7 +115,7 @@ class Forecaster:
         network = runtime.network(experiment, dataset, torch.device("cpu"), runtime.DTYPES[experiment.compute.precision])
         method = Method.of(experiment)
         method.optimizer.check(network.layout)
-        work = workload(experiment, dataset, network)
+        work = workload(experiment, method, dataset, network)
         components = (experiment.client.optimizer, experiment.client.correction)
         model = (experiment.model.model_dump_json(), experiment.compute.precision, dataset.name)
         kind = (*model, *(component.model_dump_json() for component in components), work.batch_size)

@@ -11,12 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-import strategies
-from clients import corrections, optimizers
 from clients.local import local_train
 from clients.objective import Batch, NetworkObjective, Objective
 from clients.optimizers.base import Task
-from fedsam.config import Experiment
+from experiments.settings.method import Method
 from fedsam.models.network import Network
 
 STEPS, BATCH, FEATURES, CLASSES = 20, 8, 3, 2
@@ -43,17 +41,14 @@ class MethodCost:
     forward_evaluations_per_step: float
 
 
-def cost(experiment: Experiment) -> MethodCost:
-    """The cost of the experiment's method, whose parts must fit together. Raises `ConfigError` where a part cannot be built."""
-    optimizer = optimizers.build(experiment.client.optimizer)
-    correction = corrections.build(experiment.client.correction)
-    rule = strategies.build(experiment.server.strategy)
+def cost(method: Method, rounds: int) -> MethodCost:
+    """The cost of a method in a run of so many rounds; its parts must fit together."""
     objective, w, batches = toy(STEPS)
-    state = rule.init_state(w)
-    down = rule.broadcast(w, state)
-    task = toy_task(experiment.rounds, batches)
+    state = method.rule.init_state(w)
+    down = method.rule.broadcast(w, state)
+    task = toy_task(rounds, batches)
     rng = np.random.default_rng(0)
-    result = local_train(down["w"], optimizer, correction, objective, batches, rng, task=task, server_payload=down)
+    result = local_train(down["w"], method.optimizer, method.correction, objective, batches, rng, task=task, server_payload=down)
     size = objective.layout.size
     return MethodCost(
         down=_vectors(down.values(), size),

@@ -15,7 +15,7 @@ from fedsam.config import ConfigError, Experiment, parse
 from fedsam.overrides import flatten, override
 from fedsam.renamed import with_current_names
 
-FILE = Path(__file__).with_suffix(".toml")
+PRESETS_PATH = Path(__file__).with_suffix(".toml")
 COMPONENT_KEYS = ("client.optimizer", "client.correction", "server.strategy")
 # Hyperparameters that every local optimizer has.
 SHARED = ("client.optimizer.lr", "client.optimizer.weight_decay", "client.optimizer.momentum", "client.optimizer.clip_norm")
@@ -35,7 +35,7 @@ class Preset:
 
 
 def _read() -> dict[str, Preset]:
-    tables = tomllib.loads(FILE.read_text(encoding="utf-8"))
+    tables = tomllib.loads(PRESETS_PATH.read_text(encoding="utf-8"))
     return {name: _preset(tables["recipes"], **table) for name, table in tables["presets"].items()}
 
 
@@ -43,6 +43,7 @@ def _preset(recipes: Mapping[str, Any], source: str, recipe: str | None = None, 
     return Preset(source, {**flatten(recipes[recipe] if recipe else {}), **flatten(settings)})
 
 
+# Read at import: the catalogue lists the presets among its tables, which are plain mappings, and whoever imports this expands them.
 PRESETS: Mapping[str, Preset] = _read()
 
 

@@ -74,6 +74,14 @@ def test_every_method_keeps_the_contract(name: str, check: Check) -> None:
         check.run(checked)
 
 
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("esam", {}), ("multistep_sam", {"variant": "explicit", "ascent_radii": (0.1, 0.2, 0.3), "descent_weights": (0.0, 0.2, 0.3, 0.5)})],
+)
+def test_a_cost_holds_in_every_case(name: str, settings: dict[str, Any]) -> None:
+    cost_is_as_declared(component(name, settings))
+
+
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in ROUNDED | UNREDUCED])
 def test_without_a_perturbation_it_is_its_base_to_the_bit(name: str) -> None:
     found = [torch.equal(got.trace, want.trace) for _, got, want in reductions(component(name))]

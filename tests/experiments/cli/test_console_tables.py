@@ -22,7 +22,11 @@ def test_costs_stand_side_by_side_and_agree() -> None:
     row = dict(zip(names, zip(forward, backward, where, strict=True), strict=True))
     assert row["sam"] == ("0", "2", "")
     assert row["looksam"] == ("0", "1 + 1/k = 1.2", "k = 5")
-    assert row["esam"] == ("1", "1 + gamma - 1/B = 1.375", "gamma = 0.5, B = 8, beta = 0.6")
+    assert row["esam"] == (
+        "1",
+        "1 + gamma - 1/B = 1.375",
+        "gamma = 0.5, B = 8, beta = 0.6\nfrom gamma = 0.99 on 0 forward, 2 forward and backward",
+    )
 
 
 def test_shares_that_depend_on_the_training_are_within_their_limits() -> None:

@@ -19,6 +19,7 @@ from experiments.running.grids import ActorGroup, grids
 from experiments.running.progress import Callback
 from experiments.running.server_app import serve
 from experiments.settings.catalogue import resolved
+from experiments.settings.method import Method
 from experiments.settings.method_cost import MethodCost, cost
 from experiments.settings.presets import PRESETS, expand
 from fedsam.config import ConfigError, Experiment
@@ -63,7 +64,7 @@ COSTS = {
 def test_a_preset_is_complete_and_costs_what_the_specification_says(method: str) -> None:
     experiment = expand({"method": method})
     resolved(experiment)
-    assert cost(experiment) == MethodCost(*COSTS[method])
+    assert cost(Method.of(experiment), experiment.rounds) == MethodCost(*COSTS[method])
     assert PRESETS[method].source
 
 
