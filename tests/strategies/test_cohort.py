@@ -267,6 +267,7 @@ def load_lethal() -> ClientApp:
     return app
 
 
+@pytest.mark.slow
 def test_without_a_client_that_kills_its_actors_the_others_add_up_as_if_it_had_failed(ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scheduler, "MAX_LOSSES", 1)
     vectors = []
