@@ -8,7 +8,7 @@ SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14)
 COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-annotate --custom-compile-command "make lock"
 PYTEST_ARGS ?=
 # Tests that start Ray stay together in one of the processes (tests/conftest.py).
-SIDE_BY_SIDE := --numprocesses auto --dist loadgroup
+SIDE_BY_SIDE := --numprocesses logical --maxprocesses 4 --dist loadgroup
 
 # A wheel of the CUDA libraries is hundreds of megabytes: give slow lines time.
 export UV_HTTP_TIMEOUT ?= 300

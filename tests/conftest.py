@@ -19,11 +19,6 @@ collect_ignore = ["apps"]  # Flower apps that tests run, whose modules import ea
 RAY = {"pool", "one", "two", "head", "open_ray", "ray", "on_ray", "cluster"}  # fixtures that start Ray
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """One process more than there are cores: the one that starts Ray mostly waits."""
-    return min(os.cpu_count() or 1, 4) + 1
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Have all tests that start Ray run in one process, one after another: two Rays at once would fight for memory and cores."""

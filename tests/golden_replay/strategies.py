@@ -221,8 +221,8 @@ class ScriptedData:
 
 
 @dataclass(frozen=True)
-class ScriptedPlace(ClientRuntime):
-    """A workplace whose learning rates are listed and which remembers what came of each local training."""
+class ScriptedRuntime(ClientRuntime):
+    """A runtime whose learning rates are listed and which remembers what came of each local training."""
 
     rates: tuple[float, ...] = ()
     seen: dict[int, LocalResult] = field(default_factory=dict)
@@ -287,7 +287,7 @@ class Stage:
 
     strategy: CohortStrategy
     grid: InlineGrid
-    place: ScriptedPlace
+    place: ScriptedRuntime
 
     @classmethod
     def of(cls, experiment: Experiment, federation: Case, hyper: Case) -> Stage:
@@ -302,7 +302,7 @@ class Stage:
         strategy.round_config = replace(strategy.round_config, lr=lambda round: rates[round - 1])
         strategy.begin(torch.tensor(federation["init"], dtype=torch.float64), torch.empty(0))
         data = cast(FederatedDataset, ScriptedData(federation))
-        place = ScriptedPlace(experiment, data, _network(federation), optimizer, method.correction, method.schedule, rates)
+        place = ScriptedRuntime(experiment, data, _network(federation), optimizer, method.correction, method.schedule, rates)
         return cls(strategy, InlineGrid(lambda: app_of(place), experiment.data.clients, {}), place)
 
     def play(self, round: int) -> Tensor:

@@ -230,10 +230,8 @@ def ray() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize(
-    ("method", "mirror"),
-    [("scaffold", "c"), pytest.param("fedavg", None, marks=pytest.mark.slow), pytest.param("fedsmoo", "h", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "mirror"), [("fedavg", None), ("scaffold", "c"), ("fedsmoo", "h")])
 def test_actors_killed_after_training_leave_no_trace(tmp_path: Path, ray: None, method: str, mirror: str | None) -> None:
     scene = federation("full")
     calm = stage(method, scene)

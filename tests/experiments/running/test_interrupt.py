@@ -144,6 +144,7 @@ def test_a_thread_that_goes_on_does_not_hold_up_what_is_stopped(tmp_path: Path) 
     assert "kept" in said
 
 
+@pytest.mark.slow
 def test_an_app_whose_threads_wait_for_clients_does_not_wait_for_them_to_stop(tmp_path: Path) -> None:
     def stop(process: subprocess.Popen[str], line: str) -> bool:
         if "configure_fit" not in line:

@@ -163,15 +163,15 @@ def test_another_server_is_asked_where_one_does_not_answer(server: Path, tmp_pat
 
 @pytest.mark.parametrize("fallback", [None, "digits"])
 def test_a_sweep_tries_once(fallback: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tried, shelf = list[str](), DatasetCache()
+    tried, cache = list[str](), DatasetCache()
     monkeypatch.setattr(datasets, "download", lambda *_: tried.append("once") or (_ for _ in ()).throw(OSError("no network")))
     for clients in (1, 2, 3):
         experiment = parse({"data": {"root": str(tmp_path), "fallback": fallback, "clients": clients}})
         if fallback:
-            assert shelf.get(experiment).name == fallback
+            assert cache.get(experiment).name == fallback
         else:
             with pytest.raises(DataError, match="no network"):
-                shelf.get(experiment)
+                cache.get(experiment)
     assert tried == ["once"]
 
 
