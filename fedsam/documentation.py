@@ -8,10 +8,11 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, Field, field
+from dataclasses import MISSING, Field, field, fields, is_dataclass
 from types import SimpleNamespace
-from typing import Any, ClassVar, TypeVar, get_origin, get_type_hints
+from typing import Any, ClassVar, TypeVar, cast, get_origin, get_type_hints
 
+from pydantic.errors import PydanticUserError
 from pydantic_core import to_jsonable_python
 
 from fedsam import wording
@@ -31,7 +32,13 @@ def documented(source: str = "", **hyperparameters: str) -> Callable[[Function],
     def declared(function: Function) -> Function:
         vars(function).update(source=source, descriptions=hyperparameters)
         parameters = inspect.signature(function).parameters
-        lines = [_line(name, parameters.get(name), function.__module__, meaning) for name, meaning in hyperparameters.items()]
+        lines = []
+        for name, meaning in hyperparameters.items():
+            if name in parameters:
+                hint, default = parameters[name].annotation, parameters[name].default
+                lines.append(_line(name, hint, MISSING if default is inspect.Parameter.empty else default, function.__module__, meaning))
+            else:  # taken by `**settings`
+                lines.append(f"    {name}: {meaning}")
         function.__doc__ = "\n\n".join([inspect.getdoc(function) or "", *_paragraphs(source, lines)])
         return function
 
@@ -50,20 +57,35 @@ class Documented:
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if cls.__doc__:
-            cls.__doc__ = "\n\n".join([inspect.cleandoc(cls.__doc__), *_sections(cls)])
+            cls.__doc__ = cast(str, _Docstring(cls.__doc__))
+
+    @classmethod
+    def help_paragraphs(cls) -> list[str]:
+        """What `help` adds to the docstring: the source, and the hyperparameters, inherited ones included."""
+        module_of = {name: base.__module__ for base in reversed(cls.__mro__) for name in inspect.get_annotations(base)}
+        meanings, items = descriptions(cls), tuple[Field[Any], ...](fields(cls) if is_dataclass(cls) else ())
+        lines = [_line(item.name, item.type, _default(item), module_of[item.name], meanings.get(item.name, "")) for item in items]
+        return _paragraphs(vars(cls).get("source", ""), lines)
+
+
+class _Docstring:
+    """A class's docstring, extended when it is read: the words for the types of all components take a quarter of a second."""
+
+    def __init__(self, written: str) -> None:
+        self._written = inspect.cleandoc(written)
+
+    def __get__(self, instance: object, owner: type[Documented]) -> str:
+        # `dataclass` looks whether there is a docstring while it makes the class.
+        is_unfinished = "__dataclass_params__" in vars(owner) and "__match_args__" not in vars(owner)
+        return self._written if is_unfinished else "\n\n".join([self._written, *owner.help_paragraphs()])
 
 
 def descriptions(component: Any) -> dict[str, str]:
     """What each hyperparameter of a class, inherited ones included, or of a function means; without those that say nothing."""
     if not inspect.isclass(component):
         return dict(getattr(component, "descriptions", {}))
-    found: dict[str, str] = {}
-    for base in reversed(component.__mro__):
-        # Before `dataclass` has seen a class, its fields are class attributes.
-        declared = {**vars(base), **vars(base).get("__dataclass_fields__", {})}
-        given = {name: item.metadata.get("description") for name, item in declared.items() if isinstance(item, Field)}
-        found |= {name: text for name, text in given.items() if text}
-    return found
+    items = [item for base in reversed(component.__mro__) for item in vars(base).get("__dataclass_fields__", {}).values()]
+    return {item.name: item.metadata["description"] for item in items if "description" in item.metadata}
 
 
 def is_class_variable(hint: object) -> bool:
@@ -71,33 +93,14 @@ def is_class_variable(hint: object) -> bool:
     return get_origin(hint) is ClassVar or hint is ClassVar or (isinstance(hint, str) and "ClassVar" in hint)
 
 
-def _sections(cls: type[Documented]) -> list[str]:
-    said, found = descriptions(cls), dict[str, tuple[inspect.Parameter, str]]()
-    for base in reversed(cls.__mro__):
-        if base is not Documented and issubclass(base, Documented):
-            hints = {name: hint for name, hint in inspect.get_annotations(base).items() if not is_class_variable(hint)}
-            found |= {name: (_parameter(base, name, hint), base.__module__) for name, hint in hints.items()}
-    lines = [_line(name, parameter, module, said.get(name, "")) for name, (parameter, module) in found.items()]
-    return _paragraphs(vars(cls).get("source", ""), lines)
+def _default(item: Field[Any]) -> object:
+    return item.default if item.default_factory is MISSING else item.default_factory()
 
 
-def _parameter(owner: type, name: str, hint: object) -> inspect.Parameter:
-    """A field of a class as a parameter, whether or not `dataclass` has seen the class."""
-    default = vars(owner).get("__dataclass_fields__", vars(owner)).get(name, MISSING)
-    if isinstance(default, Field):
-        made = default.default_factory
-        default = default.default if made is MISSING else made()
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=inspect.Parameter.empty if default is MISSING else default, annotation=hint
-    )
-
-
-def _line(name: str, parameter: inspect.Parameter | None, module: str, meaning: str) -> str:
+def _line(name: str, hint: object, default: object, module: str, meaning: str) -> str:
     """A hyperparameter with what it may be, its default and its meaning."""
-    if parameter is None:  # taken by `**settings`
-        return f"    {name}: {meaning}"
-    facts = [] if parameter.annotation is parameter.empty else [_allowed(parameter.annotation, module)]
-    facts += [] if parameter.default is parameter.empty else [f"default {wording.value(_plain(parameter.default))}"]
+    facts = [_allowed(hint, module)]
+    facts += [] if default is MISSING else [f"default {wording.value(to_jsonable_python(default, fallback=str))}"]
     return f"    {name} ({'; '.join(facts)}): {meaning}".removesuffix(": ")
 
 
@@ -107,12 +110,8 @@ def _allowed(hint: object, module: str) -> str:
         place = vars(sys.modules[module])
         resolved = get_type_hints(SimpleNamespace(__annotations__={"value": hint}), globalns=place, include_extras=True)["value"]
         return wording.allowed(wording.schema_of(resolved), brief=False)
-    except Exception:  # a hint may be any expression
+    except (NameError, TypeError, PydanticUserError):
         return hint if isinstance(hint, str) else inspect.formatannotation(hint)
-
-
-def _plain(default: object) -> object:
-    return to_jsonable_python(default, fallback=str)
 
 
 def _paragraphs(source: str, hyperparameters: Sequence[str]) -> list[str]:

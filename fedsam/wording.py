@@ -48,7 +48,7 @@ def value(value: object) -> str:
         return str(value).lower()
     if isinstance(value, float):
         return f"{value:g}"
-    if isinstance(value, Mapping):  # a part: its name says enough when it has no settings
+    if isinstance(value, Mapping):  # a component: its name says enough when it has no settings
         return str(value["name"]) if set(value) == {"name"} else str(dict(value))
     return "unset" if value is None else str(value)
 

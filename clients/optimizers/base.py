@@ -119,10 +119,10 @@ class LocalOptimizer(Documented, ABC):
     eps: Positive = hyperparameter(1e-8, "Added to the root of the second moment of base `adamw`.")
     clip_norm: Positive | None = hyperparameter(None, "Largest L2 norm of the descent gradient; unset: no clip.")
 
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        if cls.__doc__ and "cost" in vars(cls):  # an inherited cost says nothing of its own steps
-            cls.__doc__ = f"{cls.__doc__}\n\nCost: {cls.cost}"
+    @classmethod
+    def help_paragraphs(cls) -> list[str]:
+        """As of every component, and what a step costs; an inherited cost says nothing of its own steps."""
+        return [*super().help_paragraphs(), *([f"Cost: {cls.cost}"] if "cost" in vars(cls) else [])]
 
     @property
     def uses_rounds(self) -> bool:

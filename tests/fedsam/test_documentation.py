@@ -6,9 +6,11 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
+import pytest
 from pydantic import Field
 
 from clients.optimizers.esam import ESAM
+from fedsam import wording
 from fedsam.config import Positive
 from fedsam.documentation import Documented, descriptions, documented, hyperparameter
 
@@ -62,6 +64,7 @@ def test_a_class_without_fields_says_its_source_alone() -> None:
 def test_a_type_that_cannot_be_told_stands_as_it_is_written() -> None:
     Share = Annotated[float, Field(gt=0, le=1)]
 
+    @dataclass(frozen=True, kw_only=True)
     class Local(Derived):
         """Local."""
 
@@ -92,3 +95,14 @@ def test_an_optimizer_says_its_cost() -> None:
         "Cost: 1 forward, 1 + gamma - 1/B forward and backward, per example and local step; B examples in a batch; "
         "from gamma = 0.99 on 0 forward, 2 forward and backward."
     )
+
+
+def test_words_for_types_are_looked_for_when_somebody_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wording, "schema_of", lambda _: pytest.fail("not at import"))
+
+    @dataclass(frozen=True, kw_only=True)
+    class Unread(Base):
+        """Unread."""
+
+    monkeypatch.setattr(wording, "schema_of", lambda _: {"type": "text"})
+    assert "lr (any; default 0.1)" in str(Unread.__doc__)
