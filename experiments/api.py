@@ -12,6 +12,7 @@ from experiments.reporting.report import write_report
 from experiments.running.grids import DatasetCache, actor_groups
 from experiments.running.progress import Callback
 from experiments.running.scheduler import Outcome, perform
+from experiments.settings.catalogue import CheckedExperiment
 from experiments.settings.presets import expand as expand_method
 from experiments.settings.sweep import expand
 from fedsam import plugins
@@ -63,15 +64,16 @@ def compare(
         each = [one if isinstance(one, Experiment) else expand_method(one) for one in experiments]
     callback, cache = callback or Callback(), DatasetCache()
     planned = plan_comparison(each, cache)
-    todo = [one.experiment for one in planned if one.finished_run is None]
+    todo = [one.checked for one in planned if one.finished_run is None]
     made = iter(_made(todo, cache, callback, parallel))
     outcomes = tuple(Outcome(one.finished_run.id, "finished") if one.finished_run else next(made) for one in planned)
     return ComparisonResult(outcomes, planned[0].experiment.runs_dir)
 
 
-def _made(experiments: Sequence[Experiment], cache: DatasetCache, callback: Callback, parallel: int) -> list[Outcome]:
-    if not experiments:
+def _made(todo: Sequence[CheckedExperiment], cache: DatasetCache, callback: Callback, parallel: int) -> list[Outcome]:
+    if not todo:
         return []
+    experiments = [checked.experiment for checked in todo]
     callback.plan(experiments)
     with actor_groups(experiments, parallel, cache) as groups:
-        return perform(experiments, groups, callback, once=True)
+        return perform(todo, groups, callback, once=True)

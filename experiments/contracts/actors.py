@@ -113,8 +113,9 @@ class _Outcome:
 def _outcome(experiment: Experiment, group: ActorGroup) -> _Outcome:
     from experiments.running.progress import Callback
     from experiments.running.server_app import run_on
+    from experiments.settings.catalogue import check
 
-    result = run_on(experiment, *group(experiment), Callback())
+    result = run_on(check(experiment), *group(experiment), Callback())
     tensors = {name: tensor.detach().numpy().tobytes() for name, tensor in result.model.state_dict().items()}
     return _Outcome(tensors, [row.simulated_seconds for row in result.rows])
 

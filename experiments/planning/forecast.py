@@ -14,7 +14,7 @@ from flwr.app import Message
 
 from clients import runtime
 from experiments.running.grids import ActorGroup
-from experiments.settings.catalogue import sampler
+from experiments.settings.catalogue import CheckedExperiment, sampler
 from experiments.settings.method import Method
 from experiments.settings.method_cost import cost
 from fedsam.config import Experiment
@@ -103,7 +103,7 @@ class Forecaster:
         self._group = group
         self._seconds: dict[object, float] = {}
 
-    def forecast(self, experiment: Experiment) -> Forecast:
+    def forecast(self, checked: CheckedExperiment) -> Forecast:
         """Forecast a run of the experiment.
 
         Raises:
@@ -111,9 +111,9 @@ class Forecaster:
             DataError: The dataset cannot be had.
             RunError: A client failed.
         """
+        experiment, _, method = checked
         dataset = self._group(experiment)[1]
         network = runtime.network(experiment, dataset, torch.device("cpu"), runtime.DTYPES[experiment.compute.precision])
-        method = Method.of(experiment)
         method.optimizer.check(network.layout)
         work = workload(experiment, method, dataset, network)
         components = (experiment.client.optimizer, experiment.client.correction)

@@ -16,7 +16,7 @@ from experiments.analysis import labels
 from experiments.analysis.leaderboard import EntryKey
 from experiments.planning.forecast import Forecast
 from experiments.running.grids import DatasetCache
-from experiments.settings.catalogue import resolved, sources
+from experiments.settings.catalogue import CheckedExperiment, check, sources
 from fedsam.config import ConfigError, Experiment
 from fedsam.data.federated import partition_examples
 from fedsam.formatting import count, duration, size
@@ -32,16 +32,19 @@ class PlannedRun:
     """A run of a comparison.
 
     Attributes:
-        experiment: What is run.
-        settings: Its settings as plain values, with the defaults of components filled in.
+        checked: What is run.
         label: The method.
         finished_run: An earlier run of the same experiment that has finished; None where it is still to be made.
     """
 
-    experiment: Experiment
-    settings: Mapping[str, Any]
+    checked: CheckedExperiment
     label: str
     finished_run: Run | None
+
+    @property
+    def experiment(self) -> Experiment:
+        """The experiment that is run."""
+        return self.checked.experiment
 
     @property
     def key(self) -> EntryKey:
@@ -56,19 +59,19 @@ def plan(experiments: Sequence[Experiment], cache: DatasetCache, results: Result
         ConfigError: A setting of any of them is wrong, or the examples cannot be partitioned over its clients.
         DataError: A dataset cannot be had.
     """
-    each = [resolved(experiment) for experiment in experiments]
+    each = [check(experiment) for experiment in experiments]
     hashes = [source_hashes(sources(experiment), cache.get(experiment).digest) for experiment in experiments]
-    keys = list(map(config_hash, each, hashes))
-    unique = {(key, e.seed): (e, settings) for key, e, settings in zip(keys, experiments, each, strict=True)}
-    names = _labels([settings for _, settings in unique.values()])
+    keys = [config_hash(checked.settings, source) for checked, source in zip(each, hashes, strict=True)]
+    unique = {(key, checked.experiment.seed): checked for key, checked in zip(keys, each, strict=True)}
+    names = _labels([checked.settings for checked in unique.values()])
     planned = []
-    for (key, (experiment, settings)), name in zip(unique.items(), names, strict=True):
-        dataset = cache.get(experiment)
+    for (key, checked), name in zip(unique.items(), names, strict=True):
+        dataset = cache.get(checked.experiment)
         runs = results.runs_with_hash(*key, dataset.name) if results else []
         finished_run = next((run for run in runs if run.status == "finished"), None)
         if finished_run is None:
-            partition_examples(experiment, dataset)
-        planned.append(PlannedRun(experiment, settings, name, finished_run))
+            partition_examples(checked.experiment, dataset)
+        planned.append(PlannedRun(checked, name, finished_run))
     return planned
 
 

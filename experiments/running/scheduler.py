@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from experiments.running.grids import ActorGroup, grids
 from experiments.running.progress import Callback
 from experiments.running.server_app import RunFailed, serve
-from experiments.settings.catalogue import resolved
+from experiments.settings.catalogue import CheckedExperiment, check
 from fedsam import plugins
 from fedsam.config import ConfigError, Experiment
 from fedsam.results.store import DuplicateRunError
@@ -39,14 +39,15 @@ def run_all(experiments: Sequence[Experiment], callback: Callback) -> list[Outco
         KeyboardInterrupt: The user stopped it; the rounds finished so far are kept.
     """
     plugins.refresh()
-    for experiment in experiments:
-        resolved(experiment)
+    checked = [check(experiment) for experiment in experiments]
     callback.plan(experiments)
     with grids(experiments) as group:
-        return perform(experiments, [group], callback)
+        return perform(checked, [group], callback)
 
 
-def perform(experiments: Sequence[Experiment], groups: Sequence[ActorGroup], callback: Callback, *, once: bool = False) -> list[Outcome]:
+def perform(
+    experiments: Sequence[CheckedExperiment], groups: Sequence[ActorGroup], callback: Callback, *, once: bool = False
+) -> list[Outcome]:
     """Run experiments, as many at once as there are groups; how each ended, in order. A failed one does not stop the others.
 
     Results are the same to the bit however many run at once.
@@ -59,7 +60,7 @@ def perform(experiments: Sequence[Experiment], groups: Sequence[ActorGroup], cal
         KeyboardInterrupt: The user stopped it; the rounds finished so far are kept.
     """
     if len(groups) == 1:
-        return [_run(experiment, groups[0], callback, once) for experiment in experiments]
+        return [_run(checked, groups[0], callback, once) for checked in experiments]
     todo, outcomes = deque(enumerate(experiments)), dict[int, Outcome]()
     turn = threading.Lock()
 
@@ -68,8 +69,8 @@ def perform(experiments: Sequence[Experiment], groups: Sequence[ActorGroup], cal
             with turn:
                 if not todo:
                     return
-                number, experiment = todo.popleft()
-            outcomes[number] = _run(experiment, group, callback, once)
+                number, checked = todo.popleft()
+            outcomes[number] = _run(checked, group, callback, once)
 
     with ThreadPoolExecutor(len(groups)) as threads:
         working = [threads.submit(work, group) for group in groups]
@@ -85,16 +86,16 @@ def perform(experiments: Sequence[Experiment], groups: Sequence[ActorGroup], cal
     return [outcomes[number] for number in range(len(experiments))]
 
 
-def _run(experiment: Experiment, group: ActorGroup, callback: Callback, once: bool) -> Outcome:
+def _run(checked: CheckedExperiment, group: ActorGroup, callback: Callback, once: bool) -> Outcome:
     try:
-        return Outcome(serve(experiment, *group(experiment), callback, once=once).run_id, "finished")
+        return Outcome(serve(checked, *group(checked.experiment), callback, once=once).run_id, "finished")
     except DuplicateRunError as taken:
-        callback.skipped(experiment, str(taken))
+        callback.skipped(checked.experiment, str(taken))
         return Outcome(taken.run.id, "skipped", str(taken))
     except RunFailed as failed:  # recorded with the run; the other runs go on and the exit code tells
         return Outcome(failed.run_id, "failed", str(failed.error))
     except ConfigError:
         raise
     except Exception as error:
-        callback.skipped(experiment, str(error))
+        callback.skipped(checked.experiment, str(error))
         return Outcome(None, "failed", str(error))

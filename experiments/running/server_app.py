@@ -64,7 +64,7 @@ def run(experiment: Experiment | Mapping[str, Any], callback: Callback | None = 
     callback = callback or Callback()
     callback.plan([experiment])
     with grids([experiment]) as grid_of:
-        return run_on(experiment, *grid_of(experiment), callback, checked)
+        return run_on(checked, *grid_of(experiment), callback)
 
 
 @app.main()
@@ -78,9 +78,10 @@ def main(grid: Grid, context: Context) -> None:
     experiment = parse(settings)
     if expand(settings) != experiment:
         raise ConfigError(f"experiment: the settings of method {experiment.method!r} must be written out; `fedsam run-config` does that")
+    checked = check(experiment)
     dataset = datasets.load(experiment.data.dataset, experiment.data.root, experiment.data.fallback)
     _await_nodes(grid, experiment.data.clients)
-    run_on(experiment, grid, dataset, Callback())
+    run_on(checked, grid, dataset, Callback())
 
 
 def _await_nodes(grid: Grid, clients: int) -> None:
@@ -91,27 +92,16 @@ def _await_nodes(grid: Grid, clients: int) -> None:
         threading.Event().wait(0.1)
 
 
-def run_on(experiment: Experiment, grid: Grid, dataset: Dataset, callback: Callback, checked: CheckedExperiment | None = None) -> Result:
+def run_on(checked: CheckedExperiment, grid: Grid, dataset: Dataset, callback: Callback) -> Result:
     """Run one experiment on a grid. Raises as `run`."""
     try:
-        return serve(experiment, grid, dataset, callback, checked=checked)
+        return serve(checked, grid, dataset, callback)
     except RunFailed as failed:
         raise failed.error from failed.error.__cause__
 
 
-def serve(
-    experiment: Experiment,
-    grid: Grid,
-    dataset: Dataset,
-    callback: Callback,
-    *,
-    once: bool = False,
-    checked: CheckedExperiment | None = None,
-) -> Result:
+def serve(checked: CheckedExperiment, grid: Grid, dataset: Dataset, callback: Callback, *, once: bool = False) -> Result:
     """Run one experiment on a grid: rounds, evaluation, results.
-
-    Args:
-        checked: The experiment's settings and method, where they have been checked before.
 
     Raises:
         RunFailed: An error stopped the run after it had begun; before that errors are raised as in `run`, and as in `Results.start_run` for
@@ -119,7 +109,7 @@ def serve(
         KeyboardInterrupt: The user stopped it.
     """
     started = time.perf_counter()
-    plain, method = checked or check(experiment)
+    experiment, plain, method = checked
     label_distribution = partition.class_counts(dataset.train.y.numpy(), partition_examples(experiment, dataset), dataset.classes)
     if isinstance(grid, LocalGrid):
         grid.set_client_sizes(label_distribution.sum(axis=1).tolist())

@@ -58,13 +58,15 @@ REGISTRIES: dict[str, Registry[Any]] = {
 
 
 class CheckedExperiment(NamedTuple):
-    """What checking an experiment gives.
+    """An experiment that was checked, with what checking it made; running it makes nothing of that again.
 
     Attributes:
+        experiment: The experiment.
         settings: Every setting as plain values, the defaults of the named components included.
         method: Its method, built.
     """
 
+    experiment: Experiment
     settings: dict[str, Any]
     method: Method
 
@@ -98,7 +100,7 @@ def check(experiment: Experiment) -> CheckedExperiment:
     if isinstance(rule, FlowerRule) and size < rule.min_updates():
         needs = f"{experiment.server.strategy.name} needs {rule.min_updates()} clients"
         raise ConfigError(f"server.participation: {size} is not allowed: {needs} in a cohort")
-    return CheckedExperiment(plain, method)
+    return CheckedExperiment(experiment, plain, method)
 
 
 def sources(experiment: Experiment) -> tuple[Source, ...]:

@@ -114,7 +114,7 @@ def _carry_out(
             return []
         with progress_callback(quiet, tensorboard) as callback:
             callback.plan(experiments, seconds)
-            return perform(experiments, groups, callback, once=True)
+            return perform([one.checked for one in todo], groups, callback, once=True)
 
 
 def _forecasts(todo: Sequence[PlannedRun], group: ActorGroup) -> dict[tuple[str, int], Forecast]:
@@ -123,9 +123,9 @@ def _forecasts(todo: Sequence[PlannedRun], group: ActorGroup) -> dict[tuple[str,
     from strategies.round import RunError
 
     forecaster, found = Forecaster(group), dict[tuple[str, int], "Forecast"]()
-    for (label, clients), experiment in {one.key: one.experiment for one in reversed(todo)}.items():
+    for (label, clients), checked in {one.key: one.checked for one in reversed(todo)}.items():
         try:
-            found[label, clients] = forecaster.forecast(experiment)
+            found[label, clients] = forecaster.forecast(checked)
         except RunError as error:  # the run will fail in the same way, and be recorded
             print_error(f"no forecast of {label} with {clients} clients: {str(error).splitlines()[0]}")
     return found

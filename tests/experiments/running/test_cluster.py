@@ -12,6 +12,7 @@ import torch
 from experiments.running.grids import grids
 from experiments.running.progress import Callback
 from experiments.running.server_app import run, serve
+from experiments.settings.catalogue import check
 from experiments.settings.presets import expand
 from fedsam.config import Experiment
 from fedsam.grid.ray_grid import RayGrid
@@ -80,7 +81,7 @@ def test_three_nodes_compute_what_one_does_and_may_lose_one(tmp_path: Path, clus
             grid, dataset = grid_of(spread)
             assert isinstance(grid, RayGrid)
             assert len(grid.pool.ready()) == 3
-            results.append(serve(spread, grid, dataset, callback))
+            results.append(serve(check(spread), grid, dataset, callback))
     assert all(torch.equal(result.w, alone.w) for result in results)
     assert [(row.round, row.failures) for row in results[1].rows] == [(round, 0) for round in range(1, 5)]
     assert calm.notes == []

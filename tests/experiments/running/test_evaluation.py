@@ -19,6 +19,7 @@ from experiments.running.grids import grids
 from experiments.running.progress import Callback
 from experiments.running.run import Result, Session
 from experiments.running.server_app import serve
+from experiments.settings.catalogue import check
 from fedsam.config import parse
 from fedsam.data import augmentation, datasets
 from fedsam.data.federated import FederatedDataset
@@ -195,7 +196,7 @@ def test_a_vector_that_is_not_finite_is_measured(tmp_path: Path) -> None:
     experiment = settings(tmp_path, measure__flatness=ALL)
     with grids([experiment]) as grid_of:
         grid, dataset = grid_of(experiment)
-        result = serve(experiment, grid, dataset, Callback())
+        result = serve(check(experiment), grid, dataset, Callback())
         network, row = Network(result.model, dtype=torch.float64), replace(result.rows[-1], measures={})
         evaluator = Evaluator(experiment, grid, network, dataset, np.ones((20, 10), dtype=np.int64))
         measured, slices = evaluator.evaluate(row, torch.full_like(result.w, math.nan), torch.empty(0), last=True)

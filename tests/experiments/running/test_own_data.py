@@ -19,7 +19,7 @@ from experiments.running import grids as grids_module
 from experiments.running.grids import DatasetCache, actor_groups
 from experiments.running.progress import Callback
 from experiments.running.server_app import serve
-from experiments.settings.catalogue import resolved
+from experiments.settings.catalogue import check, resolved
 from experiments.settings.sweep import expand
 from fedsam import plugins
 from fedsam.config import Experiment, parse
@@ -213,7 +213,7 @@ def own(place: Path, **changes: Any) -> Experiment:
 
 def results_of(experiment: Experiment, parallel: int = 1) -> torch.Tensor:
     with actor_groups([experiment], parallel) as (group, *_):
-        return serve(experiment, *group(experiment), Callback()).w
+        return serve(check(experiment), *group(experiment), Callback()).w
 
 
 @pytest.mark.slow

@@ -17,8 +17,9 @@ from experiments.planning.forecast import Forecaster
 from experiments.planning.plan import plan, provenance_notes
 from experiments.running.grids import DatasetCache, actor_groups
 from experiments.running.progress import Callback
-from experiments.running.scheduler import Outcome, perform
-from experiments.settings.catalogue import sampler
+from experiments.running.scheduler import Outcome, perform, run_all
+from experiments.settings.catalogue import check, sampler
+from experiments.settings.method import Method
 from experiments.settings.sweep import expand
 from fedsam.config import ConfigError, Experiment
 from fedsam.data.federated import FederatedDataset
@@ -47,7 +48,7 @@ def sweep(folder: Path, **changes: Any) -> list[Experiment]:
 
 def carry_out(experiments: list[Experiment], callback: Callback | None = None) -> list[Outcome]:
     with actor_groups(experiments, 1) as groups:
-        return perform(experiments, groups, callback or Callback(), once=True)
+        return perform([check(experiment) for experiment in experiments], groups, callback or Callback(), once=True)
 
 
 FIXED = {"server.sampling": "fixed"}  # where the recipe that a method was published with has another
@@ -116,9 +117,9 @@ def test_two_at_once_give_what_one_after_another_does_and_stop_together(tmp_path
     carry_out(sweep(tmp_path / "a"))
     experiments, endless = sweep(tmp_path / "b", compute={"actors": 2}), sweep(tmp_path / "c", compute={"actors": 2}, rounds=1000)
     with actor_groups(experiments, 2) as groups:
-        outcomes = perform(experiments, groups, Callback(), once=True)
+        outcomes = perform([check(experiment) for experiment in experiments], groups, Callback(), once=True)
         with pytest.raises(KeyboardInterrupt):
-            perform(endless, groups, Stopper(5), once=True)
+            perform([check(experiment) for experiment in endless], groups, Stopper(5), once=True)
     assert [outcome.status for outcome in outcomes] == ["finished"] * 4
     assert content(tmp_path / "a") == content(tmp_path / "b")
     assert models(tmp_path / "a") == models(tmp_path / "b")
@@ -185,8 +186,8 @@ def test_more_at_once_than_actors_is_refused(tmp_path: Path, compute: Mapping[st
 def test_a_forecast_is_what_the_run_takes(tmp_path: Path, changes: Mapping[str, Any]) -> None:
     for experiment in sweep(tmp_path, **{"sweep": {"client.optimizer.name": ["sgd", "sam"]}, "server__participation": 4} | changes):
         with actor_groups([experiment], 1) as (group,):
-            ahead = Forecaster(group).forecast(experiment)
-            (outcome,) = perform([experiment], [group], Callback())
+            ahead = Forecaster(group).forecast(check(experiment))
+            (outcome,) = perform([check(experiment)], [group], Callback())
         with Results.open(tmp_path) as results:
             rows = results.rounds(str(outcome.run_id))
         load, total = ahead.workload, cumulative(rows)[-1]
@@ -235,3 +236,14 @@ def test_compare_in_python_says_what_is_wrong_and_starts_nothing(
     with pytest.raises(ConfigError, match=said):
         compare(experiments)
     assert not list(tmp_path.iterdir())
+
+
+def test_each_method_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built, of = list[Experiment](), Method.of
+    monkeypatch.setattr(Method, "of", lambda experiment: built.append(experiment) or of(experiment))
+    experiments = sweep(tmp_path, rounds=1)[:2]
+    done = compare(experiments)
+    assert [outcome.status for outcome in done.outcomes] == ["finished"] * 2
+    assert built == experiments
+    run_all(experiments, Callback())
+    assert built == experiments * 2

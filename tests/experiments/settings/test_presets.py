@@ -18,7 +18,7 @@ from clients.optimizers import OPTIMIZERS
 from experiments.running.grids import ActorGroup, grids
 from experiments.running.progress import Callback
 from experiments.running.server_app import serve
-from experiments.settings.catalogue import resolved
+from experiments.settings.catalogue import check, resolved
 from experiments.settings.method import Method
 from experiments.settings.method_cost import MethodCost, cost
 from experiments.settings.presets import PRESETS, expand
@@ -157,7 +157,7 @@ def both(folder: Path, on_ray: ActorGroup, changes: dict[str, Any]) -> tuple[Ten
     """The final vectors in this process and on actors."""
     inline, ray = small(folder, "inline", changes), small(folder, "ray", changes)
     with grids([inline]) as here:
-        return serve(inline, *here(inline), Callback()).w, serve(ray, *on_ray(ray), Callback()).w
+        return serve(check(inline), *here(inline), Callback()).w, serve(check(ray), *on_ray(ray), Callback()).w
 
 
 @pytest.mark.parametrize("method", PRESETS)
@@ -198,7 +198,7 @@ def test_flowers_own_strategies_run_on_actors_and_ours_give_their_numbers(tmp_pa
     everyone = {"server.participation": 6, "rounds": 3, **changes}
     ours = small(tmp_path, "inline", everyone)
     with grids([ours]) as here:
-        expected = serve(ours, *here(ours), Callback()).w
+        expected = serve(check(ours), *here(ours), Callback()).w
     ray = small(tmp_path, "ray", everyone)
     grid, dataset = on_ray(ray)
     start = runtime.network(ray, dataset, torch.device("cpu"), torch.float32).initial
@@ -218,7 +218,7 @@ def test_failures_are_counted_in_the_rows(tmp_path: Path) -> None:
             return list(send(messages, timeout=timeout))[1:]
 
         grid.send_and_receive = lossy  # type: ignore[method-assign]
-        result = serve(experiment, grid, dataset, Callback())
+        result = serve(check(experiment), grid, dataset, Callback())
     sampled = [len(row.clients) for row in result.rows]
     assert [row.failures for row in result.rows] == [1] * 5
     assert [row.cohort + 1 for row in result.rows] == sampled
@@ -237,7 +237,7 @@ def test_evaluations_that_are_late_are_counted_in_the_rows(tmp_path: Path) -> No
             return replies[1:] if replies and replies[0].metadata.message_type == "evaluate" else replies
 
         grid.send_and_receive = lossy  # type: ignore[method-assign]
-        result = serve(experiment, grid, dataset, Callback())
+        result = serve(check(experiment), grid, dataset, Callback())
     assert [(row.failures, row.cohort) for row in result.rows] == [(1, len(row.clients)) for row in result.rows]
     assert {row.clients[0].status for row in result.rows} == {"evaluation: did not reply in time"}
     assert all(row.clients[0].steps > 0 and math.isfinite(row.clients[0].train_loss) for row in result.rows)
