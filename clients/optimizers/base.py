@@ -140,8 +140,11 @@ class LocalOptimizer(Documented, ABC):
         """Raise `ConfigError` where the rule cannot work on a network of this layout."""
 
     def resume(self, state: State, w: Tensor, task: Task) -> State:
-        """A state kept from an earlier round, at newly received weights `w`; drops what is true at the old weights only."""
-        return state
+        """A state kept from an earlier round, at newly received weights `w`; drops what is true at the old weights only.
+
+        Who needs terms of the correction has those of the new round, as `init` takes them.
+        """
+        return {**state, **self.init(w, task)} if self.needs else state
 
     def reduction_reason(self, steps: int) -> str | None:
         """Why this setting reduces to a simpler method when every local training starts afresh and has `steps` steps; else nothing."""

@@ -34,10 +34,6 @@ class FedGF(LocalOptimizer):
         """The server's vector and its weight."""
         return {"wp": task.terms.get("wp", w), "share": task.terms.get("share", w.new_zeros(1))}
 
-    def resume(self, state: State, w: Tensor, task: Task) -> State:
-        """The server's vector is that of the new round."""
-        return {**state, **self.init(w, task)}
-
     def gradient(self, w: Tensor, state: State, step: Step) -> Gradient:
         """An ascent and a descent pass."""
         g, losses = step.grad(w)

@@ -34,10 +34,6 @@ class FedGMT(LocalOptimizer):
         """The averaged model."""
         return {"ema": task.terms.get("ema", w)}
 
-    def resume(self, state: State, w: Tensor, task: Task) -> State:
-        """The teacher is that of the new round."""
-        return {**state, **self.init(w, task)}
-
     def gradient(self, w: Tensor, state: State, step: Step) -> Gradient:
         """The teacher's forward pass, then one gradient."""
         with step.objective.aside():

@@ -35,10 +35,6 @@ class FedLESAM(LocalOptimizer):
         ascent = task.terms.get("ascent", torch.zeros_like(w))
         return {"e": ball(ascent, self.rho, self.norm_eps)}
 
-    def resume(self, state: State, w: Tensor, task: Task) -> State:
-        """The perturbation is that of the new round."""
-        return {**state, **self.init(w, task)}
-
     def gradient(self, w: Tensor, state: State, step: Step) -> Gradient:
         """One pass, at the perturbed point."""
         g, losses = step.grad(w + state["e"])

@@ -35,10 +35,6 @@ class FedSMOO(LocalOptimizer):
         zero = torch.zeros_like(w)
         return {"mu": task.terms.get("mu", zero), "s": task.terms.get("s", zero), "e": zero}
 
-    def resume(self, state: State, w: Tensor, task: Task) -> State:
-        """The dual is the correction's, s the server's."""
-        return {**state, **self.init(w, task)}
-
     def gradient(self, w: Tensor, state: State, step: Step) -> Gradient:
         """An ascent and a descent pass."""
         g1, losses = step.grad(w)
