@@ -24,7 +24,7 @@ help: ## Show this list
 
 setup: $(STAMP) ## Make .venv and install the pinned dependencies (does nothing when nothing changed)
 
-quickstart: setup ## Compare SGD and SAM clients in a minute or two, and write a report
+quickstart: setup ## Compare SGD and SAM clients in one to three minutes, and write a report
 	$(BIN)/fedsam run experiments/configs/quickstart.toml
 
 test: setup ## Lint, types and tests, side by side; PYTEST_ARGS adds options
