@@ -66,12 +66,9 @@ class ClientRuntime:
                 f"model: tensors that the server does not send ({names}) differ from the server's: the model reads files that differ "
                 "between machines, or draws from a generator that the seed does not reach"
             )
-        buffers = broadcast.vectors.get("buffers", torch.empty(0))
-        if buffers.shape != self.network.buffers.shape:
-            wanted = self.network.buffers.numel()
-            raise codec.WireError(
-                f"a broadcast for this model holds an array 'buffers' of {wanted} running statistics, not {buffers.numel()}"
-            )
+        buffers, wanted = broadcast.vectors.get("buffers", torch.empty(0)), self.network.buffers_size
+        if buffers.numel() != wanted:
+            raise codec.WireError(f"a broadcast for this model holds an array 'buffers' of {wanted} scalars, not {buffers.numel()}")
         self.network.buffers = buffers
         return buffers
 

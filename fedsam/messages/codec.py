@@ -120,7 +120,10 @@ class Answer:
 
 def arrays(vectors: Vectors) -> ArrayRecord:
     """Copies of vectors as an ArrayRecord."""
-    return ArrayRecord({name: TensorArray(vector) for name, vector in vectors.items()})
+    found = ArrayRecord()  # made so, because its constructor would encode them
+    for name, vector in vectors.items():
+        found[name] = TensorArray(vector)
+    return found
 
 
 def tensors(record: ArrayRecord, device: str | torch.device = "cpu") -> dict[str, Tensor]:

@@ -40,22 +40,27 @@ class Network:
         for parameter, view in zip(self.parameters, self.layout.views(self._storage).values(), strict=True):
             parameter.data = view
         self._buffer_layout = Layout.of_buffers(module)
+        self._places = _places(module)
         self._norms = [layer for layer in module.modules() if isinstance(layer, _NormBase) and layer.track_running_stats]
         self._own_buffers = own_buffers(module)
         travelling = {s.name for layout in (self.layout, self._buffer_layout) for s in layout.segments}
-        self._constants = {name: tensor.detach().clone() for name, tensor in _tensors(module).items() if name not in travelling}
+        self._constants = {name: self._tensor(name).detach().clone() for name in self._places if name not in travelling}
 
     @property
     def buffers(self) -> Tensor:
         """A copy of the buffers (Q,); empty for networks without running statistics."""
-        return self._buffer_layout.vector(dict(self.module.named_buffers())).to(self._storage)
+        return self._buffer_layout.vector({s.name: self._tensor(s.name) for s in self._buffer_layout.segments}).to(self._storage)
 
     @buffers.setter
     def buffers(self, values: Tensor) -> None:
-        now = _tensors(self.module)
         with torch.no_grad():
             for name, value in (*self._buffer_layout.views(values).items(), *self._constants.items()):
-                now[name].copy_(value)
+                self._tensor(name).copy_(value)
+
+    @property
+    def buffers_size(self) -> int:
+        """Q, the number of scalars in the buffers."""
+        return self._buffer_layout.size
 
     @property
     def constant_names(self) -> list[str]:
@@ -70,6 +75,10 @@ class Network:
             digest.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
             digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest() if self._constants else None
+
+    def _tensor(self, name: str) -> Tensor:
+        tensor: Tensor = getattr(*self._places[name])
+        return tensor
 
     def load_(self, w: Tensor) -> None:
         """Copy `w` into the parameters of the module."""
@@ -129,5 +138,9 @@ def still(buffers: Sequence[tuple[nn.Module, str]]) -> Iterator[None]:
             layer._buffers[name] = buffer
 
 
-def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+def _places(module: nn.Module) -> dict[str, tuple[nn.Module, str]]:
+    """The layer of each parameter and buffer, and its name there."""
+    layers = dict(module.named_modules())
+    names = [name for name, _ in (*module.named_parameters(), *module.named_buffers())]
+    split = {name: name.rpartition(".") for name in names}
+    return {name: (layers[path], last) for name, (path, _, last) in split.items()}
