@@ -162,14 +162,11 @@ class NetworkObjective(Objective):
     def _backward(self, loss: Tensor, mask: Sequence[bool] | None, *, keep_graph: bool = False) -> Tensor:
         if any(p.requires_grad for p in self.network.frozen):
             raise ConfigError(
-                "model: has thawed frozen parameters in training, which no one sends: have them require gradients from the start"
+                "model: thaws frozen parameters in training, which is not allowed: let them require gradients at the start"
             )
         parameters = self.network.parameters
-        asked = (
-            [p.requires_grad for p in parameters]
-            if mask is None
-            else [flag and p.requires_grad for flag, p in zip(mask, parameters, strict=True)]
-        )
+        flags = [True] * len(parameters) if mask is None else mask
+        asked = [flag and p.requires_grad for flag, p in zip(flags, parameters, strict=True)]
         wanted = [p for p, flag in zip(parameters, asked, strict=True) if flag]
         found = iter(torch.autograd.grad(loss, wanted, retain_graph=keep_graph, allow_unused=True))
         grads = [next(found) if flag else None for flag in asked]

@@ -1,5 +1,6 @@
 """The objective: gradients of the mean or of a weighted sum, masks, statistics, counts, corrections."""
 
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional
@@ -7,6 +8,7 @@ from torch.nn import functional
 from clients.corrections import NoCorrection, Proximal
 from clients.corrections.base import Corrected
 from clients.objective import Batch, Counted, NetworkObjective
+from fedsam.config import ConfigError
 from fedsam.models.network import Network
 
 
@@ -113,3 +115,36 @@ def test_no_proximal_term_is_no_correction() -> None:
     w = plain.network.initial
     g = torch.randn_like(w)
     assert torch.equal(Corrected(plain, Proximal(mu=0.0), {"w": w}).descent(w, g, lambda v: v), g)
+
+
+class Staged(nn.Module):
+    """Freezes its first layer, or thaws its last, when told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.first, self.middle, self.last = nn.Linear(3, 4), nn.Linear(4, 2), nn.Linear(2, 2).requires_grad_(False)
+        self.change: tuple[nn.Module, bool] | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.change is not None:
+            self.change[0].requires_grad_(self.change[1])
+        scores: torch.Tensor = self.last(self.middle(torch.tanh(self.first(x))))
+        return scores
+
+
+def test_a_model_may_freeze_its_tensors_in_training_but_thaw_no_others() -> None:
+    module = Staged().double()
+    target, b = NetworkObjective(Network(module, dtype=torch.float64)), batch()
+    w = target.network.initial
+    target.grad(w, b)
+    assert target.untouched() is None
+    module.change = module.first, False
+    g, _ = target.grad(w, b)
+    untouched = target.untouched()
+    assert untouched is not None
+    assert untouched.nonzero()[:, 0].tolist() == list(range(16))
+    assert not g[:16].any() and g[16:].any()
+    module.change = module.last, True
+    with pytest.raises(ConfigError, match="model: thaws frozen parameters in training"):
+        target.grad(w, b)
