@@ -134,9 +134,9 @@ class ActorPool:
             if self._deaths > MAX_START_DEATHS:
                 raise RuntimeError(f"actors die at their start, {self._deaths} in a row: {error}") from error
             return
-        except Exception:
+        except ray.exceptions.RayTaskError as error:
             self.busy[actor] = 0
-            raise
+            raise error.cause from error
         self._deaths = 0
         self.busy[actor] = 0
         if machine != ray.get_runtime_context().get_node_id():

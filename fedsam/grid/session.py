@@ -11,6 +11,7 @@ import signal
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, wait
 from contextlib import ExitStack, contextmanager
@@ -26,6 +27,12 @@ PRIVATE = "fedsam-private"  # a resource that tells a private Ray from others
 RAY_ANSWER_SECONDS = 10.0  # for Ray to answer
 PROCESS_END_SECONDS = 2.0  # for a process to end
 POLL_SECONDS = 0.05  # between looks at whether Ray is up
+SLOW_START_SECONDS = 15.0  # after which the user hears that Ray is not up
+START_SECONDS = 120.0  # for Ray to be up; Ray itself waits for 30
+
+
+class RayStartError(ConfigError):
+    """A private Ray did not come up; its logs are kept."""
 
 
 @contextmanager
@@ -43,6 +50,7 @@ def ray_session(
 
     Raises:
         ConfigError: There is no Ray at `address`, or it refuses this process, or it is another command's private one.
+        RayStartError: A private Ray did not come up, tried twice.
     """
     if address is not None:
         with _running_cluster(address) as resources:
@@ -55,16 +63,20 @@ def ray_session(
     # Ray deletes a spill file once all objects in it are gone: one object a file, or former client states stay on disk with present ones.
     # It opens the folder that it is given to everybody, so it gets one inside ours, which only this user can enter.
     private |= {"include_dashboard": False, "_temp_dir": f"{folder}/r", "_system_config": {"max_fused_object_count": 1}}
-    processes = set[psutil.Process]()
+    processes, kept = set[psutil.Process](), False
     try:
         with _running_ray("local", **private):  # "local", or RAY_ADDRESS in the environment makes it join another
             try:
                 yield ray.cluster_resources()
             finally:
                 processes = _processes(folder)
+    except RayStartError:
+        kept = True
+        raise
     finally:
         _end_processes(processes | _processes(folder))
-        shutil.rmtree(folder, ignore_errors=True)
+        if not kept:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -105,8 +117,12 @@ def _running_ray(address: str, **settings: Any) -> Iterator[None]:
     up, over = Future[None](), threading.Event()
 
     def keep_ray() -> None:
+        common = {"namespace": "fedsam", "logging_level": logging.ERROR, "job_config": _job_config(), **settings}
         try:
-            ray.init(address=address, namespace="fedsam", logging_level=logging.ERROR, job_config=_job_config(), **settings)
+            if "_temp_dir" in settings:
+                _start_private(over, address=address, **common)
+            else:
+                ray.init(address=address, **common)
         except BaseException as error:
             up.set_exception(error)
         else:
@@ -131,6 +147,60 @@ def _running_ray(address: str, **settings: Any) -> Iterator[None]:
     finally:
         ray.shutdown()
         over.set()
+
+
+def _start_private(over: threading.Event, *, _temp_dir: str, **settings: Any) -> None:
+    """`ray.init`, tried a second time where Ray does not come up, unless it is `over`."""
+    import ray
+
+    for folder in (_temp_dir, f"{_temp_dir}2"):
+        try:
+            with _patient(over):
+                ray.init(_temp_dir=folder, **settings)
+            return
+        except (ValueError, TypeError):
+            raise  # of the arguments
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            if over.is_set():
+                raise
+        ray.shutdown()
+        _end_processes(_processes(folder))
+        if folder == _temp_dir:
+            logging.getLogger("fedsam").warning("Ray did not come up (%s); it is started once more", reason)
+    raise RayStartError(
+        f"compute.grid: 'ray' is not possible here now: Ray did not come up, tried twice: {reason}; "
+        f"its logs are in {folder}/session_latest/logs; 'inline' runs without Ray"
+    )
+
+
+@contextmanager
+def _patient(over: threading.Event) -> Iterator[None]:
+    """Have Ray wait longer than its 30 seconds for its processes, and say so: on a busy machine they take long."""
+    from ray._private import services
+
+    ask: Any = services.get_node
+    start = time.monotonic()
+    told = False
+
+    def get_node(*arguments: Any) -> Any:
+        nonlocal told
+        while True:
+            try:
+                return ask(*arguments)
+            except RuntimeError:
+                waited = time.monotonic() - start
+                if waited > START_SECONDS or over.wait(POLL_SECONDS):
+                    raise
+                if waited > SLOW_START_SECONDS and not told:
+                    told = True
+                    logging.getLogger("fedsam").warning("Ray is not up after %.0f s; at most %.0f s more", waited, START_SECONDS - waited)
+
+    services.get_node = get_node
+    try:
+        yield
+    finally:
+        services.get_node = ask
 
 
 def _job_config() -> Any:
