@@ -27,7 +27,7 @@ class AppProgress(GridCallback):
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._console, self._clock = console, clock
         self._lock, self._over = threading.Lock(), threading.Event()
-        self._name = "start"
+        self._name = ""
         self._sent, self._failures = 0, 0
         self._waiting = set[str]()  # ids of the exchange's messages that have no reply
         self._since = self._last = clock()
@@ -66,8 +66,14 @@ class AppProgress(GridCallback):
     def remind(self) -> None:
         """Print what the app waits for if nothing was printed for long."""
         with self._lock:
-            if self._clock() - self._last >= QUIET_SECONDS:
-                self.say(self._status() if self._waiting else f"{self._name}: done; the ServerApp is at work")
+            now = self._clock()
+            if now - self._last < QUIET_SECONDS:
+                return
+            if self._waiting:
+                self.say(self._status())
+            else:
+                after = f"after {self._name}" if self._name else "since the start"
+                self.say(f"the server has sent no message {after}, {duration(now - self._since)}")
 
     def _status(self) -> str:
         failed = f", {plural(self._failures, 'failure')}" if self._failures else ""

@@ -15,7 +15,7 @@ from flwr.serverapp import Grid
 from fedsam.messages import aggregation, flower_private
 from fedsam.messages.flower_private import MESSAGE_UNAVAILABLE, NodeInfo, Run
 
-MAX_NODE_QUERIES = 5  # without a message in between; Flower's strategies ask once a second until there are enough
+MAX_NODE_QUERIES = 5  # before the first message; Flower's strategies ask once a second until there are enough
 
 
 class GridCallback:
@@ -50,7 +50,7 @@ class LocalGrid(Grid):
         self._shard_size = shard_size
         self._client_sizes: Sequence[int] | None = None
         self._message_ids = count()
-        self._node_queries = 0  # since the last message
+        self._node_queries = 0  # before the first message
         self._open: set[str] = set()  # ids of messages whose replies may still be pulled
         self._replies: dict[str, Message] = {}
         self.set_run(flower_private.new_run())
@@ -75,11 +75,11 @@ class LocalGrid(Grid):
         self._client_sizes = sizes
 
     def get_node_ids(self) -> list[int]:
-        """All node ids, ascending; an app that asks again and again, as if there were more to come, is told that there are not."""
+        """All node ids, ascending; an app that asks again and again before its first message is told that no more will come."""
         self._node_queries += 1
         if self._node_queries == MAX_NODE_QUERIES:
             self.warn(
-                f"the app has asked {MAX_NODE_QUERIES} times which nodes there are, and sent nothing: all {self.clients} are there; "
+                f"the app has asked {MAX_NODE_QUERIES} times which nodes there are, and sent nothing yet: all {self.clients} are there; "
                 "if it waits for more, give their number (--num-supernodes)"
             )
         return list(range(1, self.clients + 1))
@@ -147,7 +147,7 @@ class LocalGrid(Grid):
             flower_private.set_message_id(message, str(next(self._message_ids)))
             self._open.add(message.metadata.message_id)
         if sent:
-            self._node_queries = 0
+            self._node_queries = MAX_NODE_QUERIES
             self.callback.sent(sent)
         parts = [list(part) for _, part in groupby(sent, lambda message: message.metadata.ttl)]
         return [part for same in parts for shard in aggregation.shards(same, self._shard_size) for part in _split_repeated(shard)]

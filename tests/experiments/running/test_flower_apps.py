@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
+from numpy.typing import NDArray
 from rich.console import Console
+from sklearn.datasets import load_diabetes
 
 from experiments.cli import main
 from experiments.cli.commands.run_config import run_config
@@ -76,6 +78,58 @@ def test_the_quickstart_app_gives_the_same_numbers_in_this_process_and_on_actors
     assert metrics == json.loads((there / "metrics.json").read_text())
     with np.load(here / "model.npz") as ours, np.load(there / "model.npz") as theirs:
         assert {name: ours[name].tobytes() for name in ours} == {name: theirs[name].tobytes() for name in theirs}
+
+
+def kaplan_meier(times: NDArray[np.float64], events: NDArray[np.bool_]) -> tuple[list[float], list[float]]:
+    """The curve, a time after the other."""
+    left, curve = 1.0, dict[float, float]()
+    for time in sorted(set(times)):
+        left *= 1 - events[times == time].sum() / (times >= time).sum()
+        curve[float(time)] = left
+    return list(curve), list(curve.values())
+
+
+def test_a_pushed_gradient_trains_the_client_it_goes_to(tmp_path: Path) -> None:
+    result = json.loads((inline("vertical", tmp_path / "inline", 2) / "result.json").read_text())
+    assert result["losses"][-1] < 0.2 < 0.6 < result["losses"][0]
+    assert result["accuracy"] > 0.95
+
+
+def test_secure_aggregation_gives_the_mean_of_the_models(tmp_path: Path) -> None:
+    result = json.loads((inline("secagg", tmp_path / "inline", 4) / "result.json").read_text())
+    w, (x, y) = np.zeros(10), load_diabetes(return_X_y=True)
+    for model in result["models"][1:]:
+        local = []
+        for part in range(4):
+            mine, v = slice(part, None, 4), w
+            for _ in range(20):
+                v = v - 2.0 * x[mine].T @ (x[mine] @ v - y[mine] / 100) / len(y[mine])
+            local.append((len(y[mine]), v))
+        w = sum(n * v for n, v in local) / len(y)
+        np.testing.assert_allclose(model, w, atol=1e-4)
+        w = np.array(model)
+    assert len(result["models"]) == 3
+    assert result["losses"][1] < result["losses"][0]
+
+
+def test_arrays_of_numpy_are_trained_by_flowers_strategy_as_it_is(tmp_path: Path) -> None:
+    result = json.loads((inline("plain", tmp_path / "inline", 4) / "result.json").read_text())
+    assert result["accuracies"][-1] > 0.9
+    assert np.shape(result["model"]) == (5, 3)
+
+
+def test_a_strategy_that_is_an_apps_own_sees_every_reply(tmp_path: Path) -> None:
+    times, curve = json.loads((inline("survival", tmp_path / "inline", 4) / "result.json").read_text())
+    data = load_diabetes()
+    assert (times, pytest.approx(curve, abs=1e-12)) == kaplan_meier(data.target, data.data[:, 1] > 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "nodes"), [("vertical", 2), ("secagg", 4), ("plain", 4), ("survival", 4)])
+def test_the_shapes_of_flowers_examples_give_the_same_numbers_on_actors(pool: ActorPool, name: str, nodes: int, tmp_path: Path) -> None:
+    folders = inline(name, tmp_path / "inline", nodes), on_ray(pool, name, tmp_path / "ray", nodes)
+    here, there = (json.loads((folder / "result.json").read_text()) for folder in folders)
+    assert here == there
 
 
 def test_mods_lifespans_state_queries_named_actions_and_error_codes(pool: ActorPool, tmp_path: Path) -> None:

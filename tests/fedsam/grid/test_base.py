@@ -437,3 +437,20 @@ def test_actors_finish_what_is_pushed_and_not_pulled(single: ActorPool) -> None:
 def test_a_message_to_nobody_is_refused() -> None:
     with pytest.raises(ValueError, match="no node has id 10"):
         InlineGrid(adding, CLIENTS, {}).send_and_receive(messages(range(9, 10)))
+
+
+def test_an_app_that_waits_for_more_nodes_is_told_that_none_will_come() -> None:
+    grid, notes = InlineGrid(adding, CLIENTS, {}), list[str]()
+    grid.warn = notes.append
+    for _ in range(9):
+        grid.get_node_ids()
+    assert notes == [
+        "the app has asked 5 times which nodes there are, and sent nothing yet: all 9 are there; "
+        "if it waits for more, give their number (--num-supernodes)"
+    ]
+    grid, notes[:] = InlineGrid(adding, CLIENTS, {}), []
+    grid.warn = notes.append
+    grid.send_and_receive(messages(range(1)))
+    for _ in range(9):
+        grid.get_node_ids()
+    assert not notes
