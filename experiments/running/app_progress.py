@@ -66,14 +66,8 @@ class AppProgress(GridCallback):
     def remind(self) -> None:
         """Print what the app waits for if nothing was printed for long."""
         with self._lock:
-            now = self._clock()
-            if now - self._last < QUIET_SECONDS:
-                return
-            if self._waiting:
-                self.say(self._status())
-            else:
-                after = f"after {self._name}" if self._name else "since the start"
-                self.say(f"the server has sent no message {after}, {duration(now - self._since)}")
+            if (now := self._clock()) - self._last >= QUIET_SECONDS:
+                self.say(self._status() if self._waiting else f"the server has sent nothing for {duration(now - self._since)}")
 
     def _status(self) -> str:
         failed = f", {plural(self._failures, 'failure')}" if self._failures else ""

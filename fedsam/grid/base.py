@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count, groupby
 from typing import Any
 
-from flwr.app import Error, Message, RecordDict
+from flwr.app import DEFAULT_TTL, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedsam.messages import aggregation, flower_private
@@ -170,6 +170,11 @@ class LocalGrid(Grid):
 
     def _node_config(self, message: Message) -> dict[str, Any]:
         return {"partition-id": message.metadata.dst_node_id - 1, "num-partitions": self.clients}
+
+
+def time_to_live(message: Message) -> float:
+    """Seconds for which a message is valid: infinite where that is Flower's default of 12 hours, which is for networks."""
+    return math.inf if message.metadata.ttl >= DEFAULT_TTL else message.metadata.ttl
 
 
 def expired(message: Message) -> Message:

@@ -12,7 +12,7 @@ from flwr.app import Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedsam.grid.actor import ClientTask, peak_memory, serve
-from fedsam.grid.base import LocalGrid, expired
+from fedsam.grid.base import LocalGrid, expired, time_to_live
 from fedsam.messages.aggregation import ShardAccumulator
 
 
@@ -69,10 +69,10 @@ class InlineGrid(LocalGrid):
             start = time.monotonic()
             reply, state = self._call(message)
             seconds = time.monotonic() - start
-            if seconds > message.metadata.ttl:
+            if seconds > (ttl := time_to_live(message)):
                 self._forget([message])
                 reply = expired(message)
-                replies += [reply] if message.metadata.ttl < timeout else []
+                replies += [reply] if ttl < timeout else []
             elif seconds > timeout:
                 self._set_state(message, state, usable=not reply.has_error())
                 self._keep_replies([reply])

@@ -11,7 +11,7 @@ from flwr.app import ArrayRecord, Error, Message
 
 from fedsam.formatting import plural
 from fedsam.grid.actor import ClientTask, ShardResult
-from fedsam.grid.base import LocalGrid, expired
+from fedsam.grid.base import LocalGrid, expired, time_to_live
 from fedsam.grid.client_states import ClientStates
 from fedsam.grid.pool import ActorPool
 from fedsam.grid.scheduler import ACTOR_START_SECONDS, PendingCall, Scheduler, Shard
@@ -55,7 +55,7 @@ class RayGrid(LocalGrid):
 
     def _update(self) -> None:
         self._drop([shard for shard in self._sent if shard.replies is not None and not self._kept(shard.replies)])
-        self._end_expired(time.monotonic())
+        self._end_expired(time.monotonic(), math.inf)
         self._assign(ahead=True)
         while self._collect(0.0):
             self._assign(ahead=True)
@@ -82,7 +82,7 @@ class RayGrid(LocalGrid):
     def _advance(self, deadline: float) -> None:
         """Assign what can go, and wait: for a call or an actor, at most until something is late."""
         now = time.monotonic()
-        self._end_expired(now)
+        self._end_expired(now, deadline)
         left = min([deadline, *(shard.expires for shard in self._sent if shard.replies is None)]) - now
         self._assign(left)
         if self._scheduler.patience() <= now:
@@ -92,9 +92,9 @@ class RayGrid(LocalGrid):
         if not self._collect(min(wait, patience)) and wait <= patience:
             self._replace_late()
 
-    def _end_expired(self, now: float) -> None:
-        """Give the shards whose messages' time to live has ended error replies, and forget replies that nobody took in that time."""
-        gone = [shard for shard in self._sent if shard.expires <= now]
+    def _end_expired(self, now: float, deadline: float) -> None:
+        """Give shards whose messages' time to live has ended, before the deadline, error replies; forget replies that nobody has taken."""
+        gone = [shard for shard in self._sent if shard.expires <= now and shard.expires < deadline]
         self._give_up(gone)
         for shard in gone:
             if shard.replies is None:
@@ -119,7 +119,7 @@ class RayGrid(LocalGrid):
     def _queue(self, shards: Sequence[Sequence[Message]], now: float) -> list[Shard]:
         """Queue shards, the longest first; gives them in their own order."""
         records = _store([message for shard in shards for message in shard])
-        queued = [Shard(messages, records, expires=now + messages[0].metadata.ttl) for messages in shards]
+        queued = [Shard(messages, records, expires=now + time_to_live(messages[0])) for messages in shards]
         self._sent += queued
         self._scheduler.add(queued, self._load if self._client_sizes else None)
         return queued

@@ -49,7 +49,7 @@ def test_an_exchange_has_a_line_and_so_has_each_of_its_first_failures(progress: 
     progress.received([failed(message) for message in messages[1:]])
     lines = out.getvalue().splitlines()
     assert lines[0] == "round 3, train: node 2 failed: ValueError: [tired] :bug:"
-    assert lines[MAX_FAILURES:] == ["round 3, train: 8 of 8 messages answered, 7 failures, 4 s"]
+    assert lines[MAX_FAILURES:] == ["round 3, train: 8 of 8 messages answered, 7 failures, 4.00 s"]
 
 
 def test_a_late_reply_belongs_to_no_later_exchange(progress: AppProgress, out: io.StringIO) -> None:
@@ -58,7 +58,7 @@ def test_a_late_reply_belongs_to_no_later_exchange(progress: AppProgress, out: i
     progress.received([Message(RecordDict(), reply_to=message) for message in (*late, messages[0])])
     assert out.getvalue() == ""
     progress.received([Message(RecordDict(), reply_to=messages[1])])
-    assert out.getvalue() == "train: 2 of 2 messages answered, 0 s\n"
+    assert out.getvalue() == "train: 2 of 2 messages answered, 0.00 s\n"
 
 
 def test_who_is_silent_for_long_says_what_is_waited_for(progress: AppProgress, now: list[float], out: io.StringIO) -> None:
@@ -74,8 +74,8 @@ def test_who_is_silent_for_long_says_what_is_waited_for(progress: AppProgress, n
     now[0] += QUIET_SECONDS
     progress.remind()
     assert out.getvalue().splitlines() == [
-        "the server has sent no message since the start, 10 s",
-        "round 3, train: 1 of 2 messages answered, 10 s",
-        "round 3, train: 2 of 2 messages answered, 10 s",
-        "the server has sent no message after round 3, train, 20 s",
+        "the server has sent nothing for 10.0 s",
+        "round 3, train: 1 of 2 messages answered, 10.0 s",
+        "round 3, train: 2 of 2 messages answered, 10.0 s",
+        "the server has sent nothing for 20.0 s",
     ]
