@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -281,6 +282,24 @@ def test_an_app_that_cannot_be_loaded_is_an_error_and_the_actors_stay(single: Ac
         with pytest.raises(ImportError, match="no such app"):
             RayGrid(single, CLIENTS, {}).send_and_receive(messages())
     assert len(single.busy) == 1
+
+
+def loaded_from(pipe: Path) -> ClientApp:
+    """An app that is loaded once somebody writes into the pipe."""
+    pipe.read_text()
+    return adding()
+
+
+def test_an_actor_gets_work_once_it_has_loaded_its_app(single: ActorPool, tmp_path: Path) -> None:
+    import ray
+
+    pids = ready(single, adding).ready()
+    os.mkfifo(tmp_path / "pipe")
+    single.supply(make=partial(loaded_from, tmp_path / "pipe"))
+    assert (single.busy, single.free(), ray.wait(list(single.starting), timeout=0.2)[0]) == ({}, None, [])
+    (tmp_path / "pipe").write_text("go on")
+    assert single.ready() == pids
+    assert single.free() is not None
 
 
 @pytest.mark.parametrize("shard_size", [1, 2])
