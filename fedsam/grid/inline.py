@@ -59,7 +59,8 @@ class InlineGrid(LocalGrid):
     def _exchange(self, shards: Sequence[Sequence[Message]], timeout: float) -> list[Message]:
         self._update()
         replies = [reply for shard in shards for reply in self._serve(shard, timeout)]
-        self._open.difference_update(reply.metadata.reply_to_message_id for reply in replies)
+        ids = {message.metadata.message_id for shard in shards for message in shard}
+        self._open -= ids - self._replies.keys()
         return replies
 
     def _serve(self, shard: Sequence[Message], timeout: float) -> list[Message]:

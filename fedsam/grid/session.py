@@ -29,6 +29,8 @@ PROCESS_END_SECONDS = 2.0  # for a process to end
 POLL_SECONDS = 0.05  # between looks at whether Ray is up
 SLOW_START_SECONDS = 15.0  # after which the user hears that Ray is not up
 START_SECONDS = 120.0  # for Ray to be up; Ray itself waits for 30
+START_POLL_SECONDS = 0.5  # between questions whether it is
+START_ATTEMPTS = 3
 
 
 class RayStartError(ConfigError):
@@ -50,7 +52,7 @@ def ray_session(
 
     Raises:
         ConfigError: There is no Ray at `address`, or it refuses this process, or it is another command's private one.
-        RayStartError: A private Ray did not come up, tried twice.
+        RayStartError: A private Ray did not come up, tried several times.
     """
     if address is not None:
         with _running_cluster(address) as resources:
@@ -150,12 +152,13 @@ def _running_ray(address: str, **settings: Any) -> Iterator[None]:
 
 
 def _start_private(over: threading.Event, *, _temp_dir: str, **settings: Any) -> None:
-    """`ray.init`, tried a second time where Ray does not come up, unless it is `over`."""
+    """`ray.init`, tried again where Ray does not come up, unless it is `over`."""
     import ray
 
-    for folder in (_temp_dir, f"{_temp_dir}2"):
+    folders = [f"{_temp_dir}{number or ''}" for number in range(START_ATTEMPTS)]
+    for folder in folders:
         try:
-            with _patient(over):
+            with _patient(over, folder):
                 ray.init(_temp_dir=folder, **settings)
             return
         except (ValueError, TypeError):
@@ -166,17 +169,20 @@ def _start_private(over: threading.Event, *, _temp_dir: str, **settings: Any) ->
                 raise
         ray.shutdown()
         _end_processes(_processes(folder))
-        if folder == _temp_dir:
+        if folder != folders[-1]:
             logging.getLogger("fedsam").warning("Ray did not come up (%s); it is started once more", reason)
     raise RayStartError(
-        f"compute.grid: 'ray' is not possible here now: Ray did not come up, tried twice: {reason}; "
+        f"compute.grid: 'ray' is not possible here now: Ray did not come up, tried {START_ATTEMPTS} times: {reason}; "
         f"its logs are in {folder}/session_latest/logs; 'inline' runs without Ray"
     )
 
 
 @contextmanager
-def _patient(over: threading.Event) -> Iterator[None]:
-    """Have Ray wait longer than its 30 seconds for its processes, and say so: on a busy machine they take long."""
+def _patient(over: threading.Event, folder: str) -> Iterator[None]:
+    """Have Ray wait longer than its 30 seconds for its raylet, and say so, but not for one that has ended.
+
+    On a busy machine a raylet needs long, or ends because its agent is not up within 15 seconds.
+    """
     from ray._private import services
 
     ask: Any = services.get_node
@@ -188,10 +194,12 @@ def _patient(over: threading.Event) -> Iterator[None]:
         while True:
             try:
                 return ask(*arguments)
-            except RuntimeError:
+            except RuntimeError as error:
                 waited = time.monotonic() - start
-                if waited > START_SECONDS or over.wait(POLL_SECONDS):
-                    raise
+                if not _has_raylet(folder):
+                    raise ChildProcessError("its raylet has ended") from error
+                if waited > START_SECONDS or over.wait(START_POLL_SECONDS):
+                    raise TimeoutError(f"it was not up in {waited:.0f} s") from error
                 if waited > SLOW_START_SECONDS and not told:
                     told = True
                     logging.getLogger("fedsam").warning("Ray is not up after %.0f s; at most %.0f s more", waited, START_SECONDS - waited)
@@ -201,6 +209,15 @@ def _patient(over: threading.Event) -> Iterator[None]:
         yield
     finally:
         services.get_node = ask
+
+
+def _has_raylet(folder: str) -> bool:
+    """Whether the Ray whose files are in `folder` has a live raylet."""
+    for process in _processes(folder):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.name() == "raylet":
+                return True
+    return False
 
 
 def _job_config() -> Any:

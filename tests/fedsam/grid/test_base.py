@@ -24,6 +24,7 @@ from fedsam.grid.inline import InlineGrid
 from fedsam.grid.pool import ActorPool
 from fedsam.grid.ray_grid import RayGrid
 from fedsam.grid.session import import_ray, ray_session
+from fedsam.messages import flower_private
 from tests.support.processes import HANG
 
 CLIENTS = 9
@@ -320,6 +321,16 @@ def test_a_reply_that_cannot_come_is_an_error_as_on_flowers_runtime() -> None:
     found = {r.metadata.reply_to_message_id: r for r in grid.pull_messages([*ids, *ids, "never sent", "2"])}
     assert {key: reply.has_error() for key, reply in found.items()} == {ids[0]: True, ids[1]: False, "never sent": True, "2": True}
     assert {found[key].error.code for key in (ids[0], "never sent", "2")} == {3}  # MESSAGE_UNAVAILABLE
+
+
+def test_nothing_is_kept_of_an_exchange_whose_replies_are_merged() -> None:
+    grid, sent = InlineGrid(adding, CLIENTS, {}, shard_size=3), messages(range(3))
+    for message in sent:
+        message.content["config"] = ConfigRecord({flower_private.MERGE_BY: "calls"})
+    (merged,) = grid.send_and_receive(sent)
+    assert merged.content["metrics"]["calls"] == 3
+    pulled = grid.pull_messages([message.metadata.message_id for message in sent])
+    assert [reply.error.code for reply in pulled] == [3, 3, 3]
 
 
 def waiting() -> ClientApp:
