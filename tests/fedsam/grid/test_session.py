@@ -12,8 +12,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from fedsam.grid import session
-from fedsam.grid.session import RayStartError, import_ray, ray_session
+from fedsam.grid import ray_start, session
+from fedsam.grid.ray_start import RayStartError
+from fedsam.grid.session import import_ray, ray_session
 from tests.support.processes import HANG
 
 
@@ -95,11 +96,11 @@ def test_ray_is_given_more_time_than_it_takes_itself(monkeypatch: pytest.MonkeyP
         return answer
 
     monkeypatch.setattr(services, "get_node", ask)
-    monkeypatch.setattr(session, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    monkeypatch.setattr(ray_start, "time", SimpleNamespace(monotonic=lambda: next(now)))
     lives = [True]
-    monkeypatch.setattr(session, "_has_raylet", lambda folder: lives[0])
-    monkeypatch.setattr(session, "START_POLL_SECONDS", 0.0)
-    with session._patient(threading.Event(), "folder"):
+    monkeypatch.setattr(ray_start, "_has_raylet", lambda folder: lives[0])
+    monkeypatch.setattr(ray_start, "START_POLL_SECONDS", 0.0)
+    with ray_start._patient(threading.Event(), "folder"):
         assert services.get_node("address", "node") == {"node": 1}
         answers[:] = [RuntimeError("no node")] * 1000
         with pytest.raises(TimeoutError, match="not up in 126 s"):
