@@ -144,7 +144,9 @@ class Server(Frozen):
         description="When a client fails, is late or sends what cannot be used: stop, go on without it, or ask once more and then stop.",
     )
     deadline: Positive | None = Field(
-        None, description="Seconds after which clients of a round are late, their wait for an actor included; default: none."
+        None,
+        description="Seconds after which clients of a round are late, their wait for an actor included (inline: each by itself); "
+        "default: none.",
     )
     quorum: Count | Annotated[float, Field(gt=0, le=1)] = Field(
         1, description="Least clients of a cohort whose updates must be usable; a number with a point is a fraction of the cohort."

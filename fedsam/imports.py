@@ -6,6 +6,7 @@ PYTHONPATH, all of which Python, or Ray in its workers, searches first. Half of 
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
@@ -43,10 +44,31 @@ def prefer_own() -> None:
         sys.meta_path.insert(0, _FINDER)
 
 
-def prefer_others() -> None:
-    """From now on, import modules as Python finds them: those of a Flower app may have our packages' names. Undoes `prefer_own`."""
+def prefer_others(*folders: Path) -> None:
+    """From now on, import modules as Python finds them, in `folders` first: those of a Flower app may have our packages' names.
+
+    Undoes `prefer_own`. Modules of ours that have the name of one of theirs are out of `sys.modules`: only modules that have imported them
+    before go on with them.
+    """
     if _FINDER in sys.meta_path:
         sys.meta_path.remove(_FINDER)
+    first = [str(folder) for folder in folders]
+    sys.path[:] = [*first, *(entry for entry in sys.path if entry not in first)]
+    importlib.invalidate_caches()
+    theirs: dict[str, Sequence[str]] = {"": sys.path}  # where the submodules of each are
+    for name in sorted(name for name in sys.modules if name.partition(".")[0] in PACKAGES):
+        path = theirs.get(name.rpartition(".")[0])
+        spec = None if path is None else PathFinder.find_spec(name, path)
+        if spec is not None and not _is_own(spec):
+            theirs[name] = list(spec.submodule_search_locations or ())
+            if (module := sys.modules[name]).__spec__ is None or _is_own(module.__spec__):
+                del sys.modules[name]
+
+
+def _is_own(spec: ModuleSpec) -> bool:
+    """Whether a module is in `ROOT`, that is in one of the four packages there."""
+    places = [spec.origin] if spec.origin else list(spec.submodule_search_locations or ())
+    return any(Path(place).resolve().is_relative_to(ROOT / spec.name.partition(".")[0]) for place in places)
 
 
 def _place(module: ModuleType) -> Path | None:

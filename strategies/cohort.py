@@ -166,6 +166,7 @@ class CohortStrategy(Strategy):
                 dst_node_id=nodes[client],
                 message_type=kind,
                 group_id=str(round),
+                ttl=self.round_config.deadline,  # a late client is as one that was not asked
             )
             for client in self._cohort
         ]
@@ -228,7 +229,13 @@ class CohortStrategy(Strategy):
         assert self._grid is not None
         old = {message.metadata.dst_node_id: message for message in self._sent}
         messages = [
-            Message(old[n].content, dst_node_id=n, message_type=old[n].metadata.message_type, group_id=old[n].metadata.group_id)
+            Message(
+                old[n].content,
+                dst_node_id=n,
+                message_type=old[n].metadata.message_type,
+                group_id=old[n].metadata.group_id,
+                ttl=self.round_config.deadline,
+            )
             for n in nodes
         ]
         return list(self._grid.send_and_receive(messages, timeout=self.round_config.deadline))

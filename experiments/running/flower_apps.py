@@ -8,34 +8,42 @@ from contextlib import contextmanager
 from flwr.app import Context, RecordDict
 
 from experiments.running.actors import actor_pool
-from fedsam.config import Compute, ConfigError
+from experiments.running.app_progress import AppProgress
+from fedsam.config import Compute
 from fedsam.grid.base import LocalGrid
-from fedsam.grid.flower_app import FlowerApp
+from fedsam.grid.flower_app import DEFAULT_SUPERNODES, FlowerApp
 from fedsam.grid.inline import InlineGrid
 from fedsam.grid.ray_grid import RayGrid
 from fedsam.grid.synchronized import SynchronizedGrid
+from fedsam.messages.flower_private import random_run
 
 
-def run(app: FlowerApp, compute: Compute, supernodes: int | None = None, halts: list[Callable[[], None]] | None = None) -> Context:
+def run(
+    app: FlowerApp,
+    compute: Compute,
+    supernodes: int | None = None,
+    halts: list[Callable[[], None]] | None = None,
+    progress: AppProgress | None = None,
+) -> Context:
     """Run an app's ServerApp in this process and its ClientApp where `compute` says; gives the ServerApp's context after it.
 
     Node ids are 1 to `supernodes`, so that an app that seeds its generators samples the same nodes every time.
 
     Args:
-        supernodes: Number of nodes; default: what the app's pyproject.toml asks for.
+        supernodes: Number of nodes; default: what the app's pyproject.toml asks for, or else Flower's default.
         halts: A function is appended that interrupts the app's threads that wait for clients, as those of Flower's older strategies.
 
     Raises:
-        ConfigError: The number of nodes is nowhere given, or settings ask for more than there is.
+        ConfigError: Settings ask for more than there is, or the app cannot be loaded.
     """
-    nodes = supernodes or app.supernodes
-    if nodes is None:
-        raise ConfigError(
-            f"num-supernodes: must be given: {app.folder / 'pyproject.toml'} has no options.num-supernodes in [tool.flwr.federations.*]"
-        )
+    nodes = supernodes or app.supernodes or DEFAULT_SUPERNODES
+    if progress and not (supernodes or app.supernodes):
+        progress.say(f"{nodes} nodes, Flower's default, as the app does not say how many; --num-supernodes does")
     with grid_of(app, compute, nodes) as grid:
         if halts is not None and isinstance(grid, RayGrid):
             halts.append(grid.pool.stop)
+        if progress:
+            grid.callback, grid.warn = progress, progress.say
         return serve(app, grid)
 
 
@@ -43,14 +51,20 @@ def serve(app: FlowerApp, grid: LocalGrid) -> Context:
     """Run an app's ServerApp in this process on a grid that has its ClientApp; gives the ServerApp's context after it."""
     context = Context(run_id=grid.run.run_id, node_id=0, node_config={}, state=RecordDict(), run_config=dict(app.run_config))
     app.load_server()(SynchronizedGrid(grid), context)
+    grid.finish()
     return context
 
 
 @contextmanager
 def grid_of(app: FlowerApp, compute: Compute, nodes: int) -> Iterator[LocalGrid]:
-    """A grid of `nodes` nodes that have the app's ClientApp."""
+    """A grid of `nodes` nodes that have the app's ClientApp; its run has an id of its own."""
     if compute.grid == "inline":
-        yield InlineGrid(app.load_client, nodes, app.run_config, compute.cpus_per_actor)
+        grid: LocalGrid = InlineGrid(app.load_client, nodes, app.run_config, compute.cpus_per_actor)
+        grid.set_run(random_run())
+        yield grid
         return
     with actor_pool(compute, app.load_client) as pool:
-        yield RayGrid(pool, nodes, app.run_config)
+        pool.supply()
+        grid = RayGrid(pool, nodes, app.run_config)
+        grid.set_run(random_run())
+        yield grid

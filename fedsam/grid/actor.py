@@ -97,7 +97,7 @@ def _attempt(app: ClientApp, task: ClientTask, content: RecordDict, state: Recor
             raise TypeError(f"the ClientApp gave a {type(reply).__name__} that is no reply to its message")
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # whatever a client raises must name the client, not kill the actor that others share
+    except (Exception, SystemExit) as error:  # whatever a client raises must name the client, not end the process that others share
         return _failed(task, f"{type(error).__name__}: {error}\n{traceback.format_exc()}"), state
     set_message_id(reply, f"{task.metadata.message_id}-reply")
     return reply, context.state
@@ -121,11 +121,13 @@ class ClientActor:
     Args:
         load: Gives the ClientApp, called in the actor's process with the supplies as keywords.
         threads: Torch threads.
-        supplies: References to what `load` needs.
+        supplies: References to what `load` needs; None where that is not known yet.
         memory: Fraction of the GPU's memory that it may use; None without a GPU.
     """
 
-    def __init__(self, load: Callable[..., ClientApp], threads: int, supplies: Mapping[str, Any], memory: float | None = None) -> None:
+    def __init__(
+        self, load: Callable[..., ClientApp], threads: int, supplies: Mapping[str, Any] | None, memory: float | None = None
+    ) -> None:
         import torch
 
         if sys.path[0] == str(ROOT):  # see `ray_session`: this class is ours now, and others' modules are found as in the driver again
@@ -138,15 +140,29 @@ class ClientActor:
         self._app: ClientApp | None = None
         self._supplies = supplies
 
-    def supply(self, supplies: Mapping[str, Any]) -> None:
-        """Serve with an app loaded with other supplies from now on."""
+    def supply(self, supplies: Mapping[str, Any]) -> tuple[int, str]:
+        """Serve with an app loaded with other supplies from now on; as `process`."""
         self._app, self._supplies = None, supplies
+        return self.process()
 
     def process(self) -> tuple[int, str]:
-        """Process id and Ray's id of the machine; answers once the actor is ready."""
+        """Process id and Ray's id of the machine; answers once the actor is ready, its app loaded where its supplies are known."""
         import ray
 
+        if self._supplies is not None:
+            self._loaded()
         return os.getpid(), ray.get_runtime_context().get_node_id()
+
+    def _loaded(self) -> ClientApp:
+        """The app. Raises `RuntimeError` where loading it is to end the process."""
+        import ray
+
+        if self._app is None:
+            try:
+                self._app = self._load(**{name: ray.get(reference) for name, reference in (self._supplies or {}).items()})
+            except SystemExit as end:
+                raise RuntimeError(f"the ClientApp cannot be loaded: SystemExit: {end}") from end
+        return self._app
 
     def run(self, shards: Sequence[Sequence[ClientTask]], shared: bool, single: bool) -> Iterator[Any]:
         """Each client's new state, None where it keeps the one it has; then a `ShardResult`.
@@ -159,8 +175,7 @@ class ClientActor:
         """
         import ray
 
-        if self._app is None:
-            self._app = self._load(**{name: ray.get(reference) for name, reference in self._supplies.items()})
+        app = self._loaded()
         needed = {r for shard in shards for task in shard for r in task.records.values() if isinstance(r, ray.ObjectRef)}
         self._records = {ref: self._records[ref] if ref in self._records else ray.get(ref) for ref in needed}
         replies, stateful, seconds, crowded = [], [], [], False
@@ -172,7 +187,7 @@ class ClientActor:
                 try:
                     if crowded:
                         raise CrowdedError
-                    reply, state = serve(self._app, task, content, ray.get(task.state) if task.state else RecordDict(), shared=shared)
+                    reply, state = serve(app, task, content, ray.get(task.state) if task.state else RecordDict(), shared=shared)
                 except CrowdedError:
                     crowded = True
                     stateful.append(False)

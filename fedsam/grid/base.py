@@ -6,14 +6,26 @@ import logging
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import count
+from itertools import count, groupby
 from typing import Any
 
 from flwr.app import DEFAULT_TTL, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedsam.messages import aggregation, flower_private
-from fedsam.messages.flower_private import REPLY_UNAVAILABLE, Run
+from fedsam.messages.flower_private import MESSAGE_UNAVAILABLE, NodeInfo, Run
+
+MAX_NODE_QUERIES = 5  # before the first message; Flower's strategies ask once a second until there are enough
+
+
+class GridCallback:
+    """Base class of what watches a grid, whose methods do nothing."""
+
+    def sent(self, messages: Sequence[Message]) -> None:
+        """Messages were sent."""
+
+    def received(self, replies: Sequence[Message]) -> None:
+        """Replies have come, late ones and merged ones included."""
 
 
 class LocalGrid(Grid):
@@ -27,15 +39,19 @@ class LocalGrid(Grid):
 
     Attributes:
         warn: Gets warnings for the user, such as that an actor died; default: the log.
+        callback: Is told of messages and replies as they come.
     """
 
     def __init__(self, clients: int, run_config: Mapping[str, Any], shard_size: int | None = None) -> None:
         self.clients = clients
         self.run_config = dict(run_config)
         self.warn: Callable[[str], None] = logging.getLogger("fedsam").warning
+        self.callback = GridCallback()
         self._shard_size = shard_size
         self._client_sizes: Sequence[int] | None = None
         self._message_ids = count()
+        self._node_queries = 0  # before the first message
+        self._open: set[str] = set()  # ids of messages whose replies may still be pulled
         self._replies: dict[str, Message] = {}
         self.set_run(flower_private.new_run())
 
@@ -58,49 +74,83 @@ class LocalGrid(Grid):
         """Set the amount of work of each client, in any unit (examples): the longest shards then start first. Changes no result."""
         self._client_sizes = sizes
 
-    def get_node_ids(self) -> Iterable[int]:
-        """All node ids, ascending."""
-        return range(1, self.clients + 1)
+    def get_node_ids(self) -> list[int]:
+        """All node ids, ascending; an app that asks again and again before its first message is told that no more will come."""
+        self._node_queries += 1
+        if self._node_queries == MAX_NODE_QUERIES:
+            self.warn(
+                f"the app has asked {MAX_NODE_QUERIES} times which nodes there are, and sent nothing yet: all {self.clients} are there; "
+                "if it waits for more, give their number (--num-supernodes)"
+            )
+        return list(range(1, self.clients + 1))
+
+    def get_nodes(self) -> list[NodeInfo]:
+        """All nodes, each online."""
+        return [flower_private.online_node(node) for node in self.get_node_ids()]
 
     def create_message(self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None) -> Message:
         """A message to a node."""
         return Message(content, dst_node_id=dst_node_id, message_type=message_type, ttl=ttl, group_id=group_id)
 
+    def check_nodes(self, messages: Iterable[Message]) -> None:
+        """Raise `ValueError` if a message is to a node that does not exist."""
+        for message in messages:
+            if not 1 <= message.metadata.dst_node_id <= self.clients:
+                raise ValueError(f"no node has id {message.metadata.dst_node_id}; nodes are 1 to {self.clients}")
+
     @abstractmethod
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Send messages without waiting; the ids to pull their replies by. A merged reply has the id of its shard's first message."""
 
-    @abstractmethod
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """The replies that are there for these ids, each only once."""
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """The replies that are there for these ids, each only once; for an id of which none can come, or come again, an error message."""
+        wanted = list(dict.fromkeys(message_ids))
+        self._update()
+        pulled = []
+        for key in wanted:
+            if key in self._replies:
+                pulled += self._take_replies([key])
+            elif key not in self._open:
+                pulled.append(flower_private.message_unavailable(key, self._run.run_id))
+        return pulled
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """The replies, in the order of the messages; those of shards that are not done after `timeout` seconds are missing.
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """The replies, in the order of the messages; those of clients that are not done after `timeout` seconds are missing.
 
-        The clock starts once an actor is up. Messages whose time to live (`ttl`) ends first have error replies after it.
+        The clock starts once an actor is up. A late client goes on, and its reply can be pulled, until its message's time to live (`ttl`)
+        ends; if that is before the timeout, there is an error message in place of the reply.
         """
         shards = self._split(messages)
-        ttl = min((m.metadata.ttl for shard in shards for m in shard), default=DEFAULT_TTL)
-        if ttl < min(DEFAULT_TTL, math.inf if timeout is None else timeout):
-            return _with_expired(shards, self._exchange(shards, ttl))
-        return self._exchange(shards, None if timeout == math.inf else timeout) if shards else []
+        return self._exchange(shards, math.inf if timeout is None else timeout) if shards else []
 
     @abstractmethod
-    def _exchange(self, shards: Sequence[Sequence[Message]], timeout: float | None) -> list[Message]:
-        """The replies to shards of messages that carry their ids, in order."""
+    def finish(self) -> None:
+        """Have the clients run what was pushed to them, and end those that are late: nothing is sent any more."""
+
+    @abstractmethod
+    def _update(self) -> None:
+        """Keep the replies that are there."""
+
+    @abstractmethod
+    def _exchange(self, shards: Sequence[Sequence[Message]], timeout: float) -> list[Message]:
+        """The replies to shards of messages that carry their ids, in order; errors for those whose time to live ends before the timeout."""
 
     @abstractmethod
     def peak_memory(self) -> tuple[int, int | None]:
         """Peak resident bytes of the largest process, peak GPU bytes of the largest actor, as last reported."""
 
     def _split(self, messages: Iterable[Message]) -> list[Sequence[Message]]:
-        """The messages with their ids, in shards."""
+        """The messages with their ids, in shards whose messages have the same time to live."""
         sent = list(messages)
+        self.check_nodes(sent)
         for message in sent:
-            if not 1 <= message.metadata.dst_node_id <= self.clients:
-                raise ValueError(f"no node has id {message.metadata.dst_node_id}; nodes are 1 to {self.clients}")
             flower_private.set_message_id(message, str(next(self._message_ids)))
-        return [part for shard in aggregation.shards(sent, self._shard_size) for part in _split_repeated(shard)]
+            self._open.add(message.metadata.message_id)
+        if sent:
+            self._node_queries = MAX_NODE_QUERIES
+            self.callback.sent(sent)
+        parts = [list(part) for _, part in groupby(sent, lambda message: message.metadata.ttl)]
+        return [part for same in parts for shard in aggregation.shards(same, self._shard_size) for part in _split_repeated(shard)]
 
     def _keep_replies(self, replies: Iterable[Message]) -> None:
         """Keep replies until they are taken."""
@@ -108,10 +158,28 @@ class LocalGrid(Grid):
 
     def _take_replies(self, message_ids: Iterable[str]) -> list[Message]:
         """The replies to these messages that are there; they are kept no longer."""
-        return [self._replies.pop(key) for key in message_ids if key in self._replies]
+        found = [key for key in message_ids if key in self._replies]
+        self._open.difference_update(found)
+        return [self._replies.pop(key) for key in found]
+
+    def _forget(self, messages: Iterable[Message]) -> None:
+        """Have no reply to these messages: it is not kept, or will not come."""
+        for message in messages:
+            self._open.discard(message.metadata.message_id)
+            self._replies.pop(message.metadata.message_id, None)
 
     def _node_config(self, message: Message) -> dict[str, Any]:
         return {"partition-id": message.metadata.dst_node_id - 1, "num-partitions": self.clients}
+
+
+def time_to_live(message: Message) -> float:
+    """Seconds for which a message is valid: infinite where that is Flower's default of 12 hours, which is for networks."""
+    return math.inf if message.metadata.ttl >= DEFAULT_TTL else message.metadata.ttl
+
+
+def expired(message: Message) -> Message:
+    """The error reply to a message whose time to live has ended."""
+    return Message(Error(MESSAGE_UNAVAILABLE, "the message's time to live is over"), reply_to=message)
 
 
 def _split_repeated(shard: Sequence[Message]) -> list[Sequence[Message]]:
@@ -122,14 +190,3 @@ def _split_repeated(shard: Sequence[Message]) -> list[Sequence[Message]]:
             parts.append({})
         parts[-1][message.metadata.dst_node_id] = message
     return [list(part.values()) for part in parts]
-
-
-def _with_expired(shards: Sequence[Sequence[Message]], replies: Sequence[Message]) -> list[Message]:
-    """The replies in order, with errors in place of those of shards that are late."""
-    found = {reply.metadata.reply_to_message_id: reply for reply in replies}
-    complete: list[Message] = []
-    for shard in shards:
-        there = [found[message.metadata.message_id] for message in shard if message.metadata.message_id in found]
-        reason = "the message's time to live is over"
-        complete += there or [Message(Error(REPLY_UNAVAILABLE, reason), reply_to=message) for message in shard]
-    return complete

@@ -19,6 +19,8 @@ from fedsam.config import ConfigError, nearest
 from fedsam.imports import prefer_others
 
 Value = bool | int | float | str
+App = TypeVar("App", ClientApp, ServerApp)
+DEFAULT_SUPERNODES = 2  # as `flwr.supercore.constant.DEFAULT_SIMULATION_CONFIG`
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class FlowerApp:
     """An app as Flower's documentation describes it.
 
     Attributes:
-        folder: Holds pyproject.toml, and goes to `sys.path` when an app is loaded.
+        folder: Holds pyproject.toml, and goes to `sys.path`, with a folder `src` in it, when an app is loaded.
         server: The ServerApp as `module:attribute`.
         client: The ClientApp likewise.
         run_config: `context.run_config` of both: dotted keys, the overrides applied.
@@ -43,46 +45,63 @@ class FlowerApp:
     def read(cls, folder: Path, overrides: Sequence[str] = ()) -> FlowerApp:
         """The app in `folder`; overrides are as `flwr run --run-config` takes them: `"k=v k2=v2"`, repeated, or one TOML file.
 
-        From now on this process finds modules as Python does: the app's may have names of our packages.
+        From now on this process finds the app's modules first, which may have names of our packages.
 
         Raises:
             ConfigError: The directory is no Flower app, an app's module or attribute is not there, or an override is not allowed.
         """
-        prefer_others()
         folder = folder.expanduser().absolute()
         try:
             project = get_project_config(folder)
         except (OSError, ValueError) as error:  # of which TOMLDecodeError is one
             raise ConfigError(f"{folder}: not a Flower app: {error}") from None
+        prefer_others(*_places(folder))
         flower = project["tool"]["flwr"]
         components, defaults = flower["app"]["components"], flatten_dict(flower["app"].get("config"))
         for key in ("serverapp", "clientapp"):
             if key not in components:
                 raise ConfigError(f"{folder}: not a Flower app with a ServerApp and a ClientApp: [tool.flwr.app.components] has no {key}")
-            valid, reason = validate(components[key], project_dir=folder)
-            if not valid:
-                raise ConfigError(
-                    f"tool.flwr.app.components.{key}: {components[key]!r} is not allowed: {str(reason).partition(chr(10))[0]}"
-                )
+            _check(key, components[key], folder)
         config = {**defaults, **_overrides(overrides, defaults)}
         return cls(folder, components["serverapp"], components["clientapp"], config, _supernodes(flower.get("federations", {})))
 
     def load_server(self) -> ServerApp:
         """The ServerApp, imported into this process."""
-        return _loaded(load_app(self.server, LoadServerAppError, self.folder), ServerApp, "serverapp", self.server)
+        return self._load(self.server, LoadServerAppError, ServerApp, "serverapp")
 
     def load_client(self) -> ClientApp:
         """The ClientApp, imported into this process."""
-        return _loaded(load_app(self.client, LoadClientAppError, self.folder), ClientApp, "clientapp", self.client)
+        return self._load(self.client, LoadClientAppError, ClientApp, "clientapp")
+
+    def _load(self, reference: str, error_type: type[Exception], kind: type[App], key: str) -> App:
+        prefer_others(*_places(self.folder))
+        try:
+            found = load_app(reference, error_type, self.folder)
+        except (ImportError, error_type) as error:
+            raise _refused(key, reference, f"{error}; what it imports must be installed here, or lie in {self.folder}") from error
+        if not isinstance(found, kind):
+            raise _refused(key, reference, f"it is a {type(found).__name__}")
+        return found
 
 
-App = TypeVar("App", ClientApp, ServerApp)
+def _places(folder: Path) -> list[Path]:
+    """Where an app's modules are: in its folder, or in `src` there."""
+    return [folder, folder / "src"] if (folder / "src").is_dir() else [folder]
 
 
-def _loaded(found: object, kind: type[App], key: str, reference: str) -> App:
-    if not isinstance(found, kind):
-        raise ConfigError(f"tool.flwr.app.components.{key}: {reference!r} is not allowed: it is a {type(found).__name__}")
-    return found
+def _check(key: str, reference: str, folder: Path) -> None:
+    """Raise `ConfigError` where an app's module or attribute is not there."""
+    try:
+        valid, reason = validate(reference, project_dir=folder)
+    except (ImportError, SyntaxError, ValueError, OSError) as error:  # packages that hold the module are imported
+        valid, reason = False, f"{type(error).__name__}: {error}"
+    if not valid:
+        searched = ", ".join(map(str, _places(folder)))
+        raise _refused(key, reference, f"{str(reason).partition(chr(10))[0]}; searched first: {searched}")
+
+
+def _refused(key: str, reference: str, why: str) -> ConfigError:
+    return ConfigError(f"tool.flwr.app.components.{key}: {reference!r} is not allowed: {why}")
 
 
 def _overrides(given: Sequence[str], defaults: Mapping[str, Value]) -> dict[str, Value]:

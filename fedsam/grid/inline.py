@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -11,12 +12,14 @@ from flwr.app import Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedsam.grid.actor import ClientTask, peak_memory, serve
-from fedsam.grid.base import LocalGrid
+from fedsam.grid.base import LocalGrid, expired, time_to_live
 from fedsam.messages.aggregation import ShardAccumulator
 
 
 class InlineGrid(LocalGrid):
-    """Runs clients in this process, one after another: a breakpoint in a client works. Pushed messages run when they are pulled.
+    """Runs clients in this process, one after another: a breakpoint in a client works.
+
+    A time-out is that of each client by itself, as if all ran at once.
 
     Args:
         threads: Torch threads while clients run; an actor with as many computes the same bits.
@@ -36,48 +39,66 @@ class InlineGrid(LocalGrid):
         super().__init__(clients, run_config, shard_size)
         self._app, self._threads = load(), threads
         self.states: dict[int, RecordDict] = {}
-        self._pushed: dict[str, Sequence[Message]] = {}
+        self._pushed: list[Sequence[Message]] = []
 
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """As `LocalGrid.push_messages`; the clients run when their replies are pulled."""
-        ids = {message.metadata.message_id: shard for shard in self._split(messages) for message in shard}
-        self._pushed |= ids
-        return list(ids)
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """As `LocalGrid.push_messages`; the clients run before the next exchange, when a reply is pulled, or at the end."""
+        shards = self._split(messages)
+        self._pushed += shards
+        return [message.metadata.message_id for shard in shards for message in shard]
 
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """As `LocalGrid.pull_messages`; the clients of these messages run now."""
-        wanted = list(message_ids)
-        while due := next((self._pushed[key] for key in wanted if key in self._pushed), None):
-            for message in due:
-                del self._pushed[message.metadata.message_id]
-            self._keep_replies(self._exchange([due], None))
-        return self._take_replies(wanted)
+    def finish(self) -> None:
+        """As `LocalGrid.finish`."""
+        self._update()
 
-    def _exchange(self, shards: Sequence[Sequence[Message]], timeout: float | None) -> list[Message]:
-        replies: list[Message] = []
-        deadline = None if timeout is None else time.monotonic() + timeout
+    def _update(self) -> None:
+        pushed, self._pushed = self._pushed, []
+        for shard in pushed:
+            self._keep_replies(self._serve(shard, math.inf))
+
+    def _exchange(self, shards: Sequence[Sequence[Message]], timeout: float) -> list[Message]:
+        self._update()
+        replies = [reply for shard in shards for reply in self._serve(shard, timeout)]
+        ids = {message.metadata.message_id for shard in shards for message in shard}
+        self._open -= ids - self._replies.keys()
+        return replies
+
+    def _serve(self, shard: Sequence[Message], timeout: float) -> list[Message]:
+        """The replies of clients that were done within `timeout` seconds, each by a clock of its own; late ones are kept to be pulled."""
+        accumulator, replies = None, list[Message]()
+        for message in shard:
+            start = time.monotonic()
+            reply, state = self._call(message)
+            seconds = time.monotonic() - start
+            if seconds > (ttl := time_to_live(message)):
+                self._forget([message])
+                reply = expired(message)
+                replies += [reply] if ttl < timeout else []
+            elif seconds > timeout:
+                self._set_state(message, state, usable=not reply.has_error())
+                self._keep_replies([reply])
+            else:
+                accumulator = accumulator or ShardAccumulator(message)
+                self._set_state(message, state, usable=accumulator.add(reply))
+            self.callback.received([reply])
+        order = [message.metadata.message_id for message in shard]
+        replies += accumulator.replies() if accumulator else []
+        return sorted(replies, key=lambda reply: order.index(reply.metadata.reply_to_message_id))
+
+    def _call(self, message: Message) -> tuple[Message, RecordDict]:
+        """A client's reply and its state afterwards."""
+        task = ClientTask(message.metadata, {}, self._node_config(message), self.run_config)
         before = torch.get_num_threads()
         torch.set_num_threads(self._threads)
         try:
-            for shard in shards:
-                got, states = self._serve(shard)
-                if deadline is not None and time.monotonic() > deadline:
-                    break
-                replies += got
-                self.states |= states
+            return serve(self._app, task, message.content, self.states.get(message.metadata.dst_node_id, RecordDict()))
         finally:
             torch.set_num_threads(before)
-        return replies
 
-    def _serve(self, shard: Sequence[Message]) -> tuple[list[Message], dict[int, RecordDict]]:
-        accumulator, states = ShardAccumulator(shard[0]), {}
-        for message in shard:
-            node = message.metadata.dst_node_id
-            task = ClientTask(message.metadata, {}, self._node_config(message), self.run_config)
-            reply, state = serve(self._app, task, message.content, self.states.get(node, RecordDict()))
-            if accumulator.add(reply) and (len(state) or node in self.states):
-                states[node] = state
-        return accumulator.replies(), states
+    def _set_state(self, message: Message, state: RecordDict, *, usable: bool) -> None:
+        node = message.metadata.dst_node_id
+        if usable and (len(state) or node in self.states):
+            self.states[node] = state
 
     def peak_memory(self) -> tuple[int, int | None]:
         """Those of this process."""

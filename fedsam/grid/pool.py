@@ -16,7 +16,7 @@ MAX_START_DEATHS = 3  # of actors in a row, before a pool gives up
 class ActorPool:
     """Ray actors that serve clients; they outlive a run, so that the runs of a sweep start at once.
 
-    An actor gets work once it is up: one that Ray cannot place, because a machine was lost, holds nothing back.
+    An actor gets work once it is up and has loaded its app: one that Ray cannot place, because a machine was lost, holds nothing back.
 
     Args:
         load: Gives the ClientApp, in the actor's process; called with the supplies as keywords.
@@ -41,7 +41,7 @@ class ActorPool:
 
         self._load, self._cpus = load, cpus
         self.memory = (memory or min(gpus, 1.0)) if gpus else None
-        self._supplies: dict[str, Any] = {}
+        self._supplies: dict[str, Any] | None = None
         self._kind = ray.remote(num_cpus=cpus, num_gpus=gpus)(ClientActor)
         self.gpus, self.stopped = gpus, False
         self._peaks: dict[Any, tuple[int, int | None]] = {}
@@ -104,8 +104,9 @@ class ActorPool:
         import ray
 
         self._supplies = {name: thing if isinstance(thing, ray.ObjectRef) else ray.put(thing) for name, thing in supplies.items()}
-        for actor in (*self.busy, *self.starting.values()):
-            actor.supply.remote(self._supplies)
+        actors = [*self.busy, *self.starting.values()]
+        self.busy, self.away = {}, set()
+        self.starting = {actor.supply.remote(self._supplies): actor for actor in actors}
 
     def ready(self) -> list[int]:
         """Wait until every actor is up; their process ids."""
@@ -120,6 +121,7 @@ class ActorPool:
 
         Raises:
             RuntimeError: Actors die at their start, again and again.
+            Exception: What the app raised when it was loaded; the actor stays.
         """
         import ray
 
@@ -132,6 +134,9 @@ class ActorPool:
             if self._deaths > MAX_START_DEATHS:
                 raise RuntimeError(f"actors die at their start, {self._deaths} in a row: {error}") from error
             return
+        except ray.exceptions.RayTaskError as error:
+            self.busy[actor] = 0
+            raise error.cause from error
         self._deaths = 0
         self.busy[actor] = 0
         if machine != ray.get_runtime_context().get_node_id():

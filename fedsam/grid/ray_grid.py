@@ -9,11 +9,12 @@ from typing import Any
 
 from flwr.app import ArrayRecord, Error, Message
 
+from fedsam.formatting import plural
 from fedsam.grid.actor import ClientTask, ShardResult
-from fedsam.grid.base import LocalGrid
+from fedsam.grid.base import LocalGrid, expired, time_to_live
 from fedsam.grid.client_states import ClientStates
 from fedsam.grid.pool import ActorPool
-from fedsam.grid.scheduler import PendingCall, Scheduler, Shard
+from fedsam.grid.scheduler import ACTOR_START_SECONDS, PendingCall, Scheduler, Shard
 from fedsam.messages.flower_private import REPLY_UNAVAILABLE
 
 
@@ -32,52 +33,94 @@ class RayGrid(LocalGrid):
         self.pool = pool
         self.states = ClientStates(_copy)
         self._scheduler = Scheduler()
+        self._sent: list[Shard] = []  # whose replies may still be asked for
 
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """As `LocalGrid.push_messages`: all shards are assigned at once, each to the actor with the fewest, once there are actors."""
         shards = self._split(messages)
         self._await_actors()
-        self._queue(shards)
+        self._queue(shards, time.monotonic())
         self._assign(ahead=True)
         return [message.metadata.message_id for shard in shards for message in shard]
 
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """As `LocalGrid.pull_messages`."""
-        while self._collect(0.0):
-            self._assign(ahead=True)
-        return self._take_replies(message_ids)
+    def finish(self) -> None:
+        """As `LocalGrid.finish`."""
+        while any(shard.replies is None and shard.patience == math.inf for shard in self._sent):
+            self._advance(math.inf)
+        self._abandon(self._sent)
 
     def peak_memory(self) -> tuple[int, int | None]:
         """As `LocalGrid.peak_memory`, over this process and its actors."""
         return self.pool.peak_memory()
 
-    def _exchange(self, shards: Sequence[Sequence[Message]], timeout: float | None) -> list[Message]:
-        queued = self._queue(shards)
+    def _update(self) -> None:
+        self._drop([shard for shard in self._sent if shard.replies is not None and not self._kept(shard.replies)])
+        self._end_expired(time.monotonic(), math.inf)
+        self._assign(ahead=True)
+        while self._collect(0.0):
+            self._assign(ahead=True)
+
+    def _exchange(self, shards: Sequence[Sequence[Message]], timeout: float) -> list[Message]:
+        self._await_actors()
+        start = time.monotonic()
+        queued, deadline = self._queue(shards, start), start + timeout
         try:
-            self._await_actors()
-            deadline = None if timeout is None else time.monotonic() + timeout
-            while any(shard.replies is None for shard in queued):
-                left = math.inf if deadline is None else max(0.0, deadline - time.monotonic())
-                self._assign(left)
-                if not self._collect(self._scheduler.wait_seconds(left)) and not self._replace_late():
-                    break
+            while any(shard.replies is None for shard in queued) and time.monotonic() < deadline:
+                self._advance(deadline)
         except BaseException:
             self._abandon(queued)
             raise
-        for _ in range(self._abandon([shard for shard in queued if shard.replies is None])):
-            self.warn("an actor was not done in time and is replaced")
+        self._end_late(queued, deadline, timeout)
         self._scheduler.learn(queued)
-        return self._take_replies(r.metadata.reply_to_message_id for shard in queued for r in shard.replies or ())
+        replies = [reply for shard in queued for reply in shard.replies or ()]
+        self._drop([shard for shard in queued if shard.replies is not None])
+        return replies
+
+    def _kept(self, replies: Iterable[Message]) -> bool:
+        return any(reply.metadata.reply_to_message_id in self._replies for reply in replies)
+
+    def _advance(self, deadline: float) -> None:
+        """Assign what can go, and wait: for a call or an actor, at most until something is late."""
+        now = time.monotonic()
+        self._end_expired(now, deadline)
+        left = min([deadline, *(shard.expires for shard in self._sent if shard.replies is None)]) - now
+        self._assign(left)
+        if self._scheduler.patience() <= now:
+            self._give_up(self._scheduler.overdue(now))
+            self._assign(left)
+        wait, patience = self._scheduler.wait_seconds(left), self._scheduler.patience() - now
+        if not self._collect(min(wait, patience)) and wait <= patience:
+            self._replace_late()
+
+    def _end_expired(self, now: float, deadline: float) -> None:
+        """Give shards whose messages' time to live has ended, before the deadline, error replies; forget replies that nobody has taken."""
+        gone = [shard for shard in self._sent if shard.expires <= now and shard.expires < deadline]
+        self._give_up(gone)
+        for shard in gone:
+            if shard.replies is None:
+                shard.parts, shard.done, shard.seconds = (), [expired(message) for message in shard.messages], math.inf
+                self.callback.received(shard.done)
+
+    def _end_late(self, shards: Sequence[Shard], deadline: float, timeout: float) -> None:
+        """Have shards that are not done at the deadline go on as long as their messages live; others wait for them for a while."""
+        late = [shard for shard in shards if shard.replies is None and shard.expires > deadline]
+        for part in (part for shard in late for part in shard.whole):
+            part.patience = deadline + max(timeout, ACTOR_START_SECONDS)
+        if late:
+            number = sum(len(shard.messages) for shard in late)
+            self.warn(f"{plural(number, 'message')} had no reply in {timeout:g} s; a late reply can be pulled until its time to live ends")
+        self._give_up([shard for shard in shards if shard.replies is None and shard.expires <= deadline])
 
     def _await_actors(self) -> None:
         """Wait until an actor is up."""
         while not self.pool.busy:
-            self._collect(None)
+            self._collect(math.inf)
 
-    def _queue(self, shards: Sequence[Sequence[Message]]) -> list[Shard]:
+    def _queue(self, shards: Sequence[Sequence[Message]], now: float) -> list[Shard]:
         """Queue shards, the longest first; gives them in their own order."""
         records = _store([message for shard in shards for message in shard])
-        queued = [Shard(messages, records) for messages in shards]
+        queued = [Shard(messages, records, expires=now + time_to_live(messages[0])) for messages in shards]
+        self._sent += queued
         self._scheduler.add(queued, self._load if self._client_sizes else None)
         return queued
 
@@ -88,6 +131,9 @@ class RayGrid(LocalGrid):
         """Assign waiting shards to actors: to those without work, or with `ahead` all shards, each to the actor with the fewest."""
         most = None if ahead and self._scheduler.may_assign_ahead() else 1
         while (actor := self.pool.free(most=most)) is not None and (shards := self._scheduler.take(self.pool.size, seconds_left)):
+            for shard in shards:
+                if shard.patience < math.inf:
+                    shard.patience = max(shard.patience, time.monotonic() + ACTOR_START_SECONDS)
             tasks = [[self._task(message, shard.records) for message in shard.messages] for shard in shards]
             references = actor.run.options(num_returns=1 + sum(map(len, tasks))).remote(tasks, self.pool.shared, shards[0].single)
             self._scheduler.start(PendingCall(shards, actor, references))
@@ -98,12 +144,12 @@ class RayGrid(LocalGrid):
         state = self.states.get(message.metadata.dst_node_id)
         return ClientTask(message.metadata, records, self._node_config(message), self.run_config, state)
 
-    def _collect(self, timeout: float | None) -> bool:
+    def _collect(self, timeout: float) -> bool:
         """Wait for one call, or one new actor; whether any came in time. Raises `KeyboardInterrupt` once the pool was stopped."""
         import ray
 
         awaited = [*self._scheduler.calls, *self.pool.starting]
-        ready = ray.wait(awaited, num_returns=1, timeout=timeout)[0] if awaited else []
+        ready = ray.wait(awaited, num_returns=1, timeout=None if timeout == math.inf else timeout)[0] if awaited else []
         if self.pool.stopped:
             raise KeyboardInterrupt
         for reference in ready:
@@ -137,8 +183,13 @@ class RayGrid(LocalGrid):
             return
         self._scheduler.finish(reference, result.replies, result.seconds)
         self.pool.release(call.actor, result.peak)
-        for shard in call.shards:
+        self._receive(call.shards)
+
+    def _receive(self, shards: Sequence[Shard]) -> None:
+        """Keep the replies of shards that are done."""
+        for shard in shards:
             self._keep_replies(shard.done or ())
+            self.callback.received(shard.done or ())
 
     def _replace(self, actor: Any, error: Exception) -> None:
         """Start another actor in the place of one that was lost; shards that were lost too often have error replies."""
@@ -147,15 +198,13 @@ class RayGrid(LocalGrid):
         for shard in given_up:
             reason = f"it was lost with its actor, {shard.losses} times: {error}"
             shard.done = [Message(Error(REPLY_UNAVAILABLE, reason), reply_to=message) for message in shard.messages]
-            self._keep_replies(shard.done)
+        self._receive(given_up)
 
-    def _replace_late(self) -> bool:
-        """Replace actors that hold up several shards, which then run one by one; whether there were any."""
-        late = self._scheduler.late()
-        for call in late:
+    def _replace_late(self) -> None:
+        """Replace actors that hold up several shards, which then run one by one."""
+        for call in self._scheduler.late():
             self.warn(f"an actor was not done in time with {len(call.shards)} shards; it is replaced and they run one by one")
             self._replace(call.actor, TimeoutError("not done in time"))
-        return bool(late)
 
     def _spread(self) -> None:
         """Go on with fewer actors on each GPU, whose memory ran out; what they were at runs again."""
@@ -163,12 +212,27 @@ class RayGrid(LocalGrid):
         self.pool.spread()
         self.warn(f"a GPU's memory ran out; {self.pool.size} actors with {self.pool.gpus:g} of a GPU each go on")
 
+    def _give_up(self, shards: Sequence[Shard]) -> None:
+        """Abandon shards that are too late."""
+        for _ in range(self._abandon(shards)):
+            self.warn("an actor was not done in time and is replaced")
+
     def _abandon(self, shards: Sequence[Shard]) -> int:
-        """Forget shards, and replace the actors at work on them; how many."""
-        late = self._scheduler.abandon(shards)
+        """Drop shards, whole ones of which these may be parts, and replace the actors at work on them; how many."""
+        asked = set(shards)
+        whole = [shard for shard in self._sent if not asked.isdisjoint(shard.whole)]
+        late = self._scheduler.abandon(whole)
         for actor in late:
             self.pool.replace(actor)
+        self._drop(whole)
         return len(late)
+
+    def _drop(self, shards: Sequence[Shard]) -> None:
+        """Have nothing more to do with shards, and keep none of their replies."""
+        gone = set(shards)
+        self._sent = [shard for shard in self._sent if shard not in gone]
+        for shard in shards:
+            self._forget(shard.messages)
 
 
 def _store(messages: Sequence[Message]) -> dict[int, Any]:

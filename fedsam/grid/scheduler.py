@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
@@ -30,6 +30,8 @@ class Shard:
         single: Whether replies stay single whatever its messages ask for, as those of a part, of which only a strategy knows the whole.
         done: Its replies; None until they are there, and where it has parts.
         seconds: That it took.
+        expires: Clock time at which its messages' time to live ends.
+        patience: Clock time up to which others wait for it, once it is late.
     """
 
     messages: Sequence[Message]
@@ -39,6 +41,13 @@ class Shard:
     single: bool = False
     done: list[Message] | None = None
     seconds: float = 0.0
+    expires: float = math.inf
+    patience: float = math.inf
+
+    @property
+    def whole(self) -> Sequence[Shard]:
+        """Itself and its parts."""
+        return (self, *self.parts)
 
     @property
     def replies(self) -> list[Message] | None:
@@ -147,9 +156,17 @@ class Scheduler:
         """Take from an exchange how long shards of its kind take."""
         self._slowest[shards[0].kind] = max(CALL_TARGET_SECONDS if shard.done is None else shard.seconds for shard in shards)
 
-    def wait_seconds(self, seconds_left: float) -> float | None:
-        """How long to wait for a call: all that is left, or half of it while there are calls of several shards; None is for ever."""
-        return None if seconds_left == math.inf else seconds_left / (2 if self._combined() else 1)
+    def wait_seconds(self, seconds_left: float) -> float:
+        """How long to wait for a call: all that is left, or half of it while there are calls of several shards."""
+        return seconds_left / (2 if self._combined() else 1)
+
+    def patience(self) -> float:
+        """Clock time up to which the shards that wait do so for late calls; infinite where none waits, or no call is late."""
+        return min((_patience(call) for call in self.calls.values()), default=math.inf) if self._waiting else math.inf
+
+    def overdue(self, now: float) -> list[Shard]:
+        """The shards of late calls for which others have waited long enough."""
+        return [shard for call in self.calls.values() if _patience(call) <= now for shard in call.shards]
 
     def may_assign_ahead(self) -> bool:
         """Whether actors may have several calls at a time: not while a shard was lost, so that it is clear which one was to blame."""
@@ -181,7 +198,7 @@ class Scheduler:
                 given_up.append(shard)
             elif shard.losses > MAX_LOSSES // 2 and len(shard.messages) > 1:
                 self._waiting.remove(shard)
-                shard.parts = [Shard([message], shard.records, shard.losses, single=True) for message in shard.messages]
+                shard.parts = [replace(shard, messages=[message], parts=(), single=True) for message in shard.messages]
                 self._waiting.extendleft(reversed(shard.parts))
         return given_up
 
@@ -197,8 +214,12 @@ class Scheduler:
 
     def abandon(self, shards: Iterable[Shard]) -> list[Hashable]:
         """Forget shards; the actors at work on them, which are to be replaced, as what they do is of no use any more."""
-        gone = {part for shard in shards for part in (shard, *shard.parts)}
+        gone = {part for shard in shards for part in shard.whole}
         late = list(dict.fromkeys(call.actor for call in self.calls.values() if not gone.isdisjoint(call.shards)))
         self._requeue(late)
         self._waiting = deque(shard for shard in self._waiting if shard not in gone)
         return late
+
+
+def _patience(call: PendingCall) -> float:
+    return max(shard.patience for shard in call.shards)

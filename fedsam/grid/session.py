@@ -11,7 +11,7 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, wait
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,11 +20,11 @@ from typing import Any
 import psutil
 
 from fedsam.config import ConfigError
+from fedsam.grid.ray_start import RayStartError, end_processes, processes, start_private
 from fedsam.imports import ROOT
 
 PRIVATE = "fedsam-private"  # a resource that tells a private Ray from others
 RAY_ANSWER_SECONDS = 10.0  # for Ray to answer
-PROCESS_END_SECONDS = 2.0  # for a process to end
 POLL_SECONDS = 0.05  # between looks at whether Ray is up
 
 
@@ -43,6 +43,7 @@ def ray_session(
 
     Raises:
         ConfigError: There is no Ray at `address`, or it refuses this process, or it is another command's private one.
+        RayStartError: A private Ray did not come up, tried several times.
     """
     if address is not None:
         with _running_cluster(address) as resources:
@@ -55,16 +56,20 @@ def ray_session(
     # Ray deletes a spill file once all objects in it are gone: one object a file, or former client states stay on disk with present ones.
     # It opens the folder that it is given to everybody, so it gets one inside ours, which only this user can enter.
     private |= {"include_dashboard": False, "_temp_dir": f"{folder}/r", "_system_config": {"max_fused_object_count": 1}}
-    processes = set[psutil.Process]()
+    left, kept = set[psutil.Process](), False
     try:
         with _running_ray("local", **private):  # "local", or RAY_ADDRESS in the environment makes it join another
             try:
                 yield ray.cluster_resources()
             finally:
-                processes = _processes(folder)
+                left = processes(folder)
+    except RayStartError:
+        kept = True
+        raise
     finally:
-        _end_processes(processes | _processes(folder))
-        shutil.rmtree(folder, ignore_errors=True)
+        end_processes(left | processes(folder))
+        if not kept:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -105,8 +110,12 @@ def _running_ray(address: str, **settings: Any) -> Iterator[None]:
     up, over = Future[None](), threading.Event()
 
     def keep_ray() -> None:
+        common = {"namespace": "fedsam", "logging_level": logging.ERROR, "job_config": _job_config(), **settings}
         try:
-            ray.init(address=address, namespace="fedsam", logging_level=logging.ERROR, job_config=_job_config(), **settings)
+            if "_temp_dir" in settings:
+                start_private(over, address=address, **common)
+            else:
+                ray.init(address=address, **common)
         except BaseException as error:
             up.set_exception(error)
         else:
@@ -145,30 +154,6 @@ def _job_config() -> Any:
             return serialized
 
     return OwnFirst()
-
-
-def _processes(folder: str) -> set[psutil.Process]:
-    """The processes of the Ray whose files are in `folder`: Ray's programs that have it as an argument, and all their descendants."""
-    import ray
-
-    programs, found = str(Path(ray.__file__).parent), set[psutil.Process]()
-    for process in psutil.process_iter(["cmdline"]):
-        line = " ".join(process.info["cmdline"] or ())
-        if folder not in line or programs not in line:
-            continue
-        found.add(process)
-        with contextlib.suppress(psutil.NoSuchProcess):
-            found.update(process.children(recursive=True))
-    return found - {psutil.Process()}
-
-
-def _end_processes(processes: Iterable[psutil.Process]) -> None:
-    """Wait for processes that were asked to end, and kill those that do not."""
-    _, late = psutil.wait_procs(processes, timeout=PROCESS_END_SECONDS)
-    for process in late:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(late, timeout=PROCESS_END_SECONDS)
 
 
 def import_ray(*, private: bool) -> Any:

@@ -9,17 +9,17 @@ from threading import Lock
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedsam.messages.flower_private import Run
+from fedsam.grid.base import LocalGrid
+from fedsam.messages.flower_private import NodeInfo, Run
 
 
 class SynchronizedGrid(Grid):
     """A grid that one thread uses at a time; what the others send meanwhile goes out together in the next exchange.
 
-    Args:
-        grid: Gives replies that say which message they are to.
+    An error that one thread's messages make is raised there alone.
     """
 
-    def __init__(self, grid: Grid) -> None:
+    def __init__(self, grid: LocalGrid) -> None:
         self._grid = grid
         self._exchange_lock, self._waiting_lock = Lock(), Lock()
         self._waiting: list[tuple[list[Message], Future[list[Message]]]] = []
@@ -37,28 +37,33 @@ class SynchronizedGrid(Grid):
         """As `Grid.create_message`."""
         return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
 
-    def get_node_ids(self) -> Iterable[int]:
-        """As `Grid.get_node_ids`."""
+    def get_node_ids(self) -> list[int]:
+        """As `LocalGrid.get_node_ids`."""
         return self._grid.get_node_ids()
 
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+    def get_nodes(self) -> list[NodeInfo]:
+        """As `LocalGrid.get_nodes`."""
+        return self._grid.get_nodes()
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """As `Grid.push_messages`."""
         with self._exchange_lock:
             return self._grid.push_messages(messages)
 
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """As `Grid.pull_messages`."""
         with self._exchange_lock:
             return self._grid.pull_messages(message_ids)
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """As `Grid.send_and_receive`; the timeout does not count the time in which another thread uses the grid."""
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """As `LocalGrid.send_and_receive`; the timeout does not count the time in which another thread uses the grid."""
         if timeout is not None:
             with self._exchange_lock:
                 return self._grid.send_and_receive(messages, timeout=timeout)
-        mine: Future[list[Message]] = Future()
+        mine, sent = Future[list[Message]](), list(messages)
+        self._grid.check_nodes(sent)
         with self._waiting_lock:
-            self._waiting.append((list(messages), mine))
+            self._waiting.append((sent, mine))
         with self._exchange_lock:
             if not mine.done():
                 self._exchange()
@@ -69,7 +74,7 @@ class SynchronizedGrid(Grid):
         with self._waiting_lock:
             waiting, self._waiting = self._waiting, []
         try:
-            replies = list(self._grid.send_and_receive([message for messages, _ in waiting for message in messages]))
+            replies = self._grid.send_and_receive([message for messages, _ in waiting for message in messages])
         except BaseException as error:
             for _, future in waiting:
                 future.set_exception(error)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, Metadata, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, Metadata, MetricRecord, RecordDict
+from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp.exception import InconsistentMessageReplies
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
@@ -15,18 +18,24 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CLIENT_APP_RAISED",
+    "MESSAGE_UNAVAILABLE",
     "REPLY_UNAVAILABLE",
+    "NodeInfo",
     "Run",
     "average_replies",
     "make_merge_config",
     "make_message",
     "merge_weight",
+    "message_unavailable",
     "new_run",
+    "online_node",
+    "random_run",
     "set_current_run",
     "set_message_id",
 ]
 
 CLIENT_APP_RAISED = 2  # as `flwr.common.constant.ErrorCode`
+MESSAGE_UNAVAILABLE = 3
 REPLY_UNAVAILABLE = 4
 MERGE_BY = "fedsam.merge-by"  # in a message's ConfigRecord `config`
 
@@ -34,6 +43,16 @@ MERGE_BY = "fedsam.merge-by"  # in a message's ConfigRecord `config`
 def new_run() -> Run:
     """A run of which only the id, 1, is known."""
     return Run.create_empty(1)
+
+
+def random_run() -> Run:
+    """A run with a random id, as Flower's runtime gives one to each run of an app."""
+    return Run.create_empty(secrets.randbelow(2**63 - 1) + 1)
+
+
+def online_node(node: int) -> NodeInfo:
+    """What is known of a node that is always there."""
+    return NodeInfo(node_id=node, status="online")
 
 
 def set_current_run(run: Run) -> None:
@@ -49,6 +68,23 @@ def set_message_id(message: Message, id: str) -> None:
 def make_message(metadata: Metadata, content: RecordDict) -> Message:
     """A message with the metadata of one that was sent."""
     return Message(metadata=metadata, content=content)  # type: ignore[call-overload,no-any-return]
+
+
+def message_unavailable(message_id: str, run_id: int) -> Message:
+    """The error reply to a message that nobody knows, or whose reply was taken already, or came too late."""
+    metadata = Metadata(
+        run_id=run_id,
+        message_id=f"{message_id}-unavailable",
+        src_node_id=0,
+        dst_node_id=0,
+        reply_to_message_id=message_id,
+        group_id="",
+        message_type="system",
+        created_at=time.time(),
+        ttl=0,
+    )
+    reason = "no such message, or its reply was pulled before, or its time to live is over"
+    return Message(metadata=metadata, error=Error(MESSAGE_UNAVAILABLE, reason))  # type: ignore[call-overload,no-any-return]
 
 
 def make_merge_config(strategy: Strategy) -> ConfigRecord:

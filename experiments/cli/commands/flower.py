@@ -26,7 +26,8 @@ def command(
         typer.Option("--run-config", "-c", metavar="K=V...", help="Change the app's run config, or give a TOML file; repeat for more."),
     ] = None,
     supernodes: Annotated[
-        int | None, typer.Option("--num-supernodes", "-n", min=1, help="Number of clients; default: the app's options.num-supernodes.")
+        int | None,
+        typer.Option("--num-supernodes", "-n", min=1, help="Number of clients; default: the app's options.num-supernodes, or 2."),
     ] = None,
     actors: Annotated[int | None, typer.Option("--actors", help="Ray actors; default: one per physical core, or per GPU share.")] = None,
     cpus_per_actor: Annotated[int, typer.Option("--cpus-per-actor", help="CPUs, and so torch threads, of an actor.")] = 1,
@@ -49,9 +50,12 @@ def command(
         "allow_unauthenticated_cluster": allow_unauthenticated_cluster,
     }
     compute = validated(Compute, settings, "compute")
+    from rich.console import Console
+
+    from experiments.running.app_progress import AppProgress
     from experiments.running.flower_apps import run
     from fedsam.grid.flower_app import FlowerApp
 
     app = FlowerApp.read(folder, run_config or ())
-    with graceful_shutdown("interrupted; Ray is stopped") as stop_functions:
-        run(app, compute, supernodes, stop_functions)
+    with graceful_shutdown("interrupted; Ray is stopped") as stop_functions, AppProgress(Console(stderr=True)) as progress:
+        run(app, compute, supernodes, stop_functions, progress)

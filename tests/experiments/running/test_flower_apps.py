@@ -1,5 +1,6 @@
 """Flower apps on our grids: the same on Ray actors as in this process, and what an app can ask of Flower."""
 
+import io
 import json
 import os
 import sys
@@ -11,15 +12,21 @@ import numpy as np
 import pytest
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
+from numpy.typing import NDArray
+from rich.console import Console
+from sklearn.datasets import load_diabetes
 
 from experiments.cli import main
 from experiments.cli.commands.run_config import run_config
 from experiments.running import actors, flower_apps
+from experiments.running.app_progress import AppProgress
 from fedsam.config import Compute, ConfigError
 from fedsam.grid.flower_app import FlowerApp
 from fedsam.grid.pool import ActorPool
 from fedsam.grid.ray_grid import RayGrid
 from fedsam.grid.session import ray_session
+from fedsam.imports import PACKAGES
+from fedsam.messages.flower_private import random_run
 from tests.experiments.running.test_server_app import experiment
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -28,8 +35,16 @@ INLINE = Compute(grid="inline")
 
 
 @pytest.fixture(autouse=True)
-def own_sys_path(monkeypatch: pytest.MonkeyPatch) -> None:
+def own_modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What an app adds to how modules are found is gone after a test."""
     monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    before = dict(sys.modules)
+    yield
+    for name in set(sys.modules) - set(before):
+        if name.partition(".")[0] in PACKAGES:
+            del sys.modules[name]
+    sys.modules.update(before)
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +80,58 @@ def test_the_quickstart_app_gives_the_same_numbers_in_this_process_and_on_actors
         assert {name: ours[name].tobytes() for name in ours} == {name: theirs[name].tobytes() for name in theirs}
 
 
+def kaplan_meier(times: NDArray[np.float64], events: NDArray[np.bool_]) -> tuple[list[float], list[float]]:
+    """The curve, a time after the other."""
+    left, curve = 1.0, dict[float, float]()
+    for time in sorted(set(times)):
+        left *= 1 - events[times == time].sum() / (times >= time).sum()
+        curve[float(time)] = left
+    return list(curve), list(curve.values())
+
+
+def test_a_pushed_gradient_trains_the_client_it_goes_to(tmp_path: Path) -> None:
+    result = json.loads((inline("vertical", tmp_path / "inline", 2) / "result.json").read_text())
+    assert result["losses"][-1] < 0.2 < 0.6 < result["losses"][0]
+    assert result["accuracy"] > 0.95
+
+
+def test_secure_aggregation_gives_the_mean_of_the_models(tmp_path: Path) -> None:
+    result = json.loads((inline("secagg", tmp_path / "inline", 4) / "result.json").read_text())
+    w, (x, y) = np.zeros(10), load_diabetes(return_X_y=True)
+    for model in result["models"][1:]:
+        local = []
+        for part in range(4):
+            mine, v = slice(part, None, 4), w
+            for _ in range(20):
+                v = v - 2.0 * x[mine].T @ (x[mine] @ v - y[mine] / 100) / len(y[mine])
+            local.append((len(y[mine]), v))
+        w = sum(n * v for n, v in local) / len(y)
+        np.testing.assert_allclose(model, w, atol=1e-4)
+        w = np.array(model)
+    assert len(result["models"]) == 3
+    assert result["losses"][1] < result["losses"][0]
+
+
+def test_arrays_of_numpy_are_trained_by_flowers_strategy_as_it_is(tmp_path: Path) -> None:
+    result = json.loads((inline("plain", tmp_path / "inline", 4) / "result.json").read_text())
+    assert result["accuracies"][-1] > 0.9
+    assert np.shape(result["model"]) == (5, 3)
+
+
+def test_a_strategy_that_is_an_apps_own_sees_every_reply(tmp_path: Path) -> None:
+    times, curve = json.loads((inline("survival", tmp_path / "inline", 4) / "result.json").read_text())
+    data = load_diabetes()
+    assert (times, pytest.approx(curve, abs=1e-12)) == kaplan_meier(data.target, data.data[:, 1] > 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "nodes"), [("vertical", 2), ("secagg", 4), ("plain", 4), ("survival", 4)])
+def test_the_shapes_of_flowers_examples_give_the_same_numbers_on_actors(pool: ActorPool, name: str, nodes: int, tmp_path: Path) -> None:
+    folders = inline(name, tmp_path / "inline", nodes), on_ray(pool, name, tmp_path / "ray", nodes)
+    here, there = (json.loads((folder / "result.json").read_text()) for folder in folders)
+    assert here == there
+
+
 def test_mods_lifespans_state_queries_named_actions_and_error_codes(pool: ActorPool, tmp_path: Path) -> None:
     said = json.loads((inline("features", tmp_path / "inline", 3) / "said.json").read_text())
     longer = [json.loads(reply) for reply in said["2 train.longer"]]
@@ -96,9 +163,70 @@ def test_the_server_app_runs_in_this_process(tmp_path: Path, monkeypatch: pytest
     assert seen == [os.getpid()]
 
 
-def test_the_number_of_nodes_must_be_known() -> None:
-    with pytest.raises(ConfigError, match=r"num-supernodes: must be given: .*features/pyproject.toml has no options.num-supernodes"):
-        flower_apps.run(FlowerApp.read(APPS / "features"), INLINE)
+CLIENT = """
+from flwr.app import Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from fedsam import numbers
+
+app = ClientApp()
+
+@app.train()
+def train(message, context):
+    from experiments import more
+    from fedsam.config import FACTOR  # ours has a module of this name
+    sent = message.content["sent"]["number"]
+    return Message(RecordDict({"got": MetricRecord({"number": numbers.ONE + FACTOR * sent + more()})}), reply_to=message)
+"""
+SERVER = """
+from pathlib import Path
+from flwr.app import Message, MetricRecord, RecordDict
+from flwr.serverapp import ServerApp
+from rich.console import Console
+from fedsam import numbers
+
+app = ServerApp()
+
+@app.main()
+def main(grid, context):
+    from experiments import more
+    nodes = grid.get_node_ids()
+    nodes.reverse()
+    messages = [Message(RecordDict({"sent": MetricRecord({"number": n})}), n, "train") for n in nodes]
+    got = [reply.content["got"]["number"] for reply in grid.send_and_receive(messages)]
+    Path(context.run_config["output"], "got").write_text(f"{got} {more()} {numbers.ONE} {context.run_id == grid.run.run_id != 1}")
+"""
+
+
+def test_an_app_whose_modules_have_names_of_ours_finds_its_own(pool: ActorPool, tmp_path: Path) -> None:
+    app = tmp_path / "app"
+    (app / "src" / "fedsam").mkdir(parents=True)
+    components = 'serverapp = "fedsam.server:app"\nclientapp = "fedsam.client:app"'
+    table = f"[tool.flwr.app.components]\n{components}\n[tool.flwr.app.config]\noutput = ''\n"
+    head = '[project]\nname = "some"\nversion = "1.0.0"\n[tool.flwr.app]\npublisher = "me"\n'
+    (app / "pyproject.toml").write_text(head + table)
+    files = {"__init__": "", "numbers": "ONE = 1", "config": "FACTOR = 10", "client": CLIENT, "server": SERVER}
+    for name, code in files.items():
+        (app / "src" / "fedsam" / f"{name}.py").write_text(code)
+    (app / "experiments.py").write_text("def more():\n    return 100\n")
+    for place in ("inline", "ray"):
+        (tmp_path / place).mkdir()
+        read = FlowerApp.read(app, [f"output='{tmp_path / place}'"])
+        if place == "inline":
+            flower_apps.run(read, INLINE)
+        else:
+            pool.supply(app=read)
+            grid = RayGrid(pool, 2, read.run_config)
+            grid.set_run(random_run())
+            flower_apps.serve(read, grid)
+        assert (tmp_path / place / "got").read_text() == "[121, 111] 100 1 True"
+
+
+def test_an_app_that_does_not_say_how_many_nodes_it_has_gets_flowers_default(tmp_path: Path) -> None:
+    said = list[str]()
+    progress = AppProgress(Console(file=io.StringIO()))
+    progress.say = said.append  # type: ignore[method-assign]
+    flower_apps.run(FlowerApp.read(APPS / "vertical", [f"output='{tmp_path}' rounds=1"]), INLINE, progress=progress)
+    assert said[0] == "2 nodes, Flower's default, as the app does not say how many; --num-supernodes does"
 
 
 def test_the_repository_is_an_app_of_its_own(tmp_path: Path) -> None:
@@ -147,7 +275,6 @@ def test_the_command_runs_an_app(tmp_path: Path, fedsam: Fedsam) -> None:
         (["--grid", "rai"], "compute.grid: 'rai' is not allowed"),
         (["--actors", "0"], "compute.actors: 0 is not allowed"),
         (["-c", "sufix=1"], "run-config.sufix: unknown key, did you mean 'suffix'?"),
-        ([], "num-supernodes: must be given"),
     ],
 )
 def test_wrong_options_are_one_line_and_exit_2(fedsam: Fedsam, options: list[str], said: str) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,8 @@ def flwr_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlwrRun]:
             await_port(port)
 
             def run_app(app: Path, config: Path, nodes: int) -> None:
-                federation = f"num-supernodes={nodes} client-resources-num-cpus=1"
+                # One client at a time: Flower may run two messages to one client at once, of which one loses its state.
+                federation = f"num-supernodes={nodes} client-resources-num-cpus={os.cpu_count()}"
                 command = ["flwr", "run", app, "own", "--run-config", config, "--federation-config", federation, "--stream"]
                 done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=HANG, check=False)
                 started.update(descendants(superlink.pid))
@@ -84,18 +86,18 @@ def await_port(port: int) -> None:
     raise TimeoutError("the SuperLink does not answer")
 
 
-def fedsam_flower(app: Path, config: Path, nodes: int) -> None:
-    """The same on our actors."""
+def fedsam_flower(app: Path, config: Path, nodes: int, grid: str) -> None:
+    """The same on one of our grids."""
     command = [sys.executable, "-m", "experiments.cli.main", "flower", app, "--run-config", config, "--num-supernodes", str(nodes)]
-    subprocess.run(command, capture_output=True, text=True, timeout=HANG, check=True)
+    subprocess.run([*command, "--grid", grid], capture_output=True, text=True, timeout=HANG, check=True)
 
 
-def on_both(flwr_run: FlwrRun, name: str, folder: Path, nodes: int) -> tuple[Path, Path]:
+def on_both(flwr_run: FlwrRun, name: str, folder: Path, nodes: int, grid: str = "ray") -> tuple[Path, Path]:
     """The folders that an app has written to on Flower's runtime, and on ours."""
     app = folder / name
     shutil.copytree(APPS / name, app, ignore=shutil.ignore_patterns("__pycache__"))
     outputs = folder / "theirs", folder / "ours"
-    for output, start in zip(outputs, (flwr_run, fedsam_flower), strict=True):
+    for output, start in zip(outputs, (flwr_run, partial(fedsam_flower, grid=grid)), strict=True):
         output.mkdir()
         config = output.with_suffix(".toml")
         config.write_text(f"output = '{output}'\n")
@@ -114,6 +116,12 @@ def test_what_an_app_can_ask_of_flower_is_the_same(flwr_run: FlwrRun, tmp_path: 
     theirs, ours = on_both(flwr_run, "features", tmp_path, 3)
     assert json.loads((theirs / "said.json").read_text()) == json.loads((ours / "said.json").read_text())
     assert (theirs / "closed").exists() and (ours / "closed").exists()
+
+
+@pytest.mark.parametrize(("name", "nodes"), [("vertical", 2), ("secagg", 4), ("plain", 4), ("survival", 4)])
+def test_the_shapes_of_flowers_examples_give_the_same_numbers(flwr_run: FlwrRun, name: str, nodes: int, tmp_path: Path) -> None:
+    theirs, ours = on_both(flwr_run, name, tmp_path, nodes, grid="inline")
+    assert json.loads((theirs / "result.json").read_text()) == json.loads((ours / "result.json").read_text())
 
 
 def test_our_app_gives_the_same_numbers(flwr_run: FlwrRun, tmp_path: Path) -> None:

@@ -3,21 +3,32 @@
 import importlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
+from flwr.supercore.constant import DEFAULT_SIMULATION_CONFIG
 
 from fedsam.config import ConfigError
-from fedsam.grid.flower_app import FlowerApp
+from fedsam.grid.flower_app import DEFAULT_SUPERNODES, FlowerApp
+from fedsam.imports import PACKAGES
 
 APPS = Path(__file__).resolve().parents[2] / "apps"
 
 
 @pytest.fixture(autouse=True)
-def own_sys_path(monkeypatch: pytest.MonkeyPatch) -> None:
+def own_modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What an app adds to how modules are found is gone after a test."""
     monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    before = dict(sys.modules)
+    yield
+    for name in set(sys.modules) - set(before):
+        if name.partition(".")[0] in (*PACKAGES, "some"):
+            del sys.modules[name]
+    sys.modules.update(before)
 
 
 def made(folder: Path, components: str = 'serverapp = "some:server"\nclientapp = "some:client"', rest: str = "", code: str = "") -> Path:
@@ -84,6 +95,34 @@ def test_what_is_no_app_is_told_before_anything_starts(tmp_path: Path, component
     assert said in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("server = 1", "'pack.mod:server' is not allowed: ModuleNotFoundError: No module named 'pack'; searched first: {folder}"),
+        ("server = (", "'pack.mod:server' is not allowed: SyntaxError"),
+        (
+            "import nowhere_at_all\nserver = 1",
+            "No module named 'nowhere_at_all'; what it imports must be installed here, or lie in {folder}",
+        ),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_told(tmp_path: Path, code: str, said: str) -> None:
+    components = 'serverapp = "pack.mod:server"\nclientapp = "some:client"'
+    if "No module named 'pack'" not in said:
+        (tmp_path / "pack").mkdir()
+        (tmp_path / "pack" / "mod.py").write_text(code)
+    with pytest.raises(ConfigError) as error:
+        FlowerApp.read(made(tmp_path, components)).load_server()
+    assert said.format(folder=tmp_path) in str(error.value)
+
+
+def test_an_app_in_src_need_not_be_installed(tmp_path: Path) -> None:
+    app = made(tmp_path, code="from flwr.serverapp import ServerApp\nserver, client = ServerApp(), 2\nserver = server\nclient = 3\n")
+    (tmp_path / "src").mkdir()
+    (tmp_path / "some.py").rename(tmp_path / "src" / "some.py")
+    assert isinstance(FlowerApp.read(app).load_server(), ServerApp)
+
+
 def test_a_folder_without_an_app_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"not a Flower app: Cannot find pyproject\.toml"):
         FlowerApp.read(tmp_path)
@@ -110,6 +149,10 @@ def test_what_is_not_an_app_is_told(tmp_path: Path) -> None:
 def test_flowers_private_helpers_are_where_flower_app_looks_for_them(name: str) -> None:
     module, _, attribute = name.partition(":")
     assert hasattr(importlib.import_module(module), attribute), f"flwr has moved {name}: change fedsam/grid/flower_app.py"
+
+
+def test_the_default_number_of_nodes_is_flowers() -> None:
+    assert DEFAULT_SIMULATION_CONFIG.num_supernodes == DEFAULT_SUPERNODES
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, "0"), ("1", "1")])

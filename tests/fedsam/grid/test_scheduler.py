@@ -130,9 +130,9 @@ def test_late_calls_of_several_shards_run_again_in_order_and_one_of_each_actor_i
 def test_calls_of_several_shards_have_half_of_the_time() -> None:
     made = queue()
     call(made, "a", shard(1))
-    assert (made.wait_seconds(8.0), made.wait_seconds(math.inf), made.late()) == (8.0, None, [])
+    assert (made.wait_seconds(8.0), made.late()) == (8.0, [])
     call(made, "b", shard(2), shard(3))
-    assert (made.wait_seconds(8.0), made.wait_seconds(math.inf)) == (4.0, None)
+    assert made.wait_seconds(8.0) == 4.0
 
 
 def test_a_message_that_takes_its_actors_along_is_given_up_alone() -> None:
@@ -193,3 +193,23 @@ def test_of_abandoned_shards_nothing_is_left_and_others_go_on() -> None:
     assert rest(made) == [shards[2], shards[5]]
     assert [one.losses for one in shards] == [0] * 6
     assert made.abandon([]) == []
+
+
+def test_others_wait_for_a_late_call_as_long_as_its_patience_says() -> None:
+    late, other, running = shard(1), shard(2), shard(3)
+    made = queue()
+    call(made, "a", late), call(made, "b", running)
+    late.patience = 5.0
+    assert made.patience() == math.inf  # nothing waits
+    made.add([other])
+    assert (made.patience(), made.overdue(4.0), made.overdue(5.0)) == (5.0, [], [late])
+
+
+def test_the_parts_of_a_late_shard_are_as_late_as_it_is() -> None:
+    whole = shard(1, 2)
+    whole.expires, whole.patience = 7.0, 5.0
+    made = queue(whole)
+    for actor in "ab":
+        call(made, actor)
+        made.lose(actor)
+    assert [(part.expires, part.patience, part.losses) for part in whole.parts] == [(7.0, 5.0, 2)] * 2

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 from concurrent.futures import wait
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from fedsam.grid import session
-from fedsam.grid.session import import_ray
+from fedsam.grid import ray_start, session
+from fedsam.grid.ray_start import RayStartError
+from fedsam.grid.session import import_ray, ray_session
 from tests.support.processes import HANG
 
 
@@ -34,3 +38,75 @@ def test_the_alarm_that_ray_sets_on_a_signal_does_not_cut_the_end_short(monkeypa
         pass
     assert off.is_set()
     assert ended == ["Ray"]
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The temporary folders with which a Ray that never comes up was started; each start leaves a log."""
+    ray, folders = import_ray(private=True), list[str]()
+
+    def start(*, _temp_dir: str, **_: object) -> None:
+        folders.append(_temp_dir)
+        (Path(_temp_dir) / "session_latest" / "logs").mkdir(parents=True)
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "init", start)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    return folders
+
+
+def test_a_ray_that_does_not_come_up_is_tried_again_and_its_logs_are_kept(started: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        pytest.raises(RayStartError, match=r"tried 3 times: The current node timed out during startup\.; its logs are in") as error,
+        ray_session(),
+    ):
+        pass
+    place = Path(str(error.value).partition("its logs are in ")[2].partition(";")[0])
+    assert place.is_dir()
+    assert [Path(folder) for folder in started] == [place.parents[1].with_name(name) for name in ("r", "r1", "r2")]
+    assert [record.getMessage() for record in caplog.records] == [
+        "Ray did not come up (The current node timed out during startup.); it is started once more"
+    ] * 2
+    shutil.rmtree(place.parents[2])
+
+
+def test_wrong_arguments_of_ray_are_not_tried_again(started: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*, _temp_dir: str, **_: object) -> None:
+        started.append(_temp_dir)
+        raise ValueError("too small an object store")
+
+    monkeypatch.setattr(import_ray(private=True), "init", refuse)
+    with pytest.raises(ValueError, match="too small"), ray_session():
+        pass
+    assert len(started) == 1
+    assert not Path(started[0]).parent.exists()
+
+
+def test_ray_is_given_more_time_than_it_takes_itself(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    import_ray(private=True)
+    from ray._private import services
+
+    now = iter(range(0, 1000, 7))
+    answers: list[object] = [RuntimeError("no node")] * 5 + [{"node": 1}]
+
+    def ask(*_: object) -> object:
+        answer = answers.pop(0)
+        if isinstance(answer, RuntimeError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(services, "get_node", ask)
+    monkeypatch.setattr(ray_start, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    lives = [True]
+    monkeypatch.setattr(ray_start, "_has_raylet", lambda folder: lives[0])
+    monkeypatch.setattr(ray_start, "START_POLL_SECONDS", 0.0)
+    with ray_start._patient(threading.Event(), "folder"):
+        assert services.get_node("address", "node") == {"node": 1}
+        answers[:] = [RuntimeError("no node")] * 1000
+        with pytest.raises(TimeoutError, match="not up in 126 s"):
+            services.get_node("address", "node")
+        lives[0] = False
+        with pytest.raises(ChildProcessError, match="its raylet has ended"):
+            services.get_node("address", "node")
+    assert services.get_node is ask
+    assert [record.getMessage() for record in caplog.records] == ["Ray is not up after 21 s; at most 99 s more"]

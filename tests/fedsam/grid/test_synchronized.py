@@ -22,7 +22,7 @@ class Slow(InlineGrid):
         super().__init__(echo, CLIENTS, {})
         self.go, self.sizes = threading.Event(), []
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         sent = list(messages)
         self.sizes.append(len(sent))
         assert self.go.wait(HANG)
@@ -55,17 +55,34 @@ def test_each_thread_gets_its_own_replies_and_the_waiting_go_together() -> None:
     assert slow.sizes == [1, CLIENTS - 1]
 
 
-def test_an_error_is_raised_to_all_who_sent() -> None:
-    grid = SynchronizedGrid(InlineGrid(echo, CLIENTS, {}))
-    with pytest.raises(ValueError, match="no node has id 7"):
-        grid.send_and_receive([message(7)])
+def test_only_the_thread_whose_node_does_not_exist_hears_of_it() -> None:
+    slow = Slow()
+    grid = SynchronizedGrid(slow)
+    with ThreadPoolExecutor(CLIENTS) as threads:
+        asked = [threads.submit(lambda node=node: list(grid.send_and_receive([message(node)]))) for node in (1, 2, CLIENTS + 1, 3)]
+        while len(grid._waiting) < 2:
+            threading.Event().wait(0.01)
+        with pytest.raises(ValueError, match="no node has id 7"):
+            asked.pop(2).result(HANG)
+        slow.go.set()
+        assert [[reply.metadata.src_node_id for reply in one.result()] for one in asked] == [[1], [2], [3]]
+
+
+def test_an_error_of_the_grid_is_raised_to_all_who_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = InlineGrid(echo, CLIENTS, {})
+    grid = SynchronizedGrid(inner)
+    monkeypatch.setattr(inner, "_serve", lambda *_: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        grid.send_and_receive([message(1)])
+    monkeypatch.undo()
     assert [r.metadata.src_node_id for r in grid.send_and_receive([message(1)], timeout=HANG)] == [1]
 
 
 def test_what_else_a_grid_can_do_goes_through() -> None:
     inner = InlineGrid(echo, CLIENTS, {})
     grid = SynchronizedGrid(inner)
-    assert [node.node_id for node in grid.get_nodes()] == list(range(1, CLIENTS + 1))
+    assert [(node.node_id, node.status) for node in grid.get_nodes()] == [(node, "online") for node in range(1, CLIENTS + 1)]
+    assert grid.get_node_ids() == list(range(1, CLIENTS + 1))
     assert grid.create_message(RecordDict(), "train", 2, "1").metadata.dst_node_id == 2
     assert [r.metadata.src_node_id for r in grid.pull_messages(grid.push_messages([message(3)]))] == [3]
     grid.set_run(grid.run)

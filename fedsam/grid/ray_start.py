@@ -1,0 +1,119 @@
+"""The start of a private Ray on a busy machine, and the end of its processes."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from fedsam.config import ConfigError
+
+PROCESS_END_SECONDS = 2.0  # for a process to end
+SLOW_START_SECONDS = 15.0  # after which the user hears that Ray is not up
+START_SECONDS = 120.0  # for Ray to be up; Ray itself waits for 30
+START_POLL_SECONDS = 0.5  # between questions whether it is
+START_ATTEMPTS = 3
+
+
+class RayStartError(ConfigError):
+    """A private Ray did not come up; its logs are kept."""
+
+
+def start_private(over: threading.Event, *, _temp_dir: str, **settings: Any) -> None:
+    """`ray.init`, tried again where Ray does not come up, unless it is `over`."""
+    import ray
+
+    folders = [f"{_temp_dir}{number or ''}" for number in range(START_ATTEMPTS)]
+    for folder in folders:
+        try:
+            with _patient(over, folder):
+                ray.init(_temp_dir=folder, **settings)
+            return
+        except (ValueError, TypeError):
+            raise  # of the arguments
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            if over.is_set():
+                raise
+        ray.shutdown()
+        end_processes(processes(folder))
+        if folder != folders[-1]:
+            logging.getLogger("fedsam").warning("Ray did not come up (%s); it is started once more", reason)
+    raise RayStartError(
+        f"compute.grid: 'ray' is not possible here now: Ray did not come up, tried {START_ATTEMPTS} times: {reason}; "
+        f"its logs are in {folder}/session_latest/logs; 'inline' runs without Ray"
+    )
+
+
+@contextmanager
+def _patient(over: threading.Event, folder: str) -> Iterator[None]:
+    """Have Ray wait longer than its 30 seconds for its raylet, and say so, but not for one that has ended.
+
+    On a busy machine a raylet needs long, or ends because its agent is not up within 15 seconds.
+    """
+    from ray._private import services
+
+    ask: Any = services.get_node
+    start = time.monotonic()
+    told = False
+
+    def get_node(*arguments: Any) -> Any:
+        nonlocal told
+        while True:
+            try:
+                return ask(*arguments)
+            except RuntimeError as error:
+                waited = time.monotonic() - start
+                if not _has_raylet(folder):
+                    raise ChildProcessError("its raylet has ended") from error
+                if waited > START_SECONDS or over.wait(START_POLL_SECONDS):
+                    raise TimeoutError(f"it was not up in {waited:.0f} s") from error
+                if waited > SLOW_START_SECONDS and not told:
+                    told = True
+                    logging.getLogger("fedsam").warning("Ray is not up after %.0f s; at most %.0f s more", waited, START_SECONDS - waited)
+
+    services.get_node = get_node
+    try:
+        yield
+    finally:
+        services.get_node = ask
+
+
+def _has_raylet(folder: str) -> bool:
+    """Whether the Ray whose files are in `folder` has a live raylet."""
+    for process in processes(folder):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.name() == "raylet":
+                return True
+    return False
+
+
+def processes(folder: str) -> set[psutil.Process]:
+    """The processes of the Ray whose files are in `folder`: Ray's programs that have it as an argument, and all their descendants."""
+    import ray
+
+    programs, found = str(Path(ray.__file__).parent), set[psutil.Process]()
+    for process in psutil.process_iter(["cmdline"]):
+        line = " ".join(process.info["cmdline"] or ())
+        if folder not in line or programs not in line:
+            continue
+        found.add(process)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found.update(process.children(recursive=True))
+    return found - {psutil.Process()}
+
+
+def end_processes(ended: Iterable[psutil.Process]) -> None:
+    """Wait for processes that were asked to end, and kill those that do not."""
+    _, late = psutil.wait_procs(ended, timeout=PROCESS_END_SECONDS)
+    for process in late:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(late, timeout=PROCESS_END_SECONDS)
