@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsam.config import ConfigError
+from fedsam.wording import shown
 
 
 def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -21,7 +22,7 @@ def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         settings = tomllib.loads(path.read_text())
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # no TOML, no UTF-8, a number of thousands of digits
         raise ConfigError(f"{path}: not TOML: {error}") from None
     return override(settings, dict(assigned(text) for text in overrides))
 
@@ -67,3 +68,5 @@ def assigned(text: str) -> tuple[str, Any]:
         return key.strip(), tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         return key.strip(), value.strip()
+    except ValueError as error:
+        raise ConfigError(f"{key.strip()}: {shown(value)} is not allowed: {error}") from None

@@ -20,8 +20,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from fedsam.config import ConfigError, nearest
+from fedsam.config import ConfigError
 from fedsam.module_sources import Source, SourceFinder, forget, is_installed, source_of
+from fedsam.wording import nearest
 
 REFERENCE = re.compile(r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*(\.\w+)*")
 

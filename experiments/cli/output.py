@@ -29,6 +29,11 @@ def print_error(text: str) -> None:
     Console(stderr=True).print(f"fedsam: {text}", style="bold red", markup=False, highlight=False, soft_wrap=True)
 
 
+def print_warning(text: str) -> None:
+    """Print a warning in one line on stderr."""
+    Console(stderr=True).print(f"fedsam: {text}", style="bold yellow", markup=False, highlight=False, soft_wrap=True)
+
+
 def print_table(table: Table) -> None:
     """Print a table, at full width where the output is no terminal and rich assumes 80 columns."""
     console = Console()
@@ -109,6 +114,7 @@ def exit_on_failure(outcomes: Sequence[Outcome]) -> None:
     """Print the errors of failed runs, and exit with `FAILED` if there are any."""
     failures = [outcome for outcome in outcomes if outcome.status == "failed"]
     for outcome in failures:
-        print_error(f"run {outcome.run_id or 'not started'} {outcome.status}: {outcome.error}")
+        what = f"run {outcome.run_id} failed" if outcome.run_id else "a run could not be started"
+        print_error(f"{what}: {outcome.error}")
     if failures:
         raise typer.Exit(FAILED)

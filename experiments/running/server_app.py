@@ -57,7 +57,7 @@ def run(experiment: Experiment | Mapping[str, Any], callback: Callback | None = 
     """
     plugins.refresh()
     if not isinstance(experiment, Experiment):
-        if "sweep" in experiment:
+        if isinstance(experiment, Mapping) and "sweep" in experiment:
             raise ConfigError("sweep: is not allowed here: `run` makes one run; `compare` makes those of a sweep")
         experiment = expand(experiment)
     checked = check(experiment)
@@ -74,10 +74,7 @@ def main(grid: Grid, context: Context) -> None:
     Raises:
         ConfigError: The experiment is not valid, or leaves settings to its preset, which clients do not know.
     """
-    settings = json.loads(str(context.run_config["experiment"]))
-    experiment = parse(settings)
-    if expand(settings) != experiment:
-        raise ConfigError(f"experiment: the settings of method {experiment.method!r} must be written out; `fedsam run-config` does that")
+    experiment = parse(json.loads(str(context.run_config["experiment"])))
     checked = check(experiment)
     dataset = datasets.load(experiment.data.dataset, experiment.data.root, experiment.data.fallback)
     _await_nodes(grid, experiment.data.clients)
@@ -148,9 +145,15 @@ def serve(checked: CheckedExperiment, grid: Grid, dataset: Dataset, callback: Ca
 
 
 def _warn(experiment: Experiment, optimizer: LocalOptimizer, examples: Any, run_id: str, callback: Callback) -> None:
-    """Say where the optimizer, afresh in every round, has too few local steps to be what it is."""
+    """Say what can hardly be meant, and where the optimizer, afresh in every round, has too few local steps to be what it is."""
     client = experiment.client
     steps = client.steps or client.epochs * -(-int(np.median(examples)) // client.batch_size)
+    share, clients = experiment.server.participation, experiment.data.clients
+    if share == 1 and isinstance(share, int) and clients > 1 and not isinstance(experiment.server.sampling, tuple):
+        callback.warn(run_id, f"server.participation: 1 is one of {clients} clients in each round; 1.0 is all of them")
+    if client.batch_size > max(examples):
+        text = f"client.batch_size: {client.batch_size} is more than any client has: every local step takes all of its examples"
+        callback.warn(run_id, text)
     reason = optimizer.reduction_reason(steps)
     if reason and client.optimizer_state == "fresh":
         callback.warn(

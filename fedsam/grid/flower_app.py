@@ -15,8 +15,9 @@ from flwr.serverapp import ServerApp
 from flwr.serverapp.server_app import LoadServerAppError
 from flwr.supercore.object_ref import load_app, validate
 
-from fedsam.config import ConfigError, nearest
+from fedsam.config import ConfigError
 from fedsam.imports import prefer_others
+from fedsam.wording import nearest
 
 Value = bool | int | float | str
 
