@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
@@ -42,7 +42,7 @@ class _Settings(ModelMetaclass):
         try:
             return super().__call__(*arguments, **values)
         except ValidationError as error:
-            raise _refusal(cls, error) from None
+            raise _refusal(cast(type[BaseModel], cls), error) from None
 
 
 def _plain(value: object) -> object:

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING
 import typer
 from rich.console import Console
 
-from experiments.running import progress
-
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from experiments.running import progress
     from experiments.running.scheduler import Outcome
 
 FAILED, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
@@ -46,6 +45,8 @@ def print_table(table: Table) -> None:
 @contextmanager
 def progress_callback(quiet: bool, tensorboard: bool = False) -> Iterator[progress.Callback]:
     """The callback that shows progress on the terminal, unless quiet, and writes TensorBoard event files, if asked to."""
+    from experiments.running import progress
+
     with ExitStack() as stack:
         shown: progress.Callback = progress.Callback() if quiet else stack.enter_context(progress.ConsoleCallback(Console(stderr=True)))
         if tensorboard:

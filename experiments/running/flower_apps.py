@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from flwr.app import Context, RecordDict
 
-from experiments.running.actors import actor_pool
+from experiments.running.actors import actor_pool, check_cpus
 from fedsam.config import Compute, ConfigError
 from fedsam.grid.base import LocalGrid
 from fedsam.grid.flower_app import FlowerApp
@@ -50,6 +50,7 @@ def serve(app: FlowerApp, grid: LocalGrid) -> Context:
 def grid_of(app: FlowerApp, compute: Compute, nodes: int) -> Iterator[LocalGrid]:
     """A grid of `nodes` nodes that have the app's ClientApp."""
     if compute.grid == "inline":
+        check_cpus(compute)
         yield InlineGrid(app.load_client, nodes, app.run_config, compute.cpus_per_actor)
         return
     with actor_pool(compute, app.load_client) as pool:

@@ -14,7 +14,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from clients.optimizers import LocalOptimizer
-from experiments.running.grids import grids
+from experiments.running.grids import DatasetCache, grids
 from experiments.running.progress import Callback
 from experiments.running.run import Result, Session
 from experiments.settings.catalogue import CheckedExperiment, check, sources
@@ -25,6 +25,7 @@ from fedsam.data import datasets, partition
 from fedsam.data.datasets import Dataset
 from fedsam.data.federated import fallback_note, partition_examples
 from fedsam.grid.base import LocalGrid
+from fedsam.grid.ray_grid import RayGrid
 from fedsam.results.provenance import provenance
 from fedsam.results.store import Results
 
@@ -63,7 +64,10 @@ def run(experiment: Experiment | Mapping[str, Any], callback: Callback | None = 
     checked = check(experiment)
     callback = callback or Callback()
     callback.plan([experiment])
-    with grids([experiment]) as grid_of:
+    callback.phase(f"loading {experiment.data.source.name}")
+    cache = DatasetCache()
+    cache.get(experiment)  # before Ray starts, which takes long, as it may not be there
+    with grids([experiment], cache, callback.phase) as grid_of:
         return run_on(checked, *grid_of(experiment), callback)
 
 
@@ -130,6 +134,8 @@ def serve(checked: CheckedExperiment, grid: Grid, dataset: Dataset, callback: Ca
         _warn(experiment, method.optimizer, label_distribution.sum(axis=1), run_id, callback)
         try:
             session = Session(experiment, method, dataset, label_distribution, grid, results, run_id, callback, started)
+            waits = isinstance(grid, RayGrid) and not grid.pool.busy
+            callback.phase("round 1 begins once an actor has started" if waits else "round 1", run_id)
             result = session.run()
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt | SystemExit)

@@ -85,8 +85,8 @@ def check(experiment: Experiment) -> CheckedExperiment:
     """
     plain = experiment.dump()
     if experiment.method is not None and expand(plain) != experiment:
-        how = "`fedsam run-config` does that, and in Python settings that are a plain table"
-        raise ConfigError(f"experiment: the settings of method {experiment.method!r} must be written out; {how}")
+        said = "`fedsam run-config` does that, and in Python settings that are a plain table"
+        raise ConfigError(f"experiment: the settings of method {experiment.method!r} must be written out; {said}")
     for key, choices in REGISTRIES.items():
         component = _named(experiment, key)
         if component is not None:

@@ -17,9 +17,11 @@ from flwr.supercore.object_ref import load_app, validate
 
 from fedsam.config import ConfigError
 from fedsam.imports import prefer_others
+from fedsam.plugins import component_errors
 from fedsam.wording import nearest
 
 Value = bool | int | float | str
+COMPONENTS = "tool.flwr.app.components"
 
 
 @dataclass(frozen=True)
@@ -60,21 +62,22 @@ class FlowerApp:
         for key in ("serverapp", "clientapp"):
             if key not in components:
                 raise ConfigError(f"{folder}: not a Flower app with a ServerApp and a ClientApp: [tool.flwr.app.components] has no {key}")
-            valid, reason = validate(components[key], project_dir=folder)
+            with component_errors(f"{COMPONENTS}.{key}", str(components[key])):  # Flower imports the packages around a module
+                valid, reason = validate(components[key], project_dir=folder)
             if not valid:
-                raise ConfigError(
-                    f"tool.flwr.app.components.{key}: {components[key]!r} is not allowed: {str(reason).partition(chr(10))[0]}"
-                )
+                raise ConfigError(f"{COMPONENTS}.{key}: {components[key]!r} is not allowed: {str(reason).partition(chr(10))[0]}")
         config = {**defaults, **_overrides(overrides, defaults)}
         return cls(folder, components["serverapp"], components["clientapp"], config, _supernodes(flower.get("federations", {})))
 
     def load_server(self) -> ServerApp:
         """The ServerApp, imported into this process."""
-        return _loaded(load_app(self.server, LoadServerAppError, self.folder), ServerApp, "serverapp", self.server)
+        with component_errors(f"{COMPONENTS}.serverapp", self.server):
+            return _loaded(load_app(self.server, LoadServerAppError, self.folder), ServerApp, "serverapp", self.server)
 
     def load_client(self) -> ClientApp:
         """The ClientApp, imported into this process."""
-        return _loaded(load_app(self.client, LoadClientAppError, self.folder), ClientApp, "clientapp", self.client)
+        with component_errors(f"{COMPONENTS}.clientapp", self.client):
+            return _loaded(load_app(self.client, LoadClientAppError, self.folder), ClientApp, "clientapp", self.client)
 
 
 App = TypeVar("App", ClientApp, ServerApp)
@@ -82,7 +85,7 @@ App = TypeVar("App", ClientApp, ServerApp)
 
 def _loaded(found: object, kind: type[App], key: str, reference: str) -> App:
     if not isinstance(found, kind):
-        raise ConfigError(f"tool.flwr.app.components.{key}: {reference!r} is not allowed: it is a {type(found).__name__}")
+        raise ConfigError(f"{COMPONENTS}.{key}: {reference!r} is not allowed: it is a {type(found).__name__}")
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from importlib.metadata import entry_points
 from typing import Annotated, Any
 
 import typer
@@ -46,9 +47,7 @@ class Kind(StrEnum):
 def command(
     kind: Annotated[Kind | None, typer.Argument(metavar="[KIND]", show_default=False)] = None,
     components: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", show_default=False)] = None,
-    details: Annotated[
-        bool, typer.Option("--details", help="Hyperparameters, defaults, allowed values and sources of all of them.")
-    ] = False,
+    details: Annotated[bool, typer.Option("--details", help="Settings, defaults, allowed values and sources of all.")] = False,
 ) -> None:
     """List what can be chosen by name.
 
@@ -73,9 +72,9 @@ def command(
 
 def _names() -> Table:
     """The names of all kinds."""
-    result = _table("kind", "names")
+    result, installed = _table("kind", "names"), entry_points()
     for kind in Kind:
-        result.add_row(kind, escape(", ".join(_meanings_by_name(kind))))
+        result.add_row(kind, escape(", ".join(_meanings_by_name(kind, installed))))
     result.caption = "fedsam list KIND: what each is; fedsam list KIND NAME: its settings, limits and sources"
     return result
 
@@ -83,7 +82,7 @@ def _names() -> Table:
 def _meanings(kind: Kind) -> Table:
     """The names of a kind, each with what it is."""
     result = _table("name", "meaning", title=kind)
-    for name, meaning in _meanings_by_name(kind).items():
+    for name, meaning in _meanings_by_name(kind, entry_points()).items():
         result.add_row(escape(name), escape(meaning))
     if kind is not Kind.CONFIGS:
         result.caption = f"fedsam list {kind} NAME: settings, limits and sources, of module:attribute too; --details: of all"
@@ -97,12 +96,12 @@ def _table(first: str, second: str, title: str | None = None) -> Table:
     return result
 
 
-def _meanings_by_name(kind: Kind) -> Mapping[str, str]:
+def _meanings_by_name(kind: Kind, installed: Any) -> Mapping[str, str]:
     if kind is Kind.CONFIGS:
         return {name: shipped.summary(path) for name, path in shipped.configs().items()}
     if kind is Kind.METHODS:
         return {name: preset.expansion for name, preset in PRESETS.items()}
-    others = {name: f"From {plugins.origin(point)}." for name, point in plugins.entry_points(kind).items()}
+    others = {name: f"From {plugins.origin(point)}." for name, point in plugins.entry_points(kind, installed).items()}
     return others | names.meanings(kind)
 
 

@@ -84,6 +84,24 @@ def test_what_is_no_app_is_told_before_anything_starts(tmp_path: Path, component
     assert said in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("code", "module", "said"),
+    [
+        ("server = client = 1", "gone.server", "'gone.server:server' is not allowed: it ended with ModuleNotFoundError: No module named 'gone'"),
+        ("import gone\nserver = client = 1", "some", "ended with ModuleNotFoundError: No module named 'gone' ({file}, line 1)"),
+        ("server = client = 1 / 0", "some", "ended with ZeroDivisionError: division by zero ({file}, line 1)"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_told(
+    tmp_path: Path, code: str, module: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "some", raising=False)
+    folder = made(tmp_path, f'serverapp = "{module}:server"\nclientapp = "some:client"', code=code)
+    with pytest.raises(ConfigError) as error:
+        FlowerApp.read(folder).load_server()
+    assert said.format(file=folder / "some.py") in str(error.value)
+
+
 def test_a_folder_without_an_app_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"not a Flower app: Cannot find pyproject\.toml"):
         FlowerApp.read(tmp_path)
