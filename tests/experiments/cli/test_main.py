@@ -157,11 +157,6 @@ def test_completion_is_offered(fedsam: Fedsam) -> None:
         (["-o", "server.participation=5"], "server.participation: 5 is not allowed"),
         (["-o", "rounds"], "an override is KEY=VALUE"),
         (["-o", "sweep.data.clients=5"], "sweep.data.clients: 5 is not allowed"),
-        (["-o", "compute.cpus_per_actor=1000000"], "compute.cpus_per_actor: 1000000 is not allowed: this machine has "),
-        (
-            ["-o", "compute.cpus_per_actor=1000000", "-o", "compute.grid=ray"],
-            "compute.cpus_per_actor: 1000000 is not allowed: this machine",
-        ),
     ],
 )
 def test_wrong_settings_are_one_line_and_exit_2(fedsam: Fedsam, config_file: Path, runs_dir: Path, arguments: list[str], said: str) -> None:
@@ -170,6 +165,13 @@ def test_wrong_settings_are_one_line_and_exit_2(fedsam: Fedsam, config_file: Pat
     assert said in err
     assert err.count("\n") == 1 and err.startswith("fedsam: ")
     assert out == "" and not runs_dir.exists()
+
+
+@pytest.mark.parametrize("grid", ["inline", "ray"])
+def test_an_actor_has_no_more_cpus_than_the_machine(fedsam: Fedsam, config_file: Path, runs_dir: Path, grid: str) -> None:
+    code, out, err = fedsam("run", config_file, "-q", "-o", "compute.cpus_per_actor=1000000", "-o", f"compute.grid={grid}")
+    assert (code, out, err.count("\n")) == (2, "", 1) and not runs_dir.exists()
+    assert "compute.cpus_per_actor: 1000000 is not allowed: this machine has " in err
 
 
 def test_a_missing_file_and_wrong_usage_exit_2(fedsam: Fedsam, tmp_path: Path) -> None:
@@ -217,7 +219,7 @@ def test_what_is_no_component_is_named_by_type(
 ) -> None:
     monkeypatch.setenv("FEDSAM_TEST_SECRET", "sesame")
     code, out, err = fedsam("run", config_file, "-o", f"{key}={name}")
-    assert code == 2 and f"{key}: '{name}' is not allowed: " in err
+    assert code == 2 and err.splitlines()[-1].startswith(f"fedsam: {key}")
     assert "sesame" not in out + err and not runs_dir.exists()
 
 
