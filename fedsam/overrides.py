@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,7 +31,7 @@ def override(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[st
 
     `client.optimizer = "sam"` grows into a table when a key below it is set.
     """
-    result: dict[str, Any] = json.loads(json.dumps(settings, default=str))
+    result: dict[str, Any] = {key: _copied(value) for key, value in settings.items()}
     for key, value in changes.items():
         *parents, last = key.split(".")
         table = result
@@ -47,6 +46,12 @@ def override(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[st
     return result
 
 
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list) else value
+
+
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """The values of nested tables by dotted key: what `override` makes the tables of again.
 
@@ -55,7 +60,7 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """
     flat: dict[str, Any] = {}
     for key, value in settings.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat
 
 

@@ -110,7 +110,7 @@ class FunctionContract:
     @property
     def expected(self) -> str:
         """As `Contract.expected`."""
-        return f"a function of ({', '.join(self.arguments)}, *, hyperparameters)"
+        return f"a function of ({', '.join([*self.arguments, '*', 'hyperparameters'])})"
 
     def problem(self, entry: Any) -> str | None:
         """As `Contract.problem`."""

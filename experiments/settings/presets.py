@@ -79,7 +79,7 @@ def expand(settings: Mapping[str, Any]) -> Experiment:
     """
     if not isinstance(settings, Mapping):
         raise ConfigError(f"{shown(settings)} is not allowed as an experiment: must be a table of settings")
-    settings = with_current_names(settings)
+    settings = with_current_names(dict(settings))
     name = settings.get("method")
     if not isinstance(name, str):
         return parse(settings)

@@ -63,7 +63,7 @@ def expand(settings: Mapping[str, Any], fixed: Collection[str] = (), warn: Calla
         ConfigError: A value is not a list, lists of a group differ in length, a key is swept twice or is not a setting, there are too many
             points, a `when` fits none, or an experiment is not valid.
     """
-    settings = with_current_names(settings)
+    settings = with_current_names(dict(settings))
     sweep = settings.get("sweep", {})
     if not isinstance(sweep, dict):
         raise ConfigError(f"sweep: {shown(sweep)} is not allowed: must be a table of lists")

@@ -7,6 +7,8 @@ from typing import get_args
 import pytest
 
 from experiments.settings import shipped
+from experiments.settings.presets import expand
+from experiments.settings.sweep import expand as expand_sweep
 from fedsam.config import Augmentation, Client, Component, ConfigError, Experiment, parse
 from fedsam.data.augmentation import AUGMENTATIONS
 from fedsam.overrides import override, read
@@ -80,9 +82,11 @@ def test_wrong_values_from_python_are_errors_of_the_settings() -> None:
 def test_foreign_values_are_named_by_type_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEDSAM_TEST_SECRET", "sesame")
     for key in ("name", "rounds", "model", "client.optimizer", "client.optimizer.rho", "data", "data.dataset", "server.sampling"):
-        with pytest.raises(ConfigError) as error:
-            parse(tables({key: os.environ}))
-        assert "sesame" not in str(error.value)
+        for make in (parse, expand, expand_sweep):
+            for more in ({}, {"method": "fedsam"}):
+                with pytest.raises(ConfigError) as error:
+                    make(tables({key: os.environ}) | more)
+                assert "sesame" not in str(error.value)
 
 
 def tables(settings: dict) -> dict:
