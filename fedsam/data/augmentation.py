@@ -6,6 +6,7 @@ Legend: `x: (B, C, H, W)` images.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -19,10 +20,15 @@ CUTOUT_SIZE = 16  # pixels, the side of the square of cutout
 
 def normalize(x: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype = torch.float32) -> Tensor:
     """Pixels 0..255 (B, C, H, W) normalized per channel to `dtype`: (x / 255 - mean) / std."""
-    # One scale and one shift per channel, computed in float64: two passes over the batch instead of three.
+    scale, shift = _scale_and_shift(tuple(mean), tuple(std), x.device, dtype)
+    return x.to(dtype).mul_(scale).add_(shift)
+
+
+@lru_cache
+def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """What normalization multiplies by and adds (C, 1, 1): two passes over a batch instead of three; computed in float64."""
     center, spread = (torch.tensor(values, dtype=torch.float64).view(-1, 1, 1) for values in (mean, std))
-    scale, shift = 1 / (255 * spread), -center / spread
-    return x.to(dtype).mul_(scale.to(x.device, dtype)).add_(shift.to(x.device, dtype))
+    return (1 / (255 * spread)).to(device, dtype), (-center / spread).to(device, dtype)
 
 
 def augment(x: Tensor, kinds: Sequence[str], rng: torch.Generator) -> Tensor:

@@ -109,7 +109,9 @@ def _failed(task: ClientTask, reason: str) -> Message:
 
 def _copied(content: RecordDict) -> RecordDict:
     """A copy whose records an app may change without others seeing it; arrays are shared, they cannot change."""
-    copies: dict[str, Any] = {key: type(record)(dict(record.items())) for key, record in content.items()}  # type: ignore[arg-type]
+    copies: dict[str, Any] = {key: type(record)() for key, record in content.items()}
+    for key, copy in copies.items():  # not by the constructor, which encodes arrays
+        copy.update(content[key])
     return RecordDict(copies)
 
 

@@ -1,4 +1,4 @@
-"""Flower's Array of a tensor that encodes only when its bytes are needed: an update that is added up where it was made needs none."""
+"""Flower's Array of a tensor that encodes only when its bytes are needed: what stays on this machine needs none."""
 
 from __future__ import annotations
 
@@ -12,39 +12,58 @@ from torch import Tensor
 
 
 class TensorArray(Array):
-    """A copy of a tensor on the CPU; its bytes, its pickle and its object id are those of `Array(tensor)`."""
+    """A copy of a tensor on the CPU; its bytes and its object id are those of `Array(tensor)`.
+
+    Its pickle holds the numbers as they are, so that Ray's actors read them where they lie in shared memory.
+    """
+
+    _values: NDArray[Any] | None
 
     def __init__(self, tensor: Tensor) -> None:
-        self._tensor: Tensor | None = tensor.detach().to("cpu", copy=True)
-        self._data = b""
-        self.dtype, self.shape, self.stype = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), "numpy.ndarray"
+        self._hold(tensor.detach().to("cpu", copy=True).numpy())
 
     @property
     def data(self) -> bytes:
         """The encoded tensor; it replaces the tensor."""
-        tensor = self._tensor
-        if tensor is not None:
-            self._data = Array(tensor.numpy()).data
-            self._tensor = None
+        values = self._values
+        if values is not None:
+            self._data = Array(values).data
+            self._values = None
         return self._data
 
     @data.setter
     def data(self, value: bytes) -> None:
-        self._data, self._tensor = value, None
+        self._data, self._values = value, None
 
     def tensor(self) -> Tensor:
         """The tensor, not to be changed."""
-        tensor = self._tensor
-        return torch.from_numpy(super().numpy()) if tensor is None else tensor
+        values = self._values
+        if values is None:
+            return torch.from_numpy(super().numpy())
+        if not values.flags.writeable:  # in shared memory: torch would warn of it with every call
+            values = self._values = values.copy()
+        return torch.from_numpy(values)
 
     def numpy(self) -> NDArray[Any]:
         """A copy of the tensor."""
-        tensor = self._tensor
-        return super().numpy() if tensor is None else tensor.numpy().copy()
+        values = self._values
+        return super().numpy() if values is None else values.copy()
 
     def deflate(self) -> bytes:
         """As a plain Array: what Flower's runtime sends names the class that decodes it."""
         return Array(self.dtype, self.shape, self.stype, self.data).deflate()
 
     def __reduce__(self) -> tuple[Callable[..., Array], tuple[Any, ...]]:
-        return Array, (self.dtype, self.shape, self.stype, self.data)
+        values = self._values
+        return (Array, (self.dtype, self.shape, self.stype, self.data)) if values is None else (_holding, (values,))
+
+    def _hold(self, values: NDArray[Any]) -> None:
+        self._values = values
+        self._data = b""
+        self.dtype, self.shape, self.stype = str(values.dtype), tuple(values.shape), "numpy.ndarray"
+
+
+def _holding(values: NDArray[Any]) -> TensorArray:
+    array = TensorArray.__new__(TensorArray)
+    array._hold(values)
+    return array

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedsam.models.network import Network
 
@@ -38,16 +38,42 @@ class Flops(NamedTuple):
         return self.gradient * gradient_evaluations + self.forward * forward_evaluations
 
 
+class FlopCounter(TorchDispatchMode):
+    """Adds up the operations of what runs inside the block, by the formulas of `torch.utils.flop_counter.FlopCounterMode`.
+
+    That one imports torch's compiler, which takes seconds.
+
+    Attributes:
+        total: So far.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # to keep the compiler away from here it would be imported
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        from torch.utils.flop_counter import flop_registry
+
+        result = func(*args, **(kwargs or {}))
+        if formula := flop_registry.get(func._overloadpacket):
+            self.total += formula(*args, **(kwargs or {}), out_val=result)
+        return result
+
+
 def count_flops(network: Network, image: tuple[int, ...]) -> Flops:
     """Count the operations of the passes of a network over an image (C, H, W); parameters and statistics are unchanged."""
     x = torch.zeros(1, *image, device=network.initial.device, dtype=network.initial.dtype)
     # The counter knows the matrix products of attention, not the fused kernels.
     with network.evaluating(), sdpa_kernel(SDPBackend.MATH):
-        with FlopCounterMode(display=False) as forward:
+        with FlopCounter() as forward:
             logits = network.module(x)
-        with FlopCounterMode(display=False) as backward:
+        with FlopCounter() as backward:
             torch.autograd.grad(logits.sum(), network.parameters, allow_unused=True)
-    return Flops(forward.get_total_flops(), forward.get_total_flops() + backward.get_total_flops())
+    return Flops(forward.total, forward.total + backward.total)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -11,9 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from fedsam.models.network import Network
-from fedsam.system.cost import Flops, Meter, count_flops, gpu_energy
+from fedsam.system.cost import FlopCounter, Flops, Meter, count_flops, gpu_energy
 
 
 def test_flops_are_those_by_hand() -> None:
@@ -39,6 +42,33 @@ class Attention(nn.Module):
 def test_attention_is_two_matrix_products() -> None:
     products = 2 * (2 * 4 * 6 * 4)
     assert count_flops(Network(Attention()), (1, 4, 6)) == Flops(products, 3 * products)
+
+
+@pytest.mark.parametrize("layer", [nn.TransformerEncoderLayer(6, 2, 12, batch_first=True), nn.GRU(6, 5, batch_first=True)])
+def test_the_counter_counts_what_torchs_own_does(layer: nn.Module) -> None:
+    x, totals = torch.rand(2, 4, 6), []
+    for counter in (FlopCounter(), FlopCounterMode(display=False)):
+        with sdpa_kernel(SDPBackend.MATH), counter:
+            result = layer(x)
+            (result[0] if isinstance(layer, nn.GRU) else result).sum().backward()
+        totals.append(counter.total if isinstance(counter, FlopCounter) else counter.get_total_flops())
+    assert totals[0] == totals[1] > 0
+
+
+COUNT = """
+import sys
+from torch import nn
+from fedsam.models.network import Network
+from fedsam.system.cost import count_flops
+
+count_flops(Network(nn.Sequential(nn.Flatten(), nn.Linear(4, 2))), (1, 2, 2))
+print([name for name in ("torch._dynamo", "sympy") if name in sys.modules])
+"""
+
+
+def test_counting_imports_no_compiler() -> None:
+    done = subprocess.run([sys.executable, "-c", COUNT], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_counting_leaves_the_network_as_it_was() -> None:
