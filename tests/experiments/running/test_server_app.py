@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from clients.optimizers import OPTIMIZERS
 from experiments import Experiment, run
 from experiments.running import actors
+from experiments.running.grids import actor_groups
 from experiments.running.progress import Callback
 from experiments.running.scheduler import run_all
 from experiments.settings.catalogue import resolved
@@ -38,6 +39,12 @@ def experiment(folder: Path, **changes: Any) -> Experiment:
         "compute": {"grid": "inline"},
     }
     return parse(override(settings, {key.replace("__", "."): value for key, value in changes.items()}))
+
+
+@pytest.mark.parametrize("parallel", [0, 2])
+def test_runs_at_once_are_one_to_the_number_of_actors(tmp_path: Path, parallel: int) -> None:
+    with pytest.raises(ConfigError, match=f"parallel: {parallel} is not allowed"), actor_groups([experiment(tmp_path)], parallel):
+        pass
 
 
 class Told(Callback):
