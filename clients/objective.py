@@ -161,9 +161,7 @@ class NetworkObjective(Objective):
 
     def _backward(self, loss: Tensor, mask: Sequence[bool] | None, *, keep_graph: bool = False) -> Tensor:
         if any(p.requires_grad for p in self.network.frozen):
-            raise ConfigError(
-                "model: thaws frozen parameters in training, which is not allowed: let them require gradients at the start"
-            )
+            raise ConfigError("model: thaws frozen parameters in training, which is not allowed: let them require gradients at the start")
         parameters = self.network.parameters
         flags = [True] * len(parameters) if mask is None else mask
         asked = [flag and p.requires_grad for flag, p in zip(flags, parameters, strict=True)]

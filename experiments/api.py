@@ -75,5 +75,5 @@ def _made(todo: Sequence[CheckedExperiment], cache: DatasetCache, callback: Call
         return []
     experiments = [checked.experiment for checked in todo]
     callback.plan(experiments)
-    with actor_groups(experiments, parallel, cache) as groups:
+    with actor_groups(experiments, parallel, cache, callback.phase) as groups:
         return perform(todo, groups, callback, once=True)

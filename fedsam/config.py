@@ -7,80 +7,43 @@ hyperparameters, checked by `fedsam.registry`.
 
 from __future__ import annotations
 
-import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
+from fedsam.component import Component as Component
+from fedsam.component import ConfigError as ConfigError
+from fedsam.component import Count as Count
+from fedsam.component import CountOrZero, Folder, Frozen, NameOrComponent, as_component
+from fedsam.component import Fraction as Fraction
+from fedsam.component import Named as Named
+from fedsam.component import NonNegative as NonNegative
+from fedsam.component import Positive as Positive
+from fedsam.component import validated as validated
 from fedsam.renamed import with_current_names
-
-Settings = TypeVar("Settings", bound=BaseModel)
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
 
 # Choices that other modules know by the same names.
 Augmentation = Literal["crop", "flip", "cutout"]
 Clip = Literal["fl-simulator", "loss-gradient", "everything"]
 Weights = Literal["examples", "uniform"]
 OnClientError = Literal["fail", "drop", "retry"]
+Cohorts = tuple[tuple[CountOrZero, ...], ...]  # the clients of each round
 FlatnessMeasure = Literal["top", "trace", "worst", "worst_adaptive", "average", "average_adaptive", "line", "plane"]
-
-
-class ConfigError(ValueError):
-    """A setting is unknown or out of range; the message names the key, the value and what is allowed."""
-
-
-class Frozen(BaseModel):
-    """A settings table: immutable, and every key must be known."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-
-class Component(BaseModel):
-    """A name and its hyperparameters: `{name = "sam", rho = 0.1}`, or just `"sam"`."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-    name: str
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The hyperparameters that were given, without the name."""
-        return dict(self.model_extra or {})
-
-
-def _as_component(value: object) -> object:
-    return {"name": value} if isinstance(value, str) else value
-
-
-def _as_name_or_component(value: object) -> object:
-    """A name, or a component with hyperparameters: a table of a name alone is that name, so that the two are one experiment."""
-    component = Component.model_validate(value) if isinstance(value, Mapping) and isinstance(value.get("name"), str) else value
-    if not isinstance(component, str | Component):
-        raise PydanticCustomError("name_or_component", "must be a name, or a table with a name")
-    return component.name if isinstance(component, Component) and not component.settings else component
-
-
-Named = Annotated[Component, BeforeValidator(_as_component)]
-NameOrComponent = Annotated[str | Component, BeforeValidator(_as_name_or_component)]
 
 
 def _as_sampling(value: object) -> object:
     name = value.get("name") if isinstance(value, Mapping) and set(value) == {"name"} else value
-    return name if name in ("fixed", "independent") else _as_component(value)
+    return name if name in ("fixed", "independent") else as_component(value)
 
 
 class Data(Frozen):
     """Which examples there are and who holds them."""
 
     dataset: NameOrComponent = Field("cifar10", description="Dataset, with settings where it is your own; see `fedsam list datasets`.")
-    root: Path | None = Field(None, description="Folder of the dataset files; default: $FEDSAM_DATA, else ~/.cache/fedsam.")
+    root: Folder | None = Field(None, description="Folder of the dataset files; default: $FEDSAM_DATA, else ~/.cache/fedsam.")
     fallback: str | None = Field(None, description="Dataset to use, loudly, when the wanted one cannot be had.")
     clients: Count = Field(100, description="Population: the number of clients that share the training examples.")
     partition: Named = Field(
@@ -129,12 +92,10 @@ class Server(Frozen):
     weights: Weights = Field(
         "examples", description="Weights of the clients in the mean of a cohort: their numbers of examples, or all equal."
     )
-    participation: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)] = Field(
+    participation: Count | Annotated[float, Field(gt=0, le=1)] = Field(
         0.1, description="Cohort: a whole number is that many clients, a number with a point is a fraction of the population."
     )
-    sampling: Annotated[
-        Literal["fixed", "independent"] | Component | tuple[tuple[Annotated[int, Field(ge=0)], ...], ...], BeforeValidator(_as_sampling)
-    ] = Field(
+    sampling: Annotated[Literal["fixed", "independent"] | Component | Cohorts, BeforeValidator(_as_sampling)] = Field(
         "fixed",
         description="Cohort: so many clients, each client with that probability, the clients listed for each round, or what "
         "`module:attribute` gives; see `fedsam list samplers`.",
@@ -160,18 +121,18 @@ class Flatness(Frozen):
         (),
         description="Top Hessian eigenvalues, its trace, worst-case and average sharpness in a ball (plain, adaptive), loss slices.",
     )
-    every: int = Field(0, ge=0, description="Measure every so many rounds, and after the last; 0: only after the last.")
+    every: CountOrZero = Field(0, description="Measure every so many rounds, and after the last; 0: only after the last.")
     examples: Count = Field(1000, description="Training examples, drawn by seed, that the loss is taken over; all if there are fewer.")
     batch_size: Count = Field(100, description="Examples in memory at once, and m of the worst-case m-sharpness.")
     eigenvalues: Annotated[int, Field(ge=1, le=45)] = Field(5, description="Top eigenvalues.")
-    probes: Annotated[int, Field(ge=2)] = Field(100, description="Most probes of the trace; it stops at a standard error of 1 %.")
+    probes: Annotated[Count, Field(ge=2)] = Field(100, description="Most probes of the trace; it stops at a standard error of 1 %.")
     rho: Positive = Field(0.1, description="Radius of the ball of `worst`.")
     rho_adaptive: Positive = Field(1.0, description="Radius of the ball of `worst_adaptive`, in units of each weight.")
     rho_average: Positive = Field(0.02, description="Standard deviation per weight of `average`.")
     rho_average_adaptive: Positive = Field(0.4, description="Standard deviation of `average_adaptive`, in units of each weight.")
     iterations: Count = Field(20, description="Ascent steps of the worst case.")
     draws: Count = Field(20, description="Draws of the average case.")
-    points: Annotated[int, Field(ge=3)] = Field(21, description="Points of a slice along each direction, from -1 to 1.")
+    points: Annotated[Count, Field(ge=3)] = Field(21, description="Points of a slice along each direction, from -1 to 1.")
 
 
 class Measure(Frozen):
@@ -224,7 +185,7 @@ class Simulate(Frozen):
 class Checkpoint(Frozen):
     """What is kept on disk beside the results table."""
 
-    every: int = Field(0, ge=0, description="Write the global model every so many rounds; 0: only the final one.")
+    every: CountOrZero = Field(0, description="Write the global model every so many rounds; 0: only the final one.")
 
 
 class Experiment(Frozen):
@@ -236,8 +197,8 @@ class Experiment(Frozen):
     budget: Count | None = Field(
         None, description="Stop after the round that reaches so many gradient evaluations; rounds is then the most."
     )
-    seed: int = Field(0, ge=0, lt=2**63, description="The only source of randomness.")
-    runs_dir: Path = Field(Path("runs"), description="Folder of the results database and the run folders.")
+    seed: CountOrZero = Field(0, description="The only source of randomness.")
+    runs_dir: Folder = Field(Path("runs"), description="Folder of the results database and the run folders.")
     data: Data = Data()
     model: Named = Field(Component(name="cnn"), description="Network; see `fedsam list models`.")
     client: Client = Client()
@@ -263,35 +224,3 @@ def parse(settings: Mapping[str, Any]) -> Experiment:
         ConfigError: A key is unknown (the nearest valid one is named) or a value is not allowed.
     """
     return validated(Experiment, settings)
-
-
-def validated(model: type[Settings], settings: Mapping[str, Any], where: str = "") -> Settings:
-    """`settings` as a `model`; errors are `ConfigError`s whose keys start at `where`."""
-    try:
-        return model.model_validate(settings)
-    except ValidationError as error:
-        raise ConfigError("\n".join(sorted({_explain(model, item, where) for item in error.errors()}))) from None
-
-
-def _explain(model: type[BaseModel], error: Any, where: str) -> str:
-    path = [str(step) for step in error["loc"] if not (isinstance(step, str) and ("constrained" in step or step in ("int", "float")))]
-    key = ".".join([*filter(None, [where]), *path])
-    if error["type"] == "extra_forbidden":
-        table = model
-        for step in path[:-1]:
-            table = table.model_fields[step].annotation  # type: ignore[assignment]
-        names = list(table.model_fields)
-        return f"{key}: unknown key{nearest(path[-1], names)}; allowed here: {', '.join(sorted(names))}"
-    if error["type"] == "missing":
-        return f"{key}: must be given"
-    return f"{key}: {error['input']!r} is not allowed: {error['msg'][0].lower()}{error['msg'][1:]}"
-
-
-def nearest(name: str, names: Sequence[str]) -> str:
-    """A question for the end of a message: the one of `names` that is most like `name`; empty where none is.
-
-    >>> nearest("sma", ["sam", "sgd"])
-    ", did you mean 'sam'?"
-    """
-    close = difflib.get_close_matches(name, names, n=1)
-    return f", did you mean {close[0]!r}?" if close else ""

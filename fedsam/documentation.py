@@ -16,6 +16,7 @@ from pydantic.errors import PydanticUserError
 from pydantic_core import to_jsonable_python
 
 from fedsam import wording
+from fedsam.wording import shown
 
 Value = TypeVar("Value")
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -100,7 +101,7 @@ def _default(item: Field[Any]) -> object:
 def _line(name: str, hint: object, default: object, module: str, meaning: str) -> str:
     """A hyperparameter with what it may be, its default and its meaning."""
     facts = [_allowed(hint, module)]
-    facts += [] if default is MISSING else [f"default {wording.value(to_jsonable_python(default, fallback=str))}"]
+    facts += [] if default is MISSING else [f"default {wording.value(to_jsonable_python(default, fallback=shown))}"]
     return f"    {name} ({'; '.join(facts)}): {meaning}".removesuffix(": ")
 
 

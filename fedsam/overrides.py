@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fedsam.config import ConfigError
+from fedsam.wording import shown
 
 
 def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         settings = tomllib.loads(path.read_text())
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # no TOML, no UTF-8, a number of thousands of digits
         raise ConfigError(f"{path}: not TOML: {error}") from None
     return override(settings, dict(assigned(text) for text in overrides))
 
@@ -31,7 +31,7 @@ def override(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[st
 
     `client.optimizer = "sam"` grows into a table when a key below it is set.
     """
-    result: dict[str, Any] = json.loads(json.dumps(settings, default=str))
+    result: dict[str, Any] = {key: _copied(value) for key, value in settings.items()}
     for key, value in changes.items():
         *parents, last = key.split(".")
         table = result
@@ -46,6 +46,12 @@ def override(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[st
     return result
 
 
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list) else value
+
+
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """The values of nested tables by dotted key: what `override` makes the tables of again.
 
@@ -54,7 +60,7 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """
     flat: dict[str, Any] = {}
     for key, value in settings.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat
 
 
@@ -67,3 +73,5 @@ def assigned(text: str) -> tuple[str, Any]:
         return key.strip(), tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         return key.strip(), value.strip()
+    except ValueError as error:
+        raise ConfigError(f"{key.strip()}: {shown(value)} is not allowed: {error}") from None

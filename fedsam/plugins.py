@@ -20,8 +20,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from fedsam.config import ConfigError, nearest
+from fedsam.config import ConfigError
 from fedsam.module_sources import Source, SourceFinder, forget, is_installed, source_of
+from fedsam.wording import nearest
 
 REFERENCE = re.compile(r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*(\.\w+)*")
 
@@ -121,14 +122,17 @@ def component_errors(where: str, name: str) -> Iterator[None]:
         raise ConfigError(f"{where}: {name!r} is not allowed: it ended with {_described(error)}") from error
 
 
-def entry_points(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
+def entry_points(kind: str, installed: Any = None) -> dict[str, importlib.metadata.EntryPoint]:
     """What installed packages register in the group `fedsam.KIND`, by name.
+
+    Args:
+        installed: What `importlib.metadata.entry_points()` gives, which takes long; default: found now.
 
     Raises:
         ConfigError: Two packages register the same name.
     """
     found: dict[str, importlib.metadata.EntryPoint] = {}
-    for point in importlib.metadata.entry_points(group=f"fedsam.{kind}"):
+    for point in (importlib.metadata.entry_points() if installed is None else installed).select(group=f"fedsam.{kind}"):
         if point.name in found and found[point.name].value != point.value:
             raise ConfigError(f"{kind}: {point.name!r} is registered by both {origin(found[point.name])} and {origin(point)}; remove one")
         found[point.name] = point

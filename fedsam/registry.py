@@ -13,15 +13,35 @@ from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel, ConfigDict, ValidationInfo, create_model, field_validator
 from pydantic.errors import PydanticUserError
 
 from fedsam import plugins
-from fedsam.config import Component, ConfigError, nearest, validated
+from fedsam.component import Component, ConfigError, validated, with_default_name
 from fedsam.documentation import is_class_variable
 from fedsam.renamed import current_name
+from fedsam.wording import nearest
 
 Entry = TypeVar("Entry", bound=Callable[..., Any])
+
+
+class UnknownNameError(ConfigError):
+    """No component of a kind has the name.
+
+    Attributes:
+        name: The name.
+    """
+
+    def __init__(self, where: str, name: str, known: Collection[str], hint: str = "") -> None:
+        self.name = name
+        self._rest = where, known
+        allowed = f"allowed: {', '.join(sorted(known))}, module:attribute"
+        super().__init__(f"{where}: {name!r} is not known{hint or nearest(name, list(known))}; {allowed}")
+
+    def with_hint(self, hint: str) -> UnknownNameError:
+        """The same error, with what the name is instead of the nearest of those that are known."""
+        where, known = self._rest
+        return UnknownNameError(where, self.name, known, f": {hint}")
 
 
 class Contract(Protocol):
@@ -90,7 +110,7 @@ class FunctionContract:
     @property
     def expected(self) -> str:
         """As `Contract.expected`."""
-        return f"a function of ({', '.join(self.arguments)}, *, hyperparameters)"
+        return f"a function of ({', '.join([*self.arguments, '*', 'hyperparameters'])})"
 
     def problem(self, entry: Any) -> str | None:
         """As `Contract.problem`."""
@@ -138,10 +158,7 @@ class Registry(dict[str, Entry], Generic[Entry]):
             return self._checked(plugins.load(name, where), f"{where}: {name!r} is not allowed")
         registered = plugins.entry_points(self.kind)
         if name not in registered:
-            known = [*self, *registered]
-            raise ConfigError(
-                f"{where}: {name!r} is not known{nearest(name, known)}; allowed: {', '.join(sorted(known))}, module:attribute"
-            )
+            raise UnknownNameError(where, name, [*self, *registered])
         point = registered[name]
         refused = f"{where}: {name!r}, which {plugins.origin(point)} registers, is not allowed"
         return self._checked(plugins.load(point.value, where), refused)
@@ -191,8 +208,14 @@ def _hyperparameters(entry: Callable[..., Any], leading: int | None, optional: f
         if p not in given and p.name not in optional and p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
     }
     settings = ConfigDict(extra="allow" if open_ended else "forbid", protected_namespaces=(), arbitrary_types_allowed=True)
+    defaults = {name: default for name, (_, default) in fields.items()}
+
+    def named(value: object, info: ValidationInfo) -> object:
+        return with_default_name(value, defaults[str(info.field_name)])
+
     try:
-        return create_model(_name(entry), __config__=settings, **fields)
+        validators: dict[str, Any] = {"named": field_validator("*", mode="before")(named)}
+        return create_model(_name(entry), __config__=settings, __validators__=validators, **fields)
     except (PydanticUserError, NameError) as error:
         raise ConfigError(f"{_name(entry)}: the types of its hyperparameters cannot be used: {str(error).splitlines()[0]}") from None
 

@@ -49,7 +49,7 @@ def with_former_names(settings: Any) -> Any:
 
 
 def _with_names(value: Any, key: str, names: Mapping[str, Mapping[str, str]]) -> Any:
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):  # no other mapping: it is no table of settings, and keeps its type for the message that says so
         return {name: _with_names(item, f"{key}.{name}", names) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(_with_names(item, key, names) for item in value)

@@ -1,14 +1,21 @@
-"""Hyperparameters in words: what a type allows, and values, for `help` and `fedsam list`."""
+"""Settings in words: what a type allows, values, and what is wrong with them; for messages, `help` and `fedsam list`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+import sys
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
-from pydantic import create_model
+from pydantic import BaseModel, create_model
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import to_jsonable_python
 
 SIGNS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
+TOO_LARGE = 2**63  # from here on a whole number does not fit into 64 bits; it goes without saying
+LONGEST = 200  # characters of a value in a message
 WORDS = {"integer": "whole number", "number": "number", "boolean": "true | false", "string": "text", "null": "unset", "array": "list"}
 
 
@@ -31,7 +38,7 @@ def allowed(schema: Mapping[str, Any], *, brief: bool = True) -> str:
         return " | ".join(value(each) for each in schema["enum"])
     if "const" in schema:
         return value(schema["const"])
-    limits = ", ".join(f"{sign} {value(schema[key])}" for key, sign in SIGNS.items() if key in schema)
+    limits = ", ".join(f"{sign} {value(schema[key])}" for key, sign in SIGNS.items() if schema.get(key, TOO_LARGE) != TOO_LARGE)
     if "$ref" in schema:
         return "part"
     word = WORDS.get(schema.get("type", ""), "any")
@@ -56,5 +63,69 @@ def value(value: object) -> str:
 @lru_cache(maxsize=512)  # making a pydantic class takes a millisecond, and components share most of their types
 def schema_of(hint: Any) -> Mapping[str, Any]:
     """The JSON schema of a setting of this type. Raises what pydantic does where it has none."""
-    found: Mapping[str, Any] = create_model("Setting", value=(hint, ...)).model_json_schema()["properties"]["value"]
+    return schemas(create_model("Setting", value=(hint, ...)))["value"]
+
+
+class _PlainSchema(GenerateJsonSchema):
+    """As pydantic's, but a default that JSON has no form for is in words, and a type that it has none for may be anything."""
+
+    def encode_default(self, dft: Any) -> Any:
+        return to_jsonable_python(dft, fallback=shown)
+
+    def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> JsonSchemaValue:
+        return {}
+
+
+def schemas(model: type[BaseModel]) -> Mapping[str, Mapping[str, Any]]:
+    """The JSON schema of each setting of a model."""
+    found: Mapping[str, Mapping[str, Any]] = model.model_json_schema(schema_generator=_PlainSchema).get("properties", {})
     return found
+
+
+def is_plain(value: object) -> bool:
+    """Whether a value has a form in TOML; nothing else can be given in a file, kept with a run or shown."""
+    if type(value) in (list, tuple):  # not every mapping or sequence: `os.environ` is one, too
+        return all(is_plain(item) for item in value)  # type: ignore[attr-defined]
+    if type(value) is dict:
+        return all(isinstance(key, str) and is_plain(item) for key, item in value.items())
+    return isinstance(value, str | bool | int | float | Path)
+
+
+def shown(value: object) -> str:
+    """A value in a message: as it is written where it is plain, cut where it is long; of anything else its type alone.
+
+    >>> shown(-1), shown(object()), shown(10**5000)
+    ('-1', 'a value of type object', 'a number of more than 4300 digits')
+    """
+    if value is not None and not is_plain(value):
+        return f"a value of type {type(value).__name__}"
+    try:
+        text = repr(value)
+    except ValueError:
+        return f"a number of more than {sys.get_int_max_str_digits()} digits"
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def nearest(name: str, names: Sequence[str]) -> str:
+    """A question for the end of a message: the one of `names` that is most like `name`; empty where none is.
+
+    >>> nearest("sma", ["sam", "sgd"])
+    ", did you mean 'sam'?"
+    """
+    close = difflib.get_close_matches(name, names, n=1)
+    return f", did you mean {close[0]!r}?" if close else ""
+
+
+def explained(model: type[BaseModel], error: Any, where: str = "") -> str:
+    """One of pydantic's errors in the settings of a `model`, whose keys start at `where`."""
+    path = [str(step) for step in error["loc"] if not (isinstance(step, str) and ("constrained" in step or step in ("int", "float")))]
+    key = ".".join([*filter(None, [where]), *path])
+    if error["type"] == "extra_forbidden":
+        table = model
+        for step in path[:-1]:
+            table = table.model_fields[step].annotation  # type: ignore[assignment]
+        names = list(table.model_fields)
+        return f"{key}: unknown key{nearest(path[-1], names)}; allowed here: {', '.join(sorted(names)) or 'none'}"
+    if error["type"] == "missing":
+        return f"{key}: must be given"
+    return f"{key}: {shown(error['input'])} is not allowed: {error['msg'][0].lower()}{error['msg'][1:]}"

@@ -227,7 +227,8 @@ def test_the_public_face_from_a_script_beside_which_our_names_are_taken(scripts:
 
 def test_ours_win_over_modules_in_the_working_directory(scripts: Path, here: Path) -> None:
     write(here, {"clients/__init__.py": FOREIGN, "experiments.py": FOREIGN, "strategies/mine.py": FOREIGN})
-    status, out, err = call(here, scripts / "python", "-m", "fedsam", "list", "corrections")  # whose catalogue imports all four
+    command = "-m", "fedsam", "list", "corrections", "--details"  # whose catalogue imports all four
+    status, out, err = call(here, scripts / "python", *command)
     assert status == 0, err
     assert "control_variate" in out
 

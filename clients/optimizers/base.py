@@ -99,12 +99,14 @@ class LocalOptimizer(Documented, ABC):
     Attributes:
         cost: What a step costs; a subclass declares its own.
         needs: Names of the correction's terms that it uses.
+        needs_scores: Whether it looks at class scores, which the closure of an ordinary training loop does not give.
         reduces_to_base: Hyperparameters with which it is its base optimizer, a correction's terms being 0; None: nothing is promised.
     """
 
     source = "the base steps are those of torch.optim.SGD and torch.optim.AdamW, weight decay and bias correction included."
     cost: ClassVar[StepCost | None] = None
     needs: ClassVar[tuple[str, ...]] = ()
+    needs_scores: ClassVar[bool] = False
     reduces_to_base: ClassVar[Mapping[str, Any] | None] = None
     lr: Positive = hyperparameter(0.1, "Learning rate; the experiment's schedule multiplies it.")
     base: Literal["sgd", "adamw"] = hyperparameter("sgd", "Base optimizer that consumes the descent gradient.")

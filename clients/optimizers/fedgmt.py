@@ -26,6 +26,7 @@ class FedGMT(LocalOptimizer):
     )
     cost = StepCost(forward=1)
     needs = ("ema",)
+    needs_scores = True
     reduces_to_base = {"gamma": 0.0}
     tau: Positive = hyperparameter(3.0, "Temperature of the softmax in the divergence.")
     gamma: NonNegative = hyperparameter(1.0, "Coefficient of the divergence, times tau squared; 0 is the base optimizer.")

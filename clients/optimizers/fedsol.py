@@ -27,6 +27,7 @@ class FedSOL(LocalOptimizer):
         "to a full-length perturbation; here a gradient shorter than `floor` perturbs nothing."
     )
     cost = StepCost(forward=1, backward=2)
+    needs_scores = True
     reduces_to_base = {"rho": 0.0}
     rho: NonNegative = hyperparameter(1.0, "Perturbation radius, in units of the parameters' L2 norm; 0 is the base optimizer.")
     adaptive: bool = hyperparameter(

@@ -50,8 +50,11 @@ class Description:
 
 
 def shown(kind: str, entries: Mapping[str, Any]) -> list[Table]:
-    """All there is to say of one kind."""
-    return [components_table(kind, entries), costs(entries)] if kind == "optimizers" else [components_table(kind, entries)]
+    """All there is to say of components of one kind; what somebody else's optimizers cost, `fedsam check` measures."""
+    from clients.optimizers import OPTIMIZERS
+
+    ours = {name: entry for name, entry in entries.items() if name in OPTIMIZERS} if kind == "optimizers" else {}
+    return [components_table(kind, entries), *([costs(ours)] if ours else [])]
 
 
 def components_table(kind: str, entries: Mapping[str, Entry | Preset]) -> Table:
@@ -147,16 +150,9 @@ def methods(names: Sequence[str]) -> Table:
         costs = dataclasses.astuple(cost(Method.of(experiment), experiment.rounds))
         rest = ", ".join(f"{key} = {wording.value(value)}" for key, value in preset.settings.items() if key not in NAME_KEYS)
         result.add_section()
-        result.add_row(name, _expansion(preset), *(f"{value:g}" for value in costs), escape(rest))
+        result.add_row(name, preset.expansion, *(f"{value:g}" for value in costs), escape(rest))
         result.add_row("", *[""] * 7, f"[dim]{escape(f'Source: {preset.source}')}[/dim]")
     return result
-
-
-def _expansion(preset: Preset) -> str:
-    """The names of the three components, with those inside them in brackets."""
-    settings = preset.settings
-    inner = {key: f" ({settings[f'{key}.inner.name']})" if f"{key}.inner.name" in settings else "" for key in COMPONENT_KEYS}
-    return " x ".join(f"{settings[f'{key}.name']}{inner[key]}" for key in COMPONENT_KEYS)
 
 
 def _shared(settings: Sequence[tuple[Setting, ...]]) -> tuple[Setting, ...]:
@@ -209,9 +205,8 @@ def _percentile(values: NDArray[np.integer[Any]], share: int) -> str:
 
 def settings_of(entry: Entry, leading: int | None = None) -> Iterator[Setting]:
     """The hyperparameters of a component, in the order of its signature; `leading` as for `hyperparameters`."""
-    schema = hyperparameters(entry, leading).model_json_schema()
     meanings = descriptions(entry)
-    for name, field in schema.get("properties", {}).items():
+    for name, field in wording.schemas(hyperparameters(entry, leading)).items():
         default = wording.value(field["default"]) if "default" in field else ""
         yield Setting(name, default, wording.allowed(field), meanings.get(name, ""))
 

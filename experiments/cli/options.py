@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from experiments.cli.output import print_warning
 from experiments.settings import shipped
 from fedsam import overrides as overriding
 from fedsam.config import Experiment
@@ -82,4 +83,4 @@ def read_experiments(path: Path, overrides: Sequence[str] | None, options: Mappi
     given = {key: str(value) for key, value in options.items() if value is not None}
     settings = overriding.override(overriding.read(shipped.find(path), overrides or ()), given)
     fixed = {text.partition("=")[0].strip() for text in overrides or ()} | set(given)
-    return expand(settings, fixed)
+    return expand(settings, fixed, print_warning)

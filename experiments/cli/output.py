@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING
 import typer
 from rich.console import Console
 
-from experiments.running import progress
-
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from experiments.running import progress
     from experiments.running.scheduler import Outcome
 
 FAILED, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
@@ -27,6 +26,11 @@ SECOND_SIGNAL_SECONDS = 10.0  # after which a second signal interrupts a shutdow
 def print_error(text: str) -> None:
     """Print an error in one line on stderr."""
     Console(stderr=True).print(f"fedsam: {text}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+
+
+def print_warning(text: str) -> None:
+    """Print a warning in one line on stderr."""
+    Console(stderr=True).print(f"fedsam: {text}", style="bold yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_table(table: Table) -> None:
@@ -41,6 +45,8 @@ def print_table(table: Table) -> None:
 @contextmanager
 def progress_callback(quiet: bool, tensorboard: bool = False) -> Iterator[progress.Callback]:
     """The callback that shows progress on the terminal, unless quiet, and writes TensorBoard event files, if asked to."""
+    from experiments.running import progress
+
     with ExitStack() as stack:
         shown: progress.Callback = progress.Callback() if quiet else stack.enter_context(progress.ConsoleCallback(Console(stderr=True)))
         if tensorboard:
@@ -109,6 +115,7 @@ def exit_on_failure(outcomes: Sequence[Outcome]) -> None:
     """Print the errors of failed runs, and exit with `FAILED` if there are any."""
     failures = [outcome for outcome in outcomes if outcome.status == "failed"]
     for outcome in failures:
-        print_error(f"run {outcome.run_id or 'not started'} {outcome.status}: {outcome.error}")
+        what = f"run {outcome.run_id} failed" if outcome.run_id else "a run could not be started"
+        print_error(f"{what}: {outcome.error}")
     if failures:
         raise typer.Exit(FAILED)

@@ -14,7 +14,7 @@ from clients.optimizers import OPTIMIZERS
 from experiments.contracts import corrections, datasets, models, numbers, optimizers, partitions, samplers, strategies
 from experiments.contracts.base import Check, CheckedComponent, ContractError, NotApplicable, NotDeclared
 from fedsam import plugins
-from fedsam.config import ConfigError, nearest
+from fedsam.config import ConfigError
 from fedsam.data import datasets as known_datasets
 from fedsam.data.datasets import DATASETS
 from fedsam.data.own_data import FACTORIES
@@ -24,6 +24,7 @@ from fedsam.registry import ClassContract, FunctionContract, Registry
 from fedsam.renamed import current_name
 from fedsam.schedules import SCHEDULES
 from fedsam.system.heterogeneity import DISTRIBUTIONS
+from fedsam.wording import nearest
 from strategies import STRATEGIES
 from strategies.robust import FlowerRule
 from strategies.sampling import SAMPLERS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -11,6 +12,13 @@ from fedsam.config import Compute, ConfigError
 from fedsam.grid.cluster import check_guarded, check_nodes
 from fedsam.grid.pool import ActorPool
 from fedsam.grid.session import cores, ray_session
+
+
+def check_cpus(compute: Compute) -> None:
+    """Raise `ConfigError` where an actor is to have more CPUs, and so threads, than this machine, unless others may have more."""
+    here = os.cpu_count() or 1
+    if compute.cpus_per_actor > here and not compute.ray_address:
+        raise ConfigError(f"compute.cpus_per_actor: {compute.cpus_per_actor} is not allowed: this machine has {here} CPUs")
 
 
 @contextmanager
@@ -32,8 +40,9 @@ def actor_pool(compute: Compute, load: Callable[..., ClientApp]) -> Iterator[Act
     """Actors that serve with the ClientApp that `load` gives; they and a private Ray end with the block.
 
     Raises:
-        ConfigError: As for `session`, or an actor is to have more than there is.
+        ConfigError: As for `session` and `check_cpus`, or an actor is to have more than there is.
     """
+    check_cpus(compute)
     with session(compute) as resources:
         fit = actors(resources, compute)
         if fit < 1 and not (compute.ray_address and compute.actors):  # a cluster may grow for actors that are asked for

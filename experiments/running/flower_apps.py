@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from flwr.app import Context, RecordDict
 
-from experiments.running.actors import actor_pool
+from experiments.running.actors import actor_pool, check_cpus
 from experiments.running.app_progress import AppProgress
 from fedsam.config import Compute
 from fedsam.grid.base import LocalGrid
@@ -59,6 +59,7 @@ def serve(app: FlowerApp, grid: LocalGrid) -> Context:
 def grid_of(app: FlowerApp, compute: Compute, nodes: int) -> Iterator[LocalGrid]:
     """A grid of `nodes` nodes that have the app's ClientApp; its run has an id of its own."""
     if compute.grid == "inline":
+        check_cpus(compute)
         grid: LocalGrid = InlineGrid(app.load_client, nodes, app.run_config, compute.cpus_per_actor)
         grid.set_run(random_run())
         yield grid

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from flwr.serverapp import Grid
 
 from clients import client_app
 from clients.runtime import DTYPES, network
-from experiments.running.actors import actor_pool
+from experiments.running.actors import actor_pool, check_cpus
 from experiments.settings.catalogue import sources
 from fedsam import plugins
 from fedsam.config import Component, ConfigError, Experiment
@@ -25,6 +25,7 @@ from fedsam.data import datasets
 from fedsam.data.datasets import DataError, Dataset, Images
 from fedsam.data.federated import partition_examples
 from fedsam.data.partition import PARTITIONS
+from fedsam.formatting import plural
 from fedsam.grid.inline import InlineGrid
 from fedsam.grid.pool import ActorPool
 from fedsam.grid.ray_grid import RayGrid
@@ -33,18 +34,23 @@ from fedsam.module_sources import Source
 
 
 @contextmanager
-def grids(experiments: Sequence[Experiment]) -> Iterator[ActorGroup]:
+def grids(
+    experiments: Sequence[Experiment], cache: DatasetCache | None = None, phase: Callable[[str], None] = lambda _: None
+) -> Iterator[ActorGroup]:
     """As `actor_groups`, for one run at a time."""
-    with actor_groups(experiments, 1) as (group,):
+    with actor_groups(experiments, 1, cache, phase) as (group,):
         yield group
 
 
 @contextmanager
-def actor_groups(experiments: Sequence[Experiment], parallel: int, cache: DatasetCache | None = None) -> Iterator[list[ActorGroup]]:
+def actor_groups(
+    experiments: Sequence[Experiment], parallel: int, cache: DatasetCache | None = None, phase: Callable[[str], None] = lambda _: None
+) -> Iterator[list[ActorGroup]]:
     """Actor groups, each for one run at a time, that give experiments their grids; all is stopped at the end of the block.
 
     Args:
         cache: Datasets that are loaded already.
+        phase: Told what begins, which may take long.
 
     Raises:
         ConfigError: The experiments ask for different Ray clusters or actors, or for more than there is, a group would have no actor, or
@@ -57,14 +63,17 @@ def actor_groups(experiments: Sequence[Experiment], parallel: int, cache: Datase
     compute, cache = computes.pop(), cache or DatasetCache()
     _check_own(experiments, cache)
     if compute.grid == "inline":
+        check_cpus(compute)
         _check_share(parallel, 1)
         yield [ActorGroup(cache)]
         return
     if compute.actors:
         _check_share(parallel, compute.actors)
-    # The actors import what they need while this process loads the data.
+    phase("starting Ray")
+    # The actors import what they need while this process goes on.
     with actor_pool(compute, load_clients) as pool:
         _check_share(parallel, pool.size)
+        phase(f"starting {plural(pool.size, 'actor')}, each of which imports torch")
         yield [ActorGroup(cache, part) for part in pool.split(parallel)]
 
 
@@ -79,7 +88,7 @@ def _check_own(experiments: Sequence[Experiment], cache: DatasetCache) -> None:
 
 
 def _check_share(parallel: int, actors: int) -> None:
-    if parallel > actors:
+    if not 1 <= parallel <= actors:
         raise ConfigError(f"parallel: {parallel} is not allowed: compute.actors is {actors}, and each run needs one")
 
 
@@ -149,6 +158,12 @@ class DatasetCache:
                     self._missing[wanted] = str(error)
                     raise
             return self._datasets[wanted]
+
+    def has(self, experiment: Experiment) -> bool:
+        """Whether the experiment's dataset can be had; it is loaded, and downloaded if need be."""
+        with suppress(DataError):
+            return bool(self.get(experiment))
+        return False
 
     def stored(self, experiment: Experiment) -> Any:
         """A reference to the experiment's dataset in the object store, with arrays in place of tensors."""

@@ -24,12 +24,15 @@ if TYPE_CHECKING:
 class Callback:
     """Base class of callbacks, whose methods do nothing.
 
-    `plan` is called first, then for each run `started`, `round` after each round, and `finished`; `warn` at any time. Runs in parallel
-    call from threads of their own.
+    `plan` is called first, then for each run `started`, `round` after each round, and `finished`; `phase` and `warn` at any time. Runs in
+    parallel call from threads of their own.
     """
 
     def plan(self, experiments: Sequence[Experiment], seconds: Sequence[float] | None = None) -> None:
         """Runs are going to be made: their experiments in order, and the estimated seconds of each, if known."""
+
+    def phase(self, text: str, run_id: str | None = None) -> None:
+        """What begins now, before the first run or, with `run_id`, before the first round of a run: data are loaded, Ray starts, ..."""
 
     def started(self, run_id: str, experiment: Experiment) -> None:
         """A run has started."""
@@ -131,6 +134,13 @@ class ConsoleCallback(Callback):
             limit = "at most " if any(experiment.budget for experiment in experiments) else ""
             self._print(f"{plural(len(rounds), 'run')}, {limit}{plural(sum(rounds), 'round')}")
             self._live.reset(self._whole, total=self._total(), description="starting", run="", visible=True)
+
+    def phase(self, text: str, run_id: str | None = None) -> None:
+        """Show what begins in the line of the run, or else of the plan; without a terminal, only what begins before the first run."""
+        with self._lock:
+            if not self._console.is_terminal and run_id is None:
+                self._print(text)
+            self._live.update(self._running[run_id].task if run_id else self._whole, description=text)
 
     def started(self, run_id: str, experiment: Experiment) -> None:
         """Add a line for the run."""

@@ -6,14 +6,16 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import nullcontext
 from dataclasses import dataclass
 
-from experiments.running.grids import ActorGroup, grids
+from experiments.running.grids import ActorGroup, DatasetCache, grids
 from experiments.running.progress import Callback
 from experiments.running.server_app import RunFailed, serve
 from experiments.settings.catalogue import CheckedExperiment, check
 from fedsam import plugins
 from fedsam.config import ConfigError, Experiment
+from fedsam.formatting import listed
 from fedsam.results.store import DuplicateRunError
 
 
@@ -41,7 +43,11 @@ def run_all(experiments: Sequence[Experiment], callback: Callback) -> list[Outco
     plugins.refresh()
     checked = [check(experiment) for experiment in experiments]
     callback.plan(experiments)
-    with grids(experiments) as group:
+    cache = DatasetCache()
+    callback.phase(f"loading {listed(sorted({experiment.data.source.name for experiment in experiments}))}")
+    # Ray takes long to start: not where there is nothing to run on it.
+    runnable = any(cache.has(experiment) for experiment in experiments)
+    with grids(experiments, cache, callback.phase) if runnable else nullcontext(ActorGroup(cache)) as group:
         return perform(checked, [group], callback)
 
 

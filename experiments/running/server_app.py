@@ -14,7 +14,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from clients.optimizers import LocalOptimizer
-from experiments.running.grids import grids
+from experiments.running.grids import DatasetCache, grids
 from experiments.running.progress import Callback
 from experiments.running.run import Result, Session
 from experiments.settings.catalogue import CheckedExperiment, check, sources
@@ -25,6 +25,7 @@ from fedsam.data import datasets, partition
 from fedsam.data.datasets import Dataset
 from fedsam.data.federated import fallback_note, partition_examples
 from fedsam.grid.base import LocalGrid
+from fedsam.grid.ray_grid import RayGrid
 from fedsam.results.provenance import provenance
 from fedsam.results.store import Results
 
@@ -57,13 +58,16 @@ def run(experiment: Experiment | Mapping[str, Any], callback: Callback | None = 
     """
     plugins.refresh()
     if not isinstance(experiment, Experiment):
-        if "sweep" in experiment:
+        if isinstance(experiment, Mapping) and "sweep" in experiment:
             raise ConfigError("sweep: is not allowed here: `run` makes one run; `compare` makes those of a sweep")
         experiment = expand(experiment)
     checked = check(experiment)
     callback = callback or Callback()
     callback.plan([experiment])
-    with grids([experiment]) as grid_of:
+    callback.phase(f"loading {experiment.data.source.name}")
+    cache = DatasetCache()
+    cache.get(experiment)  # before Ray starts, which takes long, as it may not be there
+    with grids([experiment], cache, callback.phase) as grid_of:
         return run_on(checked, *grid_of(experiment), callback)
 
 
@@ -74,10 +78,7 @@ def main(grid: Grid, context: Context) -> None:
     Raises:
         ConfigError: The experiment is not valid, or leaves settings to its preset, which clients do not know.
     """
-    settings = json.loads(str(context.run_config["experiment"]))
-    experiment = parse(settings)
-    if expand(settings) != experiment:
-        raise ConfigError(f"experiment: the settings of method {experiment.method!r} must be written out; `fedsam run-config` does that")
+    experiment = parse(json.loads(str(context.run_config["experiment"])))
     checked = check(experiment)
     dataset = datasets.load(experiment.data.dataset, experiment.data.root, experiment.data.fallback)
     _await_nodes(grid, experiment.data.clients)
@@ -133,6 +134,8 @@ def serve(checked: CheckedExperiment, grid: Grid, dataset: Dataset, callback: Ca
         _warn(experiment, method.optimizer, label_distribution.sum(axis=1), run_id, callback)
         try:
             session = Session(experiment, method, dataset, label_distribution, grid, results, run_id, callback, started)
+            waits = isinstance(grid, RayGrid) and not grid.pool.busy
+            callback.phase("round 1 begins once an actor has started" if waits else "round 1", run_id)
             result = session.run()
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
@@ -148,9 +151,15 @@ def serve(checked: CheckedExperiment, grid: Grid, dataset: Dataset, callback: Ca
 
 
 def _warn(experiment: Experiment, optimizer: LocalOptimizer, examples: Any, run_id: str, callback: Callback) -> None:
-    """Say where the optimizer, afresh in every round, has too few local steps to be what it is."""
+    """Say what can hardly be meant, and where the optimizer, afresh in every round, has too few local steps to be what it is."""
     client = experiment.client
     steps = client.steps or client.epochs * -(-int(np.median(examples)) // client.batch_size)
+    share, clients = experiment.server.participation, experiment.data.clients
+    if share == 1 and isinstance(share, int) and clients > 1 and not isinstance(experiment.server.sampling, tuple):
+        callback.warn(run_id, f"server.participation: 1 is one of {clients} clients in each round; 1.0 is all of them")
+    if client.batch_size > max(examples):
+        text = f"client.batch_size: {client.batch_size} is more than any client has: every local step takes all of its examples"
+        callback.warn(run_id, text)
     reason = optimizer.reduction_reason(steps)
     if reason and client.optimizer_state == "fresh":
         callback.warn(

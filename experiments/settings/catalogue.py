@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial, reduce
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from clients.corrections import CORRECTIONS
 from clients.optimizers import OPTIMIZERS
 from experiments.settings import compatibility
 from experiments.settings.method import Method
-from experiments.settings.presets import PRESETS
+from experiments.settings.presets import PRESETS, expand, unknown_names
 from fedsam import overrides, plugins, registry
 from fedsam.config import Component, ConfigError, Experiment
 from fedsam.data import datasets, own_data
@@ -21,6 +20,7 @@ from fedsam.module_sources import Source
 from fedsam.registry import FunctionContract, Registry
 from fedsam.schedules import SCHEDULES
 from fedsam.system.heterogeneity import DISTRIBUTIONS, Heterogeneity
+from fedsam.wording import is_plain
 from strategies import STRATEGIES, sampling
 from strategies.robust import FlowerRule
 from strategies.sampling import SAMPLERS, Sampler
@@ -76,6 +76,7 @@ def resolved(experiment: Experiment) -> dict[str, Any]:
     return check(experiment).settings
 
 
+@unknown_names()
 def check(experiment: Experiment) -> CheckedExperiment:
     """Check all that can be checked without the data.
 
@@ -83,6 +84,9 @@ def check(experiment: Experiment) -> CheckedExperiment:
         ConfigError: A component's name or hyperparameter is wrong, or settings contradict each other.
     """
     plain = experiment.dump()
+    if experiment.method is not None and expand(plain) != experiment:
+        said = "`fedsam run-config` does that, and in Python settings that are a plain table"
+        raise ConfigError(f"experiment: the settings of method {experiment.method!r} must be written out; {said}")
     for key, choices in REGISTRIES.items():
         component = _named(experiment, key)
         if component is not None:
@@ -133,17 +137,8 @@ def _with_defaults(choices: Registry[Any], component: Component, key: str) -> di
     given = registry.resolve(choices, component, key)
     nested = {name: _with_defaults(choices, value, f"{key}.{name}") for name, value in given.items() if isinstance(value, Component)}
     # A default of somebody else's function may be anything; what is no plain value cannot be set in a file either.
-    plain = {name: value for name, value in given.items() if _is_plain(value)}
+    plain = {name: value for name, value in given.items() if is_plain(value)}
     return {"name": component.name, **plain, **nested}
-
-
-def _is_plain(value: object) -> bool:
-    """Whether a value has a form in TOML."""
-    if isinstance(value, list | tuple):
-        return all(_is_plain(item) for item in value)
-    if isinstance(value, Mapping):
-        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
-    return isinstance(value, str | bool | int | float | Path)
 
 
 def sampler(experiment: Experiment) -> Sampler:

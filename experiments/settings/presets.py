@@ -6,19 +6,34 @@ To compare methods and nothing else, set the recipe (learning rate, decay, clip,
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from experiments.settings import names
 from fedsam.config import ConfigError, Experiment, parse
 from fedsam.overrides import flatten, override
+from fedsam.registry import UnknownNameError
 from fedsam.renamed import with_current_names
+from fedsam.wording import nearest, shown
 
 PRESETS_PATH = Path(__file__).with_suffix(".toml")
 COMPONENT_KEYS = ("client.optimizer", "client.correction", "server.strategy")
 # Hyperparameters that every local optimizer has.
 SHARED = ("client.optimizer.lr", "client.optimizer.weight_decay", "client.optimizer.momentum", "client.optimizer.clip_norm")
+
+
+@contextmanager
+def unknown_names() -> Iterator[None]:
+    """Inside the block, the error of a name that is not known says where it is known."""
+    try:
+        yield
+    except UnknownNameError as error:
+        method = f'it is a method: method = "{error.name}"' if error.name in PRESETS else ""
+        hint = " or ".join(filter(None, [method, names.hint(error.name)]))
+        raise (error.with_hint(hint) if hint else error) from None
 
 
 @dataclass(frozen=True)
@@ -32,6 +47,12 @@ class Preset:
 
     source: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def expansion(self) -> str:
+        """The names of the three components, with those inside them in brackets."""
+        inner = {key: f" ({self.settings[f'{key}.inner.name']})" if f"{key}.inner.name" in self.settings else "" for key in COMPONENT_KEYS}
+        return " x ".join(f"{self.settings[f'{key}.name']}{inner[key]}" for key in COMPONENT_KEYS)
 
 
 def _read() -> dict[str, Preset]:
@@ -56,12 +77,15 @@ def expand(settings: Mapping[str, Any]) -> Experiment:
     Raises:
         ConfigError: As `fedsam.config.parse`, and for an unknown preset.
     """
-    settings = with_current_names(settings)
+    if not isinstance(settings, Mapping):
+        raise ConfigError(f"{shown(settings)} is not allowed as an experiment: must be a table of settings")
+    settings = with_current_names(dict(settings))
     name = settings.get("method")
-    if name is None:
+    if not isinstance(name, str):
         return parse(settings)
     if name not in PRESETS:
-        raise ConfigError(f"method: {name!r} is not known; allowed: {', '.join(sorted(PRESETS))}")
+        known = f": {found}" if (found := names.hint(name)) else nearest(name, list(PRESETS))
+        raise ConfigError(f"method: {name!r} is not known{known}; allowed: {', '.join(sorted(PRESETS))}")
     preset = dict(PRESETS[name].settings)
     own = {f"{key}.name" if f"{key}.name" in preset else key: value for key, value in flatten(settings).items()}
     for component in [key.removesuffix(".name") for key in preset if key.endswith(".name")]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from rich.markup import escape
-from rich.table import Table
-
-from fedsam.config import ConfigError, nearest
+from fedsam.config import ConfigError
+from fedsam.wording import nearest
 
 FOLDER = Path(__file__).parents[1] / "configs"
 
@@ -38,13 +36,3 @@ def summary(path: Path) -> str:
     comment = re.match(r"(#.*\n)*", path.read_text())
     text = " ".join(line.lstrip("# ") for line in comment.group().splitlines()) if comment else ""
     return re.split(r"(?<=[.?!])\s", text, maxsplit=1)[0]
-
-
-def table() -> Table:
-    """Name and first sentence of each."""
-    result = Table(title="configs", title_justify="left", title_style="bold", header_style="bold")
-    result.add_column("name", style="bold cyan", no_wrap=True)
-    result.add_column("meaning", overflow="fold")
-    for name, path in configs().items():
-        result.add_row(name, escape(summary(path)))
-    return result

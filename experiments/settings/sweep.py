@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+import math
+import warnings
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, TypeGuard
 
 from experiments.settings.presets import expand as expand_preset
+from experiments.settings.presets import unknown_names
 from fedsam.config import ConfigError, Experiment
 from fedsam.overrides import flatten, override
 from fedsam.renamed import with_current_names
+from fedsam.wording import nearest, shown
 
-SPECIAL = ("seeds", "zip", "overrides")
+SPECIAL = ("seeds", "zip", "overrides", "max_runs")
+MAX_RUNS = 1000  # unless `max_runs` says otherwise
 Point = dict[str, Any]
 
 
@@ -39,33 +45,36 @@ class Override:
         return all(_setting(settings, key) == value for key, value in self.when.items())
 
 
-def expand(settings: Mapping[str, Any], fixed: Collection[str] = ()) -> list[Experiment]:
+@unknown_names()
+def expand(settings: Mapping[str, Any], fixed: Collection[str] = (), warn: Callable[[str], None] = warnings.warn) -> list[Experiment]:
     """Every combination of the values in `[sweep]`, each for every seed; without a sweep the one experiment.
 
     A key of `[sweep]` is a dotted key of the experiment (`"client.optimizer.name"`), its value the list to try; `seeds` is short for
     `seed`. The keys of one `[[sweep.zip]]` vary together. The first key varies slowest, groups vary faster, seeds fastest. Where the
     names of a component are swept, a hyperparameter beside the name goes to those that have it (`rho` to `sam` and not to `sgd`);
     points that are the same experiment are run once. `[[sweep.overrides]]` then changes the points that its `when` fits by what its `set`
-    says, which wins over presets.
+    says, which wins over presets. More than `max_runs` points, by default `MAX_RUNS`, are an error.
 
     Args:
         fixed: Dotted keys that the command line sets: they are swept and overridden no more.
+        warn: Told of what is no error but can hardly be meant.
 
     Raises:
-        ConfigError: A value is not a list, lists of a group differ in length, a key is swept twice or is not a setting, a `when` fits no
-            point, or an experiment is not valid.
+        ConfigError: A value is not a list, lists of a group differ in length, a key is swept twice or is not a setting, there are too many
+            points, a `when` fits none, or an experiment is not valid.
     """
-    settings = with_current_names(settings)
+    settings = with_current_names(dict(settings))
     sweep = settings.get("sweep", {})
     if not isinstance(sweep, dict):
-        raise ConfigError(f"sweep: {sweep!r} is not allowed: must be a table of lists")
+        raise ConfigError(f"sweep: {shown(sweep)} is not allowed: must be a table of lists")
     base = {key: value for key, value in settings.items() if key != "sweep"}
-    groups, overrides = _groups(sweep, fixed), _overrides(sweep, fixed)
+    groups, overrides = _groups(sweep, fixed, warn), _overrides(sweep, fixed)
+    _check_size(sweep, groups)
     axes = {key: [point[key] for point in group] for group in groups for key in group[0]}
     # Tables before what is inside them, whatever their order in the file.
     points = [dict(sorted(_merged(point).items(), key=lambda item: item[0].count("."))) for point in itertools.product(*groups)]
     swept = [_applicable(override(base, point), axes) for point in points]
-    command_line = {key: reduce(dict.__getitem__, key.split("."), base) for key in fixed if not key.startswith("sweep.")}
+    command_line = {key: value for key in fixed if (value := _value(base, key)) is not None}
     changes = _changes(swept, overrides)
     experiments = [expand_preset(override(point, change | command_line)) for point, change in zip(swept, changes, strict=True)]
     return list({experiment.dumps(): experiment for experiment in experiments}.values())
@@ -104,12 +113,22 @@ def _same_keys(values: Sequence[Any]) -> TypeGuard[Sequence[Mapping[str, Any]]]:
     return len(keys) == len(values) and all(key == keys[0] for key in keys)
 
 
-def _groups(sweep: Mapping[str, Any], fixed: Collection[str]) -> list[list[Point]]:
+def _check_size(sweep: Mapping[str, Any], groups: Sequence[Sequence[Point]]) -> None:
+    """Count the points before there are any. Raises `ConfigError` for too many."""
+    limit, lengths = sweep.get("max_runs", MAX_RUNS), [len(group) for group in groups]
+    if not isinstance(limit, int) or limit < 1:
+        raise ConfigError(f"sweep.max_runs: {shown(limit)} is not allowed: must be a whole number of runs")
+    if math.prod(lengths) > limit:
+        product = f"{' x '.join(map(str, lengths))} = {math.prod(lengths)}"
+        raise ConfigError(f"sweep: {product} runs are not allowed: at most {limit}, or as many as sweep.max_runs says")
+
+
+def _groups(sweep: Mapping[str, Any], fixed: Collection[str], warn: Callable[[str], None]) -> list[list[Point]]:
     """What is multiplied: for each key of the grid, each zipped group and the seeds, the settings to try."""
     grid = {key: value for key, value in sweep.items() if key not in SPECIAL}
     zipped = sweep.get("zip", [])
     if not isinstance(zipped, list) or not all(isinstance(group, dict) and group for group in zipped):
-        raise ConfigError(f"sweep.zip: {zipped!r} is not allowed: must be tables [[sweep.zip]] of lists")
+        raise ConfigError(f"sweep.zip: {shown(zipped)} is not allowed: must be tables [[sweep.zip]] of lists")
     # TOML reads `data.clients = [..]` under `[sweep]` as nested tables, `"data.clients"` as one key.
     tables = [("sweep", {key: values}) for key, values in flatten(grid).items()]
     tables += [(f"sweep.zip[{number}]", flatten(group)) for number, group in enumerate(zipped, 1)]
@@ -118,27 +137,47 @@ def _groups(sweep: Mapping[str, Any], fixed: Collection[str]) -> list[list[Point
     for where, table in tables:
         lists = {"seed" if key == "seeds" else key: _as_list(f"{where}.{key}", values) for key, values in table.items()}
         for key in lists:
+            _check_key(key, where)
             if key in seen:
                 raise ConfigError(f"{where}.{key}: is swept twice; a key may stand in one place of [sweep]")
             seen.add(key)
         lengths = {key: len(values) for key, values in lists.items()}
         if len(set(lengths.values())) > 1:
             raise ConfigError(f"{where}: lists of {lengths} values are not allowed: what varies together must be equally long")
+        if repeated := _repeated(lists):
+            warn(f"{where}: {repeated} stands there more than once, and is run once")
         free = {key: values for key, values in lists.items() if not _is_fixed(key, fixed)}
         groups += [[dict(zip(free, point, strict=True)) for point in zip(*free.values(), strict=True)]] if free else []
     return groups
 
 
+def _repeated(lists: Mapping[str, Sequence[Any]]) -> str:
+    """The first point of a group that stands there again; empty where all differ."""
+    points = zip(*lists.values(), strict=True)
+    texts = Counter(", ".join(f"{key} = {shown(value)}" for key, value in zip(lists, point, strict=True)) for point in points)
+    return next((text for text, times in texts.items() if times > 1), "")
+
+
+def _check_key(key: str, where: str) -> None:
+    """Raise `ConfigError` where a dotted key is in no table of an experiment."""
+    first = key.partition(".")[0]
+    if first not in Experiment.model_fields:
+        known = [*Experiment.model_fields, *(SPECIAL if where == "sweep" else ())]
+        raise ConfigError(f"{where}.{key}: unknown key{nearest(first, known)}; allowed here: {', '.join(sorted(known))}")
+
+
 def _overrides(sweep: Mapping[str, Any], fixed: Collection[str]) -> list[Override]:
     given, found = sweep.get("overrides", []), []
     if not isinstance(given, list):
-        raise ConfigError(f"sweep.overrides: {given!r} is not allowed: must be tables [[sweep.overrides]] with `when` and `set`")
+        raise ConfigError(f"sweep.overrides: {shown(given)} is not allowed: must be tables [[sweep.overrides]] with `when` and `set`")
     for number, table in enumerate(given, 1):
         where = f"sweep.overrides[{number}]"
         filled = isinstance(table, dict) and all(isinstance(value, dict) and value for value in table.values())
         if not filled or set(table) != {"when", "set"}:
-            raise ConfigError(f"{where}: {table!r} is not allowed: must be two tables of settings, `when` and `set`")
+            raise ConfigError(f"{where}: {shown(table)} is not allowed: must be two tables of settings, `when` and `set`")
         when = flatten(table["when"])
+        for key in when:
+            _check_key(key, f"{where}.when")
         may_miss = any(_is_fixed(key, fixed) or _is_fixed(f"{key}.name", fixed) for key in when)
         found.append(Override(where, when, flatten(table["set"]), may_miss))
     return found
@@ -161,6 +200,8 @@ def _applicable(settings: dict[str, Any], axes: Mapping[str, list[Any]]) -> dict
     from experiments.settings.catalogue import REGISTRIES  # imports torch, which a file without such a sweep does not need here
 
     for key, values in names.items():
+        if not all(isinstance(name, str) for name in values):
+            raise ConfigError(f"{key}.name: {shown(values)} is not allowed in a sweep: must be a list of names")
         table = reduce(lambda inner, step: inner.get(step, {}), key.split("."), settings)
         registry = REGISTRIES.get(key)
         known = {name: registry.accepts(name, key) for name in values} if registry is not None else {}
@@ -178,6 +219,11 @@ def _setting(settings: Any, key: str) -> Any:
     return settings.get("name", settings) if isinstance(settings, dict) else settings
 
 
+def _value(settings: Any, key: str) -> Any:
+    """The value at a dotted key; None where there is none."""
+    return reduce(lambda table, step: table.get(step) if isinstance(table, dict) else None, key.split("."), settings)
+
+
 def _is_fixed(key: str, fixed: Collection[str]) -> bool:
     """Whether the command line fixes the key, or a table that it is in."""
     return any(f"{key}.".startswith(f"{name}.") for name in fixed)
@@ -189,5 +235,5 @@ def _merged(points: Sequence[Point]) -> Point:
 
 def _as_list(key: str, values: Any) -> list[Any]:
     if not isinstance(values, list) or not values:
-        raise ConfigError(f"{key}: {values!r} is not allowed: must be a list of values to try")
+        raise ConfigError(f"{key}: {shown(values)} is not allowed: must be a list of values to try")
     return values

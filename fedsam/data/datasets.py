@@ -21,11 +21,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedsam import plugins
-from fedsam.config import Component, ConfigError, nearest
+from fedsam.config import Component, ConfigError
 from fedsam.data import own_data
 from fedsam.data.dataset import DataError, Dataset, Images
 from fedsam.data.download import download
 from fedsam.documentation import documented
+from fedsam.wording import nearest
 
 if TYPE_CHECKING:
     from torchvision.datasets import CIFAR10

@@ -15,12 +15,15 @@ from flwr.serverapp import ServerApp
 from flwr.serverapp.server_app import LoadServerAppError
 from flwr.supercore.object_ref import load_app, validate
 
-from fedsam.config import ConfigError, nearest
+from fedsam.config import ConfigError
 from fedsam.imports import prefer_others
+from fedsam.plugins import component_errors
+from fedsam.wording import nearest
 
 Value = bool | int | float | str
 App = TypeVar("App", ClientApp, ServerApp)
 DEFAULT_SUPERNODES = 2  # as `flwr.supercore.constant.DEFAULT_SIMULATION_CONFIG`
+COMPONENTS = "tool.flwr.app.components"
 
 
 @dataclass(frozen=True)
@@ -75,10 +78,11 @@ class FlowerApp:
 
     def _load(self, reference: str, error_type: type[Exception], kind: type[App], key: str) -> App:
         prefer_others(*_places(self.folder))
-        try:
-            found = load_app(reference, error_type, self.folder)
-        except (ImportError, error_type) as error:
-            raise _refused(key, reference, f"{error}; what it imports must be installed here, or lie in {self.folder}") from error
+        with component_errors(f"{COMPONENTS}.{key}", reference):
+            try:
+                found = load_app(reference, error_type, self.folder)
+            except (ImportError, error_type) as error:
+                raise _refused(key, reference, f"{error}; what it imports must be installed here, or lie in {self.folder}") from error
         if not isinstance(found, kind):
             raise _refused(key, reference, f"it is a {type(found).__name__}")
         return found
@@ -101,7 +105,7 @@ def _check(key: str, reference: str, folder: Path) -> None:
 
 
 def _refused(key: str, reference: str, why: str) -> ConfigError:
-    return ConfigError(f"tool.flwr.app.components.{key}: {reference!r} is not allowed: {why}")
+    return ConfigError(f"{COMPONENTS}.{key}: {reference!r} is not allowed: {why}")
 
 
 def _overrides(given: Sequence[str], defaults: Mapping[str, Value]) -> dict[str, Value]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from fedsam.config import Component, ConfigError, NonNegative
+from fedsam.config import Component, ConfigError, Named, NonNegative
 from fedsam.registry import ClassContract, FunctionContract, Registry, build, hyperparameters, resolve
 
 
@@ -15,6 +15,7 @@ class Rule:
     rho: NonNegative = 0.1
 
 
+RULE = Component(name="rule")
 RULES = Registry("rules", ClassContract(Rule), {"rule": Rule})
 
 
@@ -43,6 +44,14 @@ def test_bad_components_are_named(component: Component, message: str) -> None:
     with pytest.raises(ConfigError) as error:
         build(RULES, component, "client.optimizer")
     assert message in str(error.value)
+
+
+def test_hyperparameters_alone_are_those_of_the_default_component_inside() -> None:
+    def wrapping(x: int, *, inner: Named = RULE) -> int:
+        return x
+
+    functions = Registry("functions", FunctionContract(("x",)), {"wrapping": wrapping})
+    assert resolve(functions, Component(name="wrapping", inner={"rho": 0.3}), "k") == {"inner": Component(name="rule", rho=0.3)}
 
 
 def test_the_class_of_hyperparameters_is_made_once() -> None:

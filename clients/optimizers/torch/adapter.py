@@ -17,8 +17,9 @@ from clients.objective import Batch
 from clients.optimizers.base import LocalOptimizer, Task
 from clients.optimizers.torch.objective import Closure, ClosureObjective, Unseen, Weights
 from clients.optimizers.torch.scaling import LossScaling, OverflowedError
-from fedsam.config import ConfigError
+from fedsam.config import ConfigError, validated
 from fedsam.models.flat import Layout, Segment
+from fedsam.registry import hyperparameters
 from fedsam.seeds import stream
 
 Parameters = nn.Module | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
@@ -46,9 +47,20 @@ def as_torch(rule: LocalOptimizer, model_or_params: Parameters, *, task: Task | 
         seed: Of the draws that some methods make.
 
     Raises:
-        ConfigError: The parameters are not one group of tensors of one type on one device, or the task lacks what the method needs.
+        ConfigError: A hyperparameter is not allowed, the method needs class scores, the parameters are not one group of tensors of one
+            type on one device, or the task lacks what the method needs.
     """
-    return TorchOptimizer(rule, model_or_params, task or Task(), seed)
+    return TorchOptimizer(_checked(rule), model_or_params, task or Task(), seed)
+
+
+def _checked(rule: LocalOptimizer) -> LocalOptimizer:
+    """The rule with its hyperparameters validated, as in a federation. Raises `ConfigError` for one that `as_torch` cannot take."""
+    name = type(rule).__name__
+    if rule.needs_scores:
+        raise ConfigError(f"{name} is not allowed: it needs the class scores of the model, which a closure does not give")
+    given = {field.name: getattr(rule, field.name) for field in fields(rule)}
+    checked = validated(hyperparameters(type(rule)), given, name)
+    return replace(rule, **{key: getattr(checked, key) for key in given})
 
 
 class TorchOptimizer(torch.optim.Optimizer):

@@ -104,8 +104,9 @@ def _carry_out(
     forecasts: dict[tuple[str, int], Forecast] = {}
     with ExitStack() as stack:
         if todo:
-            with Console(stderr=True, quiet=not show_plan).status("short trials on the actors, to estimate times"):
-                groups = stack.enter_context(actor_groups(experiments, parallel, cache))
+            with Console(stderr=True, quiet=not show_plan).status("starting") as status:
+                groups = stack.enter_context(actor_groups(experiments, parallel, cache, status.update))
+                status.update("short trials on the actors, to estimate times")
                 forecasts = _forecasts(todo, groups[0]) if show_plan else {}
         seconds = _seconds(todo, forecasts) if forecasts else None
         if show_plan:

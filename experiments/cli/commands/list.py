@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from importlib.metadata import entry_points
+from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
+from rich.table import Table
 
 from experiments.cli.output import print_table
-from experiments.settings import shipped
+from experiments.settings import names, shipped
+from experiments.settings.presets import PRESETS, unknown_names
+from fedsam import plugins
+from fedsam.config import ConfigError
+from fedsam.registry import Registry
+from fedsam.wording import nearest
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from rich.table import Table
-
-EXAMPLES = ("fedsam list", "fedsam list configs", "fedsam list optimizers", "fedsam list partitions | less")
+EXAMPLES = (
+    "fedsam list",
+    "fedsam list optimizers",
+    "fedsam list optimizers sam esam",
+    "fedsam list optimizers mine:MySAM",
+    "fedsam list partitions --details",
+)
 
 
 class Kind(StrEnum):
@@ -34,23 +44,82 @@ class Kind(StrEnum):
     CONFIGS = "configs"
 
 
-def command(kind: Annotated[Kind | None, typer.Argument(metavar="[KIND]", show_default=False)] = None) -> None:
-    """List what can be chosen by name, with hyperparameters, defaults, allowed values and sources.
+def command(
+    kind: Annotated[Kind | None, typer.Argument(metavar="[KIND]", show_default=False)] = None,
+    components: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", show_default=False)] = None,
+    details: Annotated[bool, typer.Option("--details", help="Settings, defaults, allowed values and sources of all.")] = False,
+) -> None:
+    """List what can be chosen by name.
 
     KIND is optimizers, corrections, strategies, methods, partitions, models, datasets, schedules, distributions, samplers, or configs for
-    the files that come with fedsam; default: all of them.
+    the files that come with fedsam; default: the names of all of them. With KIND, what each is.
 
+    NAME, or --details for all, shows hyperparameters, defaults, allowed values and sources. NAME may be module:attribute.
     For optimizers, a second table has the passes of a step, as documented and as measured now; that takes a few seconds.
     """
-    for name in [kind] if kind else list(Kind):
-        for table in _tables(name):
-            print_table(table)
+    if components and kind in (None, Kind.CONFIGS):
+        raise ConfigError(f"{components[0]!r} is not allowed: only the components of a kind have details")
+    plugins.search()
+    if components or details:
+        for one in [kind] if kind else Kind:
+            for table in _details(one, components or ()):
+                print_table(table)
+    elif kind:
+        print_table(_meanings(kind))
+    else:
+        print_table(_names())
 
 
-def _tables(kind: Kind) -> Sequence[Table]:
+def _names() -> Table:
+    """The names of all kinds."""
+    result, installed = _table("kind", "names"), entry_points()
+    for kind in Kind:
+        result.add_row(kind, escape(", ".join(_meanings_by_name(kind, installed))))
+    result.caption = "fedsam list KIND: what each is; fedsam list KIND NAME: its settings, limits and sources"
+    return result
+
+
+def _meanings(kind: Kind) -> Table:
+    """The names of a kind, each with what it is."""
+    result = _table("name", "meaning", title=kind)
+    for name, meaning in _meanings_by_name(kind, entry_points()).items():
+        result.add_row(escape(name), escape(meaning))
+    if kind is not Kind.CONFIGS:
+        result.caption = f"fedsam list {kind} NAME: settings, limits and sources, of module:attribute too; --details: of all"
+    return result
+
+
+def _table(first: str, second: str, title: str | None = None) -> Table:
+    result = Table(title=title, title_justify="left", title_style="bold", header_style="bold", caption_justify="left")
+    result.add_column(first, style="bold cyan", no_wrap=True)
+    result.add_column(second, overflow="fold")
+    return result
+
+
+def _meanings_by_name(kind: Kind, installed: Any) -> Mapping[str, str]:
     if kind is Kind.CONFIGS:
-        return [shipped.table()]
-    from experiments.cli import console_tables
-    from experiments.settings import catalogue
+        return {name: shipped.summary(path) for name, path in shipped.configs().items()}
+    if kind is Kind.METHODS:
+        return {name: preset.expansion for name, preset in PRESETS.items()}
+    others = {name: f"From {plugins.origin(point)}." for name, point in plugins.entry_points(kind, installed).items()}
+    return others | names.meanings(kind)
 
-    return console_tables.shown(kind, catalogue.TABLES[kind])
+
+def _details(kind: Kind, components: Sequence[str]) -> Sequence[Table]:
+    """All there is to say of some components of a kind, or of all."""
+    if kind is Kind.CONFIGS:
+        return [_meanings(kind)]
+    from experiments.cli import console_tables
+    from experiments.settings.catalogue import TABLES
+
+    table = TABLES[kind]
+    return console_tables.shown(kind, {name: _find(table, kind, name) for name in components} if components else table)
+
+
+def _find(table: Mapping[str, Any], kind: Kind, name: str) -> Any:
+    if isinstance(table, Registry):
+        with unknown_names():
+            return table.find(name, kind)
+    if name not in table:
+        raise ConfigError(f"{kind}: {name!r} is not known{nearest(name, list(table))}; allowed: {', '.join(sorted(table))}")
+    return table[name]

@@ -158,9 +158,28 @@ def test_methods_that_look_at_examples_say_which_closure_they_expect(name: str) 
 
 @pytest.mark.parametrize("name", sorted(SCORES))
 def test_methods_that_need_class_scores_say_so(name: str) -> None:
-    model = net()
-    with pytest.raises(ConfigError, match="needs class scores"):
-        train_by_example(model, as_torch(rule(name), model, task=TASK))
+    with pytest.raises(ConfigError, match="needs the class scores"):
+        as_torch(rule(name), net(), task=TASK)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"lr": -1}, "SAM.lr: -1 is not allowed: input should be greater than 0"),
+        ({"rho": "x"}, "SAM.rho: 'x' is not allowed: input should be a valid number"),
+        ({"momentum": 1.0}, "SAM.momentum: 1.0 is not allowed"),
+        ({"base": "adam"}, "SAM.base: 'adam' is not allowed"),
+        ({"lr": float("nan")}, "SAM.lr: nan is not allowed"),
+    ],
+)
+def test_hyperparameters_are_checked_when_it_is_made(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        as_torch(SAM(**wrong), net())
+    assert message in str(error.value)
+
+
+def test_hyperparameters_have_the_types_that_they_are_checked_for() -> None:
+    assert as_torch(SAM(lr="0.1", momentum=0), net()).param_groups[0]["lr"] == 0.1  # type: ignore[arg-type]
 
 
 def test_losses_alone_cannot_come_from_a_closure_that_calls_backward() -> None:

@@ -6,19 +6,23 @@ import sys
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import typer
 
 from experiments.cli import main
 from experiments.cli.commands.list import Kind
-from experiments.cli.console_tables import settings_of
+from experiments.cli.console_tables import settings_of, summary
+from experiments.cli.output import exit_on_failure
 from experiments.running.progress import Callback
-from experiments.settings import shipped
-from experiments.settings.catalogue import TABLES, resolved
+from experiments.running.scheduler import Outcome
+from experiments.settings import names, shipped
+from experiments.settings.catalogue import REGISTRIES, TABLES, resolved
 from experiments.settings.sweep import expand
 from fedsam.config import Experiment, parse
 from fedsam.data import datasets
@@ -111,18 +115,25 @@ def config_file(tmp_path: Path, runs_dir: Path) -> Path:
     return path
 
 
-def test_import_and_help_are_light() -> None:
+def test_import_help_and_lists_are_light() -> None:
     heavy = "torch", "ray", "flwr", "numpy", "matplotlib"
     code = f"""
 import sys, experiments.cli.main
-try:
-    experiments.cli.main.main(["--help"])
-except SystemExit as stopped:
-    sys.exit(" ".join(sorted(set({heavy!r}) & set(sys.modules))) or stopped.code)
+for arguments in (["--help"], ["--version"], ["list"], ["list", "optimizers"], ["list", "methods"], ["list", "configs"]):
+    try:
+        experiments.cli.main.main(arguments)
+    except SystemExit as stopped:
+        if stopped.code or set({heavy!r}) & set(sys.modules):
+            sys.exit(f"{{arguments}}: {{stopped.code}}, {{sorted(set({heavy!r}) & set(sys.modules))}}")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.strip()) == (0, "")
     assert "Usage" in done.stdout
+
+
+def test_the_module_is_the_same_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "fedsam", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"fedsam {version('fedsam')}\n"
 
 
 @pytest.mark.parametrize("command", list(main.COMMANDS))
@@ -156,6 +167,13 @@ def test_wrong_settings_are_one_line_and_exit_2(fedsam: Fedsam, config_file: Pat
     assert out == "" and not runs_dir.exists()
 
 
+@pytest.mark.parametrize("grid", ["inline", "ray"])
+def test_an_actor_has_no_more_cpus_than_the_machine(fedsam: Fedsam, config_file: Path, runs_dir: Path, grid: str) -> None:
+    code, out, err = fedsam("run", config_file, "-q", "-o", "compute.cpus_per_actor=1000000", "-o", f"compute.grid={grid}")
+    assert (code, out, err.count("\n")) == (2, "", 1) and not runs_dir.exists()
+    assert "compute.cpus_per_actor: 1000000 is not allowed: this machine has " in err
+
+
 def test_a_missing_file_and_wrong_usage_exit_2(fedsam: Fedsam, tmp_path: Path) -> None:
     code, _, err = fedsam("run", tmp_path / "none.toml")
     assert (code, err.count("\n")) == (2, 1)
@@ -186,6 +204,39 @@ def test_a_failed_run_exits_1_and_says_why(fedsam: Fedsam, runner: Runner, confi
     assert code == 1
     assert "client 3 of round 1 diverged" in err
     assert "report: " in out
+
+
+def test_what_could_not_start_is_said_so(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit):
+        exit_on_failure([Outcome("20260102-1530", "failed", "it diverged"), Outcome(None, "failed", "no data"), Outcome("r", "finished")])
+    assert capsys.readouterr().err == "fedsam: run 20260102-1530 failed: it diverged\nfedsam: a run could not be started: no data\n"
+
+
+@pytest.mark.parametrize("key", [*REGISTRIES, "data.dataset"])
+@pytest.mark.parametrize("name", ["os:environ", "os:environ.copy", "os:environ.get"])
+def test_what_is_no_component_is_named_by_type(
+    fedsam: Fedsam, config_file: Path, runs_dir: Path, key: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEDSAM_TEST_SECRET", "sesame")
+    code, out, err = fedsam("run", config_file, "-o", f"{key}={name}")
+    assert code == 2 and err.splitlines()[-1].startswith(f"fedsam: {key}")
+    assert "sesame" not in out + err and not runs_dir.exists()
+
+
+def test_a_default_that_is_not_plain_is_not_kept(fedsam: Fedsam, config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDSAM_TEST_SECRET", "sesame")
+    (config_file.parent / "kept.py").write_text(
+        "import os\n\ndef schedule(round, rounds, *, env=os.environ, power: float = 1.0):\n    return 1.0\n"
+    )
+    code, out, _ = fedsam("run", config_file, "-o", "client.schedule=kept:schedule", "--print-config")
+    assert code == 0 and "sesame" not in out
+    assert tomllib.loads(out)["client"]["schedule"] == {"name": "kept:schedule", "power": 1.0}
+
+
+def test_a_value_that_stands_there_twice_is_warned_of(fedsam: Fedsam, config_file: Path) -> None:
+    code, out, err = fedsam("run", config_file, "--print-config", "-o", "sweep.seeds=[3, 3]")
+    assert (code, err) == (0, "fedsam: sweep: seed = 3 stands there more than once, and is run once\n")
+    assert "seed = 3\n" in out
 
 
 def test_an_interrupted_run_exits_130_and_says_where_results_are(fedsam: Fedsam, runner: Runner, config_file: Path, runs_dir: Path) -> None:
@@ -291,8 +342,47 @@ def test_completion_knows_the_configs(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("kind", list(TABLES))
-def test_list_shows_every_name_and_setting(fedsam: Fedsam, kind: str) -> None:
-    code, out, _ = fedsam("list", kind)
+def test_list_shows_every_name(fedsam: Fedsam, kind: str) -> None:
+    for arguments in ([], [kind]):
+        code, out, _ = fedsam("list", *arguments)
+        assert code == 0
+        assert all(name in out for name in TABLES[kind] if name != "module:factory")
+
+
+@pytest.mark.parametrize("kind", names.KINDS)
+def test_names_and_meanings_are_those_of_the_registries(kind: str) -> None:
+    registry = {name: summary(entry) for name, entry in TABLES[kind].items() if name != "module:factory"}
+    assert names.meanings(kind) == registry
+    assert names.names(kind) == list(registry)
+    assert names.KINDS[kind].setting in REGISTRIES or kind == "datasets"
+
+
+def test_list_shows_details_of_what_is_named(fedsam: Fedsam, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FEDSAM_TEST_SECRET", "sesame")
+    (tmp_path / "listed.py").write_text(
+        "import os\n\ndef net(image, classes, *, width: int = 7, env=os.environ, of: os.PathLike = None):\n    'A net of mine.'\n"
+    )
+    code, out, err = fedsam("list", "optimizers", "sam", "asam")
+    assert (code, err) == (0, "")
+    assert "arXiv:2010.01412" in out and "asam" in out and "looksam" not in out
+    code, out, err = fedsam("list", "models", "listed:net")
+    assert (code, err) == (0, "")
+    assert "A net of mine." in out and "width" in out and "sesame" not in out
+    assert "a value of type _Environ" in out
+    for arguments, message in (
+        (["optimizers", "smap"], "optimizers: 'smap' is not known, did you mean 'sampa'"),
+        (["optimizers", "fedprox"], "optimizers: 'fedprox' is not known: it is a method"),
+        (["methods", "fedpro"], "methods: 'fedpro' is not known, did you mean 'fedprox'"),
+        (["configs", "quickstart"], "'quickstart' is not allowed: only the components of a kind have details"),
+    ):
+        code, _, err = fedsam("list", *arguments)
+        assert code == 2 and message in err
+
+
+@pytest.mark.parametrize("kind", list(TABLES))
+def test_list_shows_every_setting(fedsam: Fedsam, kind: str) -> None:
+    code, out, _ = fedsam("list", kind, "--details")
     assert code == 0
     for name, entry in TABLES[kind].items():
         assert name in out
@@ -302,7 +392,6 @@ def test_list_shows_every_name_and_setting(fedsam: Fedsam, kind: str) -> None:
 
 def test_list_shows_limits_and_sources(fedsam: Fedsam) -> None:
     assert set(Kind) == {*TABLES, "configs"}
-    assert "arXiv:2010.01412" in fedsam("list")[1]
     rho = next(setting for setting in settings_of(TABLES["optimizers"]["sam"]) if setting.name == "rho")
     assert (rho.default, rho.allowed) == ("0.05", ">= 0")
     assert rho.meaning.startswith("Perturbation radius")

@@ -74,6 +74,20 @@ def test_plain_lines_without_a_terminal() -> None:
     ]
 
 
+def test_what_takes_long_before_the_first_round_is_named() -> None:
+    said = {False: io.StringIO(), True: io.StringIO()}
+    for terminal, out in said.items():
+        with ConsoleCallback(RichConsole(file=out, width=120, force_terminal=terminal, legacy_windows=False)) as callback:
+            callback.plan(experiments()[:1])
+            callback.phase("starting Ray")
+            if terminal:
+                callback._live.refresh()
+            callback.started("r1", experiments()[0])
+            callback.phase("round 1 begins once an actor has started", "r1")
+    assert said[False].getvalue().splitlines()[1:] == ["starting Ray", "run 1/1 first, 20 clients, seed 0 (r1)"]
+    assert "starting Ray" in said[True].getvalue() and "round 1 begins once an actor has started" in said[True].getvalue()
+
+
 def test_live_display_on_a_terminal() -> None:
     out, clock = io.StringIO(), Clock()
     with ConsoleCallback(RichConsole(file=out, width=120, force_terminal=True, legacy_windows=False), clock) as callback:

@@ -11,14 +11,18 @@ from safetensors.torch import load_file
 
 from clients.optimizers import OPTIMIZERS
 from experiments import Experiment, run
+from experiments.running import actors
+from experiments.running.grids import actor_groups
 from experiments.running.progress import Callback
 from experiments.running.scheduler import run_all
 from experiments.settings.catalogue import resolved
 from experiments.settings.presets import PRESETS, expand
 from fedsam.config import ConfigError, parse
+from fedsam.data.datasets import DataError
 from fedsam.overrides import override
 from fedsam.results.store import Results
 from strategies.round import RunError
+from tests.support.official import offline
 
 SMALL: dict[str, dict[str, Any]] = {"vsam": {"warmup_steps": 4, "window": 4, "blocks": 2}}
 
@@ -35,6 +39,52 @@ def experiment(folder: Path, **changes: Any) -> Experiment:
         "compute": {"grid": "inline"},
     }
     return parse(override(settings, {key.replace("__", "."): value for key, value in changes.items()}))
+
+
+@pytest.mark.parametrize("parallel", [0, 2])
+def test_runs_at_once_are_one_to_the_number_of_actors(tmp_path: Path, parallel: int) -> None:
+    with pytest.raises(ConfigError, match=f"parallel: {parallel} is not allowed"), actor_groups([experiment(tmp_path)], parallel):
+        pass
+
+
+class Told(Callback):
+    """Keeps what it is told in words."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self.phases: list[str] = []
+
+    def warn(self, run_id: str, text: str) -> None:
+        self.warnings.append(text)
+
+    def phase(self, text: str, run_id: str | None = None) -> None:
+        self.phases.append(text)
+
+
+def test_what_can_hardly_be_meant_is_warned_of(tmp_path: Path) -> None:
+    told = Told()
+    run(experiment(tmp_path, rounds=1, server__participation=1, client__batch_size=300), told)
+    assert told.warnings == [
+        "server.participation: 1 is one of 8 clients in each round; 1.0 is all of them",
+        "client.batch_size: 300 is more than any client has: every local step takes all of its examples",
+    ]
+    assert told.phases == ["loading digits", "round 1"]
+    run(experiment(tmp_path, rounds=1, server__participation=1.0), quiet := Told())
+    assert quiet.warnings == []
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_data_that_cannot_be_had_are_told_before_ray_starts(tmp_path: Path, several: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    offline(monkeypatch)
+    monkeypatch.setattr(actors, "session", lambda _: pytest.fail("Ray starts"))
+    settings = experiment(tmp_path, compute__grid="ray", data__dataset="cifar10", data__root=str(tmp_path / "data"))
+    if several:
+        outcomes = run_all([settings, settings.model_copy(update={"seed": 1})], Callback())
+        assert [(outcome.run_id, outcome.status) for outcome in outcomes] == [(None, "failed")] * 2
+        assert "cannot be downloaded" in str(outcomes[0].error)
+    else:
+        with pytest.raises(DataError, match="cannot be downloaded"):
+            run(settings)
 
 
 def test_a_run_keeps_its_rounds_and_its_model(tmp_path: Path) -> None:

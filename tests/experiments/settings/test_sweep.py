@@ -5,9 +5,9 @@ import hashlib
 import pytest
 
 from experiments.settings import shipped
-from experiments.settings.catalogue import resolved
+from experiments.settings.catalogue import check, resolved
 from experiments.settings.sweep import expand
-from fedsam.config import ConfigError
+from fedsam.config import ConfigError, Experiment
 from fedsam.overrides import override, read
 from fedsam.results.config_hash import config_hash
 
@@ -125,7 +125,17 @@ def test_a_typed_setting_of_a_swept_table_and_a_typed_seed_hold() -> None:
         ({"zip": [{"rounds": 3}]}, r"sweep\.zip\[1\]\.rounds: 3 is not allowed: must be a list"),
         ({"rounds": [1], "zip": [{"rounds": [2]}]}, r"sweep\.zip\[1\]\.rounds: is swept twice"),
         ({"seeds": [1], "zip": [{"seed": [2]}]}, r"sweep\.seed: is swept twice"),
-        ({"zap": [{"rounds": [2]}]}, r"zap: unknown key"),
+        ({"zap": [{"rounds": [2]}]}, r"sweep\.zap: unknown key, did you mean 'zip'"),
+        ({"sedes": [1]}, r"sweep\.sedes: unknown key, did you mean 'seeds'"),
+        ({"zip": [{"clint.epochs": [1]}]}, r"sweep\.zip\[1\]\.clint\.epochs: unknown key, did you mean 'client'"),
+        (
+            {"overrides": [{"when": {"sede": 1}, "set": {"rounds": 1}}]},
+            r"sweep\.overrides\[1\]\.when\.sede: unknown key, did you mean 'seed'",
+        ),
+        ({"client.optimizer.name": [["sam"], "sgd"]}, r"client\.optimizer\.name: \[\['sam'\], 'sgd'\] is not allowed in a sweep"),
+        ({"method": [["fedsam"]]}, r"method: \['fedsam'\] is not allowed"),
+        ({"client.optimizer.name": ["fedprox"]}, r"'fedprox' is not known: it is a method: method = \"fedprox\""),
+        ({"seeds": [1], "max_runs": 0}, r"sweep\.max_runs: 0 is not allowed"),
         ({"overrides": {"when": {}}}, r"sweep\.overrides: .* must be tables"),
         ({"overrides": [{"when": {"rounds": 3}}]}, r"sweep\.overrides\[1\]: .* `when` and `set`"),
         ({"overrides": [{"when": {"rounds": 3}, "set": {}}]}, r"sweep\.overrides\[1\]: .* `when` and `set`"),
@@ -137,6 +147,57 @@ def test_a_typed_setting_of_a_swept_table_and_a_typed_seed_hold() -> None:
 def test_mistakes_are_named(sweep: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         expand({"sweep": sweep})
+
+
+def test_points_are_counted_before_they_are_made() -> None:
+    twelve = {f"measure.flatness.{name}": [0.1 * n for n in range(1, 11)] for name in ("rho", "rho_adaptive", "rho_average")}
+    twelve |= {f"client.optimizer.x{number}": list(range(10)) for number in range(9)}
+    with pytest.raises(
+        ConfigError, match=r"sweep: 10 x 10 x .* = 1000000000000 runs are not allowed: at most 1000, or as many as sweep\.max_runs"
+    ):
+        expand({"sweep": twelve})
+    with pytest.raises(ConfigError, match="3 runs are not allowed: at most 2"):
+        expand({"sweep": {"seeds": [0, 1, 2], "max_runs": 2}})
+    assert len(expand({"sweep": {"seeds": list(range(1001)), "max_runs": 2000}})) == 1001
+
+
+def test_what_stands_there_twice_is_run_once_with_a_warning() -> None:
+    said = list[str]()
+    assert [e.seed for e in expand({"sweep": {"seeds": [0, 1, 0]}}, warn=said.append)] == [0, 1]
+    assert said == ["sweep: seed = 0 stands there more than once, and is run once"]
+    with pytest.warns(UserWarning, match="seed = 0 stands there more than once"):
+        expand({"sweep": {"seeds": [0, 0]}})
+    group = {"data.clients": [5, 50, 5], "server.participation": [1, 1, 1.0]}
+    assert len(expand({"sweep": {"zip": [group]}}, ["data.clients"], said.append)) == 2
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("first", [{}, {"sweep": {}}, {"client": {"optimizer": "sam"}}])
+def test_whatever_is_typed_twice_the_last_one_holds(first: dict) -> None:
+    assert len(expand(first, ["sweep", "client.optimizer.name", "client.optimizer.name.x"])) == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "hint"),
+    [
+        ("server.strategy", "fedprox", 'it is a method: method = "fedprox"'),
+        ("client.optimizer", "adam", 'it is the base of a local optimizer: client.optimizer = { name = "sgd", base = "adamw" }'),
+        ("client.optimizer", "scaffold", 'it is a method: method = "scaffold" or it is a server strategy: server.strategy = "scaffold"'),
+        ("model", "cifar10", 'it is a dataset: data.dataset = "cifar10"'),
+        ("method", "sam", 'it is a local optimizer: client.optimizer = "sam"'),
+    ],
+)
+def test_a_name_that_belongs_elsewhere_is_told_where(key: str, name: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        check(expand(override({}, {key: name}))[0])
+    assert f"{key}: '{name}' is not known: {hint}; allowed: " in str(error.value)
+
+
+def test_an_experiment_that_leaves_settings_to_its_preset_is_refused() -> None:
+    """Made of keywords it is not expanded: it would run as another method than it is called."""
+    with pytest.raises(ConfigError, match="the settings of method 'fedsam' must be written out"):
+        check(Experiment(method="fedsam"))
+    assert check(expand({"method": "fedsam", "client": {"optimizer": "sgd"}})[0]).method.optimizer.lr == 0.1
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,7 @@ def test_what_is_no_app_is_told_before_anything_starts(tmp_path: Path, component
             "import nowhere_at_all\nserver = 1",
             "No module named 'nowhere_at_all'; what it imports must be installed here, or lie in {folder}",
         ),
+        ("server = 1 / 0", "ended with ZeroDivisionError: division by zero ({folder}/pack/mod.py, line 1)"),
     ],
 )
 def test_a_module_that_cannot_be_imported_is_told(tmp_path: Path, code: str, said: str) -> None:
