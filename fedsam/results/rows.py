@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
@@ -81,7 +82,7 @@ class Row:
     peak_device_memory: int | None = None
     train_loss: float
     measures: Mapping[str, float] = field(default_factory=dict)
-    clients: Sequence[ClientRow] = ()
+    clients: Sequence[ClientRow] = field(default=(), repr=False)
 
 
 ROUND_COLUMNS = tuple(f.name for f in fields(Row) if f.name not in ("measures", "clients"))
@@ -91,7 +92,7 @@ OPTIONAL_COLUMNS = ("simulated_seconds", "energy")
 TOTAL_COLUMNS = tuple(name for name in ROUND_COLUMNS if name not in ("run", "round", "train_loss", *PEAK_COLUMNS, *OPTIONAL_COLUMNS))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Run(Provenance):
     """A row of the table of runs.
 
@@ -110,6 +111,7 @@ class Run(Provenance):
         clients: Number of clients.
         classes: Number of classes.
         startup: Seconds from the start of the run to its first round; None before.
+        host: Name of the machine that the run was started on.
     """
 
     id: str
@@ -126,6 +128,17 @@ class Run(Provenance):
     clients: int
     classes: int
     startup: float | None
+    host: str
+
+    def __repr__(self) -> str:
+        name = self.name or self.config.get("method") or self.config["client"]["optimizer"]["name"]
+        return f"Run({self.id!r}, {name!r}, {self.dataset!r}, clients={self.clients}, seed={self.seed}, {self.status!r})"
+
+    def overlaps(self, other: Run) -> bool:
+        """Whether another run that has ended went on at the same time on the same machine, for a second at least."""
+        if self.finished is None or other.finished is None or self.id == other.id or self.host != other.host:
+            return False
+        return self.started < other.finished and other.started < self.finished
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +158,13 @@ class Slice:
     name: str
     alphas: tuple[float, ...]
     losses: tuple[tuple[float, ...], ...]
+
+
+def as_table(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """A dict for each row, all with the same keys: its columns and measures, single classes apart; NaN where a measure was not taken."""
+    names = list(dict.fromkeys(name for row in rows for name in row.measures if not name.startswith("class_accuracy_")))
+    columns = [name for name in ROUND_COLUMNS if name != "run"]
+    return [{name: getattr(row, name) for name in columns} | {name: row.measures.get(name, math.nan) for name in names} for row in rows]
 
 
 def cumulative(rows: Sequence[Row]) -> list[Row]:

@@ -174,6 +174,11 @@ class Results:
         with transaction(self._connection) as connection:
             connection.execute("UPDATE runs SET startup = ? WHERE id = ?", (seconds, run))
 
+    def add_measures(self, run: str, round: int, measures: Mapping[str, float]) -> None:
+        """Add measures to a round that has been added."""
+        with transaction(self._connection) as connection:
+            connection.executemany("INSERT INTO measures VALUES (?, ?, ?, ?)", [(run, round, *item) for item in measures.items()])
+
     def add_slice(self, slice: Slice) -> None:
         """Add the losses of a slice; its round must have been added."""
         betas = slice.alphas if len(slice.losses[0]) > 1 else (0.0,)

@@ -1,12 +1,14 @@
-"""Counters of floating-point operations, seconds and joules."""
+"""Counters of floating-point operations, seconds, joules, and CPU time of other processes."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import psutil
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -93,3 +95,31 @@ def gpu_energy() -> EnergyCounter | None:
     except pynvml.NVMLError:
         return None
     return (lambda: sum(pynvml.nvmlDeviceGetTotalEnergyConsumption(gpu) for gpu in gpus) / 1000) if gpus else None  # in millijoules
+
+
+class OtherProcesses:
+    """Measures from its creation how much CPU time of this machine other processes take than this one and those that it started."""
+
+    def __init__(self) -> None:
+        self._start, self._busy, self._own = time.perf_counter(), _busy_seconds(), _own_seconds()
+
+    def read(self) -> dict[str, float]:
+        """`other_cpu_seconds`, of the `machine_cpu_seconds` that all CPUs had."""
+        there = (time.perf_counter() - self._start) * (psutil.cpu_count() or 1)
+        others = _busy_seconds() - self._busy - (_own_seconds() - self._own)
+        return {"other_cpu_seconds": min(max(others, 0.0), there), "machine_cpu_seconds": there}
+
+
+def _busy_seconds() -> float:
+    """CPU seconds of all processes of this machine, and those that a hypervisor took from it."""
+    times = psutil.cpu_times()._asdict()
+    return float(sum(seconds for name, seconds in times.items() if name not in ("idle", "iowait", "guest", "guest_nice")))
+
+
+def _own_seconds() -> float:
+    """CPU seconds of this process and those below it."""
+    process, total = psutil.Process(), 0.0
+    for one in (process, *process.children(recursive=True)):
+        with suppress(psutil.Error):  # it has ended
+            total += sum(one.cpu_times()[:4])  # user, system, and the same of its children that have ended
+    return total

@@ -129,7 +129,7 @@ def test_report_is_one_page_that_needs_no_network(results: Results, tmp_path: Pa
     assert "url(" not in path.read_text() and "@import" not in path.read_text()
     drawn = {"accuracy-rounds", "accuracy-gradient-evaluations", "accuracy-wall-seconds", "accuracy-bytes", "accuracy-clients"}
     drawn |= {"accuracy-clients-equal-cost", "costs-clients", "front-gradient-evaluations"}
-    drawn |= {"holdings-1-4-clients", "holdings-2-120-clients"}
+    drawn |= {"holdings-1-4-clients", "holdings-2-120-clients", "test-loss-rounds", "train-loss-rounds"}
     for kind in ("png", "svg"):
         assert {path.stem for path in (tmp_path / "out" / "figures").glob(f"*.{kind}")} == drawn
     assert {attributes["id"] for tag, attributes in page.tags if tag == "figure"} == drawn
@@ -170,7 +170,7 @@ def test_another_dataset_than_wanted_is_said_loudly(results: Results, tmp_path: 
     assert alarm in page.words and ("p", {"class": "alarm", "role": "alert"}) in page.tags
     assert alarm in terminal(results)
     for picture in report_figures(compare_runs(results, results.runs())):
-        assert picture.figure.get_suptitle() == alarm
+        assert picture.draw().get_suptitle() == alarm
 
 
 def test_wanted_dataset_raises_no_alarm(results: Results, tmp_path: Path) -> None:
