@@ -15,7 +15,6 @@ from experiments.analysis.statistics import Estimate
 from fedsam.results.final import final_measures
 from fedsam.results.rows import Row
 
-
 # What curves are drawn of; None where a round has no value.
 CURVE_MEASURES: Mapping[str, Callable[[Row], float | None]] = {
     "test_accuracy": lambda row: row.measures.get("test_accuracy"),

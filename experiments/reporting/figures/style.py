@@ -104,7 +104,7 @@ def method_styles(methods: Sequence[str]) -> MethodStyles:
 
 
 @cache
-def rc_params() -> dict[str, Any]:
+def rc_params() -> Any:
     """`RC_PARAMS` with the fonts of this machine."""
     installed = {font.name for font in fontManager.ttflist}
     return RC_PARAMS | {"font.family": [RC_PARAMS["font.family"], *(name for name in MORE_FONTS if name in installed)]}
