@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import json
+import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
+from fedsam.renamed import with_current_names
+from fedsam.results.processes import process_ended
 from fedsam.results.provenance import Provenance
 
 Status = Literal["running", "finished", "failed", "interrupted"]
@@ -110,6 +114,7 @@ class Run(Provenance):
         clients: Number of clients.
         classes: Number of classes.
         startup: Seconds from the start of the run to its first round; None before.
+        host: Name of the machine that the run was started on.
     """
 
     id: str
@@ -126,6 +131,17 @@ class Run(Provenance):
     clients: int
     classes: int
     startup: float | None
+    host: str
+
+    @classmethod
+    def from_entry(cls, entry: sqlite3.Row) -> Self:
+        """The run of an entry in the database."""
+        stored = dict(entry)
+        values = {f.name: stored[f.name] for f in fields(cls)}
+        values |= {"config": _config(stored["config"]), "versions": json.loads(stored["versions"])}
+        if values["status"] == "running" and process_ended(stored["host"], stored["pid"], stored["born"], stored["heartbeat"]):
+            values["status"] = "interrupted"
+        return cls(**values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +162,11 @@ class Slice:
     alphas: tuple[float, ...]
     losses: tuple[tuple[float, ...], ...]
 
+    def cells(self) -> list[tuple[int, int, float, float, float]]:
+        """Row, column, their multiples of the directions, and the loss of each point; a line has one column, at 0."""
+        betas = self.alphas if len(self.losses[0]) > 1 else (0.0,)
+        return [(i, j, self.alphas[i], betas[j], loss) for i, row in enumerate(self.losses) for j, loss in enumerate(row)]
+
 
 def cumulative(rows: Sequence[Row]) -> list[Row]:
     """The rows with each cost replaced by its running total, and each peak by its running maximum."""
@@ -161,3 +182,10 @@ def _add(before: Row, row: Row) -> Row:
         name: max((p for p in (getattr(before, name), getattr(row, name)) if p is not None), default=None) for name in PEAK_COLUMNS
     }
     return replace(row, **totals, **peaks)
+
+
+def _config(text: str) -> dict[str, Any]:
+    """The settings of a run, whenever it was stored: with the present names of components, and without what is no setting any more."""
+    config: dict[str, Any] = with_current_names(json.loads(text))
+    config.get("compute", {}).pop("engine", None)
+    return config
