@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -69,6 +68,7 @@ def _load(path: Path, run: Run) -> nn.Module:
         raise ConfigError(f"{path}: does not say what images its network takes: an older fedsam wrote it; make run {run.id} again")
     made_for, settings = json.loads(said[NETWORK_KEY]), dict[str, Any](run.config["model"])
     channels, height, width = made_for["image"]
-    model = architectures.create(Component(**settings), (channels, height, width), made_for["classes"], torch.Generator())
+    draws = architectures.initial_draws(run.config["seed"])  # for tensors that the file does not hold
+    model = architectures.create(Component(**settings), (channels, height, width), made_for["classes"], draws)
     model.load_state_dict(state, assign=True)  # assigned, tensors keep the precision of the run
     return model.eval()
