@@ -62,8 +62,6 @@ def answer(runtime: ClientRuntime, message: Message, context: Context) -> Messag
     client = int(context.node_config["partition-id"])
     device = runtime.federation.device
     broadcast = codec.decode_broadcast(message.content, device)
-    if "buffers" in broadcast.vectors:
-        runtime.network.buffers = broadcast.vectors["buffers"]
     correction = client_state.load_correction(context.state, broadcast.accepted, device)
     result = runtime.train(broadcast, client, correction, client_state.load_optimizer(context.state, device))
     client_state.save_correction(context.state, result.client_state, broadcast)
@@ -80,9 +78,13 @@ def assess(runtime: ClientRuntime, message: Message, context: Context) -> Messag
     """The reply to an `evaluate` message: loss and accuracy of the received vector on the client's own training examples."""
     broadcast = codec.decode_broadcast(message.content, runtime.federation.device)
     images = runtime.federation.client_examples(int(context.node_config["partition-id"]))
-    buffers = broadcast.vectors.get("buffers", runtime.network.buffers)
     got = evaluate_images(
-        runtime.network, broadcast.vectors["w"], buffers, images, runtime.federation.dataset, runtime.experiment.measure.batch_size
+        runtime.network,
+        broadcast.vectors["w"],
+        runtime.receive(broadcast),
+        images,
+        runtime.federation.dataset,
+        runtime.experiment.measure.batch_size,
     )
     metrics = {"num-examples": got.examples, "loss": got.loss, "accuracy": got.accuracy}
     return Message(codec.encode_answer(codec.Answer(metrics)), reply_to=message)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fedsam.config import ConfigError
 from fedsam.models.flat import Layout
 from fedsam.models.network import Network
 
@@ -39,6 +40,7 @@ class Objective(ABC):
     """Loss of a batch as a function of the parameter vector; the only thing a local optimizer may ask."""
 
     layout: Layout
+    _reached: Sequence[bool] | None = None
 
     @abstractmethod
     def grad(self, w: Tensor, batch: Batch, *, mask: Sequence[bool] | None = None, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -71,6 +73,19 @@ class Objective(ABC):
     def begin(self) -> None:
         """Start a step: running statistics follow the next pass and no later one of the step."""
 
+    def untouched(self) -> Tensor | None:
+        """The scalars (P,) of tensors that no gradient has reached since this was last asked; None: there are none, or no gradient.
+
+        What torch.optim leaves alone because its `grad` is None: heads that were not used, layers that were dropped, frozen tensors.
+        """
+        reached, self._reached = self._reached, None
+        return None if reached is None or all(reached) else self.layout.per_tensor(~torch.tensor(reached))
+
+    def _reach(self, grads: Sequence[Tensor | None]) -> None:
+        """Note which tensors of the layout a gradient has reached."""
+        before = self._reached or [False] * len(grads)
+        self._reached = [known or g is not None for known, g in zip(before, grads, strict=True)]
+
     def aside(self, *, evaluation: bool = False) -> AbstractContextManager[None]:
         """Passes inside the block leave running statistics alone and are no pass of the step; `evaluation`: as when testing."""
         return nullcontext()
@@ -95,12 +110,12 @@ class NetworkObjective(Objective):
 
     @contextmanager
     def aside(self, *, evaluation: bool = False) -> Iterator[None]:
-        first, self._first, self._evaluation = self._first, False, evaluation
+        first, reached, self._first, self._evaluation = self._first, self._reached, False, evaluation
         try:
             with self.network.evaluating() if evaluation else nullcontext():
                 yield
         finally:
-            self._first, self._evaluation = first, False
+            self._first, self._reached, self._evaluation = first, reached, False
 
     def grad(self, w: Tensor, batch: Batch, *, mask: Sequence[bool] | None = None, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
         losses = self._losses(w, batch)
@@ -135,21 +150,31 @@ class NetworkObjective(Objective):
         return self._cross_entropy(self._logits(w, batch), batch)
 
     def _logits(self, w: Tensor, batch: Batch) -> Tensor:
+        first, self._first = self._first, False
         if not self._evaluation:
-            self.network.train(statistics=self._first)
-            self._first = False
-        return self.network(w, batch.x)
+            self.network.train(statistics=first)
+        with nullcontext() if first else self.network.still():
+            return self.network(w, batch.x)
 
     def _cross_entropy(self, logits: Tensor, batch: Batch) -> Tensor:
         return functional.cross_entropy(logits, batch.y, reduction="none", label_smoothing=self.label_smoothing)
 
     def _backward(self, loss: Tensor, mask: Sequence[bool] | None, *, keep_graph: bool = False) -> Tensor:
+        if any(p.requires_grad for p in self.network.frozen):
+            raise ConfigError(
+                "model: has thawed frozen parameters in training, which no one sends: have them require gradients from the start"
+            )
         parameters = self.network.parameters
-        flags = [True] * len(parameters) if mask is None else mask
-        wanted = [p for p, flag in zip(parameters, flags, strict=True) if flag]
-        grads = iter(torch.autograd.grad(loss, wanted, retain_graph=keep_graph, materialize_grads=True))
-        pieces = [next(grads).reshape(-1) if flag else p.new_zeros(p.numel()) for p, flag in zip(parameters, flags, strict=True)]
-        return torch.cat(pieces)
+        asked = (
+            [p.requires_grad for p in parameters]
+            if mask is None
+            else [flag and p.requires_grad for flag, p in zip(mask, parameters, strict=True)]
+        )
+        wanted = [p for p, flag in zip(parameters, asked, strict=True) if flag]
+        found = iter(torch.autograd.grad(loss, wanted, retain_graph=keep_graph, allow_unused=True))
+        grads = [next(found) if flag else None for flag in asked]
+        self._reach(grads)
+        return torch.cat([p.new_zeros(p.numel()) if g is None else g.reshape(-1) for p, g in zip(parameters, grads, strict=True)])
 
 
 @dataclass
@@ -170,6 +195,9 @@ class Counted(Objective):
 
     def begin(self) -> None:
         self.inner.begin()
+
+    def untouched(self) -> Tensor | None:
+        return self.inner.untouched()
 
     def aside(self, *, evaluation: bool = False) -> AbstractContextManager[None]:
         return self.inner.aside(evaluation=evaluation)

@@ -9,7 +9,6 @@ import time
 from dataclasses import replace
 
 from flwr.app import Context, Message
-from torch import Tensor
 
 from clients.runtime import ClientRuntime
 from fedsam.evaluation import flatness as measures
@@ -24,8 +23,6 @@ def speed(runtime: ClientRuntime, message: Message, context: Context) -> Message
     client, settings = int(context.node_config["partition-id"]), runtime.experiment.client.model_copy(update={"steps": int(asked["steps"])})
     probe = replace(runtime, experiment=runtime.experiment.model_copy(update={"client": settings}))
     for _ in range(2):  # the first warms up
-        if "buffers" in broadcast.vectors:
-            runtime.network.buffers = broadcast.vectors["buffers"]
         start = time.perf_counter()
         trained = probe.train(broadcast, client, {}, None)
         seconds = (time.perf_counter() - start) / trained.steps
@@ -37,7 +34,7 @@ def union(runtime: ClientRuntime, message: Message) -> Message:
     broadcast, asked = codec.decode_query(message.content, runtime.federation.device)
     images, dataset = runtime.federation.client_examples(*range(int(asked["from"]), int(asked["to"]))), runtime.federation.dataset
     found = evaluate(
-        runtime.network, broadcast.vectors["w"], _buffers(runtime, broadcast), images, dataset, runtime.experiment.measure.batch_size
+        runtime.network, broadcast.vectors["w"], runtime.receive(broadcast), images, dataset, runtime.experiment.measure.batch_size
     )
     sums = {"num-examples": found.examples, "total-loss": found.total_loss, "correct": sum(found.correct_per_class)}
     return Message(codec.encode_answer(codec.Answer(sums)), reply_to=message)
@@ -51,7 +48,7 @@ def flatness(runtime: ClientRuntime, message: Message) -> Message:
         str(asked["measure"]),
         runtime.network,
         broadcast.vectors["w"],
-        _buffers(runtime, broadcast),
+        runtime.receive(broadcast),
         federation.sample(settings.examples),
         federation.dataset,
         settings,
@@ -65,7 +62,3 @@ def flatness(runtime: ClientRuntime, message: Message) -> Message:
 
 def _losses(found: LossSlice) -> dict[str, list[float]]:
     return {"alphas": list(found.alphas), "losses": found.losses.flatten().tolist()}
-
-
-def _buffers(runtime: ClientRuntime, broadcast: codec.Broadcast) -> Tensor:
-    return broadcast.vectors.get("buffers", runtime.network.buffers)

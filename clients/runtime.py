@@ -16,14 +16,14 @@ from clients.local import LocalResult, local_train
 from clients.objective import Batch, NetworkObjective
 from clients.optimizers.base import LocalOptimizer, State, Task
 from fedsam import schedules
-from fedsam.config import Experiment
+from fedsam.config import ConfigError, Experiment
 from fedsam.data import datasets
 from fedsam.data.datasets import Dataset
 from fedsam.data.federated import FederatedDataset
 from fedsam.messages import codec
 from fedsam.models import architectures
 from fedsam.models.network import Network
-from fedsam.seeds import stream, tensor_stream
+from fedsam.seeds import seeded_globals, stream
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -53,8 +53,31 @@ class ClientRuntime:
             schedules.build(experiment.client.schedule),
         )
 
+    def receive(self, broadcast: codec.Broadcast) -> Tensor:
+        """The broadcast's running statistics (Q,), which become the network's; whatever else an earlier client changed in it is undone.
+
+        Raises:
+            ConfigError: The tensors of the model that do not travel are not the server's.
+            WireError: The statistics are missing.
+        """
+        if broadcast.constants not in (None, self.network.constants):
+            names = ", ".join(self.network.constant_names)
+            raise ConfigError(
+                f"model: tensors that the server does not send ({names}) differ from the server's: the model reads files that differ "
+                "between machines, or draws from a generator that the seed does not reach"
+            )
+        buffers = broadcast.vectors.get("buffers", torch.empty(0))
+        if buffers.shape != self.network.buffers.shape:
+            wanted = self.network.buffers.numel()
+            raise codec.WireError(
+                f"a broadcast for this model holds an array 'buffers' of {wanted} running statistics, not {buffers.numel()}"
+            )
+        self.network.buffers = buffers
+        return buffers
+
     def train(self, broadcast: codec.Broadcast, client: int, client_state: Mapping[str, Tensor], state: State | None) -> LocalResult:
-        """The client's local training of one round, from its correction's and its optimizer's state."""
+        """The client's local training of one round, from its correction's and its optimizer's state; raises as `receive`."""
+        self.receive(broadcast)
         settings, round = self.experiment.client, broadcast.round
         amount: dict[str, Any] = {"batch_size": settings.batch_size, "epochs": settings.epochs, "steps": settings.steps}
         task = Task(
@@ -66,8 +89,7 @@ class ClientRuntime:
         )
         batches = (Batch(x, y) for x, y in self.federation.batches(client, round, **amount))
         devices = [self.federation.device] if self.federation.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):  # dropout and the like draw from the global generator: give each client its own
-            torch.manual_seed(int(stream(self.experiment.seed, "dropout", round, client).integers(2**63)))
+        with seeded_globals(int(stream(self.experiment.seed, "dropout", round, client).integers(2**63)), devices):
             return local_train(
                 broadcast.vectors["w"],
                 self.optimizer,
@@ -96,8 +118,8 @@ def lr_factor(experiment: Experiment, schedule: Callable[[int, int], float], rou
 def network(experiment: Experiment, dataset: Dataset, device: torch.device, dtype: torch.dtype) -> Network:
     """The experiment's network with its initial weights, which depend on the seed alone."""
     _, *image = dataset.train.x.shape
-    generator = tensor_stream(experiment.seed, "initial weights")
-    return Network(architectures.create(experiment.model, (image[0], image[1], image[2]), dataset.classes, generator), device, dtype)
+    draws = architectures.initial_draws(experiment.seed)
+    return Network(architectures.create(experiment.model, (image[0], image[1], image[2]), dataset.classes, draws), device, dtype)
 
 
 class RuntimeCache:

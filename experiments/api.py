@@ -45,13 +45,18 @@ class ComparisonResult:
 
 
 def compare(
-    experiments: Sequence[Experiment | Mapping[str, Any]] | Mapping[str, Any], callback: Callback | None = None, *, parallel: int = 1
+    experiments: Sequence[Experiment | Mapping[str, Any]] | Mapping[str, Any],
+    callback: Callback | None = None,
+    *,
+    parallel: int = 1,
+    restart: bool = False,
 ) -> ComparisonResult:
     """Run the experiments that have not finished yet; a failed run does not stop the others.
 
     Args:
         experiments: Experiments, or their plain settings; or settings with a `sweep`, such as a TOML file has.
         parallel: Runs at once, each with its share of the actors.
+        restart: Make runs again that seem to be at work on another machine; default: leave those to it, with the outcome `skipped`.
 
     Raises:
         ConfigError: A setting of any of them is wrong; nothing has started.
@@ -65,15 +70,15 @@ def compare(
     callback, cache = callback or Callback(), DatasetCache()
     planned = plan_comparison(each, cache)
     todo = [one.checked for one in planned if one.finished_run is None]
-    made = iter(_made(todo, cache, callback, parallel))
+    made = iter(_made(todo, cache, callback, parallel, restart))
     outcomes = tuple(Outcome(one.finished_run.id, "finished") if one.finished_run else next(made) for one in planned)
     return ComparisonResult(outcomes, planned[0].experiment.runs_dir)
 
 
-def _made(todo: Sequence[CheckedExperiment], cache: DatasetCache, callback: Callback, parallel: int) -> list[Outcome]:
+def _made(todo: Sequence[CheckedExperiment], cache: DatasetCache, callback: Callback, parallel: int, restart: bool) -> list[Outcome]:
     if not todo:
         return []
     experiments = [checked.experiment for checked in todo]
     callback.plan(experiments)
     with actor_groups(experiments, parallel, cache) as groups:
-        return perform(todo, groups, callback, once=True)
+        return perform(todo, groups, callback, once=True, restart=restart)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,3 +36,29 @@ def tensor_stream(seed: int, purpose: str, *indices: int, device: str | torch.de
     generator = torch.Generator(device=device)
     generator.manual_seed(int(stream(seed, purpose, *indices).integers(2**63)))
     return generator
+
+
+@contextmanager
+def seeded_globals(seed: int, devices: Sequence[torch.device] = ()) -> Iterator[None]:
+    """The global generators of torch, NumPy and Python start from `seed` inside the block, and go on as before after it.
+
+    For what others wrote and draws from them: a model's initial tensors, dropout.
+
+    Args:
+        devices: Accelerators whose generator is meant too; the CPU's always is.
+    """
+    import torch
+
+    kept = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(list(devices)):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the accelerators that are not meant
+        for device in devices:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(kept[0])
+            np.random.set_state(kept[1])

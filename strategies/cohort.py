@@ -34,6 +34,7 @@ class CohortStrategy(Strategy):
         w: Current global vector (P,); None before the start.
         state: The rule's state.
         buffers: Current running statistics (Q,).
+        constants: Digest of the server's tensors that do not travel, which clients compare with theirs; None: they do not.
         last: What happened in the latest round; None before the first.
         client_measures: Mean accuracy and loss of the latest global vector on its cohort's own examples, if clients evaluate.
     """
@@ -46,6 +47,7 @@ class CohortStrategy(Strategy):
         self.w: Tensor | None = None
         self.state: State = {}
         self.buffers = torch.empty(0)
+        self.constants: str | None = None
         self.last: RoundResult | None = None
         self.client_measures: Mapping[str, float] = {}
         self._nodes: dict[int, int] = {}
@@ -65,9 +67,9 @@ class CohortStrategy(Strategy):
             raise RuntimeError("the strategy has not started: it has no global vector yet")
         return self.rule.evaluated(self.w, self.state)
 
-    def begin(self, w: Tensor, buffers: Tensor) -> None:
+    def begin(self, w: Tensor, buffers: Tensor, constants: str | None = None) -> None:
         """Start from the global vector `w` (P,) with running statistics `buffers` (Q,), empty where there are none."""
-        self.w, self.buffers, self.state = w, buffers, self.rule.init_state(w)
+        self.w, self.buffers, self.constants, self.state = w, buffers, constants, self.rule.init_state(w)
 
     def configure_train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
         """One message per client of the cohort that stays, all sharing one ArrayRecord."""
@@ -158,7 +160,9 @@ class CohortStrategy(Strategy):
         spec = self._spec if kind == "train" and self.reply == "delta" else None
         return [
             Message(
-                codec.encode_broadcast(record, round, reply=self.reply, accepted=self._acknowledged(client), spec=spec),
+                codec.encode_broadcast(
+                    record, round, reply=self.reply, accepted=self._acknowledged(client), spec=spec, constants=self.constants
+                ),
                 dst_node_id=nodes[client],
                 message_type=kind,
                 group_id=str(round),

@@ -188,6 +188,9 @@ class Corrected(Objective):
     def begin(self) -> None:
         self.inner.begin()
 
+    def untouched(self) -> Tensor | None:
+        return self.inner.untouched()
+
     def aside(self, *, evaluation: bool = False) -> AbstractContextManager[None]:
         return self.inner.aside(evaluation=evaluation)
 

@@ -161,9 +161,24 @@ class LocalOptimizer(Documented, ABC):
 
     def advance(self, w: Tensor, state: State, step: Step) -> Stepped:
         """The planned step; reads no value back from the device, so that it can be captured as a graph."""
-        g, losses, state = self.gradient(w, state, step)
-        w, state = self.descend(w, state, step.objective.descent(w, g, self.clip))
-        return w, state, losses
+        g, losses, after = self.gradient(w, state, step)
+        return *self.move(w, state, after, g, step.objective), losses
+
+    def move(self, w: Tensor, before: State, after: State, g: Tensor, objective: Objective) -> tuple[Tensor, State]:
+        """The base step along the descent gradient `g` (..., P), corrected and clipped.
+
+        Tensors that no gradient has reached, and what the state holds of them, stay as they were, as in torch.optim.
+
+        Args:
+            before: The state at the start of the step.
+            after: The state after its gradient.
+        """
+        q, untouched = objective.descent(w, g, self.clip), objective.untouched()
+        if untouched is None:
+            return self.descend(w, after, q)
+        untouched = untouched.to(w.device)
+        x, after = self.descend(w.masked_fill(untouched, 0), after, q.masked_fill(untouched, 0))
+        return torch.where(untouched, w, x), {name: _kept(untouched, name, before.get(name), value, w) for name, value in after.items()}
 
     @abstractmethod
     def gradient(self, w: Tensor, state: State, step: Step) -> Gradient:
@@ -196,16 +211,30 @@ class LocalOptimizer(Documented, ABC):
         q = torch.add(q, w, alpha=self.weight_decay) if self.weight_decay else q
         if not self.momentum:
             return torch.sub(w, q, alpha=self.lr), state
-        v = q
+        v, t = q, state.get("t", 0)
         if "v" in state:
             v = torch.add((1 - self.dampening) * q if self.dampening else q, state["v"], alpha=self.momentum)
+            v = torch.where(t == 0, q, v) if isinstance(t, Tensor) else v
         direction = torch.add(q, v, alpha=self.momentum) if self.nesterov else v
-        return torch.sub(w, direction, alpha=self.lr), {**state, "v": v}
+        return torch.sub(w, direction, alpha=self.lr), {**state, "v": v, **({"t": t + 1} if self.dampening else {})}
 
     def _adamw(self, w: Tensor, state: State, q: Tensor) -> tuple[Tensor, State]:
         m, u, t = state.get("m", torch.zeros_like(w)), state.get("u", torch.zeros_like(w)), state.get("t", 0) + 1
         m = self.beta1 * m + (1 - self.beta1) * q
         u = self.beta2 * u + (1 - self.beta2) * q * q
         w = (1 - self.lr * self.weight_decay) * w
-        w = w - self.lr / (1 - self.beta1**t) * m / (u.sqrt() / (1 - self.beta2**t) ** 0.5 + self.eps)
+        w = w - self.lr / _bias(self.beta1, t, w) * m / (u.sqrt() / _bias(self.beta2, t, w) ** 0.5 + self.eps)
         return w, {**state, "m": m, "u": u, "t": t}
+
+
+def _bias(beta: float, t: int | Tensor, w: Tensor) -> float | Tensor:
+    """1 - beta^t; `t` is a vector (P,) where some tensors took fewer steps than others."""
+    return (1 - beta ** t.double()).to(w.dtype) if isinstance(t, Tensor) else 1 - beta**t
+
+
+def _kept(untouched: Tensor, name: str, before: Any, after: Any, w: Tensor) -> Any:
+    """An entry of the state after a step, as it was before where `untouched` (P,); one that is new starts from 0 there."""
+    counted = name == "t"
+    if counted or (isinstance(after, Tensor) and after.shape == w.shape and after.dtype == w.dtype):
+        return torch.where(untouched, 0 if before is None else before, after)
+    return after

@@ -66,8 +66,8 @@ class SparseSAM(SAM):
 
     def advance(self, w: Tensor, state: State, step: Step) -> Stepped:
         """The base step, and where it is planned a new mask at the weights after it."""
-        g, losses, state = self.gradient(w, state, step)
-        w, state = self.descend(w, state, step.objective.descent(w, g, self.clip))
+        g, losses, after = self.gradient(w, state, step)
+        w, state = self.move(w, state, after, g, step.objective)
         mask = self._fisher_mask(w, g, state, step.objective) if step.plan.kind == "refresh" else state["mask"]
         return w, {**state, "mask": mask, "sparse_step": state["sparse_step"] + 1}, losses
 

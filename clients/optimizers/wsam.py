@@ -42,7 +42,7 @@ class WSAM(SAM):
         if not self.decouple:
             return super().advance(w, state, step)
         g, change, losses = self._gradients(w, step)
-        w, state = self.descend(w, state, step.objective.descent(w, g, self.clip))
+        w, state = self.move(w, state, state, g, step.objective)
         return w - self.lr * change, state, losses
 
     def gradient(self, w: Tensor, state: State, step: Step) -> Gradient:

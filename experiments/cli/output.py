@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from experiments.running.scheduler import Outcome
 
-FAILED, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+FAILED, USAGE, UNFINISHED, INTERRUPTED, TERMINATED = 1, 2, 3, 130, 143
 SECOND_SIGNAL_SECONDS = 10.0  # after which a second signal interrupts a shutdown that takes long
 
 
@@ -112,3 +112,16 @@ def exit_on_failure(outcomes: Sequence[Outcome]) -> None:
         print_error(f"run {outcome.run_id or 'not started'} {outcome.status}: {outcome.error}")
     if failures:
         raise typer.Exit(FAILED)
+
+
+def exit_on_unfinished(ids: Sequence[str | None], folder: Path) -> None:
+    """Name the runs that were left to another process and have not ended, and exit with `UNFINISHED` if there are any."""
+    from fedsam.results.store import Results
+
+    with Results.open(folder, create=False) as results:
+        left = [run for run in results.find([run_id for run_id in ids if run_id]) if run.status in ("running", "interrupted")]
+    for run in left:
+        state = "is at work" if run.status == "running" else "was interrupted"
+        print_error(f"run {run.id} {state} on {run.host}: start this again later, or with --restart if its process there is gone")
+    if left:
+        raise typer.Exit(UNFINISHED)

@@ -99,7 +99,7 @@ class Evaluator:
         record, nodes = codec.arrays({"w": w, **({"buffers": buffers} if buffers.numel() else {})}), list(self.grid.get_node_ids())
         messages = [
             Message(
-                codec.encode_query(record, round, query.parameters),
+                codec.encode_query(record, round, query.parameters, constants=self.network.constants),
                 dst_node_id=nodes[number % len(nodes)],
                 message_type=f"query.{query.action}",
                 group_id=str(number),

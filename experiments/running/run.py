@@ -135,7 +135,7 @@ class Session:
         logging.getLogger("flwr").setLevel(logging.WARNING)
         # The server's vectors stay on the CPU, where updates arrive; only evaluation uses the device.
         w, buffers = self.network.initial.cpu(), self.network.buffers.cpu()
-        self.strategy.begin(w.clone(), buffers)
+        self.strategy.begin(w.clone(), buffers, self.network.constants)
         initial = {"w": w} | ({"buffers": buffers} if buffers.numel() else {})
         deadline = self.experiment.server.deadline or math.inf
         with suppress(_BudgetSpentError):

@@ -25,6 +25,7 @@ from fedsam.data import datasets, partition
 from fedsam.data.datasets import Dataset
 from fedsam.data.federated import fallback_note, partition_examples
 from fedsam.grid.base import LocalGrid
+from fedsam.results.processes import heartbeat
 from fedsam.results.provenance import provenance
 from fedsam.results.store import Results
 
@@ -100,12 +101,14 @@ def run_on(checked: CheckedExperiment, grid: Grid, dataset: Dataset, callback: C
         raise failed.error from failed.error.__cause__
 
 
-def serve(checked: CheckedExperiment, grid: Grid, dataset: Dataset, callback: Callback, *, once: bool = False) -> Result:
+def serve(
+    checked: CheckedExperiment, grid: Grid, dataset: Dataset, callback: Callback, *, once: bool = False, restart: bool = False
+) -> Result:
     """Run one experiment on a grid: rounds, evaluation, results.
 
     Raises:
         RunFailed: An error stopped the run after it had begun; before that errors are raised as in `run`, and as in `Results.start_run` for
-            `once`.
+            `once` and `restart`.
         KeyboardInterrupt: The user stopped it.
     """
     started = time.perf_counter()
@@ -124,6 +127,7 @@ def serve(checked: CheckedExperiment, grid: Grid, dataset: Dataset, callback: Ca
             provenance=where,
             class_names=names,
             once=once,
+            restart=restart,
         )
         callback.started(run_id, experiment)
         if isinstance(grid, LocalGrid):
@@ -132,8 +136,9 @@ def serve(checked: CheckedExperiment, grid: Grid, dataset: Dataset, callback: Ca
             callback.warn(run_id, note)
         _warn(experiment, method.optimizer, label_distribution.sum(axis=1), run_id, callback)
         try:
-            session = Session(experiment, method, dataset, label_distribution, grid, results, run_id, callback, started)
-            result = session.run()
+            with heartbeat(results.path, run_id):
+                session = Session(experiment, method, dataset, label_distribution, grid, results, run_id, callback, started)
+                result = session.run()
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
             status, what = ("interrupted", "stopped by the user") if interrupted else ("failed", f"{type(error).__name__}: {error}")

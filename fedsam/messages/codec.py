@@ -37,12 +37,14 @@ class Broadcast:
         round: Round, from 1.
         reply: Whether the client is to send its delta (our strategies) or its vector (Flower's strategies).
         accepted: The last round in which this client's update was accepted, 0 if none; None where every update is.
+        constants: Digest of the server's tensors that do not travel, as `Network.constants`; None where the sender does not say.
     """
 
     vectors: Vectors
     round: int
     reply: str = "model"
     accepted: int | None = None
+    constants: str | None = None
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,13 @@ def count_bytes(vectors: Vectors) -> int:
 
 
 def encode_broadcast(
-    record: ArrayRecord, round: int, *, reply: str = "delta", accepted: int | None = None, spec: AggregationSpec | None = None
+    record: ArrayRecord,
+    round: int,
+    *,
+    reply: str = "delta",
+    accepted: int | None = None,
+    spec: AggregationSpec | None = None,
+    constants: str | None = None,
 ) -> RecordDict:
     """The message content for one client; `record` comes from `arrays` and is shared by all messages of a round.
 
@@ -166,6 +174,8 @@ def encode_broadcast(
     config = ConfigRecord({"server-round": round, "reply": reply, **merge})
     if accepted is not None:
         config["accepted"] = accepted
+    if constants is not None:
+        config["constants"] = constants
     return RecordDict({"arrays": record, "config": config})
 
 
@@ -180,8 +190,13 @@ def decode_broadcast(content: RecordDict, device: str | torch.device = "cpu") ->
         raise WireError("a broadcast holds an ArrayRecord 'arrays' with the array 'w'")
     if config is None or "server-round" not in config:
         raise WireError("a broadcast holds a ConfigRecord 'config' with 'server-round'")
-    accepted = int(str(config["accepted"])) if "accepted" in config else None
-    return Broadcast(tensors(sent, device), int(str(config["server-round"])), str(config.get("reply", "model")), accepted)
+    return Broadcast(
+        tensors(sent, device),
+        round=int(str(config["server-round"])),
+        reply=str(config.get("reply", "model")),
+        accepted=int(str(config["accepted"])) if "accepted" in config else None,
+        constants=str(config["constants"]) if "constants" in config else None,
+    )
 
 
 def decode_spec(content: RecordDict) -> AggregationSpec | None:
@@ -194,9 +209,9 @@ def decode_spec(content: RecordDict) -> AggregationSpec | None:
     return AggregationSpec.from_vectors(empty, entries["fedsam.expects"], entries["fedsam.merge"])
 
 
-def encode_query(record: ArrayRecord, round: int, asked: Mapping[str, int | str]) -> RecordDict:
+def encode_query(record: ArrayRecord, round: int, asked: Mapping[str, int | str], *, constants: str | None = None) -> RecordDict:
     """As `encode_broadcast`, with what is asked about the vectors in a ConfigRecord `query`."""
-    return RecordDict({**encode_broadcast(record, round), "query": ConfigRecord(dict(asked))})
+    return RecordDict({**encode_broadcast(record, round, constants=constants), "query": ConfigRecord(dict(asked))})
 
 
 def decode_query(content: RecordDict, device: str | torch.device = "cpu") -> tuple[Broadcast, dict[str, Any]]:

@@ -21,6 +21,7 @@ from fedsam.config import Component, ConfigError
 from fedsam.documentation import documented
 from fedsam.plugins import component_errors
 from fedsam.registry import FunctionContract, Registry
+from fedsam.seeds import seeded_globals, tensor_stream
 
 ImageShape = tuple[int, int, int]
 Norm = Literal["group", "batch"]
@@ -104,7 +105,7 @@ def resnet20(image: ImageShape, classes: int, *, norm: Norm = "group", groups: G
     return network
 
 
-_GLOBAL_GENERATOR = threading.Lock()  # torch's layers draw from it, also those of runs in parallel
+_GLOBAL_GENERATORS = threading.Lock()  # layers draw from them, also those of runs in parallel
 
 MODELS = Registry[Callable[..., nn.Module]](
     "models",
@@ -114,7 +115,7 @@ MODELS = Registry[Callable[..., nn.Module]](
 
 
 def create(component: Component, image: ImageShape, classes: int, generator: torch.Generator) -> nn.Module:
-    """Create the network that `component` names on the CPU, with initial weights from `generator`; the global generator is unchanged.
+    """Create the network that `component` names on the CPU, with initial weights from `generator`; global generators are unchanged.
 
     Args:
         component: A name of MODELS, or `module:factory` for any importable `factory(image, classes, **settings)`.
@@ -124,13 +125,16 @@ def create(component: Component, image: ImageShape, classes: int, generator: tor
     """
     factory = registry.build(MODELS, component, "model")
     seed = int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
-    with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed accelerators
-        with component_errors("model", component.name):
-            network = factory(image, classes)
+    with _GLOBAL_GENERATORS, seeded_globals(seed), torch.device("cpu"), component_errors("model", component.name):
+        network = factory(image, classes)
     if not isinstance(network, nn.Module):
         raise ConfigError(f"model: {component.name!r} is not allowed: it makes a {type(network).__name__}, not a torch.nn.Module")
     return network
+
+
+def initial_draws(seed: int) -> torch.Generator:
+    """What the initial weights of an experiment's network are drawn from."""
+    return tensor_stream(seed, "initial weights")
 
 
 class Shortcut(nn.Module):

@@ -5,8 +5,10 @@ Legend: `w: (P,)` trainable parameters; `buffers: (Q,)` floating-point buffers (
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -18,22 +20,30 @@ from fedsam.models.flat import Layout
 class Network:
     """Runs a module at any parameter vector. The tensors of the module are views of one storage, so loading `w` is one copy.
 
+    Server and clients send each other `w` and `buffers`. The module's other tensors, frozen parameters and buffers that are not
+    floating-point, are constants: training may change them, and setting `buffers` puts them back.
+
     Attributes:
         layout: Order, names and shapes of the trainable tensors.
         parameters: Those tensors, leaves of the autograd graph of the last call.
+        frozen: The module's other parameters.
         initial: The parameters (P,) that the module came with.
     """
 
     def __init__(self, module: nn.Module, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> None:
-        self.module = module.to(device=device, dtype=dtype)
+        self.module = module._apply(lambda t: t.to(device, dtype if t.is_floating_point() else None))  # `to` would make complex ones real
         self.layout = Layout.of_module(module)
         self.initial = self.layout.vector(dict(module.named_parameters()))
         self.parameters = [p for p in module.parameters() if p.requires_grad]
+        self.frozen = [p for p in module.parameters() if not p.requires_grad]
         self._storage = self.initial.clone()
         for parameter, view in zip(self.parameters, self.layout.views(self._storage).values(), strict=True):
             parameter.data = view
         self._buffer_layout = Layout.of_buffers(module)
         self._norms = [layer for layer in module.modules() if isinstance(layer, _NormBase) and layer.track_running_stats]
+        self._own_buffers = own_buffers(module)
+        travelling = {s.name for layout in (self.layout, self._buffer_layout) for s in layout.segments}
+        self._constants = {name: tensor.detach().clone() for name, tensor in _tensors(module).items() if name not in travelling}
 
     @property
     def buffers(self) -> Tensor:
@@ -42,9 +52,24 @@ class Network:
 
     @buffers.setter
     def buffers(self, values: Tensor) -> None:
-        buffers = dict(self.module.named_buffers())
-        for name, view in self._buffer_layout.views(values).items():
-            buffers[name].copy_(view)
+        now = _tensors(self.module)
+        with torch.no_grad():
+            for name, value in (*self._buffer_layout.views(values).items(), *self._constants.items()):
+                now[name].copy_(value)
+
+    @property
+    def constant_names(self) -> list[str]:
+        """The module's tensors that do not travel."""
+        return list(self._constants)
+
+    @cached_property
+    def constants(self) -> str | None:
+        """Digest (SHA-256) of the names, types and values of the tensors that do not travel; None where there are none."""
+        digest = hashlib.sha256()
+        for name, tensor in self._constants.items():
+            digest.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
+            digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest() if self._constants else None
 
     def load_(self, w: Tensor) -> None:
         """Copy `w` into the parameters of the module."""
@@ -67,6 +92,12 @@ class Network:
             layer.track_running_stats = statistics
 
     @contextmanager
+    def still(self) -> Iterator[None]:
+        """As `still`, for the layers that `train` does not know."""
+        with still(self._own_buffers):
+            yield
+
+    @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Normalize with running statistics and drop nothing inside the block."""
         for layer in self._norms:
@@ -76,3 +107,27 @@ class Network:
             yield
         finally:
             self.module.train()
+
+
+def own_buffers(module: nn.Module) -> list[tuple[nn.Module, str]]:
+    """The buffers of layers that torch does not know, each as layer and name; those of BatchNorm and InstanceNorm are torch's."""
+    return [
+        (layer, name) for layer in module.modules() if not isinstance(layer, _NormBase) for name, _ in layer.named_buffers(recurse=False)
+    ]
+
+
+@contextmanager
+def still(buffers: Sequence[tuple[nn.Module, str]]) -> Iterator[None]:
+    """Passes inside the block leave these buffers as they are, which a layer's own running statistics may be: it gets copies of them."""
+    kept = [(layer, name, layer._buffers[name]) for layer, name in buffers]
+    for layer, name, buffer in kept:
+        layer._buffers[name] = None if buffer is None else buffer.clone()
+    try:
+        yield
+    finally:
+        for layer, name, buffer in kept:
+            layer._buffers[name] = buffer
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from fedsam.config import ConfigError
 
 DATABASE_NAME = "fedsam.db"
 APPLICATION_ID = 0x66536D31  # `PRAGMA application_id` of our files
-SCHEMA_VERSION = 3  # of the tables below; `PRAGMA user_version`
+SCHEMA_VERSION = 4  # of the tables below; `PRAGMA user_version`
 BUSY_SECONDS = 60.0
 TABLES = (
     """CREATE TABLE runs (
@@ -21,7 +19,7 @@ TABLES = (
         error TEXT, started TEXT NOT NULL, finished TEXT, config TEXT NOT NULL, config_hash TEXT NOT NULL, seed INTEGER NOT NULL,
         dataset TEXT NOT NULL, dataset_wanted TEXT NOT NULL, clients INTEGER NOT NULL, classes INTEGER NOT NULL,
         git_commit TEXT NOT NULL, versions TEXT NOT NULL, device TEXT NOT NULL, command TEXT NOT NULL,
-        host TEXT NOT NULL, pid INTEGER NOT NULL, born TEXT NOT NULL, startup REAL)""",
+        host TEXT NOT NULL, pid INTEGER NOT NULL, born TEXT NOT NULL, startup REAL, heartbeat REAL)""",
     """CREATE TABLE rounds (
         run TEXT NOT NULL REFERENCES runs (id), round INTEGER NOT NULL, cohort INTEGER NOT NULL, failures INTEGER NOT NULL,
         examples INTEGER NOT NULL, steps INTEGER NOT NULL, gradient_evaluations INTEGER NOT NULL, forward_evaluations INTEGER NOT NULL,
@@ -47,7 +45,7 @@ TABLES = (
         run TEXT NOT NULL REFERENCES runs (id), class INTEGER NOT NULL, name TEXT NOT NULL,
         PRIMARY KEY (run, class)) WITHOUT ROWID""",
 )
-MIGRATIONS = {2: TABLES[-1:]}  # from each version to the next
+MIGRATIONS = {2: TABLES[-1:], 3: ("ALTER TABLE runs ADD COLUMN heartbeat REAL",)}  # from each version to the next
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -93,22 +91,22 @@ def _migrate(connection: sqlite3.Connection, version: int) -> int:
 
 
 def create_database(path: Path) -> None:
-    """Create the file atomically, so that processes that do so at the same time never see an incomplete one."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fedsam-") as folder:
-        temporary = Path(folder) / DATABASE_NAME
-        connection = sqlite3.connect(temporary, isolation_level=None)
-        try:
-            for statement in (
-                "PRAGMA journal_mode = WAL",
-                *TABLES,
-                f"PRAGMA application_id = {APPLICATION_ID}",
-                f"PRAGMA user_version = {SCHEMA_VERSION}",
-            ):
-                connection.execute(statement)
-        finally:
-            connection.close()
-        with suppress(FileExistsError):  # another process was faster
-            os.link(temporary, path)
+    """Create the tables in a file that is missing or empty; of processes that do so at the same time, one does.
+
+    A file that stays empty, because there is no space for the tables, is removed.
+    """
+    try:
+        with closing(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)) as connection:
+            with transaction(connection):
+                if connection.execute("PRAGMA schema_version").fetchone()[0]:
+                    return  # another process was faster
+                for statement in (*TABLES, f"PRAGMA application_id = {APPLICATION_ID}", f"PRAGMA user_version = {SCHEMA_VERSION}"):
+                    connection.execute(statement)
+            connection.execute("PRAGMA journal_mode = WAL")
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_BUSY and path.is_file() and not path.stat().st_size:
+            path.unlink()
+        raise
 
 
 @contextmanager

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -51,13 +50,11 @@ def load_model(run: str, runs_dir: Path | str = "runs") -> nn.Module:
         ConfigError: No run, or more than one, has this id; or its model is missing or cannot be read.
     """
     with Results.open(Path(runs_dir), create=False) as results:
-        found = results.find([run])
-    if len(found) > 1:
-        raise ConfigError(f"run: {run!r} is not allowed: {len(found)} runs begin so: {', '.join(one.id for one in found)}")
-    path = Path(runs_dir) / found[0].id / FINAL_MODEL_NAME
+        found = results.find_one(run)
+    path = Path(runs_dir) / found.id / FINAL_MODEL_NAME
     if not path.is_file():
-        raise ConfigError(f"run: {run!r} is not allowed: run {found[0].id} is {found[0].status} and left no {path}")
-    return _load(path, found[0])
+        raise ConfigError(f"run: {run!r} is not allowed: run {found.id} is {found.status} and left no {path}")
+    return _load(path, found)
 
 
 def _load(path: Path, run: Run) -> nn.Module:
@@ -71,6 +68,7 @@ def _load(path: Path, run: Run) -> nn.Module:
         raise ConfigError(f"{path}: does not say what images its network takes: an older fedsam wrote it; make run {run.id} again")
     made_for, settings = json.loads(said[NETWORK_KEY]), dict[str, Any](run.config["model"])
     channels, height, width = made_for["image"]
-    model = architectures.create(Component(**settings), (channels, height, width), made_for["classes"], torch.Generator())
+    draws = architectures.initial_draws(run.config["seed"])  # for tensors that the file does not hold
+    model = architectures.create(Component(**settings), (channels, height, width), made_for["classes"], draws)
     model.load_state_dict(state, assign=True)  # assigned, tensors keep the precision of the run
     return model.eval()

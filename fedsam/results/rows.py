@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
+import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
+from fedsam.renamed import with_current_names
+from fedsam.results.processes import process_ended
 from fedsam.results.provenance import Provenance
 
 Status = Literal["running", "finished", "failed", "interrupted"]
@@ -131,14 +135,29 @@ class Run(Provenance):
     host: str
 
     def __repr__(self) -> str:
-        name = self.name or self.config.get("method") or self.config["client"]["optimizer"]["name"]
-        return f"Run({self.id!r}, {name!r}, {self.dataset!r}, clients={self.clients}, seed={self.seed}, {self.status!r})"
+        return f"Run({self.id!r}, {self.method!r}, {self.dataset!r}, clients={self.clients}, seed={self.seed}, {self.status!r})"
+
+    @property
+    def method(self) -> str:
+        """Its name, else the preset, else the components."""
+        components = (self.config["client"]["optimizer"], self.config["client"]["correction"], self.config["server"]["strategy"])
+        return self.name or self.config.get("method") or " x ".join(each["name"] for each in components if each["name"] != "none")
 
     def overlaps(self, other: Run) -> bool:
         """Whether another run that has ended went on at the same time on the same machine, for a second at least."""
         if self.finished is None or other.finished is None or self.id == other.id or self.host != other.host:
             return False
         return self.started < other.finished and other.started < self.finished
+
+    @classmethod
+    def from_entry(cls, entry: sqlite3.Row) -> Self:
+        """The run of an entry in the database."""
+        stored = dict(entry)
+        values = {f.name: stored[f.name] for f in fields(cls)}
+        values |= {"config": _config(stored["config"]), "versions": json.loads(stored["versions"])}
+        if values["status"] == "running" and process_ended(stored["host"], stored["pid"], stored["born"], stored["heartbeat"]):
+            values["status"] = "interrupted"
+        return cls(**values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +177,11 @@ class Slice:
     name: str
     alphas: tuple[float, ...]
     losses: tuple[tuple[float, ...], ...]
+
+    def cells(self) -> list[tuple[int, int, float, float, float]]:
+        """Row, column, their multiples of the directions, and the loss of each point; a line has one column, at 0."""
+        betas = self.alphas if len(self.losses[0]) > 1 else (0.0,)
+        return [(i, j, self.alphas[i], betas[j], loss) for i, row in enumerate(self.losses) for j, loss in enumerate(row)]
 
 
 def as_table(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -181,3 +205,10 @@ def _add(before: Row, row: Row) -> Row:
         name: max((p for p in (getattr(before, name), getattr(row, name)) if p is not None), default=None) for name in PEAK_COLUMNS
     }
     return replace(row, **totals, **peaks)
+
+
+def _config(text: str) -> dict[str, Any]:
+    """The settings of a run, whenever it was stored: with the present names of components, and without what is no setting any more."""
+    config: dict[str, Any] = with_current_names(json.loads(text))
+    config.get("compute", {}).pop("engine", None)
+    return config

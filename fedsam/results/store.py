@@ -17,7 +17,6 @@ import shutil
 import sqlite3
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -27,10 +26,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsam.config import ConfigError, Experiment
-from fedsam.renamed import with_current_names
 from fedsam.results.config_hash import config_hash, digest
 from fedsam.results.database import DATABASE_NAME, connect, create_database, insert_statement, transaction
-from fedsam.results.provenance import Provenance, process_ended, process_start_time
+from fedsam.results.processes import process_start_time
+from fedsam.results.provenance import Provenance
 from fedsam.results.rows import CLIENT_COLUMNS, ROUND_COLUMNS, ClientRow, Row, Run, Slice, Status
 
 
@@ -42,7 +41,8 @@ class DuplicateRunError(RuntimeError):
     """
 
     def __init__(self, run: Run) -> None:
-        super().__init__(f"run {run.id} is the same experiment: it {'has finished' if run.status == 'finished' else 'is at work'}")
+        state = "has finished" if run.status == "finished" else f"is at work on {run.host}"
+        super().__init__(f"run {run.id} is the same experiment: it {state}")
         self.run = run
 
 
@@ -61,11 +61,12 @@ class Results:
             ConfigError: The folder cannot be created or read, or the file is missing, of another version, or of another program.
         """
         path = Path(runs_dir) / DATABASE_NAME
-        if not create and not path.is_file():
+        missing = not path.is_file() or not path.stat().st_size  # an empty file is one that is not made yet
+        if missing and not create:
             raise ConfigError(f"runs_dir: '{runs_dir}' is not allowed: it holds no {DATABASE_NAME}; runs write one there")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if not path.exists():
+            if missing:
                 create_database(path)
             connection = connect(path)
         except (OSError, sqlite3.OperationalError) as error:
@@ -92,6 +93,7 @@ class Results:
         provenance: Provenance,
         class_names: Sequence[str] = (),
         once: bool = False,
+        restart: bool = False,
     ) -> str:
         """Add a run of this process and return its id.
 
@@ -101,6 +103,7 @@ class Results:
             label_distribution: Number of examples of each client and class, (clients, classes).
             class_names: One for each class; empty if they have no names.
             once: Replace unfinished runs of this experiment.
+            restart: Among them those that seem to be at work on another machine.
 
         Raises:
             DuplicateRunError: `once`, and a run of this experiment has finished or is running.
@@ -126,6 +129,7 @@ class Results:
             "host": platform.node(),
             "pid": pid,
             "born": process_start_time(pid),
+            "heartbeat": now.timestamp(),
         }
         counts = [
             (columns["id"], int(client), int(kind), int(label_distribution[client, kind]))
@@ -134,7 +138,8 @@ class Results:
         with transaction(self._connection) as connection:
             others = self.runs_with_hash(str(columns["config_hash"]), experiment.seed, dataset) if once else []
             for other in others:
-                if other.status in ("finished", "running"):
+                gone = restart and other.host != columns["host"]
+                if other.status == "finished" or (other.status == "running" and not gone):
                     raise DuplicateRunError(other)
                 self._delete(other.id)
             connection.execute(insert_statement("runs", columns), columns)
@@ -167,7 +172,20 @@ class Results:
         with transaction(self._connection) as connection:
             values = (status, error, datetime.now(UTC).isoformat(timespec="seconds"), run)
             if connection.execute("UPDATE runs SET status = ?, error = ?, finished = ? WHERE id = ?", values).rowcount != 1:
-                raise ValueError(f"run {run!r} was never started")
+                raise ValueError(f"run {run!r} was never started, or another command has taken its place")
+
+    def forget(self, name: str) -> Run:
+        """Record a run as interrupted that seems to be at work, because its process on another machine is gone.
+
+        Raises:
+            ConfigError: No run, or more than one, has this id; or it is not at work, or at work on this machine.
+        """
+        run = self.find_one(name)
+        if run.status != "running" or run.host == platform.node():
+            state = "at work on this machine: end its process" if run.status == "running" else f"{run.status}, not at work"
+            raise ConfigError(f"run: {name!r} is not allowed: run {run.id} is {state}")
+        self.finish_run(run.id, "interrupted", f"its process on {run.host} is gone")
+        return run
 
     def record_startup(self, run: str, seconds: float) -> None:
         """Record the seconds from the start of a run to its first round."""
@@ -181,12 +199,7 @@ class Results:
 
     def add_slice(self, slice: Slice) -> None:
         """Add the losses of a slice; its round must have been added."""
-        betas = slice.alphas if len(slice.losses[0]) > 1 else (0.0,)
-        cells = [
-            (slice.run, slice.round, slice.name, i, j, slice.alphas[i], betas[j], loss)
-            for i, row in enumerate(slice.losses)
-            for j, loss in enumerate(row)
-        ]
+        cells = [(slice.run, slice.round, slice.name, *cell) for cell in slice.cells()]
         with transaction(self._connection) as connection:
             connection.executemany("INSERT INTO slices VALUES (?, ?, ?, ?, ?, ?, ?, ?)", cells)
 
@@ -217,11 +230,11 @@ class Results:
     def runs_with_hash(self, config_hash: str, seed: int, dataset: str) -> list[Run]:
         """The runs of an experiment with a seed on a dataset: finished ones first, then by age, oldest first."""
         query = "SELECT * FROM runs WHERE config_hash = ? AND seed = ? AND dataset = ? ORDER BY status != 'finished', rowid"
-        return [_run(row) for row in self._connection.execute(query, (config_hash, seed, dataset))]
+        return [Run.from_entry(row) for row in self._connection.execute(query, (config_hash, seed, dataset))]
 
     def runs(self) -> list[Run]:
         """Every run, oldest first."""
-        return [_run(row) for row in self._connection.execute("SELECT * FROM runs ORDER BY rowid")]
+        return [Run.from_entry(row) for row in self._connection.execute("SELECT * FROM runs ORDER BY rowid")]
 
     def rounds(self, run: str) -> list[Row]:
         """The rounds of a run, in order."""
@@ -276,19 +289,12 @@ class Results:
             found |= fitting
         return list(found.values())
 
-
-def _run(entry: sqlite3.Row) -> Run:
-    values = {f.name: entry[f.name] for f in fields(Run)} | {"config": _config(entry["config"]), "versions": json.loads(entry["versions"])}
-    if values["status"] == "running" and process_ended(entry["host"], entry["pid"], entry["born"]):
-        values["status"] = "interrupted"
-    return Run(**values)
-
-
-def _config(text: str) -> dict[str, Any]:
-    """The settings of a run, whenever it was stored: with the present names of components, and without what is no setting any more."""
-    config: dict[str, Any] = with_current_names(json.loads(text))
-    config.get("compute", {}).pop("engine", None)
-    return config
+    def find_one(self, name: str) -> Run:
+        """The run whose id begins with `name`. Raises `ConfigError` where there is none, or more than one."""
+        found = self.find([name])
+        if len(found) > 1:
+            raise ConfigError(f"run: {name!r} is not allowed: {len(found)} runs begin so: {', '.join(one.id for one in found)}")
+        return found[0]
 
 
 def _plain(value: Any) -> Any:

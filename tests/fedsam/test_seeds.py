@@ -1,8 +1,11 @@
 """Random streams depend on their arguments alone."""
 
+import random
+
+import numpy as np
 import torch
 
-from fedsam.seeds import stream, tensor_stream
+from fedsam.seeds import seeded_globals, stream, tensor_stream
 
 
 def test_equal_arguments_give_equal_draws() -> None:
@@ -18,3 +21,19 @@ def test_any_difference_gives_other_draws() -> None:
 def test_the_value_of_a_stream_never_changes() -> None:
     # Results published with one version must come out of the next.
     assert stream(0, "partition").integers(2**63) == 8883602324357596672
+
+
+def test_what_draws_from_global_generators_can_be_seeded_and_they_go_on_as_before() -> None:
+    def draws() -> tuple[float, float, float]:
+        return random.random(), np.random.random(), float(torch.rand(()))
+
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    undisturbed = draws(), draws()
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    first = draws()
+    inside = []
+    for seed in (5, 5, 2**63 - 1):
+        with seeded_globals(seed):
+            inside.append(draws())
+    assert (first, draws()) == undisturbed
+    assert inside[0] == inside[1] != inside[2]

@@ -11,10 +11,12 @@ from typing import Any, ClassVar, cast, overload
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 
 from clients.objective import Batch
 from clients.optimizers.base import LocalOptimizer, Task
 from clients.optimizers.torch.objective import Closure, ClosureObjective, Unseen, Weights
+from clients.optimizers.torch.scaling import LossScaling, OverflowedError
 from fedsam.config import ConfigError
 from fedsam.models.flat import Layout, Segment
 from fedsam.seeds import stream
@@ -52,13 +54,13 @@ def as_torch(rule: LocalOptimizer, model_or_params: Parameters, *, task: Task | 
 class TorchOptimizer(torch.optim.Optimizer):
     """A local optimizer in the clothes of torch; made by `as_torch`.
 
-    The parameters become views of one flat storage and stay at their addresses between steps. All hyperparameters of the rule are
+    The parameters stay where they are; during the passes of a step they are views of one vector. All hyperparameters of the rule are
     in `param_groups[0]`, where schedulers change them; there is one group, because a perturbation has one length over all tensors.
-    The rule's state is `state["rule"]`.
+    The rule's state is `state["rule"]`. Tensors without a gradient stay as they are, as in torch.
     """
 
     def __init__(self, rule: LocalOptimizer, model_or_params: Parameters, task: Task, seed: int) -> None:
-        named, layout = _opened(model_or_params)
+        named, self._frozen, layout = _opened(model_or_params)
         self._rule = rule
         self._names = [field.name for field in fields(rule)]
         super().__init__([p for _, p in named], {name: getattr(rule, name) for name in self._names})
@@ -72,11 +74,13 @@ class TorchOptimizer(torch.optim.Optimizer):
         """A step along `.grad`."""
 
     @overload
-    def step(self, closure: Closure, batch: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    def step(self, closure: Closure, batch: tuple[Tensor, Tensor] | None = None, *, scaler: GradScaler | None = None) -> Tensor:
         """A step with a closure."""
 
     @torch.no_grad()
-    def step(self, closure: Closure | None = None, batch: tuple[Tensor, Tensor] | None = None) -> Tensor | None:
+    def step(
+        self, closure: Closure | None = None, batch: tuple[Tensor, Tensor] | None = None, *, scaler: GradScaler | None = None
+    ) -> Tensor | None:
         """One step; returns the mean loss of its first pass, or nothing without a closure.
 
         Args:
@@ -85,17 +89,28 @@ class TorchOptimizer(torch.optim.Optimizer):
                 `closure(x, y)` returns the losses (B,) of the examples it is given and does not call `backward`; enough for all
                 but FedGMT and FedSOL, which need class scores. Unset: `.grad` is the gradient; enough for one pass at the weights.
             batch: Images or other inputs `x` (B, ...) and labels `y` (B,) of the step.
+            scaler: Scales the loss of every pass against underflow in float16; call its `update` after the step, but not its `scale` and
+                `step`, and leave `backward` to the optimizer. Where a gradient overflows, the step is left out.
 
         Raises:
-            ConfigError: The method needs another kind of closure; the weights are then what they were.
+            ConfigError: The method needs another kind of closure, or the model is not what it was; the weights are then what they were.
         """
         weights, own = self._weights, self.state["rule"]  # type: ignore[index]
-        weights.check()
+        self._check_model()
+        if closure is None and scaler is not None:
+            raise ConfigError("closure: needed with a scaler; gradients that are there already go through scaler.step(optimizer)")
+        weights.read()
         self._follow_group()
-        objective = ClosureObjective(weights, self._module, closure, type(self._rule).__name__, by_example=batch is not None)
+        self._scaling = None if scaler is None else LossScaling(scaler)  # lives until the scaler's `update`
+        objective = ClosureObjective(
+            weights, self._module, closure, type(self._rule).__name__, by_example=batch is not None, scaling=self._scaling
+        )
         examples = cast(Batch, Unseen(objective)) if batch is None else Batch(*batch)
         rng = stream(own["seed"], "as_torch", own["steps"])
-        w, state, losses = self._rule.step(weights.home, own["state"], objective, examples, rng)
+        try:
+            w, state, losses = self._rule.step(weights.home, own["state"], objective, examples, rng)
+        except OverflowedError:
+            return objective.first_loss
         weights.move_(w)
         own |= {"steps": own["steps"] + 1, "state": dict(state)}
         return None if closure is None else losses.mean()
@@ -115,6 +130,15 @@ class TorchOptimizer(torch.optim.Optimizer):
         device = self._weights.home.device
         state = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in saved["state"].items()}
         self.state["rule"] = {**saved, "state": state}  # type: ignore[index]
+
+    def _check_model(self) -> None:
+        """Raise `ConfigError` where the parameters are no longer those, or of the type, that the state belongs to."""
+        thawed = [name for name, p in self._frozen if p.requires_grad]
+        if thawed:
+            raise ConfigError(f"model: {', '.join(thawed)} did not require gradients when as_torch was called: call it again to train them")
+        home = self._weights.home
+        if any(p.dtype != home.dtype or p.device != home.device for p in self._weights.parameters):
+            raise ConfigError("model: moved or converted since as_torch is not allowed: call as_torch last")
 
     def _follow_group(self) -> None:
         """Make the rule's hyperparameters those of the group, which schedulers may have changed."""
@@ -143,11 +167,11 @@ class _Normless(_Nameless):
     hidden: ClassVar[Mapping[str, str]] = {"norm": _Nameless.hidden["norm"]}
 
 
-def _opened(model_or_params: Parameters) -> tuple[list[tuple[str, Tensor]], Layout]:
-    """Trainable tensors with their names, and their layout, which tells no more than is known."""
-    named: list[tuple[str, Tensor]]
+def _opened(model_or_params: Parameters) -> tuple[list[tuple[str, Tensor]], list[tuple[str, Tensor]], Layout]:
+    """Trainable and frozen tensors with their names, and the layout of the trainable ones, which tells no more than is known."""
+    pairs: list[tuple[str, Tensor]]
     if isinstance(model_or_params, nn.Module):
-        named = [(name, p) for name, p in model_or_params.named_parameters() if p.requires_grad]
+        pairs = list(model_or_params.named_parameters())
         layout = Layout.of_module(model_or_params)
     else:
         given = list(model_or_params)
@@ -155,9 +179,9 @@ def _opened(model_or_params: Parameters) -> tuple[list[tuple[str, Tensor]], Layo
         pairs = [item if isinstance(item, tuple) else (str(i), item) for i, item in enumerate(given)]
         if not all(isinstance(p, Tensor) for _, p in pairs):
             raise ConfigError("model_or_params: parameter groups are not allowed: a method looks at all parameters together")
-        named = [(name, p) for name, p in pairs if p.requires_grad]
-        layout = Layout(tuple(kind(s.name, s.shape, s.start) for s in Layout.of(named).segments))
+        layout = Layout(tuple(kind(s.name, s.shape, s.start) for s in Layout.of((n, p) for n, p in pairs if p.requires_grad).segments))
+    named, frozen = [(n, p) for n, p in pairs if p.requires_grad], [(n, p) for n, p in pairs if not p.requires_grad]
     kinds = {f"{p.dtype} on {p.device}" for _, p in named}
     if len(kinds) != 1:
         raise ConfigError(f"model_or_params: {', '.join(sorted(kinds)) or 'nothing to train'} is not allowed: one type on one device")
-    return named, layout
+    return named, frozen, layout

@@ -14,45 +14,45 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from clients.objective import Batch, Objective
+from clients.optimizers.torch.scaling import LossScaling, refused_scaling
 from fedsam.config import ConfigError
 from fedsam.models.flat import Layout
+from fedsam.models.network import own_buffers, still
 
 Closure = Callable[..., Any]
 EXAMPLES = ("the examples", "call step(closure, (x, y)), where closure(x, y) returns the losses (B,) and does not call backward")
 
 
 class Weights:
-    """Parameters as views of one flat vector `home`; a pass elsewhere points them there and back."""
+    """Parameters of a model, which lie where its user put them, and their values `home` as one vector (P,) at the start of a step."""
 
     def __init__(self, parameters: Sequence[Tensor], layout: Layout) -> None:
         self.parameters, self.layout = parameters, layout
         self._shapes = [p.shape for p in parameters]
         self._sizes = [p.numel() for p in parameters]
-        self.home = torch.cat([p.detach().reshape(-1) for p in parameters])
-        self._home_views = self._views(self.home)
-        self._point(self._home_views)
+        self.read()
+
+    def read(self) -> None:
+        """Make `home` what the parameters are now."""
+        self.home = torch.cat([p.detach().reshape(-1) for p in self.parameters])
 
     @contextmanager
     def at(self, w: Tensor) -> Iterator[None]:
-        """The parameters are those of `w` inside the block."""
+        """The parameters are those of `w` inside the block: views of it, so that nothing is copied."""
         if w is self.home:
             yield
             return
+        own = [p.data for p in self.parameters]
         self._point(self._views(w))
         try:
             yield
         finally:
-            self._point(self._home_views)
+            self._point(own)
 
     def move_(self, w: Tensor) -> None:
         """Make `w` the parameters."""
-        self.home.copy_(w)
+        torch._foreach_copy_([p.data for p in self.parameters], self._views(w))
         torch.clear_autocast_cache()
-
-    def check(self) -> None:
-        """Raises `ConfigError` if the parameters no longer lie at home."""
-        if any(p.data_ptr() != view.data_ptr() for p, view in zip(self.parameters, self._home_views, strict=True)):
-            raise ConfigError("model: moved, converted or given to another optimizer since as_torch is not allowed: call as_torch last")
 
     def flat(self, tensors: Iterable[Tensor | None]) -> Tensor:
         """One vector (P,) of a tensor for each parameter, 0 where there is none."""
@@ -71,12 +71,23 @@ class Weights:
 class ClosureObjective(Objective):
     """The loss that a closure computes at the parameters' values."""
 
-    def __init__(self, weights: Weights, module: nn.Module | None, closure: Closure | None, method: str, *, by_example: bool) -> None:
+    def __init__(
+        self,
+        weights: Weights,
+        module: nn.Module | None,
+        closure: Closure | None,
+        method: str,
+        *,
+        by_example: bool,
+        scaling: LossScaling | None = None,
+    ) -> None:
         self.layout = weights.layout
         self._weights, self._module, self._closure, self._method = weights, module, closure, method
-        self._by_example = by_example
+        self._by_example, self._scaling = by_example, scaling
+        self._own_buffers = [] if module is None else own_buffers(module)
         self._first = True
         self._evaluation = False
+        self.first_loss: Tensor | None = None
 
     def refuse(self, what: str, remedy: str) -> NoReturn:
         """Raises `ConfigError`: the method needs something that the call of `step` does not give."""
@@ -89,12 +100,12 @@ class ClosureObjective(Objective):
     @contextmanager
     def aside(self, *, evaluation: bool = False) -> Iterator[None]:
         """As `Objective.aside`."""
-        before = self._first, self._evaluation
+        before = self._first, self._evaluation, self._reached
         self._first, self._evaluation = False, evaluation
         try:
             yield
         finally:
-            self._first, self._evaluation = before
+            self._first, self._evaluation, self._reached = before
 
     def grad(self, w: Tensor, batch: Batch, *, mask: Sequence[bool] | None = None, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As `Objective.grad`; the loss of a closure without examples is one loss (1,)."""
@@ -103,11 +114,16 @@ class ClosureObjective(Objective):
         with self._pass(w), self._only(mask) as wanted, torch.enable_grad():
             for parameter in self._weights.parameters:
                 parameter.grad = None
-            losses = self._losses(batch)
+            with refused_scaling():
+                losses = self._losses(batch)
+            self.first_loss = losses.detach().mean() if self.first_loss is None else self.first_loss
             grads = [p.grad for p in self._weights.parameters]
             if any(g is not None for g in grads):
                 if self._by_example or weights is not None:
                     self.refuse("the losses of single examples", EXAMPLES[1])
+                if self._scaling is not None:
+                    self.refuse("the loss alone where a scaler is given", "do not call backward in the closure")
+                self._reach(grads)
                 return self._weights.flat(grads), losses.detach()
             if not losses.requires_grad:
                 raise ConfigError("closure: returned a loss without a graph, and no gradient: return the loss, or call its backward")
@@ -132,7 +148,9 @@ class ClosureObjective(Objective):
         if w is not self._weights.home or mask is not None or not self._first:
             self.refuse("more passes than one at the weights", "call step(closure)")
         self._first = False
-        return self._weights.flat(p.grad for p in self._weights.parameters), w.new_full((1,), torch.nan)
+        grads = [p.grad for p in self._weights.parameters]
+        self._reach(grads)
+        return self._weights.flat(grads), w.new_full((1,), torch.nan)
 
     def _losses(self, batch: object) -> Tensor:
         """What the closure returns, as a vector."""
@@ -160,8 +178,12 @@ class ClosureObjective(Objective):
 
     def _backward(self, loss: Tensor, wanted: Sequence[bool], *, keep_graph: bool = False) -> Tensor:
         inputs = [p for p, flag in zip(self._weights.parameters, wanted, strict=True) if flag]
-        grads = iter(torch.autograd.grad(loss, inputs, retain_graph=keep_graph, allow_unused=True))
-        return self._weights.flat(next(grads) if flag else None for flag in wanted)
+        scaled = loss if self._scaling is None else self._scaling.scale(loss)
+        found = torch.autograd.grad(scaled, inputs, retain_graph=keep_graph, allow_unused=True)
+        each = iter(found if self._scaling is None else self._scaling.unscaled(inputs, found))
+        grads = [next(each) if flag else None for flag in wanted]
+        self._reach(grads)
+        return self._weights.flat(grads)
 
     @contextmanager
     def _pass(self, w: Tensor) -> Iterator[None]:
@@ -172,7 +194,7 @@ class ClosureObjective(Objective):
 
     def _still(self) -> AbstractContextManager[None]:
         if self._module is not None:
-            return _evaluating(self._module) if self._evaluation else _without_statistics(self._module)
+            return _evaluating(self._module) if self._evaluation else _without_statistics(self._module, self._own_buffers)
         if self._evaluation:
             self.refuse("a pass in evaluation mode", "call as_torch with the model, not with its parameters")
         return nullcontext()
@@ -207,13 +229,14 @@ class Unseen:
 
 
 @contextmanager
-def _without_statistics(module: nn.Module) -> Iterator[None]:
-    """Layers in training mode normalize by the batch inside the block but leave their running statistics alone."""
+def _without_statistics(module: nn.Module, buffers: Sequence[tuple[nn.Module, str]]) -> Iterator[None]:
+    """Layers in training mode normalize by the batch inside the block but leave their running statistics, or own `buffers`, alone."""
     layers = [m for m in module.modules() if isinstance(m, _NormBase) and m.training and m.track_running_stats]
     for layer in layers:
         layer.track_running_stats = False
     try:
-        yield
+        with still(buffers):
+            yield
     finally:
         for layer in layers:
             layer.track_running_stats = True

@@ -391,6 +391,177 @@ def test_frozen_tensors_are_left_alone() -> None:
     assert torch.equal(model.first.weight, before)
 
 
+DAMPED = {"momentum": 0.9, "dampening": 0.5, "weight_decay": 0.1}
+
+
+class Heads(nn.Module):
+    """A trunk with two heads, of which a pass uses one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Linear(3, 4), nn.GroupNorm(2, 4), nn.Tanh())
+        self.heads, self.used = nn.ModuleList([nn.Linear(4, 3), nn.Linear(4, 3)]), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.heads[self.used](self.trunk(x))
+        return scores
+
+
+def heads() -> Heads:
+    torch.manual_seed(0)
+    return Heads().double()
+
+
+@pytest.mark.parametrize(("name", "backward"), USUAL)
+@pytest.mark.parametrize("base", ["sgd", "adamw"])
+def test_tensors_without_a_gradient_and_their_state_are_left_alone(name: str, backward: bool, base: str) -> None:
+    model = heads()
+    before = vector(model.heads[1])
+    optimizer = as_torch(rule(name, base=base), model, task=TASK)
+    for batch in BATCHES:
+        optimizer.step(usual(model, batch) if backward else partial(mean_loss, model, batch))
+    assert torch.equal(vector(model.heads[1]), before)
+    momentum = optimizer.state["rule"]["state"].get("v" if base == "sgd" else "m")
+    if momentum is not None:
+        unused = momentum[-len(before) :]
+        assert not unused.any()
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "settings"),
+    [
+        *REFERENCES,
+        (DAMPED, torch.optim.SGD, DAMPED),
+    ],
+)
+def test_tensors_used_now_and_then_take_the_steps_of_torch(
+    ours: dict[str, Any], theirs: Callable[..., torch.optim.Optimizer], settings: dict[str, Any]
+) -> None:
+    models = heads(), heads()
+    optimizers = as_torch(SGD(lr=0.1, **ours), models[0]), theirs(models[1].parameters(), lr=0.1, **settings)
+    for batch, used in zip(BATCHES, (0, 0, 1, 0, 1, 1, 0, 0, 0, 1, 1, 0), strict=True):
+        for model, optimizer in zip(models, optimizers, strict=True):
+            model.used = used
+            train(model, optimizer, [batch])
+        assert torch.allclose(vector(models[0]), vector(models[1]), rtol=1e-10, atol=1e-12)
+
+
+def test_tensors_frozen_later_stay_and_those_thawed_later_are_refused() -> None:
+    model = heads()
+    model.heads[1].requires_grad_(False)
+    optimizer = as_torch(rule("sam"), model)
+    train(model, optimizer, BATCHES[:3])
+    model.trunk.requires_grad_(False)
+    frozen = vector(model.trunk)
+    train(model, optimizer, BATCHES[3:6])
+    assert torch.equal(vector(model.trunk), frozen)
+    model.trunk.requires_grad_(True)
+    train(model, optimizer, BATCHES[6:9])
+    assert not torch.equal(vector(model.trunk), frozen)
+    model.heads[1].bias.requires_grad_(True)
+    before = vector(model)
+    with pytest.raises(ConfigError, match=r"model: heads\.1\.bias did not require gradients when as_torch was called: call it again"):
+        train(model, optimizer)
+    assert torch.equal(vector(model), before)
+
+
+def test_a_part_of_the_model_is_saved_alone() -> None:
+    model, file = heads(), io.BytesIO()
+    optimizer = as_torch(SAM(), nn.ModuleList([model, nn.Linear(500, 500).double()]))
+    optimizer.step(lambda: mean_loss(model, BATCHES[0]))
+    torch.save(model.trunk, file)
+    assert len(file.getvalue()) < 5000
+
+
+class RunningMean(nn.Module):
+    """A normalization layer of a user's own, with running statistics that torch does not know."""
+
+    mean: Tensor
+    passes: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(6))
+        self.register_buffer("passes", torch.tensor(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.mean.lerp_(x.mean(dim=0), 0.1)
+            self.passes += 1
+        return x - x.mean(dim=0)
+
+
+@pytest.mark.parametrize("name", ["sgd", "sam", "multistep_sam"])
+def test_statistics_of_ones_own_layers_count_a_batch_once(name: str) -> None:
+    norm = RunningMean().double()
+    model = net(norm)
+    optimizer = as_torch(rule(name), model)
+    reference = copy.deepcopy(model)
+    train(model, optimizer, BATCHES[:1])
+    reference(BATCHES[0].x)
+    assert norm.passes == 1
+    assert isinstance(reference.norm, RunningMean) and torch.equal(norm.mean, reference.norm.mean)
+    train(model, optimizer, BATCHES[1:3])
+    assert norm.passes == 3
+
+
+@pytest.mark.parametrize("name", ["sgd", "sam", "esam", "multistep_sam"])
+def test_a_scaler_scales_every_pass_and_an_overflow_leaves_out_the_step(name: str) -> None:
+    model, plain = net(), net()
+    optimizer, reference = as_torch(rule(name), model), as_torch(rule(name), plain)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=100)
+    for batch in BATCHES[:3]:
+        loss = optimizer.step(by_example(model), (batch.x, batch.y), scaler=scaler)
+        scaler.update()
+        assert torch.equal(loss, reference.step(by_example(plain), (batch.x, batch.y)))
+    assert torch.allclose(vector(model), vector(plain), rtol=1e-12)
+    before, passes = vector(model), []
+
+    def overflowing(x: Tensor, y: Tensor) -> Tensor:
+        passes.append(vector(model))
+        return by_example(model)(x, y) * (1.0 if name != "sgd" and len(passes) == 1 else float("inf"))
+
+    steps = optimizer.state["rule"]["steps"]
+    optimizer.step(overflowing, (BATCHES[3].x, BATCHES[3].y), scaler=scaler)
+    scaler.update()
+    assert torch.equal(vector(model), before)
+    assert optimizer.state["rule"]["steps"] == steps
+    assert scaler.get_scale() == 2.0**9
+
+
+def test_a_scaled_loss_in_the_closure_is_refused() -> None:
+    model = net()
+    optimizer, scaler, before = as_torch(SAM(lr=0.1), model), torch.amp.GradScaler("cpu"), vector(model)
+
+    def scaled() -> Tensor:
+        optimizer.zero_grad()
+        loss = mean_loss(model, BATCHES[0])
+        scaler.scale(loss).backward()
+        return loss
+
+    with pytest.raises(ConfigError, match=r"closure: calls GradScaler\.scale, which is not allowed: .* step\(closure, scaler=scaler\)"):
+        optimizer.step(scaled)
+    with pytest.raises(ConfigError, match="SAM needs the loss alone where a scaler is given: do not call backward"):
+        optimizer.step(usual(model, BATCHES[0]), scaler=scaler)
+    with pytest.raises(ConfigError, match=r"closure: needed with a scaler"):
+        optimizer.step(scaler=scaler)
+    assert torch.equal(vector(model), before)
+
+
+def test_a_method_of_one_pass_needs_no_closure_with_a_scaler() -> None:
+    model, plain = net(), net()
+    optimizer, reference = as_torch(SGD(lr=0.1), model), torch.optim.SGD(plain.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    for batch in BATCHES[:3]:
+        optimizer.zero_grad()
+        scaler.scale(mean_loss(model, batch)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        usual(plain, batch)()
+        reference.step()
+    assert torch.allclose(vector(model), vector(plain), rtol=1e-12)
+
+
 def test_a_model_that_moved_is_noticed() -> None:
     model = net()
     optimizer = as_torch(SAM(), model)

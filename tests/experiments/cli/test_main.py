@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ from experiments.settings.sweep import expand
 from fedsam.config import Experiment, parse
 from fedsam.data import datasets
 from fedsam.overrides import read
+from fedsam.results.database import connect
 from fedsam.results.provenance import Provenance
 from fedsam.results.rows import Row
 from fedsam.results.store import Results
@@ -421,6 +423,38 @@ def test_compare_repeats_no_finished_run(fedsam: Fedsam, config_file: Path, runs
     assert (last[0], last[2]) == (0, "")
     assert last[1].splitlines()[-1] == out.splitlines()[-1]
     assert "finished before" not in last[1]
+
+
+def test_a_run_that_was_killed_on_another_machine_exits_3_until_it_is_forgotten_or_made_again(
+    fedsam: Fedsam, config_file: Path, runs_dir: Path
+) -> None:
+    compare = ("compare", config_file, "--quiet", "-o", "rounds=1", "-o", "measure.union=false")
+
+    def statuses() -> list[tuple[str, str]]:
+        with Results.open(runs_dir) as results:
+            return [(run.id, run.status) for run in results.runs()]
+
+    def kill_elsewhere() -> str:
+        with closing(connect(runs_dir / "fedsam.db")) as connection:
+            connection.execute("UPDATE runs SET status = 'running', host = 'gone', finished = NULL")
+        ((run, status),) = statuses()
+        assert status == "running"
+        return run
+
+    assert fedsam(*compare)[0] == 0
+    first = kill_elsewhere()
+    code, _, err = fedsam(*compare)
+    assert (code, statuses()) == (3, [(first, "running")])
+    assert f"fedsam: run {first} is at work on gone: start this again later, or with --restart" in err
+    code, out, _ = fedsam("runs", "--runs-dir", runs_dir, "--forget", first)
+    assert code == 0
+    assert "interrupted" in out
+    assert fedsam(*compare)[0] == 0
+    second = kill_elsewhere()
+    assert fedsam(*compare, "--restart")[0] == 0
+    ((third, status),) = statuses()
+    assert len({first, second, third}) == 3
+    assert status == "finished"
 
 
 def test_compare_goes_on_after_a_failure_and_exits_1(fedsam: Fedsam, config_file: Path) -> None:

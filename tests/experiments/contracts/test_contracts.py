@@ -370,9 +370,9 @@ def grey_only(image: tuple[int, int, int], classes: int) -> nn.Module:
 
 
 def unseeded_weights(image: tuple[int, int, int], classes: int) -> nn.Module:
-    """Draws its weights from Python's generator."""
+    """Draws its weights from a generator that no seed reaches."""
     network = nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(image)), classes))
-    nn.init.constant_(network[1].weight, random.random())
+    nn.init.constant_(network[1].weight, np.random.default_rng().random())
     return network
 
 
@@ -482,7 +482,7 @@ BROKEN: dict[str, dict[str, str]] = {
     "unseeded_cohort": {SEED: "the global generator of Python's random was used"},
     "Idle": {"a gradient reaches every trainable parameter": "found none for unused.weight, unused.bias"},
     "grey_only": {"it scores grey and colour images": "shapes cannot be multiplied"},
-    "unseeded_weights": {"the seed decides its initial weights": "the global generator of Python's random was used"},
+    "unseeded_weights": {"the seed decides its initial weights": "the same initial weights from one seed"},
     "Contrast": {EVALUATION: "an image's scores in evaluation whatever images are beside it"},
     "missing_class": {"labels are its classes": "expected train labels from 0 to 1 (classes is 2), found 2"},
     "float_images": {"images are bytes of one size": "test.x to be uint8 (N, C, H, W), found torch.float32"},

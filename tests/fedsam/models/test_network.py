@@ -1,5 +1,7 @@
 """A module as a function of its parameter vector, and the running statistics beside it."""
 
+import copy
+
 import torch
 from torch import nn
 
@@ -47,3 +49,42 @@ def test_buffers_can_be_set() -> None:
     network.buffers = torch.arange(8.0)
     assert network.buffers.tolist() == list(range(8))
     assert Network(nn.Linear(1, 1)).buffers.shape == (0,)
+
+
+class Constants(nn.Module):
+    """Tensors of every kind that do not travel."""
+
+    def __init__(self, value: float = 1.0) -> None:
+        super().__init__()
+        self.free = nn.Linear(3, 2)
+        self.frozen = nn.Parameter(torch.full((2,), value), requires_grad=False)
+        for name, tensor in {"count": torch.tensor(3), "mask": torch.tensor([True, False]), "phase": torch.tensor([1 + 2j])}.items():
+            self.register_buffer(name, tensor)
+        self.register_buffer("mean", torch.zeros(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            self.frozen += 1
+            self.count += 1
+            self.mask.logical_not_()
+            self.phase = self.phase * 1j
+        return self.free(x) * self.frozen
+
+
+def test_what_does_not_travel_is_put_back_with_the_buffers() -> None:
+    network = Network(Constants())
+    assert network.constant_names == ["frozen", "count", "mask", "phase"]
+    before, start = copy.deepcopy(network.module.state_dict()), network.buffers
+    assert before["phase"].dtype == torch.complex64
+    network(network.initial, torch.randn(1, 3))
+    changed = network.module.state_dict()
+    assert not any(torch.equal(before[name], changed[name]) for name in network.constant_names)
+    network.buffers = start
+    after = network.module.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_constants_are_known_by_their_digest() -> None:
+    digests = [Network(Constants(value)).constants for value in (1.0, 1.0, 1.5)]
+    assert digests[0] == digests[1] != digests[2]
+    assert Network(nn.Linear(3, 2)).constants is None

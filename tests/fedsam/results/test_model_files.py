@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -42,6 +43,19 @@ def test_a_stored_model_is_the_one_of_the_run(tmp_path: Path, model: Any, precis
     assert all(torch.equal(state[name], expected[name]) and state[name].dtype == expected[name].dtype for name in state)
     x = torch.rand(3, 1, 32, 32, dtype=getattr(torch, precision))
     assert torch.equal(loaded(x), result.model.eval()(x))
+
+
+class Drawn(nn.Sequential):
+    """A model with a tensor that is in no file."""
+
+    def __init__(self, image: tuple[int, int, int], classes: int) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(int(np.prod(image)), classes))
+        self.register_buffer("features", torch.tensor(np.random.rand(3)), persistent=False)
+
+
+def test_tensors_that_are_in_no_file_are_those_of_the_run(tmp_path: Path) -> None:
+    result = made(tmp_path, model=f"{__name__}:Drawn", seed=7)
+    assert torch.equal(load_model(result.run_id, tmp_path).features.float(), result.model.features)
 
 
 def test_files_of_equal_models_are_equal(tmp_path: Path) -> None:
