@@ -116,6 +116,7 @@ class Run(Provenance):
         classes: Number of classes.
         startup: Seconds from the start of the run to its first round; None before.
         host: Name of the machine that the run was started on.
+        other_cpu: Share of the machine's CPU time that processes took that are not the run's; None where it was not measured.
     """
 
     id: str
@@ -133,6 +134,7 @@ class Run(Provenance):
     classes: int
     startup: float | None
     host: str
+    other_cpu: float | None
 
     def __repr__(self) -> str:
         return f"Run({self.id!r}, {self.method!r}, {self.dataset!r}, clients={self.clients}, seed={self.seed}, {self.status!r})"

@@ -8,14 +8,11 @@ a value that was not measured has no row. Only a NULL `peak_device_memory` means
 
 from __future__ import annotations
 
-import difflib
 import json
-import math
 import os
 import platform
 import shutil
 import sqlite3
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,10 +24,11 @@ from numpy.typing import NDArray
 
 from fedsam.config import ConfigError, Experiment
 from fedsam.results.config_hash import config_hash, digest
-from fedsam.results.database import DATABASE_NAME, connect, create_database, insert_statement, transaction
+from fedsam.results.database import DATABASE_NAME, connect, create_database, insert_statement, open_to_read, transaction
 from fedsam.results.processes import process_start_time
 from fedsam.results.provenance import Provenance
-from fedsam.results.rows import CLIENT_COLUMNS, ROUND_COLUMNS, ClientRow, Row, Run, Slice, Status
+from fedsam.results.reading import ResultsReader
+from fedsam.results.rows import CLIENT_COLUMNS, ROUND_COLUMNS, Row, Run, Slice, Status
 
 
 class DuplicateRunError(RuntimeError):
@@ -46,25 +44,24 @@ class DuplicateRunError(RuntimeError):
         self.run = run
 
 
-class Results:
+class Results(ResultsReader):
     """The open results file; a context manager that closes it."""
-
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
-        self._connection = connection
-        self.path = path
 
     @classmethod
     def open(cls, runs_dir: Path | str = "runs", *, create: bool = True) -> Self:
-        """Open the results in `runs_dir`; create the file if it is missing and `create` is true.
+        """Open the results in `runs_dir`, creating the file if it is missing.
+
+        Args:
+            create: False: the file must be there, and is opened for reading where it cannot be written.
 
         Raises:
             ConfigError: The folder cannot be created or read, or the file is missing, of another version, or of another program.
         """
         path = Path(runs_dir) / DATABASE_NAME
-        missing = not path.is_file() or not path.stat().st_size  # an empty file is one that is not made yet
-        if missing and not create:
-            raise ConfigError(f"runs_dir: '{runs_dir}' is not allowed: it holds no {DATABASE_NAME}; runs write one there")
+        if not create:
+            return cls(open_to_read(path), path)
         try:
+            missing = not path.is_file() or not path.stat().st_size  # an empty file is one that is not made yet
             path.parent.mkdir(parents=True, exist_ok=True)
             if missing:
                 create_database(path)
@@ -192,10 +189,10 @@ class Results:
         with transaction(self._connection) as connection:
             connection.execute("UPDATE runs SET startup = ? WHERE id = ?", (seconds, run))
 
-    def add_measures(self, run: str, round: int, measures: Mapping[str, float]) -> None:
-        """Add measures to a round that has been added."""
+    def record_other_cpu(self, run: str, share: float) -> None:
+        """Record the share of this machine's CPU time that other processes took during a run."""
         with transaction(self._connection) as connection:
-            connection.executemany("INSERT INTO measures VALUES (?, ?, ?, ?)", [(run, round, *item) for item in measures.items()])
+            connection.execute("UPDATE runs SET other_cpu = ? WHERE id = ?", (share, run))
 
     def add_slice(self, slice: Slice) -> None:
         """Add the losses of a slice; its round must have been added."""
@@ -203,103 +200,36 @@ class Results:
         with transaction(self._connection) as connection:
             connection.executemany("INSERT INTO slices VALUES (?, ?, ?, ?, ?, ?, ?, ?)", cells)
 
-    def slices(self, run: str) -> list[Slice]:
-        """The slices of a run, earlier rounds first."""
-        cells: defaultdict[tuple[int, str], dict[int, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
-        for entry in self._connection.execute("SELECT * FROM slices WHERE run = ? ORDER BY round, name, i, j", (run,)):
-            cells[entry["round"], entry["name"]][entry["i"]].append((entry["alpha"], _number(entry["loss"])))
-        return [
-            Slice(
-                run=run,
-                round=round,
-                name=name,
-                alphas=tuple(row[0][0] for row in rows.values()),
-                losses=tuple(tuple(loss for _, loss in row) for row in rows.values()),
-            )
-            for (round, name), rows in cells.items()
-        ]
+    def delete(self, name: str) -> Run:
+        """Delete a run and its files.
+
+        Raises:
+            ConfigError: No run, or more than one, has this id; or it is at work.
+        """
+        run = self.find_one(name)
+        if run.status == "running":
+            raise ConfigError(f"run: {name!r} is not allowed: run {run.id} is at work on {run.host}")
+        with transaction(self._connection):
+            self._delete(run.id)
+        self._remove_files(run.id)
+        return run
+
+    def set_tags(self, name: str, tags: Sequence[str]) -> Run:
+        """Give a run these tags in place of those that it has. Raises `ConfigError` where no run, or more than one, has this id."""
+        run = self.find_one(name)
+        with transaction(self._connection) as connection:
+            connection.execute("DELETE FROM tags WHERE run = ?", (run.id,))
+            connection.executemany("INSERT INTO tags VALUES (?, ?)", [(run.id, tag) for tag in dict.fromkeys(tags)])
+        return run
 
     def _delete(self, run: str) -> None:
-        for table in ("slices", "clients", "measures", "rounds", "holdings", "classes"):
+        for table in ("slices", "clients", "measures", "rounds", "holdings", "classes", "tags"):
             self._connection.execute(f"DELETE FROM {table} WHERE run = ?", (run,))
         self._connection.execute("DELETE FROM runs WHERE id = ?", (run,))
 
     def _remove_files(self, run: str) -> None:
         shutil.rmtree(self.path.parent / run, ignore_errors=True)
 
-    def runs_with_hash(self, config_hash: str, seed: int, dataset: str) -> list[Run]:
-        """The runs of an experiment with a seed on a dataset: finished ones first, then by age, oldest first."""
-        query = "SELECT * FROM runs WHERE config_hash = ? AND seed = ? AND dataset = ? ORDER BY status != 'finished', rowid"
-        return [Run.from_entry(row) for row in self._connection.execute(query, (config_hash, seed, dataset))]
-
-    def runs(self) -> list[Run]:
-        """Every run, oldest first."""
-        return [Run.from_entry(row) for row in self._connection.execute("SELECT * FROM runs ORDER BY rowid")]
-
-    def rounds(self, run: str) -> list[Row]:
-        """The rounds of a run, in order."""
-        measures: defaultdict[int, dict[str, float]] = defaultdict(dict)
-        clients: defaultdict[int, list[ClientRow]] = defaultdict(list)
-        for entry in self._connection.execute("SELECT round, name, value FROM measures WHERE run = ? ORDER BY round, name", (run,)):
-            measures[entry["round"]][entry["name"]] = _number(entry["value"])
-        for entry in self._connection.execute("SELECT * FROM clients WHERE run = ? ORDER BY client", (run,)):
-            values = {name: entry[name] for name in CLIENT_COLUMNS} | {"train_loss": _number(entry["train_loss"])}
-            clients[entry["round"]].append(ClientRow(**values))
-        rows = []
-        for entry in self._connection.execute("SELECT * FROM rounds WHERE run = ? ORDER BY round", (run,)):
-            values = {name: entry[name] for name in ROUND_COLUMNS} | {"train_loss": _number(entry["train_loss"])}
-            rows.append(Row(**values, measures=measures[entry["round"]], clients=tuple(clients[entry["round"]])))
-        return rows
-
-    def curve(self, run: str, measure: str) -> list[tuple[int, float]]:
-        """(round, value) of each evaluation of `measure`."""
-        query = "SELECT round, value FROM measures WHERE run = ? AND name = ? ORDER BY round"
-        return [(entry["round"], _number(entry["value"])) for entry in self._connection.execute(query, (run, measure))]
-
-    def label_distribution(self, run: str) -> NDArray[np.int64]:
-        """Number of examples of each client and class of a run, (clients, classes)."""
-        shape = self._connection.execute("SELECT clients, classes FROM runs WHERE id = ?", (run,)).fetchone()
-        counts = np.zeros(tuple(shape), dtype=np.int64)
-        found = [tuple(entry) for entry in self._connection.execute("SELECT client, class, examples FROM holdings WHERE run = ?", (run,))]
-        if found:
-            client, kind, examples = np.array(found).T
-            counts[client, kind] = examples
-        return counts
-
-    def class_names(self, run: str) -> tuple[str, ...]:
-        """The names of the classes of a run; empty if they have none."""
-        return tuple(name for (name,) in self._connection.execute("SELECT name FROM classes WHERE run = ? ORDER BY class", (run,)))
-
-    def find(self, names: Sequence[str]) -> list[Run]:
-        """The runs whose ids begin with one of `names`, in the order of `names`, each once.
-
-        Raises:
-            ConfigError: No id begins with a name; the message suggests the closest id.
-        """
-        known = self.runs()
-        found: dict[str, Run] = {}
-        for name in names:
-            fitting = {run.id: run for run in known if name and run.id.startswith(name)}
-            if not fitting:
-                near = difflib.get_close_matches(name, [run.id for run in known], n=1, cutoff=0.4)
-                hint = f", did you mean {near[0]!r}?" if near else ""
-                raise ConfigError(
-                    f"run: {name!r} is not known{hint}; {self.path} holds {len(known)} runs, an id or the start of one is allowed"
-                )
-            found |= fitting
-        return list(found.values())
-
-    def find_one(self, name: str) -> Run:
-        """The run whose id begins with `name`. Raises `ConfigError` where there is none, or more than one."""
-        found = self.find([name])
-        if len(found) > 1:
-            raise ConfigError(f"run: {name!r} is not allowed: {len(found)} runs begin so: {', '.join(one.id for one in found)}")
-        return found[0]
-
 
 def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value

@@ -103,11 +103,11 @@ class OtherProcesses:
     def __init__(self) -> None:
         self._start, self._busy, self._own = time.perf_counter(), _busy_seconds(), _own_seconds()
 
-    def read(self) -> dict[str, float]:
-        """`other_cpu_seconds`, of the `machine_cpu_seconds` that all CPUs had."""
+    def share(self) -> float:
+        """CPU time of other processes divided by that of all CPUs."""
         there = (time.perf_counter() - self._start) * (psutil.cpu_count() or 1)
         others = _busy_seconds() - self._busy - (_own_seconds() - self._own)
-        return {"other_cpu_seconds": min(max(others, 0.0), there), "machine_cpu_seconds": there}
+        return min(max(others / there, 0.0), 1.0)
 
 
 def _busy_seconds() -> float:

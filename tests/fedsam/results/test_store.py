@@ -327,8 +327,10 @@ def test_a_newer_file_is_refused(runs_dir: Path) -> None:
 def test_a_file_of_the_version_before_is_brought_up(runs_dir: Path) -> None:
     with Results.open(runs_dir) as results:
         run = start(results)
-        results._connection.execute("DROP TABLE classes")
-        results._connection.execute("ALTER TABLE runs DROP COLUMN heartbeat")
+        for table in ("classes", "tags"):
+            results._connection.execute(f"DROP TABLE {table}")
+        for column in ("heartbeat", "other_cpu"):
+            results._connection.execute(f"ALTER TABLE runs DROP COLUMN {column}")
         results._connection.execute("PRAGMA user_version = 2")
     for _ in range(2):
         with Results.open(runs_dir) as results:
