@@ -81,6 +81,15 @@ def literal(text: str) -> Text:
     return Text(printable(text, lines=True))
 
 
+def no_formula(text: str) -> str:
+    """A text of CSV that no spreadsheet takes for a formula: one that begins like a formula has an apostrophe before it.
+
+    >>> no_formula("=cmd|' /C calc'!A0"), no_formula("sgd")
+    ("'=cmd|' /C calc'!A0", 'sgd')
+    """
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
 def _scaled(value: float, units: Sequence[str]) -> str:
     power = 0
     while 999.5 <= abs(value) < math.inf and power < len(units) - 1:

@@ -15,8 +15,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.reporting.table import no_formula
-from fedsam.results.database import connect
+from fedsam.formatting import no_formula
+from fedsam.results.database import open_to_read
 
 if TYPE_CHECKING:
     import pyarrow
@@ -40,7 +40,7 @@ def export(database: Path, runs: Sequence[str], folder: Path, kind: Format) -> d
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = {}
-    with closing(connect(database)) as connection:
+    with closing(open_to_read(database)) as connection:
         connection.execute("BEGIN")
         for table in [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]:
             target = folder / f"{table}.{kind}"

@@ -11,6 +11,7 @@ from typing import Any
 
 from experiments.analysis.format import number
 from experiments.analysis.statistics import Estimate
+from fedsam.formatting import no_formula
 
 # None: there is no value; NaN: the run diverged. Units stand in titles or in the text of a value.
 Value = Estimate | str | float | int | None
@@ -107,15 +108,6 @@ def as_csv(table: ResultTable) -> str:
     for row in table.rows:
         writer.writerow([cell for value, two in zip(row, estimates, strict=True) for cell in _plain(value, two)])
     return buffer.getvalue()
-
-
-def no_formula(text: str) -> str:
-    """A text of CSV that no spreadsheet takes for a formula: one that begins like a formula has an apostrophe before it.
-
-    >>> no_formula("=cmd|' /C calc'!A0"), no_formula("sgd")
-    ("'=cmd|' /C calc'!A0", 'sgd')
-    """
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def _plain(value: Value, two: bool) -> Iterator[object]:
