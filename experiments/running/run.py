@@ -174,7 +174,7 @@ class Session:
             self._save(f"round-{round:05d}")
         # Actors of a Ray that others started are no processes of ours, and so would count as others'.
         if last and isinstance(self.grid, LocalGrid) and self.experiment.compute.ray_address is None:
-            self.results.add_measures(self.run_id, round, self._others.read())
+            self.results.record_other_cpu(self.run_id, self._others.share())
         if last and round < self.experiment.rounds:
             raise _BudgetSpentError
         return None

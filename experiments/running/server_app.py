@@ -15,7 +15,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from clients.optimizers import LocalOptimizer
 from experiments.running.grids import grids
-from experiments.running.progress import Callback
+from experiments.running.progress import Callback, shown
 from experiments.running.run import Result, Session
 from experiments.settings.catalogue import CheckedExperiment, check, sources
 from experiments.settings.presets import expand
@@ -50,6 +50,7 @@ def run(experiment: Experiment | Mapping[str, Any], callback: Callback | None = 
 
     Args:
         experiment: An `Experiment`, or plain settings such as a TOML file has.
+        callback: Is told of rounds; default: shows progress in a terminal or notebook. A plain `Callback` does nothing.
 
     Raises:
         ConfigError: A setting is wrong; nothing has started.
@@ -62,10 +63,10 @@ def run(experiment: Experiment | Mapping[str, Any], callback: Callback | None = 
             raise ConfigError("sweep: is not allowed here: `run` makes one run; `compare` makes those of a sweep")
         experiment = expand(experiment)
     checked = check(experiment)
-    callback = callback or Callback()
-    callback.plan([experiment])
-    with grids([experiment]) as grid_of:
-        return run_on(checked, *grid_of(experiment), callback)
+    with shown(callback) as progress:
+        progress.plan([experiment])
+        with grids([experiment]) as grid_of:
+            return run_on(checked, *grid_of(experiment), progress)
 
 
 @app.main()
