@@ -142,14 +142,13 @@ def notes(comparison: Comparison) -> list[str]:
 
 def _shared_machine(comparison: Comparison) -> list[str]:
     """A warning about times where the machine was shared; nothing where it was not, or that was not measured."""
-    at_once = [run for run in comparison.counted_runs if any(run.overlaps(other) for other in comparison.results.runs())]
-    measures = [entry.measures for entry in comparison.entries if "other_cpu_seconds" in entry.measures]
-    share = max((each["other_cpu_seconds"].mean / each["machine_cpu_seconds"].mean for each in measures), default=0.0)
-    causes = [f"{plural(len(at_once), 'run')} of {len(comparison.counted_runs)} went on beside another run"] if at_once else []
+    runs, every = comparison.counted_runs, comparison.results.runs()
+    at_once = [run for run in runs if any(run.overlaps(other) for other in every)]
+    share = max((run.other_cpu or 0.0 for run in runs), default=0.0)
+    causes = [f"{plural(len(at_once), 'run')} of {len(runs)} went on beside another run"] if at_once else []
     causes += [f"other programs took up to {100 * share:.0f} % of its CPU time"] if share > MAX_SHARE_OF_OTHERS else []
-    return (
-        [f"The machine was shared ({', '.join(causes)}): differences in time may come from that, not from the methods."] if causes else []
-    )
+    warning = f"The machine was shared ({', '.join(causes)}): differences in time may come from that, not from the methods."
+    return [warning] if causes else []
 
 
 def significance_note(comparison: Comparison) -> str:

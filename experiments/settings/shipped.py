@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from rich.markup import escape
 from rich.table import Table
 
 from fedsam.config import ConfigError, nearest
+from fedsam.formatting import literal
 
 FOLDER = Path(__file__).parents[1] / "configs"
 
@@ -46,5 +46,5 @@ def table() -> Table:
     result.add_column("name", style="bold cyan", no_wrap=True)
     result.add_column("meaning", overflow="fold")
     for name, path in configs().items():
-        result.add_row(name, escape(summary(path)))
+        result.add_row(name, literal(summary(path)))
     return result

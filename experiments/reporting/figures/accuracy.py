@@ -156,7 +156,7 @@ def pareto(points: Sequence[CostPoint], against: str, styles: MethodStyles, titl
             error = 100 * (point.accuracy.half_width or 0.0)
             axes.errorbar(point.cost / divisor, 100 * point.accuracy.mean, error, elinewidth=0.6, markersize=4.2, **style)
         for point in own:
-            # No point lies above and left of one on the front, so there is room for its name; that of the others is below and right of them.
+            # No point lies above and left of one on the front, so there is room for its name; the others have theirs below and right.
             where: dict[str, Any] = (
                 {"xytext": (-2, 2), "ha": "right", "va": "bottom"} if point in best else {"xytext": (2, -2), "ha": "left", "va": "top"}
             )
