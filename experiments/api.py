@@ -1,7 +1,8 @@
-"""The Python interface for comparing methods: `fedsam.compare`."""
+"""The Python interface for several runs: `fedsam.compare`, `fedsam.sweep` and `fedsam.report`."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,17 +11,19 @@ from typing import Any
 from experiments.planning.plan import plan_comparison
 from experiments.reporting.report import write_report
 from experiments.running.grids import DatasetCache, actor_groups
-from experiments.running.progress import Callback
+from experiments.running.progress import Callback, shown
+from experiments.running.run import Result
 from experiments.running.scheduler import Outcome, perform
 from experiments.settings.catalogue import CheckedExperiment
 from experiments.settings.presets import expand as expand_method
 from experiments.settings.sweep import expand
 from fedsam import plugins
-from fedsam.config import Experiment
+from fedsam.config import ConfigError, Experiment
+from fedsam.formatting import plural
 from fedsam.results.store import Results
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ComparisonResult:
     """The outcomes of a comparison, each experiment once.
 
@@ -32,6 +35,11 @@ class ComparisonResult:
     outcomes: tuple[Outcome, ...]
     runs_dir: Path
 
+    def __repr__(self) -> str:
+        counts = Counter(outcome.status for outcome in self.outcomes)
+        ended = ", ".join(f"{count} {status}" for status, count in counts.items())
+        return f"ComparisonResult({plural(len(self.outcomes), 'run')}: {ended}; runs_dir={str(self.runs_dir)!r})"
+
     @property
     def run_ids(self) -> list[str]:
         """Ids of the runs that were started."""
@@ -39,19 +47,53 @@ class ComparisonResult:
 
     def report(self, out: Path | str | None = None, *, baseline: str | None = None, target_accuracy: float | None = None) -> Path:
         """Write the report to a folder, by default below `runs_dir`; return the path of its page. Options are those of `fedsam report`."""
-        with Results.open(self.runs_dir, create=False) as results:
-            folder = Path(out or self.runs_dir / "reports" / self.run_ids[0])
-            return write_report(results, results.find(self.run_ids), folder, baseline, target_accuracy)
+        return report(self.run_ids, self.runs_dir, out, baseline=baseline, target_accuracy=target_accuracy)
+
+
+def sweep(settings: Mapping[str, Any]) -> list[Experiment]:
+    """The experiments of settings with a `sweep`, such as a TOML file has. Raises `ConfigError` where a setting of any is wrong."""
+    return expand(settings)
+
+
+def report(
+    runs: Sequence[str | Result],
+    runs_dir: Path | str = "runs",
+    out: Path | str | None = None,
+    *,
+    baseline: str | None = None,
+    target_accuracy: float | None = None,
+) -> Path:
+    """Write the report of runs to a folder, by default below `runs_dir`; return the path of its page. Options are those of `fedsam report`.
+
+    Args:
+        runs: Results of `run`, or ids of runs, or how they begin.
+
+    Raises:
+        ConfigError: A run is not known, no method is called like the baseline, or the target is no fraction.
+        ReportError: Figures could not be drawn; everything else is written.
+    """
+    names = [one if isinstance(one, str) else one.run_id for one in runs]
+    with Results.open(runs_dir, create=False) as results:
+        found = results.find(names)
+        if not found:
+            raise ConfigError("runs: at least one must be given")
+        return write_report(results, found, Path(out or Path(runs_dir) / "reports" / found[0].id), baseline, target_accuracy)
 
 
 def compare(
-    experiments: Sequence[Experiment | Mapping[str, Any]] | Mapping[str, Any], callback: Callback | None = None, *, parallel: int = 1
+    experiments: Sequence[Experiment | Mapping[str, Any]] | Mapping[str, Any],
+    callback: Callback | None = None,
+    *,
+    parallel: int = 1,
+    restart: bool = False,
 ) -> ComparisonResult:
     """Run the experiments that have not finished yet; a failed run does not stop the others.
 
     Args:
         experiments: Experiments, or their plain settings; or settings with a `sweep`, such as a TOML file has.
+        callback: Is told of rounds; default: shows progress in a terminal or notebook. A plain `Callback` does nothing.
         parallel: Runs at once, each with its share of the actors.
+        restart: Make runs again that seem to be at work on another machine; default: leave those to it, with the outcome `skipped`.
 
     Raises:
         ConfigError: A setting of any of them is wrong; nothing has started.
@@ -62,18 +104,19 @@ def compare(
         each = expand(experiments)
     else:
         each = [one if isinstance(one, Experiment) else expand_method(one) for one in experiments]
-    callback, cache = callback or Callback(), DatasetCache()
+    cache = DatasetCache()
     planned = plan_comparison(each, cache)
     todo = [one.checked for one in planned if one.finished_run is None]
-    made = iter(_made(todo, cache, callback, parallel))
+    with shown(callback) as progress:
+        made = iter(_made(todo, cache, progress, parallel, restart))
     outcomes = tuple(Outcome(one.finished_run.id, "finished") if one.finished_run else next(made) for one in planned)
     return ComparisonResult(outcomes, planned[0].experiment.runs_dir)
 
 
-def _made(todo: Sequence[CheckedExperiment], cache: DatasetCache, callback: Callback, parallel: int) -> list[Outcome]:
+def _made(todo: Sequence[CheckedExperiment], cache: DatasetCache, callback: Callback, parallel: int, restart: bool) -> list[Outcome]:
     if not todo:
         return []
     experiments = [checked.experiment for checked in todo]
     callback.plan(experiments)
     with actor_groups(experiments, parallel, cache, callback.phase) as groups:
-        return perform(todo, groups, callback, once=True)
+        return perform(todo, groups, callback, once=True, restart=restart)

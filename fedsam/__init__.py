@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from experiments.api import compare
+    from experiments.api import compare, report, sweep
     from experiments.running.server_app import run
     from fedsam.config import Experiment
     from fedsam.results.model_files import load_model
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     __version__: str
 
-__all__ = ["Experiment", "Results", "__version__", "compare", "load_model", "run"]
+__all__ = ["Experiment", "Results", "__version__", "compare", "load_model", "report", "run", "sweep"]
 
 # Flower reads this once, when it is imported: telemetry is off unless the user turns it on.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -24,7 +24,9 @@ _HOMES = {
     "Results": "fedsam.results.store",
     "compare": "experiments.api",
     "load_model": "fedsam.results.model_files",
+    "report": "experiments.api",
     "run": "experiments.running.server_app",
+    "sweep": "experiments.api",
 }
 
 

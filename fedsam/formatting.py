@@ -1,9 +1,17 @@
-"""Numbers and lists as text: counts, bytes and seconds to three significant digits, plurals, enumerations."""
+"""Numbers, lists and the text of others as text: counts, bytes and seconds to three significant digits, plurals, enumerations."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+# What moves the cursor, breaks a line, reverses the reading direction, or is half a character.
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def count(value: float) -> str:
@@ -54,13 +62,43 @@ def listed(values: Sequence[object]) -> str:
     return " and ".join(filter(None, [", ".join(str(value) for value in values[:-1]), str(values[-1])]))
 
 
+def printable(text: str, *, lines: bool = False) -> str:
+    r"""Text of others with its control characters as Python escapes them.
+
+    Args:
+        lines: Keep line breaks and tabs.
+
+    >>> printable("a\x1b[31m\nb")
+    'a\\x1b[31m\\nb'
+    """
+    return CONTROL.sub(lambda found: found[0] if lines and found[0] in "\n\t" else repr(found[0])[1:-1], text)
+
+
+def literal(text: str) -> Text:
+    """Text of others for rich: neither markup nor emoji codes count, and no control character but line breaks and tabs is left."""
+    from rich.text import Text
+
+    return Text(printable(text, lines=True))
+
+
+def no_formula(text: str) -> str:
+    """A text of CSV that no spreadsheet takes for a formula: one that begins like a formula has an apostrophe before it.
+
+    >>> no_formula("=cmd|' /C calc'!A0"), no_formula("sgd")
+    ("'=cmd|' /C calc'!A0", 'sgd')
+    """
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
 def _scaled(value: float, units: Sequence[str]) -> str:
     power = 0
-    while abs(value) >= 999.5 and power < len(units) - 1:
+    while 999.5 <= abs(value) < math.inf and power < len(units) - 1:
         value, power = value / 1000, power + 1
-    text = str(round(value)) if value == round(value) and not power else _digits(value)
+    text = str(round(value)) if math.isfinite(value) and value == round(value) and not power else _digits(value)
     return f"{text} {units[power]}".strip()
 
 
 def _digits(value: float) -> str:
+    if not abs(value) < 1e6:  # also inf and NaN
+        return f"{value:.2e}"
     return f"{value:.{max(0, 2 - int(math.log10(max(abs(value), 1))))}f}"

@@ -129,8 +129,8 @@ class UnknownRounds:
 
     >>> 3 / UnknownRounds("client.schedule: 'mine:ramp'")
     Traceback (most recent call last):
-    fedsam.component.ConfigError: client.schedule: 'mine:ramp' is not allowed with a budget: it depends on the number of rounds, which is not \
-known then (it must declare `uses_rounds`)
+    fedsam.component.ConfigError: client.schedule: 'mine:ramp' is not allowed with a budget: it depends on the number of rounds, which is \
+not known then (it must declare `uses_rounds`)
     """
 
     def __init__(self, who: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from experiments.analysis.curves import Curve, EqualCost, TimeToTarget, accuracy_curves, equal_costs, time_to_target
+from experiments.analysis.curves import Curve, EqualCost, TimeToTarget, equal_costs, measure_curves, time_to_target
 from experiments.analysis.labels import flatten
 from experiments.analysis.leaderboard import EntryKey, LeaderboardEntry, SeedGroup, seed_groups, summarize
 from experiments.analysis.statistics import Correlation, Estimate, holm_correction, paired_differences, ranks, sign_flip_test, spearman
@@ -68,6 +68,15 @@ class Comparison:
         """Client counts, ascending."""
         return sorted({group.clients for group in self.groups})
 
+    @property
+    def counted_runs(self) -> list[Run]:
+        """The runs behind the figures of the entries."""
+        return [run for group in self.groups for run in group.counted_runs]
+
+    def entry(self, key: EntryKey) -> LeaderboardEntry:
+        """The entry of a label and client count."""
+        return next(entry for entry in self.entries if entry.key == key)
+
     @cached_property
     def ranked_entries(self) -> list[LeaderboardEntry]:
         """Entries whose accuracies may be compared."""
@@ -104,8 +113,8 @@ class Comparison:
 
     @cached_property
     def curves(self) -> list[Curve]:
-        """Curves of the groups that were evaluated."""
-        return accuracy_curves(self.groups)
+        """Accuracy of the groups that were evaluated."""
+        return measure_curves(self.groups)
 
     @cached_property
     def targets(self) -> Mapping[int, float]:

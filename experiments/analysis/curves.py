@@ -1,9 +1,9 @@
-"""Accuracy as a function of cost: curves over seeds, the cost of reaching a target, accuracy at equal cost."""
+"""Accuracy and loss as functions of cost: curves over seeds, the cost of reaching a target, accuracy at equal cost."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,45 +12,53 @@ from numpy.typing import NDArray
 from experiments.analysis.cost import COSTS, EQUAL_COSTS, TARGET_COSTS
 from experiments.analysis.leaderboard import EntryKey, SeedGroup
 from experiments.analysis.statistics import Estimate
+from fedsam.results.final import final_measures
 from fedsam.results.rows import Row
+
+# What curves are drawn of; None where a round has no value.
+CURVE_MEASURES: Mapping[str, Callable[[Row], float | None]] = {
+    "test_accuracy": lambda row: row.measures.get("test_accuracy"),
+    "test_loss": lambda row: row.measures.get("test_loss"),
+    "train_loss": lambda row: row.train_loss,
+}
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Test accuracy of one method with one client count after each of R evaluated rounds, averaged over seeds.
+    """A measure of one method with one client count after each of R rounds, averaged over seeds.
 
     Attributes:
         label: The method.
         clients: The client count.
-        costs: By the names of `COSTS`: mean over seeds up to each round that all seeds have evaluated, (R,).
-        accuracy: Fractions (R,); NaN where a run diverged.
+        costs: By the names of `COSTS`: mean over seeds up to each round that all seeds have a value of, (R,).
+        values: Of the measure (R,), accuracies as fractions; NaN where a run diverged.
         half_width: Half-width of the 95 % interval over seeds (R,); NaN for one seed.
     """
 
     label: str
     clients: int
     costs: Mapping[str, NDArray[np.float64]]
-    accuracy: NDArray[np.float64]
+    values: NDArray[np.float64]
     half_width: NDArray[np.float64]
 
 
-def accuracy_curves(groups: Sequence[SeedGroup]) -> list[Curve]:
-    """The curve of each group that was evaluated, in the order of the groups."""
-    return [curve for group in groups if (curve := _curve(group)) is not None]
+def measure_curves(groups: Sequence[SeedGroup], measure: str = "test_accuracy") -> list[Curve]:
+    """The curve of each group that has the measure, a name of `CURVE_MEASURES`, in the order of the groups."""
+    return [curve for group in groups if (curve := _curve(group, CURVE_MEASURES[measure])) is not None]
 
 
-def _curve(group: SeedGroup) -> Curve | None:
-    runs = [{row.round: row for row in rows} for rows in group.evaluated_rows()]
+def _curve(group: SeedGroup, read: Callable[[Row], float | None]) -> Curve | None:
+    runs = [{row.round: (row, value) for row in group.rows[run.id] if (value := read(row)) is not None} for run in group.counted_runs]
     rounds = sorted(set.intersection(*(set(rows) for rows in runs)))
     if not rounds:
         return None
-    points = [Estimate.of([rows[round].measures["test_accuracy"] for rows in runs]) for round in rounds]
-    costs = {name: [[cost.from_row(rows[round]) for rows in runs] for round in rounds] for name, cost in COSTS.items()}
+    points = [Estimate.of([rows[round][1] for rows in runs]) for round in rounds]
+    costs = {name: [[cost.from_row(rows[round][0]) for rows in runs] for round in rounds] for name, cost in COSTS.items()}
     return Curve(
         label=group.label,
         clients=group.clients,
         costs={name: np.array(values, dtype=float).mean(axis=1) for name, values in costs.items() if not any(None in v for v in values)},
-        accuracy=np.array([point.mean for point in points]),
+        values=np.array([point.mean for point in points]),
         half_width=np.array([math.nan if point.half_width is None else point.half_width for point in points]),
     )
 
@@ -95,7 +103,7 @@ class EqualCost:
     Attributes:
         cost: A name of `COSTS`.
         value: The largest value that every run has reached.
-        accuracy: By label and client count: the last evaluation of each run within that cost; None where a run had none.
+        accuracy: By label and client count: the final accuracy of each run if it ended at that cost; None where a run had no evaluation.
     """
 
     cost: str
@@ -117,4 +125,5 @@ def equal_costs(groups: Sequence[SeedGroup]) -> list[EqualCost]:
 def _accuracy_within(group: SeedGroup, name: str, value: float) -> Estimate | None:
     limit = value * (1 + 1e-9)  # a sum of floats may miss its own value by a rounding error
     runs = [[row for row in rows if (COSTS[name].from_row(row) or 0.0) <= limit] for rows in group.evaluated_rows()]
-    return Estimate.of([rows[-1].measures["test_accuracy"] for rows in runs]) if all(runs) else None
+    last = group.evaluations_averaged(runs)
+    return Estimate.of([final_measures(rows, last)["test_accuracy"] for rows in runs]) if last else None

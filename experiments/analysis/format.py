@@ -13,10 +13,17 @@ def percent(estimate: Estimate | None) -> str:
 
 
 def number(estimate: Estimate | None) -> str:
-    """An estimate with its interval, to three decimals; `diverged` for NaN, a dash for None."""
+    """An estimate with its interval, to three decimals or in scientific notation; `diverged` for NaN, a dash for None.
+
+    >>> number(Estimate(1.2345, 0.01)), number(Estimate(3e26, 2e25)), number(Estimate(0.00001, None))
+    ('1.234 ± 0.010', '3.00e+26 ± 2e+25', '1.00e-05')
+    """
     if estimate is None:
         return "–"
-    return _with_interval(estimate, 1, 3) if math.isfinite(estimate.mean) else "diverged"
+    if not math.isfinite(estimate.mean):
+        return "diverged"
+    largest = max(abs(estimate.mean), estimate.half_width or 0.0)
+    return _with_interval(estimate, 1, 3) if estimate.mean == 0 or 5e-4 <= largest < 1e5 else _scientific(estimate)
 
 
 def points(estimate: Estimate) -> str:
@@ -38,7 +45,7 @@ def measure(estimate: Estimate) -> str:
         return number(estimate)
     power = math.floor(math.log10(abs(estimate.mean))) if estimate.mean else 0
     if not -5 <= power <= 5:
-        return f"{estimate.mean:.2e}" + ("" if estimate.half_width is None else f" ± {estimate.half_width:.0e}")
+        return _scientific(estimate)
     return _with_interval(estimate, 1, max(0, 2 - power))
 
 
@@ -49,6 +56,10 @@ def p_value(p: float) -> str:
     ('0.25', '<0.001')
     """
     return "<0.001" if p < 0.001 else f"{p:.2g}"
+
+
+def _scientific(estimate: Estimate) -> str:
+    return f"{estimate.mean:.2e}" + ("" if estimate.half_width is None else f" ± {estimate.half_width:.0e}")
 
 
 def _with_interval(estimate: Estimate, scale: float, digits: int) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedsam import overrides
+from fedsam.formatting import printable
 from fedsam.results.rows import Run
 
 METHOD_COMPONENTS = ("client.optimizer", "client.correction", "server.strategy")
@@ -19,7 +20,7 @@ Settings = Mapping[str, Any]
 
 
 def labels(runs: Sequence[Run]) -> dict[str, str]:
-    """A label for each run id: its name, preset or components, with the settings in which the runs differ."""
+    """A label of one line for each run id: its name, preset or components, with the settings in which the runs differ."""
     settings = {run.id: flatten(run) for run in runs}
     names = {run.id: run.name or run.config.get("method", "") for run in runs}
     peers = {name: [settings[run.id] for run in runs if names[run.id] == name] for name in names.values()}
@@ -39,17 +40,8 @@ def label(settings: Settings, shown: Sequence[Settings], name: str = "") -> str:
         method.insert(0, settings["client.optimizer.name"])
     keys = [key for key in settings if key not in UNLABELLED and not any(key.startswith(f"{component}.") for component in COMPONENTS)]
     rest = [f"{key.rpartition('.')[2]}={_plain(settings[key])}" for key in keys if _varies(key, shown, by_count=key in PER_CLIENT_COUNT)]
-    return ", ".join(
-        filter(
-            None,
-            [
-                name,
-                " × ".join(method),
-                *(varied[component] for component in COMPONENTS if component in varied and component not in METHOD_COMPONENTS),
-                *rest,
-            ],
-        )
-    )
+    others = [varied[component] for component in COMPONENTS if component in varied and component not in METHOD_COMPONENTS]
+    return printable(", ".join(filter(None, [name, " × ".join(method), *others, *rest])))
 
 
 def _varied(settings: Settings, shown: Sequence[Settings], component: str) -> str:

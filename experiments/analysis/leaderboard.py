@@ -16,16 +16,12 @@ import numpy as np
 from experiments.analysis.cost import run_cost
 from experiments.analysis.labels import labels
 from experiments.analysis.statistics import Estimate, interquartile_mean
+from fedsam.formatting import listed
+from fedsam.results.final import diverged_round, final_measures
 from fedsam.results.rows import Row, Run, cumulative
 from fedsam.results.store import Results
 
 EntryKey = tuple[str, int]  # label and client count
-
-# These are averaged over the last evaluations; of any other measure the last value counts.
-AVERAGED_MEASURES = (
-    *("test_accuracy", "test_loss", "calibration_error", "client_accuracy", "client_loss"),
-    *(f"client_accuracy_{name}" for name in ("mean", "std", "worst10")),
-)
 
 
 @dataclass(frozen=True)
@@ -36,11 +32,10 @@ class LeaderboardEntry:
         label: The method.
         clients: The client count.
         seeds: Of the runs that count.
-        status: `finished`, or the status and progress of its most advanced run.
+        status: `finished`, or the status and progress of its most advanced run, and which runs diverged.
         evaluations_averaged: Number of evaluations behind the final figures of each run; 0 when there was none.
         final_accuracies: Final test accuracy of each seed, a fraction.
-        measures: Final value of each measure that all its runs have, with `gap` (accuracy on the clients' examples minus test accuracy,
-            after the same round) and `loss_gap` (test loss minus loss on the clients' examples).
+        measures: Final value of each measure that all its runs have, as of `final_measures`.
         rounds: Fewest rounds of its runs.
         costs: Totals of a run, mean over seeds, by the names of `run_cost`.
         excluded_runs: Number of runs that do not count: unfinished, or a repetition of a seed.
@@ -87,12 +82,14 @@ class SeedGroup:
         clients: The client count.
         runs: All of them.
         rows: By run id, the rows with cumulative costs of the runs that count.
+        diverged: By run id, the round since which a run that counts is diverged.
     """
 
     label: str
     clients: int
     runs: tuple[Run, ...]
     rows: Mapping[str, Sequence[Row]]
+    diverged: Mapping[str, int]
 
     @property
     def key(self) -> EntryKey:
@@ -108,6 +105,10 @@ class SeedGroup:
         """For each counted run the rows that have a test accuracy."""
         return [[row for row in self.rows[run.id] if "test_accuracy" in row.measures] for run in self.counted_runs]
 
+    def evaluations_averaged(self, evaluated: Sequence[Sequence[Row]]) -> int:
+        """Number of evaluations behind the final accuracy of each run, the same for all: `measure.last`, or as many as each has."""
+        return min(int(self.runs[0].config["measure"]["last"]), *(len(rows) for rows in evaluated))
+
 
 def seed_groups(results: Results, runs: Sequence[Run]) -> list[SeedGroup]:
     """Runs grouped by method and client count: fewer clients first, methods in the order of their first run."""
@@ -116,9 +117,15 @@ def seed_groups(results: Results, runs: Sequence[Run]) -> list[SeedGroup]:
         members[run.clients, names[run.id]].append(run)
     order = list(dict.fromkeys(names[run.id] for run in runs))
     return [
-        SeedGroup(label, clients, tuple(group), {run.id: cumulative(results.rounds(run.id)) for run in _counted(group)})
+        _seed_group(results, label, clients, group)
         for (clients, label), group in sorted(members.items(), key=lambda item: (item[0][0], order.index(item[0][1])))
     ]
+
+
+def _seed_group(results: Results, label: str, clients: int, runs: Sequence[Run]) -> SeedGroup:
+    rows = {run.id: results.rounds(run.id) for run in _counted(runs)}
+    diverged = {run: round for run, own in rows.items() if (round := diverged_round(own)) is not None}
+    return SeedGroup(label, clients, tuple(runs), {run: cumulative(own) for run, own in rows.items()}, diverged)
 
 
 def _counted(runs: Sequence[Run]) -> list[Run]:
@@ -139,15 +146,15 @@ def _order(entry: LeaderboardEntry) -> tuple[int, bool, float]:
 
 def _entry(group: SeedGroup) -> LeaderboardEntry:
     runs, evaluated = group.counted_runs, group.evaluated_rows()
-    averaged = min(group.runs[0].config["measure"]["last"], *(len(rows) for rows in evaluated))
+    averaged = group.evaluations_averaged(evaluated)
     rounds = [len(group.rows[run.id]) for run in runs]
-    finals = [_final_measures(group.rows[run.id], averaged) for run in runs]
+    finals = [final_measures(group.rows[run.id], averaged) for run in runs]
     costs = [run_cost(run, group.rows[run.id][-1]) for run in runs if group.rows[run.id]]
     return LeaderboardEntry(
         label=group.label,
         clients=group.clients,
         seeds=tuple(run.seed for run in runs),
-        status=_status(runs, rounds),
+        status=_status(runs, rounds, sorted(group.diverged.values())),
         evaluations_averaged=averaged,
         final_accuracies={run.seed: final["test_accuracy"] for run, final in zip(runs, finals, strict=True) if averaged},
         measures={name: Estimate.of([final[name] for final in finals]) for name in _common_names(finals)},
@@ -157,38 +164,16 @@ def _entry(group: SeedGroup) -> LeaderboardEntry:
     )
 
 
-def _status(runs: Sequence[Run], rounds: Sequence[int]) -> str:
+def _status(runs: Sequence[Run], rounds: Sequence[int], diverged: Sequence[int]) -> str:
     statuses = " or ".join(dict.fromkeys(run.status for run in runs))
+    share = f"{len(diverged)} of {len(runs)} runs " if len(runs) > 1 else ""
+    divergence = f"{share}diverged in round {listed(list(dict.fromkeys(diverged)))}" if diverged else ""
     if statuses == "finished":
-        return statuses
+        return divergence or statuses
     done, furthest = max(zip(rounds, runs, strict=True), key=lambda item: item[0])
-    return f"{statuses} after round {done} of {furthest.config['rounds']}"
+    return f"{statuses} after round {done} of {furthest.config['rounds']}{divergence and f', {divergence}'}"
 
 
 def _common_names(tables: Sequence[Mapping[str, float]]) -> list[str]:
     """The names that all tables have."""
     return [name for name in tables[0] if all(name in table for table in tables)] if tables else []
-
-
-def _final_measures(rows: Sequence[Row], averaged: int) -> dict[str, float]:
-    """Measures of a run at its end, those of `AVERAGED_MEASURES` over its last evaluations, `averaged` in number."""
-    final: dict[str, float] = {}
-    for row in rows:
-        final |= {**row.measures, **_gaps(row.measures)}
-    tail = [row.measures for row in rows if "test_accuracy" in row.measures][-averaged:] if averaged else []
-    for name in AVERAGED_MEASURES:
-        values = [measures[name] for measures in tail if name in measures]
-        if values:
-            final[name] = float(np.mean(values))
-        else:
-            final.pop(name, None)
-    return final
-
-
-def _gaps(measures: Mapping[str, float]) -> dict[str, float]:
-    if not measures.keys() >= {"union_accuracy", "union_loss", "test_accuracy", "test_loss"}:
-        return {}
-    return {
-        "gap": measures["union_accuracy"] - measures["test_accuracy"],
-        "loss_gap": measures["test_loss"] - measures["union_loss"],
-    }

@@ -40,7 +40,9 @@ class Estimate:
         """
         if len(values) == 1:
             return cls(float(values[0]), None)
-        return cls(float(np.mean(values)), float(stdtrit(len(values) - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(len(values))))
+        with np.errstate(invalid="ignore", over="ignore"):  # of a run that diverged
+            deviation = np.std(values, ddof=1)
+        return cls(float(np.mean(values)), float(stdtrit(len(values) - 1, 0.975) * deviation / math.sqrt(len(values))))
 
     @property
     def excludes_zero(self) -> bool:

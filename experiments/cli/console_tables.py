@@ -9,13 +9,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
+from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from experiments.settings.presets import COMPONENT_KEYS, PRESETS, Preset, expand
 from fedsam import plugins, wording
 from fedsam.config import ConfigError
 from fedsam.documentation import descriptions
+from fedsam.formatting import literal
 from fedsam.registry import Registry, hyperparameters
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from clients.optimizers.base import LocalOptimizer
-    from fedsam.results.rows import Run
+    from fedsam.results.listing import ListedRun
 
 Entry = Callable[..., Any]
 MAX_CLIENTS = 20  # in the table of a label distribution
@@ -70,10 +72,10 @@ def components_table(kind: str, entries: Mapping[str, Entry | Preset]) -> Table:
     result.add_column("meaning", overflow="fold", min_width=30, max_width=80)
     for name, component in components.items():
         result.add_section()
-        result.add_row(name, "", "", "", escape(component.summary))
+        result.add_row(literal(name), "", "", "", literal(component.summary))
         _add(result, [setting for setting in component.settings if setting not in shared])
         if component.source:
-            result.add_row("", "", "", "", f"[dim]{escape(component.source)}[/dim]")
+            result.add_row("", "", "", "", Text.assemble(literal(component.source), style="dim"))
     if shared:
         result.add_section()
         result.add_row("all", "", "", "", f"Settings of all {kind}.")
@@ -150,8 +152,8 @@ def methods(names: Sequence[str]) -> Table:
         costs = dataclasses.astuple(cost(Method.of(experiment), experiment.rounds))
         rest = ", ".join(f"{key} = {wording.value(value)}" for key, value in preset.settings.items() if key not in NAME_KEYS)
         result.add_section()
-        result.add_row(name, preset.expansion, *(f"{value:g}" for value in costs), escape(rest))
-        result.add_row("", *[""] * 7, f"[dim]{escape(f'Source: {preset.source}')}[/dim]")
+        result.add_row(name, preset.expansion, *(f"{value:g}" for value in costs), literal(rest))
+        result.add_row("", *[""] * 7, Text.assemble(literal(f"Source: {preset.source}"), style="dim"))
     return result
 
 
@@ -161,19 +163,37 @@ def _shared(settings: Sequence[tuple[Setting, ...]]) -> tuple[Setting, ...]:
 
 def _add(result: Table, settings: Sequence[Setting]) -> None:
     for setting in settings:
-        result.add_row("", setting.name, escape(setting.default), escape(setting.allowed), escape(setting.meaning))
+        result.add_row("", *map(literal, (setting.name, setting.default, setting.allowed, setting.meaning)))
 
 
-def runs(entries: Sequence[tuple[Run, int]]) -> Table:
-    """Runs and how many rounds each has finished."""
-    result = Table(header_style="bold")
-    for column in ("run", "name", "status", "rounds", "dataset", "clients", "seed", "started (UTC)"):
-        result.add_column(column, overflow="fold", justify="right" if column in ("rounds", "clients", "seed") else "left")
-    for run, rounds in entries:
-        dataset = run.dataset if run.dataset == run.dataset_wanted else f"{run.dataset} (not {run.dataset_wanted})"
-        done = f"{rounds}" if run.config.get("budget") else f"{rounds}/{run.config['rounds']}"
-        cells = (run.id, run.name, run.status, done, dataset, str(run.clients), str(run.seed), run.started[:19].replace("T", " "))
-        result.add_row(*(escape(cell) for cell in cells))
+def runs(entries: Sequence[ListedRun]) -> Table:
+    """Runs, what they came to, and how many rounds each has finished; ids stay in one piece."""
+    result = Table(box=box.SIMPLE_HEAD, padding=(0, 0), header_style="bold", show_edge=False)
+    result.add_column("run", no_wrap=True, min_width=max((len(one.run.id) for one in entries), default=0))
+    result.add_column("method", overflow="fold", min_width=9)
+    result.add_column("dataset", overflow="fold", min_width=6)
+    for column in ("cli-\nents", "seed", "rounds", "accu-\nracy"):
+        result.add_column(column, justify="right", no_wrap=True)
+    result.add_column("status", no_wrap=True)
+    if any(one.tags for one in entries):
+        result.add_column("tags", overflow="fold", min_width=5)
+    for one in entries:
+        run = one.run
+        cells = [
+            run.id,
+            run.method,
+            run.dataset if run.dataset == run.dataset_wanted else f"{run.dataset}*",
+            str(run.clients),
+            str(run.seed),
+            f"{one.rounds}" if run.config.get("budget") else f"{one.rounds}/{run.config['rounds']}",
+            "–" if one.accuracy is None else f"{100 * one.accuracy:.2f}",
+            one.status,
+            ", ".join(one.tags),
+        ]
+        result.add_row(*(literal(cell) for cell in cells[: len(result.columns)]))
+    swapped = {(one.run.dataset_wanted, one.run.dataset) for one in entries if one.run.dataset != one.run.dataset_wanted}
+    result.caption = literal("\n".join(f"* {used} in the place of {wanted}" for wanted, used in sorted(swapped)))
+    result.caption_justify = "left"
     return result
 
 
@@ -185,9 +205,9 @@ def label_distribution(counts: NDArray[np.integer[Any]], names: Sequence[str] = 
     """
     sizes, kinds = counts.sum(axis=1), (counts > 0).sum(axis=1)
     result = Table(header_style="bold", caption=f"the first {MAX_CLIENTS} of {len(counts)} clients" if len(counts) > MAX_CLIENTS else None)
-    kinds_named = map(escape, names) if names else (f"class\n{kind}" for kind in range(counts.shape[1]))
+    kinds_named = names or [f"class\n{kind}" for kind in range(counts.shape[1])]
     for column in ("client", "examples", "classes", *kinds_named):
-        result.add_column(column, justify="right")
+        result.add_column(literal(column), justify="right")
     for client, row in enumerate(counts[:MAX_CLIENTS]):
         result.add_row(str(client), str(sizes[client]), str(kinds[client]), *(str(count) if count else "." for count in row))
     result.add_section()

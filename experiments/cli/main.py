@@ -1,7 +1,8 @@
 """The command `fedsam`, and its subcommands.
 
 Commands import torch, Ray, Flower and numpy inside their functions, so that help and completion are fast.
-Exit codes: 0 success; 1 a run failed; 2 wrong usage or configuration; 130 interrupted (Ctrl-C); 143 terminated.
+Exit codes: 0 success; 1 a run failed; 2 wrong usage or configuration; 3 a run is left to another process;
+130 interrupted (Ctrl-C); 143 terminated.
 """
 
 from __future__ import annotations

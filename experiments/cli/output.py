@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,24 +14,59 @@ from typing import TYPE_CHECKING
 import typer
 from rich.console import Console
 
+from fedsam.component import ConfigError
+from fedsam.formatting import literal, printable
+
 if TYPE_CHECKING:
     from rich.table import Table
 
     from experiments.running import progress
     from experiments.running.scheduler import Outcome
 
-FAILED, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+FAILED, USAGE, UNFINISHED, INTERRUPTED, TERMINATED = 1, 2, 3, 130, 143
 SECOND_SIGNAL_SECONDS = 10.0  # after which a second signal interrupts a shutdown that takes long
 
 
 def print_error(text: str) -> None:
-    """Print an error in one line on stderr."""
-    Console(stderr=True).print(f"fedsam: {text}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+    """Print an error on stderr, without breaking its lines."""
+    Console(stderr=True).print(literal(f"fedsam: {text}"), style="bold red", highlight=False, soft_wrap=True)
+
+
+def print_line(text: str) -> None:
+    """Print a line on stdout that may hold text of others, such as names and paths."""
+    typer.echo(printable(text))
+
+
+def check_folder(folder: Path, option: str) -> None:
+    """Create a folder to write to. Raises `ConfigError` where it cannot be created or written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(f"{option}: '{folder}' is not allowed: must be a folder that can be written ({reason(error)})") from None
+
+
+def check_file(file: Path, option: str) -> None:
+    """Check that a file can be written, without changing what it holds. Raises `ConfigError` where it cannot."""
+    try:
+        there = file.exists()
+        with file.open("ab"):
+            pass
+        if not there:
+            file.unlink()
+    except OSError as error:
+        raise ConfigError(f"{option}: '{file}' is not allowed: must be a file that can be written ({reason(error)})") from None
+
+
+def reason(error: OSError) -> str:
+    """Why something failed, in the words of the operating system where it has any."""
+    return error.strerror or str(error)
 
 
 def print_warning(text: str) -> None:
     """Print a warning in one line on stderr."""
-    Console(stderr=True).print(f"fedsam: {text}", style="bold yellow", markup=False, highlight=False, soft_wrap=True)
+    Console(stderr=True).print(literal(f"fedsam: {text}"), style="bold yellow", highlight=False, soft_wrap=True)
 
 
 def print_table(table: Table) -> None:
@@ -93,22 +129,37 @@ def graceful_shutdown(message: str) -> Iterator[list[Callable[[], None]]]:
 
 def report_runs(
     ids: Sequence[str], folder: Path, out: Path | None = None, *, baseline: str | None = None, target_accuracy: float | None = None
-) -> None:
-    """Print the leaderboard of runs and write their report to `out`, by default below `folder`.
+) -> bool:
+    """Print the leaderboard of runs and write their report to `out`, by default below `folder`; whether all of it could be written.
+
+    What cannot be written is said on stderr: it changes nothing about runs that have finished.
 
     Args:
         baseline: The method that the others are compared with; default: as of `compare_runs`, also for the target accuracy.
     """
     from experiments.reporting.console import leaderboard_table
-    from experiments.reporting.report import write_report
+    from experiments.reporting.report import ReportError, write_report
     from fedsam.results.store import Results
 
     if not ids:
-        return
-    with Results.open(folder, create=False) as results:
-        runs = results.find(ids)
-        print_table(leaderboard_table(results, runs, baseline, target_accuracy))
-        typer.echo(f"report: {write_report(results, runs, out or folder / 'reports' / ids[0], baseline, target_accuracy)}")
+        return True
+    target = out or folder / "reports" / ids[0]
+    try:
+        with Results.open(folder, create=False) as results:
+            runs = results.find(ids)
+            print_table(leaderboard_table(results, runs, baseline, target_accuracy))
+            print_line(f"report: {write_report(results, runs, target, baseline, target_accuracy)}")
+        return True
+    except ConfigError:
+        raise
+    except ReportError as error:
+        print_line(f"report: {error.path}")
+        print_error(f"report: {error}")
+    except OSError as error:
+        print_error(f"report: '{target}' cannot be written ({reason(error)})")
+    except Exception as error:
+        print_error(f"report: failed ({type(error).__name__}: {error}); the runs are kept: {', '.join(ids)}")
+    return False
 
 
 def exit_on_failure(outcomes: Sequence[Outcome]) -> None:
@@ -119,3 +170,16 @@ def exit_on_failure(outcomes: Sequence[Outcome]) -> None:
         print_error(f"{what}: {outcome.error}")
     if failures:
         raise typer.Exit(FAILED)
+
+
+def exit_on_unfinished(ids: Sequence[str | None], folder: Path) -> None:
+    """Name the runs that were left to another process and have not ended, and exit with `UNFINISHED` if there are any."""
+    from fedsam.results.store import Results
+
+    with Results.open(folder, create=False) as results:
+        left = [run for run in results.find([run_id for run_id in ids if run_id]) if run.status in ("running", "interrupted")]
+    for run in left:
+        state = "is at work" if run.status == "running" else "was interrupted"
+        print_error(f"run {run.id} {state} on {run.host}: start this again later, or with --restart if its process there is gone")
+    if left:
+        raise typer.Exit(UNFINISHED)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
 from experiments.analysis import labels
@@ -19,7 +18,7 @@ from experiments.running.grids import DatasetCache
 from experiments.settings.catalogue import CheckedExperiment, check, sources
 from fedsam.config import ConfigError, Experiment
 from fedsam.data.federated import partition_examples
-from fedsam.formatting import count, duration, size
+from fedsam.formatting import count, duration, literal, size
 from fedsam.results.config_hash import config_hash
 from fedsam.results.database import DATABASE_NAME
 from fedsam.results.provenance import provenance, source_hashes
@@ -129,7 +128,7 @@ def plan_table(planned: Sequence[PlannedRun], forecasts: Mapping[EntryKey, Forec
     for (label, clients), members in groups.items():
         done, forecast = sum(one.finished_run is not None for one in members), forecasts.get((label, clients))
         cells = _cells(forecast) if forecast else ("–",) * 5
-        result.add_row(escape(label), str(clients), str(len(members)), str(done or ""), *cells)
+        result.add_row(literal(label), str(clients), str(len(members)), str(done or ""), *cells)
     return result
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from experiments.analysis.comparison import Comparison, compare_runs
 from experiments.analysis.cost import COSTS
@@ -14,7 +14,7 @@ from experiments.analysis.format import number, p_value, percent, points
 from experiments.analysis.leaderboard import LeaderboardEntry
 from experiments.analysis.statistics import Estimate
 from experiments.reporting import tables, text
-from fedsam.formatting import count
+from fedsam.formatting import count, literal
 from fedsam.results.rows import Run
 from fedsam.results.store import Results
 
@@ -23,21 +23,22 @@ def leaderboard_table(results: Results, runs: Sequence[Run], baseline: str | Non
     """The leaderboard with notes on how to read it and on unfinished runs. Raises as `compare_runs`."""
     comparison = compare_runs(results, runs, baseline, target_accuracy)
     rows = [_cells(comparison, entry) for entry in comparison.entries]
+    warning = text.fallback_warning(runs)
     table = Table(
-        box=box.SIMPLE_HEAD, padding=(0, 0), header_style="bold", title=text.fallback_warning(runs) or None, title_style="bold red"
+        box=box.SIMPLE_HEAD, padding=(0, 0), header_style="bold", title=Text(warning) if warning else None, title_style="bold red"
     )
     columns = [column for column in rows[0] if any(row[column] for row in rows)]
     for column in columns:
         is_name = column == "method"
         table.add_column(
-            column, justify="left" if is_name else "right", overflow="fold", no_wrap=not is_name, min_width=8 if is_name else None
+            literal(column), justify="left" if is_name else "right", overflow="fold", no_wrap=not is_name, min_width=8 if is_name else None
         )
     best = tables.best_rows(comparison.entries)
     for index, row in enumerate(rows):
-        table.add_row(*(escape(row[column] or "–") for column in columns), style="bold" if index in best else "")
+        table.add_row(*(literal(row[column] or "–") for column in columns), style="bold" if index in best else "")
     unfinished = [f"{entry.label}, {entry.clients} clients: {entry.status}." for entry in comparison.entries if entry.status != "finished"]
     sentences = [*text.notes(comparison), text.significance_note(comparison), *unfinished]
-    table.caption = escape("\n".join(filter(None, sentences)))
+    table.caption = literal("\n".join(filter(None, sentences)))
     table.caption_justify = "left"
     return table
 
@@ -53,7 +54,7 @@ def _cells(comparison: Comparison, entry: LeaderboardEntry) -> dict[str, str]:
     return {
         "method": entry.label,
         "clients": str(entry.clients),
-        "accuracy\n(%)": percent(entry.accuracy).removesuffix(" %"),
+        "accuracy\n(%)": "diverged" if "diverged" in entry.status else percent(entry.accuracy).removesuffix(" %"),
         "loss": number(Estimate(loss.mean, None)) if loss and not comparison.paired_tests else "",
         f"above {baseline}\n(points)": points(test.difference) if test else "",
         "p": p_value(test.adjusted_p_value) if test and test.adjusted_p_value is not None else "",

@@ -1,5 +1,6 @@
 """The tables of a results database as Parquet or CSV files, for pandas, polars, R and spreadsheets.
 
+Texts of CSV that a spreadsheet would take for a formula have an apostrophe before them.
 A NULL of the database that stands for NaN is NaN in the files; a value that was not measured is null in Parquet and empty in CSV.
 """
 
@@ -14,7 +15,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedsam.results.database import connect
+from fedsam.formatting import no_formula
+from fedsam.results.database import open_to_read
 
 if TYPE_CHECKING:
     import pyarrow
@@ -38,7 +40,7 @@ def export(database: Path, runs: Sequence[str], folder: Path, kind: Format) -> d
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = {}
-    with closing(connect(database)) as connection:
+    with closing(open_to_read(database)) as connection:
         connection.execute("BEGIN")
         for table in [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]:
             target = folder / f"{table}.{kind}"
@@ -59,19 +61,21 @@ def _write(connection: sqlite3.Connection, table: str, runs: str, target: Path, 
     query = f"SELECT * FROM {table} WHERE {order[0]} IN (SELECT value FROM json_each(?)) ORDER BY {', '.join(order)}"
     partial, rows = target.with_name(f".{target.name}.partial"), 0
     with {Format.PARQUET: ParquetWriter, Format.CSV: CSVWriter}[kind](partial, schema) as writer:
-        for batch in _batches(connection.execute(query, (runs,)), table, schema):
+        for batch in _batches(connection.execute(query, (runs,)), table, schema, escape=kind is Format.CSV):
             writer.write_batch(batch)
             rows += batch.num_rows
     partial.replace(target)
     return rows
 
 
-def _batches(cursor: sqlite3.Cursor, table: str, schema: pyarrow.Schema) -> Iterator[pyarrow.RecordBatch]:
+def _batches(cursor: sqlite3.Cursor, table: str, schema: pyarrow.Schema, *, escape: bool) -> Iterator[pyarrow.RecordBatch]:
     import pyarrow
 
     while rows := cursor.fetchmany(BATCH_ROWS):
         arrays = []
         for field, column in zip(schema, zip(*rows, strict=True), strict=True):
             values = [math.nan if value is None else value for value in column] if (table, field.name) in NAN_COLUMNS else column
+            if escape:
+                values = [no_formula(value) if isinstance(value, str) else value for value in values]
             arrays.append(pyarrow.array(values, field.type))
         yield pyarrow.record_batch(arrays, schema=schema)

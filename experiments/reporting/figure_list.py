@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.analysis.comparison import Comparison
 from experiments.analysis.cost import COSTS
+from experiments.analysis.curves import Curve, measure_curves
 from experiments.analysis.labels import component_text, flatten
 from experiments.reporting import figures, tables
-from experiments.reporting.figures import ClientAccuracy, CostPoint, FlatnessPoint, MethodSlice, MethodStyles
+from experiments.reporting.figures import ClassAccuracy, ClientAccuracy, CostPoint, FlatnessPoint, MethodSlice, MethodStyles
 from experiments.reporting.text import fallback_warning
 from fedsam.formatting import listed, plural
 from fedsam.results.rows import Run, Slice
 
-SECTIONS = ("accuracy", "clients", "fronts", "spread", "flatness", "slices", "planes", "holdings")
+SECTIONS = ("accuracy", "loss", "clients", "fronts", "classes", "spread", "flatness", "slices", "planes", "holdings")
 CURVE_COSTS = {
     "rounds": "rounds",
     "gradient_evaluations": "compute: one gradient evaluation is one example forward and backward, on any client",
@@ -27,6 +29,7 @@ CURVE_COSTS = {
     "bytes": "bytes that the server and its clients exchanged",
     "simulated_seconds": "simulated time: a round lasts as long as its slowest client",
 }
+LOSSES = {"test_loss": "test loss", "train_loss": "training loss"}
 MAX_BANDS = 4  # with more methods, curves are drawn without their intervals
 TOTAL_COSTS = ("gradient_evaluations", "client_seconds", "bytes", "wall_seconds")
 
@@ -38,23 +41,25 @@ class ReportFigure:
     Attributes:
         section: One of `SECTIONS`.
         name: Stem of its file names.
-        figure: The drawing.
         caption: Plain text.
+        draw: Draws it.
     """
 
     section: str
     name: str
-    figure: Figure
     caption: str
+    draw: Callable[[], Figure]
 
 
 def report_figures(comparison: Comparison) -> Iterator[ReportFigure]:
-    """Draw every figure for which the runs have data."""
+    """Every figure for which the runs have data."""
     styles, title = figures.method_styles(comparison.methods), fallback_warning(comparison.runs)
     yield from _curves(comparison, styles, title)
+    yield from _losses(comparison, styles, title)
     if len({entry.clients for entry in comparison.ranked_entries}) > 1:
         yield from _client_counts(comparison, styles, title)
     yield from _fronts(comparison, styles, title)
+    yield from _class_accuracies(comparison, title)
     yield from _client_accuracies(comparison, styles, title)
     yield from _flatness(comparison, styles, title)
     yield from _slices(comparison, styles, title)
@@ -66,14 +71,31 @@ def _curves(comparison: Comparison, styles: MethodStyles, title: str) -> Iterato
         curves = [curve for curve in comparison.curves if name in curve.costs]
         if not curves:
             continue
-        bands = len({curve.label for curve in curves}) <= MAX_BANDS
-        caption = f"Test accuracy against {words}."
-        if any(np.isfinite(curve.half_width).any() for curve in curves):
-            in_leaderboard = "Means over seeds; their intervals stand in the leaderboard."
-            caption += f" {'Bands are 95 % intervals over seeds.' if bands else in_leaderboard}"
-        yield ReportFigure(
-            "accuracy", f"accuracy-{_file_name(name)}", figures.accuracy_curves(curves, name, styles, title, bands=bands), caption
-        )
+        bands, caption = _has_bands(curves), f"Test accuracy against {words}.{_about_seeds(curves)}"
+        draw = partial(figures.accuracy_curves, curves, name, styles, title, bands=bands)
+        yield ReportFigure("accuracy", f"accuracy-{_file_name(name)}", caption, draw)
+
+
+def _losses(comparison: Comparison, styles: MethodStyles, title: str) -> Iterator[ReportFigure]:
+    for name, words in LOSSES.items():
+        curves = measure_curves(comparison.groups, name)
+        if not curves:
+            continue
+        of = " The training loss is the mean over local steps, with augmentation." if name == "train_loss" else ""
+        caption = f"{words.capitalize()} against rounds.{of}{_about_seeds(curves)}"
+        draw = partial(figures.loss_curves, curves, words, styles, title, bands=_has_bands(curves))
+        yield ReportFigure("loss", f"{_file_name(name)}-rounds", caption, draw)
+
+
+def _has_bands(curves: Sequence[Curve]) -> bool:
+    return len({curve.label for curve in curves}) <= MAX_BANDS
+
+
+def _about_seeds(curves: Sequence[Curve]) -> str:
+    """How curves show seeds; empty for one seed."""
+    if not any(np.isfinite(curve.half_width).any() for curve in curves):
+        return ""
+    return f" {'Bands are 95 % intervals over seeds.' if _has_bands(curves) else 'Means over seeds; intervals stand in the leaderboard.'}"
 
 
 def _client_counts(comparison: Comparison, styles: MethodStyles, title: str) -> Iterator[ReportFigure]:
@@ -81,16 +103,17 @@ def _client_counts(comparison: Comparison, styles: MethodStyles, title: str) -> 
     bars = " Bars are 95 % intervals over seeds." if any(len(entry.seeds) > 1 for entry in entries) else ""
     final = {"": {entry.key: entry.measures["test_accuracy"] for entry in entries}}
     caption = f"Final test accuracy against the number of clients that share the same training examples.{bars}"
-    yield ReportFigure("clients", "accuracy-clients", figures.accuracy_against_clients(final, styles, title), caption)
+    yield ReportFigure("clients", "accuracy-clients", caption, partial(figures.accuracy_against_clients, final, styles, title))
     at_equal_cost = {
         tables.equal_cost_title(one): {key: accuracy for key, accuracy in one.accuracy.items() if accuracy}
         for one in comparison.equal_costs
     }
     caption = f"Test accuracy against the number of clients where all have spent the same, the most that every run has spent.{bars}"
-    yield ReportFigure("clients", "accuracy-clients-equal-cost", figures.accuracy_against_clients(at_equal_cost, styles, title), caption)
+    draw = partial(figures.accuracy_against_clients, at_equal_cost, styles, title)
+    yield ReportFigure("clients", "accuracy-clients-equal-cost", caption, draw)
     totals = {name: {entry.key: entry.costs[name] for entry in entries if name in entry.costs} for name in TOTAL_COSTS}
     caption = "What a whole run costs, against the number of clients."
-    yield ReportFigure("clients", "costs-clients", figures.costs_against_clients(totals, styles, title), caption)
+    yield ReportFigure("clients", "costs-clients", caption, partial(figures.costs_against_clients, totals, styles, title))
 
 
 def _fronts(comparison: Comparison, styles: MethodStyles, title: str) -> Iterator[ReportFigure]:
@@ -101,7 +124,7 @@ def _fronts(comparison: Comparison, styles: MethodStyles, title: str) -> Iterato
         on_front = [_front_text(points, clients) for clients in comparison.client_counts]
         start = f"Final test accuracy against {COSTS[name].title} of a whole run. On the front, where nothing cheaper is as good:"
         caption = f"{start} {'; '.join(filter(None, on_front))}. By means: a neighbour whose interval crosses the front may belong to it."
-        yield ReportFigure("fronts", f"front-{_file_name(name)}", figures.pareto(points, name, styles, title), caption)
+        yield ReportFigure("fronts", f"front-{_file_name(name)}", caption, partial(figures.pareto, points, name, styles, title))
 
 
 def _front_text(points: Sequence[CostPoint], clients: int) -> str:
@@ -113,6 +136,18 @@ def _front_text(points: Sequence[CostPoint], clients: int) -> str:
     return f"{'all methods' if len(front) == len(own) > 2 else listed(front)} with {plural(clients, 'client')}"
 
 
+def _class_accuracies(comparison: Comparison, title: str) -> Iterator[ReportFigure]:
+    """Only where all runs have the same classes."""
+    classes = {(run.classes, comparison.results.class_names(run.id)) for run in comparison.runs}
+    measured = [entry for entry in comparison.entries if any(name.startswith(tables.CLASS_ACCURACY) for name in entry.measures)]
+    if len(classes) != 1 or not measured:
+        return
+    ((number, names),) = classes
+    accuracies = [ClassAccuracy(entry.label, entry.clients, np.array(tables.class_accuracies(entry, number))) for entry in measured]
+    caption = "Test accuracy of the final model on each class, mean over seeds."
+    yield ReportFigure("classes", "class-accuracy", caption, partial(figures.class_accuracies, accuracies, title, names))
+
+
 def _client_accuracies(comparison: Comparison, styles: MethodStyles, title: str) -> Iterator[ReportFigure]:
     names = [f"client_accuracy_{name}" for name in ("mean", "std", "worst10")]
     accuracies = [
@@ -122,7 +157,7 @@ def _client_accuracies(comparison: Comparison, styles: MethodStyles, title: str)
     ]
     if accuracies:
         caption = "Accuracy of the final model on each client's own mix of classes: mean and standard deviation over clients, worst tenth."
-        yield ReportFigure("spread", "client-accuracy", figures.client_accuracies(accuracies, styles, title), caption)
+        yield ReportFigure("spread", "client-accuracy", caption, partial(figures.client_accuracies, accuracies, styles, title))
 
 
 def _flatness(comparison: Comparison, styles: MethodStyles, title: str) -> Iterator[ReportFigure]:
@@ -138,7 +173,8 @@ def _flatness(comparison: Comparison, styles: MethodStyles, title: str) -> Itera
             panels[heading.replace("\n", " ") + rho] = points
         if panels:
             caption = f"Flatness of the final model against test accuracy, {plural(clients, 'client')}; ρ: Spearman's rank correlation."
-            yield ReportFigure("flatness", f"flatness-{clients}-clients", figures.flatness_against_accuracy(panels, styles, title), caption)
+            draw = partial(figures.flatness_against_accuracy, panels, styles, title)
+            yield ReportFigure("flatness", f"flatness-{clients}-clients", caption, draw)
 
 
 def _slices(comparison: Comparison, styles: MethodStyles, title: str) -> Iterator[ReportFigure]:
@@ -156,10 +192,10 @@ def _slices(comparison: Comparison, styles: MethodStyles, title: str) -> Iterato
             planes[group.clients].append(MethodSlice(group.label, group.clients, np.array(first.alphas), np.array(first.losses)))
     if lines:
         caption = "Training loss along a random direction through the final model, each filter as long as its weights; mean over seeds."
-        yield ReportFigure("slices", "loss-line", figures.loss_lines(lines, styles, title), caption)
+        yield ReportFigure("slices", "loss-line", caption, partial(figures.loss_lines, lines, styles, title))
     for clients, slices in planes.items():
         caption = f"Training loss over a plane through the final model of one seed, {plural(clients, 'client')}; the cross is the model."
-        yield ReportFigure("planes", f"loss-plane-{clients}-clients", figures.loss_planes(slices, title), caption)
+        yield ReportFigure("planes", f"loss-plane-{clients}-clients", caption, partial(figures.loss_planes, slices, title))
 
 
 def _label_distributions(comparison: Comparison, title: str) -> Iterator[ReportFigure]:
@@ -171,7 +207,8 @@ def _label_distributions(comparison: Comparison, title: str) -> Iterator[ReportF
         caption = f"Who holds what: {plural(clients, 'client')}, {partition}, seed {run.seed}. White: no example of that class."
         if clients > figures.MAX_CLIENTS:
             caption += f" The first {figures.MAX_CLIENTS} of {clients} clients are shown."
-        yield ReportFigure("holdings", f"holdings-{number}-{clients}-clients", figures.label_distribution(counts, title, names), caption)
+        draw = partial(figures.label_distribution, counts, title, names)
+        yield ReportFigure("holdings", f"holdings-{number}-{clients}-clients", caption, draw)
 
 
 def _file_name(cost: str) -> str:

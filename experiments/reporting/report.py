@@ -25,6 +25,18 @@ from fedsam.results.rows import Run
 from fedsam.results.store import Results
 
 
+class ReportError(RuntimeError):
+    """Some figures could not be drawn; the rest of the report is written.
+
+    Attributes:
+        path: The page.
+    """
+
+    def __init__(self, path: Path, not_drawn: Mapping[str, str]) -> None:
+        super().__init__("; ".join(f"figure {name} could not be drawn ({reason})" for name, reason in not_drawn.items()))
+        self.path = path
+
+
 @dataclass(frozen=True)
 class EmbeddedFigure:
     """A figure inside the page.
@@ -45,35 +57,54 @@ def write_report(
 ) -> Path:
     """Write a report to the folder `target` and return the path of its page, `report.html`, which needs no network.
 
-    The folder also gets `figures/*.png` and `*.svg`, and each table as `tables/*.csv` and `*.tex`. Raises as `compare_runs`.
+    The folder also gets `figures/*.png` and `*.svg`, and each table as `tables/*.csv` and `*.tex`.
+
+    Raises:
+        ConfigError: As `compare_runs`.
+        ReportError: Figures could not be drawn; everything else is written.
+        OSError: The folder cannot be written.
     """
     comparison = compare_runs(results, runs, baseline, target_accuracy)
     for folder in ("figures", "tables"):
         (target / folder).mkdir(parents=True, exist_ok=True)
-    sections = _write_figures(comparison, target / "figures")
+    sections, not_drawn = _write_figures(comparison, target / "figures")
     tables = {table.name: table for table in (make(comparison) for make in TABLES)}
     for name, table in tables.items():
         if len(table.columns) > 2:
             (target / "tables" / f"{name}.csv").write_text(as_csv(table), encoding="utf-8")
             (target / "tables" / f"{name}.tex").write_text(as_latex(table), encoding="utf-8")
     path = target / "report.html"
-    path.write_text(_page(comparison, tables, sections), encoding="utf-8")
+    page = _page(comparison, tables, sections, not_drawn)
+    path.write_text(page, encoding="utf-8", errors="backslashreplace")  # a path may hold bytes that are no characters
+    if not_drawn:
+        raise ReportError(path, not_drawn)
     return path
 
 
-def _write_figures(comparison: Comparison, folder: Path) -> dict[str, list[EmbeddedFigure]]:
-    """Write every figure as PNG and SVG, and return them by section."""
+def _write_figures(comparison: Comparison, folder: Path) -> tuple[dict[str, list[EmbeddedFigure]], dict[str, str]]:
+    """Write every figure as PNG and SVG; the figures by section, and why others could not be drawn, by name."""
     sections: dict[str, list[EmbeddedFigure]] = {section: [] for section in SECTIONS}
-    for drawn in report_figures(comparison):
-        (folder / f"{drawn.name}.png").write_bytes(figures.encode(drawn.figure, "png"))
-        svg = figures.encode(drawn.figure, "svg")
-        (folder / f"{drawn.name}.svg").write_bytes(svg)
+    not_drawn = {}
+    for one in report_figures(comparison):
+        try:
+            figure = one.draw()
+            png, svg = figures.encode(figure, "png"), figures.encode(figure, "svg")
+        except Exception as error:
+            not_drawn[one.name] = f"{type(error).__name__}: {error}"
+            continue
+        (folder / f"{one.name}.png").write_bytes(png)
+        (folder / f"{one.name}.svg").write_bytes(svg)
         source = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
-        sections[drawn.section].append(EmbeddedFigure(drawn.name, drawn.caption, source))
-    return sections
+        sections[one.section].append(EmbeddedFigure(one.name, one.caption, source))
+    return sections, not_drawn
 
 
-def _page(comparison: Comparison, tables: Mapping[str, ResultTable], sections: Mapping[str, Sequence[EmbeddedFigure]]) -> str:
+def _page(
+    comparison: Comparison,
+    tables: Mapping[str, ResultTable],
+    sections: Mapping[str, Sequence[EmbeddedFigure]],
+    not_drawn: Mapping[str, str],
+) -> str:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string((importlib.resources.files("experiments.reporting") / "report.html.j2").read_text(encoding="utf-8"))
     return template.render(
@@ -88,6 +119,8 @@ def _page(comparison: Comparison, tables: Mapping[str, ResultTable], sections: M
         provenance=settings_text.provenance(comparison.runs),
         tables=tables,
         figures=sections,
+        not_drawn=not_drawn,
+        undrawable=figures.undrawable("".join(comparison.methods)),
         runs=list(_details(comparison)),
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     )

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from experiments.analysis.comparison import Comparison
 from experiments.analysis.labels import METHOD_COMPONENTS, Settings, component_text, flatten
 from fedsam.formatting import listed, plural
 from fedsam.results.rows import Run
+
+# Training examples and augmentation of the datasets of `fedsam.data.datasets`, which takes seconds to import.
+OFFICIAL: Mapping[str, tuple[int, tuple[str, ...]]] = {
+    "cifar10": (50_000, ("crop", "flip")),
+    "cifar100": (50_000, ("crop", "flip")),
+    "fashion_mnist": (60_000, ("crop", "flip")),
+    "digits": (1_442, ()),
+}
 
 Facts = list[tuple[str, list[str]]]  # (heading, distinct values)
 
@@ -20,6 +28,8 @@ def setup(comparison: Comparison) -> Facts:
     facts: Facts = [
         ("Methods", [f"{name}: {_components(own)}" for name, own in methods.items()]),
         ("Dataset", sorted({_dataset(run) for run in runs})),
+        ("Training examples", [_examples(comparison, run) for run in runs]),
+        ("Augmentation", [_augmentation(run) for run in runs]),
         ("Clients", [listed(comparison.client_counts)]),
         ("Partition", [component_text(one, "data.partition") for one in settings]),
         ("Cohort", [_cohort(one["server.participation"]) for one in settings]),
@@ -50,6 +60,22 @@ def _components(settings: Settings) -> str:
 
 def _dataset(run: Run) -> str:
     return run.dataset if run.dataset == run.dataset_wanted else f"{run.dataset}, because {run.dataset_wanted} could not be had"
+
+
+def _examples(comparison: Comparison, run: Run) -> str:
+    """How many training examples the clients share, and of how many."""
+    used = int(comparison.results.label_distribution(run.id).sum())
+    asked, there = run.config["data"].get("examples"), OFFICIAL[run.dataset][0] if run.dataset in OFFICIAL else None
+    if asked is None or used < asked or used == there:  # a fallback with fewer examples is used whole
+        return f"all {used:,}"
+    return f"{used:,} of {f'{there:,}' if there else 'those there are'}, drawn by seed"
+
+
+def _augmentation(run: Run) -> str:
+    asked = run.config["data"].get("augment")
+    if asked is None and run.dataset not in OFFICIAL:
+        return "as the dataset says, which is none unless a function of yours made it (data.augment is not set)"
+    return listed(list(OFFICIAL[run.dataset][1] if asked is None else asked) or ["none"])
 
 
 def _cohort(participation: float) -> str:

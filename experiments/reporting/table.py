@@ -11,6 +11,7 @@ from typing import Any
 
 from experiments.analysis.format import number
 from experiments.analysis.statistics import Estimate
+from fedsam.formatting import no_formula
 
 # None: there is no value; NaN: the run diverged. Units stand in titles or in the text of a value.
 Value = Estimate | str | float | int | None
@@ -98,7 +99,7 @@ class ResultTable:
 
 
 def as_csv(table: ResultTable) -> str:
-    """The table as CSV (RFC 4180): numbers in full precision, an empty cell for None."""
+    """The table as CSV (RFC 4180): numbers in full precision, an empty cell for None, texts as of `no_formula`."""
     buffer = io.StringIO()
     writer = csv.writer(buffer)
     estimates = [any(isinstance(row[index], Estimate) for row in table.rows) for index in range(len(table.columns))]
@@ -113,21 +114,24 @@ def _plain(value: Value, two: bool) -> Iterator[object]:
     if isinstance(value, Estimate):
         yield from (value.mean, value.half_width)
     else:
-        yield value
+        yield no_formula(value) if isinstance(value, str) else value
         if two:
             yield None
 
 
 def as_latex(table: ResultTable) -> str:
     """The table as a LaTeX `tabular` with the rules of the package booktabs."""
+    cells = table.cells()
+    other = "".join(dict.fromkeys(c for row in cells for cell in row for c in cell if not c.isascii() and c not in LATEX))
     lines = [
         r"% \usepackage{booktabs}",
+        *([rf"% XeLaTeX or LuaLaTeX, \usepackage{{fontspec}} and \setmainfont with a font that has {other}"] if other else []),
         rf"\begin{{tabular}}{{{''.join('l' if is_text else 'r' for is_text in table.is_text)}}}",
         r"\toprule",
         _latex_row(column.title.replace("\n", " ") for column in table.columns),
         r"\midrule",
     ]
-    for index, row in enumerate(table.cells()):
+    for index, row in enumerate(cells):
         if index in table.block_starts:
             lines.append(r"\addlinespace")
         lines.append(_latex_row(row))

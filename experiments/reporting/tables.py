@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from experiments.analysis.labels import labels
 from experiments.analysis.leaderboard import LeaderboardEntry
 from experiments.analysis.statistics import Estimate
 from experiments.reporting.table import Column, ResultTable, Value
-from fedsam.formatting import count, duration, size
+from fedsam.formatting import count, duration, printable, size
 from fedsam.results.rows import cumulative
 
 METHOD, CLIENTS = Column("method", "method"), Column("clients", "clients")
@@ -32,11 +33,13 @@ FLATNESS_COSTS: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "flatness_seconds": ("time", duration),
 }
 GENERALIZATION: Mapping[str, tuple[str, Callable[[Estimate], str]]] = {
-    "test_accuracy": ("test\naccuracy", percent),
-    "union_accuracy": ("training\naccuracy", percent),
+    "test_accuracy": ("final test\naccuracy", percent),
+    "union_accuracy": ("training accuracy,\nlast round", percent),
+    "last_test_accuracy": ("test accuracy,\nlast round", percent),
     "gap": ("gap\n(points)", points),
-    "test_loss": ("test\nloss", number),
-    "union_loss": ("training\nloss", number),
+    "test_loss": ("final\ntest loss", number),
+    "union_loss": ("training loss,\nlast round", number),
+    "last_test_loss": ("test loss,\nlast round", number),
     "loss_gap": ("gap in\nloss", number),
     "calibration_error": ("calibration\nerror", percent),
 }
@@ -47,6 +50,7 @@ CLIENT_ACCURACY: Mapping[str, tuple[str, Callable[[Estimate], str]]] = {
     "client_accuracy": ("on the cohort's\nown examples", percent),
     "client_loss": ("loss on the cohort's\nown examples", number),
 }
+CLASS_ACCURACY = "class_accuracy_"
 LEADERBOARD_COSTS = ("gradient_evaluations", "client_seconds", "bytes")
 RATES_AND_PEAKS: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "startup": ("start-up", duration),
@@ -136,6 +140,23 @@ def _estimates(comparison: Comparison, name: str, columns: Mapping[str, tuple[st
 def generalization(comparison: Comparison) -> ResultTable:
     """Accuracy and loss on test and training examples, the gap between them, calibration."""
     return _estimates(comparison, "generalization", GENERALIZATION)
+
+
+def class_accuracies(entry: LeaderboardEntry, classes: int) -> list[float]:
+    """Test accuracy of the final model on each class, mean over seeds; NaN where it was not measured."""
+    found = [entry.measures.get(f"{CLASS_ACCURACY}{kind}") for kind in range(classes)]
+    return [one.mean if one else math.nan for one in found]
+
+
+def class_accuracy(comparison: Comparison) -> ResultTable:
+    """Test accuracy of the final model on each class, a row for each entry and class."""
+    rows: list[list[Value]] = []
+    for group in comparison.groups:
+        entry, run = comparison.entry(group.key), group.counted_runs[0]
+        names = comparison.results.class_names(run.id) or tuple(map(str, range(run.classes)))
+        measured = [(name, entry.measures.get(f"{CLASS_ACCURACY}{kind}")) for kind, name in enumerate(names)]
+        rows += [[entry.label, entry.clients, printable(name), value] for name, value in measured if value]
+    return ResultTable.of("class-accuracy", [METHOD, CLIENTS, Column("class", "class"), Column("accuracy", "accuracy", percent)], rows)
 
 
 def client_accuracy(comparison: Comparison) -> ResultTable:
@@ -233,6 +254,7 @@ TABLES = (
     equal_cost,
     time_to_target,
     generalization,
+    class_accuracy,
     client_accuracy,
     flatness,
     flatness_errors,

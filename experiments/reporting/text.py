@@ -9,17 +9,18 @@ from experiments.analysis.cost import COSTS
 from experiments.analysis.format import p_value, percent, points
 from experiments.analysis.leaderboard import EntryKey, LeaderboardEntry
 from experiments.analysis.statistics import SIGNIFICANCE_LEVEL, Estimate, paired_differences, smallest_p
-from fedsam.formatting import listed, plural
+from fedsam.formatting import listed, plural, printable
 from fedsam.results.rows import Run
 
 MAX_METHODS_IN_TITLE = 4
+MAX_SHARE_OF_OTHERS = 0.1  # of the CPU time of a machine, which other programs may take before times are doubted
 LEVEL = f"{100 * SIGNIFICANCE_LEVEL:g} % level"
 
 
 def fallback_warning(runs: Sequence[Run]) -> str:
     """A warning where another dataset was used than the one asked for; else empty."""
     swapped = sorted({(run.dataset_wanted, run.dataset) for run in runs if run.dataset != run.dataset_wanted})
-    return "; ".join(f"NOT {wanted}: {used} was used instead" for wanted, used in swapped)
+    return printable("; ".join(f"NOT {wanted}: {used} was used instead" for wanted, used in swapped))
 
 
 def question(comparison: Comparison) -> str:
@@ -122,7 +123,7 @@ def notes(comparison: Comparison) -> list[str]:
     sentences = [f"Number of seeds: {listed(seeds)}; of rounds: {listed(rounds)}."]
     if averaged:
         evaluations = "evaluation" if averaged == [1] else "evaluations"
-        sentences.append(f"Accuracy and loss: mean of the last {listed(averaged)} {evaluations} on the test set.")
+        sentences.append(f"Final accuracy and loss: mean of the last {listed(averaged)} {evaluations} on the test set.")
     if averaged and len(rounds) > 1:
         sentences.append("Numbers of rounds differ, so these are not the same rounds for all.")
     if min(seeds) > 1:
@@ -136,7 +137,18 @@ def notes(comparison: Comparison) -> list[str]:
     excluded = sum(entry.excluded_runs for entry in entries)
     if excluded:
         sentences.append(f"Not counted: {plural(excluded, 'run')}, unfinished or a repetition of a seed.")
-    return sentences
+    return [*sentences, *_shared_machine(comparison)]
+
+
+def _shared_machine(comparison: Comparison) -> list[str]:
+    """A warning about times where the machine was shared; nothing where it was not, or that was not measured."""
+    runs, every = comparison.counted_runs, comparison.results.runs()
+    at_once = [run for run in runs if any(run.overlaps(other) for other in every)]
+    share = max((run.other_cpu or 0.0 for run in runs), default=0.0)
+    causes = [f"{plural(len(at_once), 'run')} of {len(runs)} went on beside another run"] if at_once else []
+    causes += [f"other programs took up to {100 * share:.0f} % of its CPU time"] if share > MAX_SHARE_OF_OTHERS else []
+    warning = f"The machine was shared ({', '.join(causes)}): differences in time may come from that, not from the methods."
+    return [warning] if causes else []
 
 
 def significance_note(comparison: Comparison) -> str:

@@ -11,7 +11,7 @@ from typing import Self
 from flwr.app import Message
 from rich.console import Console
 
-from fedsam.formatting import duration, plural
+from fedsam.formatting import duration, literal, plural
 from fedsam.grid.base import GridCallback
 
 QUIET_SECONDS = 10.0  # without a line, after which one says what the app waits for
@@ -42,7 +42,7 @@ class AppProgress(GridCallback):
     def say(self, text: str) -> None:
         """Print a line."""
         self._last = self._clock()
-        self._console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+        self._console.print(literal(text), highlight=False, soft_wrap=True)
 
     def sent(self, messages: Sequence[Message]) -> None:
         """As `GridCallback.sent`."""

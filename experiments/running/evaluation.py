@@ -6,6 +6,7 @@ number of actors changes no value.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from torch import Tensor
 from fedsam.config import Experiment
 from fedsam.data.datasets import Dataset
 from fedsam.evaluation import accuracy
-from fedsam.evaluation.accuracy import client_accuracies, client_accuracy_summary
+from fedsam.evaluation.accuracy import class_accuracies, client_accuracies, client_accuracy_summary
 from fedsam.messages import codec
 from fedsam.messages.codec import Answer
 from fedsam.models.network import Network
@@ -72,7 +73,7 @@ class Evaluator:
             *(EvaluationRequest("flatness", {"measure": name}) for name in names),
             *(EvaluationRequest("union", chunk) for chunk in chunks),
         ]
-        tested = self._tested(w, buffers) if last or row.round % settings.every == 0 else {}
+        tested = self._tested(w, buffers, last=last) if last or row.round % settings.every == 0 else {}
         if not queries and not tested:
             return row, []
         answers = self._query(queries, w, buffers, row.round)
@@ -81,7 +82,7 @@ class Evaluator:
         slices = [_slice(row, name, answer.slice) for name, answer in zip(names, flat, strict=True) if answer.slice]
         return replace(row, measures=values, evaluate_seconds=time.perf_counter() - start), slices
 
-    def _tested(self, w: Tensor, buffers: Tensor) -> dict[str, float]:
+    def _tested(self, w: Tensor, buffers: Tensor, *, last: bool) -> dict[str, float]:
         device = self.network.parameters[0].device
         test = accuracy.evaluate(
             self.network, w.to(device), buffers.to(device), self.dataset.test, self.dataset, self.experiment.measure.batch_size
@@ -90,7 +91,8 @@ class Evaluator:
             f"client_accuracy_{name}": value
             for name, value in client_accuracy_summary(client_accuracies(test, self.label_distribution)).items()
         }
-        return {"test_accuracy": test.accuracy, "test_loss": test.loss, "calibration_error": test.calibration_error, **clients}
+        classes = {f"class_accuracy_{kind}": value for kind, value in enumerate(class_accuracies(test)) if last and math.isfinite(value)}
+        return {"test_accuracy": test.accuracy, "test_loss": test.loss, "calibration_error": test.calibration_error, **clients, **classes}
 
     def _query(self, queries: Sequence[EvaluationRequest], w: Tensor, buffers: Tensor, round: int) -> list[Answer]:
         """The answers, in the order of the queries, which share one record of the vectors."""

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import rich.console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.text import Text
 
-from fedsam.formatting import duration, plural
+from fedsam.formatting import duration, literal, plural, printable
 
 if TYPE_CHECKING:
     from fedsam.config import Experiment
     from fedsam.results.rows import Row
+
+WIDE = 140  # columns of a terminal from which a live line says everything
 
 
 class Callback:
@@ -75,6 +79,7 @@ class _RunProgress:
         work: Its work in the unit of the plan.
         started: Clock time.
         task: Its line in the live display.
+        rows: Its rounds so far, without their clients.
         last: Text of its last evaluation.
         gradient_evaluations: So far.
         done: Fraction of the run.
@@ -86,6 +91,7 @@ class _RunProgress:
     work: float
     started: float
     task: TaskID
+    rows: list[Row] = field(default_factory=list)
     last: str = "no round"
     gradient_evaluations: int = 0
     done: float = 0.0
@@ -103,6 +109,7 @@ class ConsoleCallback(Callback):
         self._console = console
         self._clock = clock
         self._lock = threading.RLock()
+        self._bar = 20 if console.width >= WIDE else 6  # columns
         self._plan: list[tuple[Experiment, float]] = []  # with the work of each run: estimated seconds, or else rounds
         self._ended, self._ended_work = 0, 0.0  # number and work of the runs that have ended
         self._running: dict[str, _RunProgress] = {}  # by run id
@@ -110,7 +117,7 @@ class ConsoleCallback(Callback):
         self._live = Progress(
             SpinnerColumn(finished_text=" "),
             TextColumn("{task.fields[run]}", markup=False),
-            BarColumn(bar_width=20),
+            BarColumn(bar_width=self._bar),
             TextColumn("{task.description}", markup=False),
             console=console,
             transient=True,
@@ -148,7 +155,8 @@ class ConsoleCallback(Callback):
             several, (title, work) = len(self._plan) > 1, self._title_and_work(experiment)
             if not self._console.is_terminal:
                 self._print(f"{title}, seed {experiment.seed} ({run_id})")
-            task = self._live.add_task("starting", total=1.0, run=f"{title}, seed {experiment.seed}" if several else title)
+            shown = f"{title}, seed {experiment.seed}" if several else printable(_method(experiment))
+            task = self._live.add_task("starting", total=1.0, run=self._fitted(shown, several))
             self._live.update(self._whole, visible=several)
             self._running[run_id] = _RunProgress(experiment, title, work, self._clock(), task)
 
@@ -158,17 +166,26 @@ class ConsoleCallback(Callback):
             self._print(f"{self._prefix(run_id)}{text}", style="bold yellow")
 
     def round(self, row: Row) -> None:
-        """Show the round: cohort, accuracy and loss where they were measured, rounds per second and ETA."""
+        """Show the round: cohort, accuracy and loss where they were measured, divergence, rounds per second and ETA."""
+        from fedsam.results.final import divergence
+
         with self._lock:
             run = self._running[row.run]
             rate, eta = self._rate(run, row), self._eta(run, row)
-            run.last = _measures(row)
-            budget = run.experiment.budget
+            found = divergence(row)
+            if found and not any(map(divergence, run.rows)):
+                self._print(f"{self._prefix(row.run)}diverged in round {row.round}: {found}", style="bold red")
+            run.rows.append(replace(row, clients=()))
+            run.last = f"diverged ({found})" if found else _measures(row)
+            budget, per_second = run.experiment.budget, f"{rate:.2g} rounds/s"
             share = f" budget {100 * run.gradient_evaluations / budget:.0f} %" if budget else ""
-            text = f"round {row.round}/{run.experiment.rounds}{share} cohort {row.cohort} {run.last} {rate:.2g} rounds/s"
+            text = f"round {row.round}/{run.experiment.rounds}{share} cohort {row.cohort} {run.last} {per_second}"
             if not self._console.is_terminal:
                 self._print(f"{self._prefix(row.run)}{text} {eta}")
             several = len(self._plan) > 1
+            if self._console.width < WIDE:
+                share = f" ({100 * run.gradient_evaluations / budget:.0f} %)" if budget else ""
+                text = f"{row.round}/{run.experiment.rounds}{share} {'diverged' if found else run.last} {per_second}"
             self._live.update(run.task, completed=run.done, description=text if several else f"{text} {eta}")
             self._live.update(self._whole, completed=self._done(), run=f"{self._ended}/{len(self._plan)} runs", description=eta)
 
@@ -178,7 +195,7 @@ class ConsoleCallback(Callback):
             run = self._running.pop(run_id)
             self._live.remove_task(run.task)
             self._end(run.work)
-            text = f"{run.title} {status} after {duration(self._clock() - run.started)}: {error or run.last}"
+            text = f"{run.title} {status} after {duration(self._clock() - run.started)}: {error or _outcome(run)}"
             self._print(text, style="" if status == "finished" else "bold red")
 
     def skipped(self, experiment: Experiment, why: str) -> None:
@@ -191,7 +208,14 @@ class ConsoleCallback(Callback):
     def _title_and_work(self, experiment: Experiment) -> tuple[str, float]:
         """Title and work of a run of the plan."""
         number, work = next((i, work) for i, (other, work) in enumerate(self._plan, 1) if other == experiment)
-        return f"run {number}/{len(self._plan)} {_method(experiment)}, {experiment.data.clients} clients", work
+        return printable(f"run {number}/{len(self._plan)} {_method(experiment)}, {experiment.data.clients} clients"), work
+
+    def _fitted(self, title: str, several: bool) -> str:
+        """A title as long as the longest description of a live line leaves room for."""
+        longest = (78 if self._console.width >= WIDE else 56) - (14 if several else 0)
+        text = Text(title)
+        text.truncate(max(8, self._console.width - self._bar - 5 - longest), overflow="ellipsis")
+        return text.plain
 
     def _end(self, work: float) -> None:
         """Count a run as ended."""
@@ -232,12 +256,41 @@ class ConsoleCallback(Callback):
 
     def _print(self, text: str, style: str = "") -> None:
         # soft_wrap keeps a line of a log in one piece.
-        self._live.console.print(escape(text), style=style, highlight=False, soft_wrap=True)
+        self._live.console.print(literal(text), style=style, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def shown(callback: Callback | None) -> Iterator[Callback]:
+    """The callback of a call from Python; by default one that shows progress in a terminal or notebook, and else nothing."""
+    console = rich.console.Console(stderr=True)
+    if callback is not None:
+        yield callback
+    elif console.is_jupyter:  # the live display would need ipywidgets
+        with ConsoleCallback(rich.console.Console(file=sys.stdout, force_jupyter=False, force_terminal=False, width=WIDE)) as lines:
+            yield lines
+    elif console.is_terminal:
+        with ConsoleCallback(console) as live:
+            yield live
+    else:
+        yield Callback()
 
 
 def _method(experiment: Experiment) -> str:
     components = (experiment.client.optimizer, experiment.client.correction, experiment.server.strategy)
     return experiment.name or experiment.method or " x ".join(component.name for component in components)
+
+
+def _outcome(run: _RunProgress) -> str:
+    """What a finished run came to: its final accuracy and loss, and divergence."""
+    from fedsam.results.final import diverged_round, final_measures
+
+    final, since = final_measures(run.rows, run.experiment.measure.last), diverged_round(run.rows)
+    if "test_accuracy" not in final:
+        return run.last
+    evaluations = min(run.experiment.measure.last, sum("test_accuracy" in row.measures for row in run.rows))
+    mean = f", mean of the last {evaluations} evaluations" if evaluations > 1 else ""
+    diverged = f"diverged in round {since}, " if since is not None else ""
+    return f"{diverged}final acc {100 * final['test_accuracy']:.1f} % loss {final['test_loss']:.3g}{mean}"
 
 
 def _measures(row: Row) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,16 @@ from experiments.settings.catalogue import sampler
 from experiments.settings.method import Method
 from fedsam.config import Experiment
 from fedsam.data.datasets import Dataset
+from fedsam.formatting import plural
 from fedsam.grid.base import LocalGrid
 from fedsam.messages import codec
 from fedsam.models.network import Network
+from fedsam.results.final import final_measures
 from fedsam.results.model_files import save_model
-from fedsam.results.rows import ClientRow, Row
+from fedsam.results.rows import ClientRow, Row, as_table
 from fedsam.results.store import Results
 from fedsam.schedules import known_rounds
-from fedsam.system.cost import count_flops, gpu_energy
+from fedsam.system.cost import OtherProcesses, count_flops, gpu_energy
 from fedsam.system.heterogeneity import ClientLoad, Heterogeneity
 from strategies.cohort import CohortStrategy
 from strategies.flower_cohort import FlowerCohort
@@ -41,26 +44,53 @@ from strategies.round import RoundConfig, RoundResult
 DROPPED = "dropped out (simulated)"  # status of a client
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
-    """A finished run.
+    """A finished run; accuracy, loss and gap are those of its report.
 
     Attributes:
         run_id: Its id in the results file.
         rows: One per round.
         w: The final model's parameters (P,), in `Layout` order.
         model: The network with these parameters.
+        last: Evaluations that the final accuracy is the mean of, `measure.last`.
     """
 
     run_id: str
     rows: tuple[Row, ...]
     w: Tensor
     model: nn.Module
+    last: int
+
+    def __repr__(self) -> str:
+        found = {"accuracy": self.accuracy, "loss": self.loss, "gap": self.gap}
+        values = "".join(f", {name}={value:.4g}" for name, value in found.items() if value is not None)
+        return f"Result({self.run_id!r}, {plural(len(self.rows), 'round')}{values})"
+
+    @property
+    def measures(self) -> Mapping[str, float]:
+        """Final value of each measure, as of `final_measures`."""
+        return final_measures(self.rows, self.last)
 
     @property
     def accuracy(self) -> float:
-        """Test accuracy (a fraction) after the last round."""
-        return self.rows[-1].measures["test_accuracy"]
+        """Final test accuracy (a fraction): the mean of the last evaluations."""
+        return self.measures["test_accuracy"]
+
+    @property
+    def loss(self) -> float:
+        """Final test loss (nats): the mean of the last evaluations."""
+        return self.measures["test_loss"]
+
+    @property
+    def gap(self) -> float | None:
+        """Accuracy on the clients' examples minus test accuracy, of the final model; None where `measure.union` is false."""
+        return self.measures.get("gap")
+
+    @property
+    def rounds(self) -> list[dict[str, Any]]:
+        """The rounds as a table, a dict for each: what `pandas.DataFrame` takes."""
+        return as_table(self.rows)
 
 
 class _BudgetSpentError(Exception):
@@ -92,6 +122,7 @@ class Session:
         self.rows: list[Row] = []
         self.spent = 0
         self._started = started  # time.perf_counter() when the run began
+        self._others = OtherProcesses()
         self.network = self._network()
         method.optimizer.check(self.network.layout)
         self.flops = count_flops(self.network, dataset.image)
@@ -114,7 +145,7 @@ class Session:
             note = f"rounds: all {len(self.rows)} are over after {self.spent} gradient evaluations of a budget of {budget}"
             self.callback.warn(self.run_id, note)
         self._save("model")
-        return Result(self.run_id, tuple(self.rows), self.strategy.evaluated, self.network.module)
+        return Result(self.run_id, tuple(self.rows), self.strategy.evaluated, self.network.module, self.experiment.measure.last)
 
     def _network(self) -> Network:
         gpu = self.experiment.compute.gpus_per_actor > 0 and torch.cuda.is_available()
@@ -128,6 +159,9 @@ class Session:
         row = self._row(self.strategy.last)
         for client, what in (*self.strategy.last.retried.items(), *self.strategy.last.evaluate_retried.items()):
             self.callback.warn(self.run_id, f"client {client} in round {round} was asked again: it {what.splitlines()[0]}")
+        lost = int((~torch.isfinite(self.strategy.evaluated)).sum())
+        if lost:
+            row = replace(row, measures={**row.measures, "nonfinite_parameters": lost})
         last = self._is_last(row)
         row, slices = self.evaluator.evaluate(row, self.strategy.evaluated, self.strategy.buffers, last=last)
         self.results.append_round(row)
@@ -138,6 +172,9 @@ class Session:
         self.callback.round(row)
         if self.experiment.checkpoint.every and round % self.experiment.checkpoint.every == 0:
             self._save(f"round-{round:05d}")
+        # Actors of a Ray that others started are no processes of ours, and so would count as others'.
+        if last and isinstance(self.grid, LocalGrid) and self.experiment.compute.ray_address is None:
+            self.results.record_other_cpu(self.run_id, self._others.share())
         if last and round < self.experiment.rounds:
             raise _BudgetSpentError
         return None

@@ -52,7 +52,12 @@ def run_all(experiments: Sequence[Experiment], callback: Callback) -> list[Outco
 
 
 def perform(
-    experiments: Sequence[CheckedExperiment], groups: Sequence[ActorGroup], callback: Callback, *, once: bool = False
+    experiments: Sequence[CheckedExperiment],
+    groups: Sequence[ActorGroup],
+    callback: Callback,
+    *,
+    once: bool = False,
+    restart: bool = False,
 ) -> list[Outcome]:
     """Run experiments, as many at once as there are groups; how each ended, in order. A failed one does not stop the others.
 
@@ -60,13 +65,14 @@ def perform(
 
     Args:
         once: Take the place of runs of the same experiments that did not finish, and leave out what has finished or is at work.
+        restart: Take the place of those, too, that seem to be at work on other machines.
 
     Raises:
         ConfigError: The examples cannot be partitioned over the clients of one of them; the other runs are stopped.
         KeyboardInterrupt: The user stopped it; the rounds finished so far are kept.
     """
     if len(groups) == 1:
-        return [_run(checked, groups[0], callback, once) for checked in experiments]
+        return [_run(checked, groups[0], callback, once, restart) for checked in experiments]
     todo, outcomes = deque(enumerate(experiments)), dict[int, Outcome]()
     turn = threading.Lock()
 
@@ -76,7 +82,7 @@ def perform(
                 if not todo:
                     return
                 number, checked = todo.popleft()
-            outcomes[number] = _run(checked, group, callback, once)
+            outcomes[number] = _run(checked, group, callback, once, restart)
 
     with ThreadPoolExecutor(len(groups)) as threads:
         working = [threads.submit(work, group) for group in groups]
@@ -92,9 +98,9 @@ def perform(
     return [outcomes[number] for number in range(len(experiments))]
 
 
-def _run(checked: CheckedExperiment, group: ActorGroup, callback: Callback, once: bool) -> Outcome:
+def _run(checked: CheckedExperiment, group: ActorGroup, callback: Callback, once: bool, restart: bool) -> Outcome:
     try:
-        return Outcome(serve(checked, *group(checked.experiment), callback, once=once).run_id, "finished")
+        return Outcome(serve(checked, *group(checked.experiment), callback, once=once, restart=restart).run_id, "finished")
     except DuplicateRunError as taken:
         callback.skipped(checked.experiment, str(taken))
         return Outcome(taken.run.id, "skipped", str(taken))

@@ -15,7 +15,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from clients.optimizers import LocalOptimizer
 from experiments.running.grids import DatasetCache, grids
-from experiments.running.progress import Callback
+from experiments.running.progress import Callback, shown
 from experiments.running.run import Result, Session
 from experiments.settings.catalogue import CheckedExperiment, check, sources
 from experiments.settings.presets import expand
@@ -26,6 +26,7 @@ from fedsam.data.datasets import Dataset
 from fedsam.data.federated import fallback_note, partition_examples
 from fedsam.grid.base import LocalGrid
 from fedsam.grid.ray_grid import RayGrid
+from fedsam.results.processes import heartbeat
 from fedsam.results.provenance import provenance
 from fedsam.results.store import Results
 
@@ -50,6 +51,7 @@ def run(experiment: Experiment | Mapping[str, Any], callback: Callback | None = 
 
     Args:
         experiment: An `Experiment`, or plain settings such as a TOML file has.
+        callback: Is told of rounds; default: shows progress in a terminal or notebook. A plain `Callback` does nothing.
 
     Raises:
         ConfigError: A setting is wrong; nothing has started.
@@ -62,13 +64,13 @@ def run(experiment: Experiment | Mapping[str, Any], callback: Callback | None = 
             raise ConfigError("sweep: is not allowed here: `run` makes one run; `compare` makes those of a sweep")
         experiment = expand(experiment)
     checked = check(experiment)
-    callback = callback or Callback()
-    callback.plan([experiment])
-    callback.phase(f"loading {experiment.data.source.name}")
-    cache = DatasetCache()
-    cache.get(experiment)  # before Ray starts, which takes long, as it may not be there
-    with grids([experiment], cache, callback.phase) as grid_of:
-        return run_on(checked, *grid_of(experiment), callback)
+    with shown(callback) as progress:
+        progress.plan([experiment])
+        progress.phase(f"loading {experiment.data.source.name}")
+        cache = DatasetCache()
+        cache.get(experiment)  # before Ray starts, which takes long, as it may not be there
+        with grids([experiment], cache, progress.phase) as grid_of:
+            return run_on(checked, *grid_of(experiment), progress)
 
 
 @app.main()
@@ -101,12 +103,14 @@ def run_on(checked: CheckedExperiment, grid: Grid, dataset: Dataset, callback: C
         raise failed.error from failed.error.__cause__
 
 
-def serve(checked: CheckedExperiment, grid: Grid, dataset: Dataset, callback: Callback, *, once: bool = False) -> Result:
+def serve(
+    checked: CheckedExperiment, grid: Grid, dataset: Dataset, callback: Callback, *, once: bool = False, restart: bool = False
+) -> Result:
     """Run one experiment on a grid: rounds, evaluation, results.
 
     Raises:
         RunFailed: An error stopped the run after it had begun; before that errors are raised as in `run`, and as in `Results.start_run` for
-            `once`.
+            `once` and `restart`.
         KeyboardInterrupt: The user stopped it.
     """
     started = time.perf_counter()
@@ -125,6 +129,7 @@ def serve(checked: CheckedExperiment, grid: Grid, dataset: Dataset, callback: Ca
             provenance=where,
             class_names=names,
             once=once,
+            restart=restart,
         )
         callback.started(run_id, experiment)
         if isinstance(grid, LocalGrid):
@@ -133,10 +138,11 @@ def serve(checked: CheckedExperiment, grid: Grid, dataset: Dataset, callback: Ca
             callback.warn(run_id, note)
         _warn(experiment, method.optimizer, label_distribution.sum(axis=1), run_id, callback)
         try:
-            session = Session(experiment, method, dataset, label_distribution, grid, results, run_id, callback, started)
-            waits = isinstance(grid, RayGrid) and not grid.pool.busy
-            callback.phase("round 1 begins once an actor has started" if waits else "round 1", run_id)
-            result = session.run()
+            with heartbeat(results.path, run_id):
+                session = Session(experiment, method, dataset, label_distribution, grid, results, run_id, callback, started)
+                waits = isinstance(grid, RayGrid) and not grid.pool.busy
+                callback.phase("round 1 begins once an actor has started" if waits else "round 1", run_id)
+                result = session.run()
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
             status, what = ("interrupted", "stopped by the user") if interrupted else ("failed", f"{type(error).__name__}: {error}")

@@ -98,6 +98,12 @@ def calibration_error(confidence: Tensor, right: Tensor) -> float:
     return float(gaps.abs().sum()) / len(confidence)
 
 
+def class_accuracies(evaluation: Evaluation) -> NDArray[np.float64]:
+    """Accuracy on the examples of each class (classes,); NaN where the evaluation had none."""
+    pairs = zip(evaluation.correct_per_class, evaluation.examples_per_class, strict=True)
+    return np.array([correct / examples if examples else math.nan for correct, examples in pairs])
+
+
 def client_accuracies(evaluation: Evaluation, label_distribution: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
     """Accuracy of each client (clients,) on new examples of its own mix of classes: the sum over classes of p accuracy(class).
 
@@ -107,10 +113,8 @@ def client_accuracies(evaluation: Evaluation, label_distribution: NDArray[np.int
     Args:
         label_distribution: Number of examples of each client and class, (clients, classes).
     """
-    pairs = zip(evaluation.correct_per_class, evaluation.examples_per_class, strict=True)
-    of_class = np.array([correct / examples if examples else math.nan for correct, examples in pairs])
     p = label_distribution / label_distribution.sum(axis=1, keepdims=True)
-    return np.asarray(np.where(p > 0, p * of_class, 0.0).sum(axis=1), dtype=np.float64)
+    return np.asarray(np.where(p > 0, p * class_accuracies(evaluation), 0.0).sum(axis=1), dtype=np.float64)
 
 
 def client_accuracy_summary(accuracies: NDArray[np.float64]) -> Mapping[str, float]:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from fedsam.config import ConfigError
 
 DATABASE_NAME = "fedsam.db"
 APPLICATION_ID = 0x66536D31  # `PRAGMA application_id` of our files
-SCHEMA_VERSION = 3  # of the tables below; `PRAGMA user_version`
+SCHEMA_VERSION = 4  # of the tables below; `PRAGMA user_version`
 BUSY_SECONDS = 60.0
 TABLES = (
     """CREATE TABLE runs (
@@ -21,7 +19,7 @@ TABLES = (
         error TEXT, started TEXT NOT NULL, finished TEXT, config TEXT NOT NULL, config_hash TEXT NOT NULL, seed INTEGER NOT NULL,
         dataset TEXT NOT NULL, dataset_wanted TEXT NOT NULL, clients INTEGER NOT NULL, classes INTEGER NOT NULL,
         git_commit TEXT NOT NULL, versions TEXT NOT NULL, device TEXT NOT NULL, command TEXT NOT NULL,
-        host TEXT NOT NULL, pid INTEGER NOT NULL, born TEXT NOT NULL, startup REAL)""",
+        host TEXT NOT NULL, pid INTEGER NOT NULL, born TEXT NOT NULL, startup REAL, heartbeat REAL, other_cpu REAL)""",
     """CREATE TABLE rounds (
         run TEXT NOT NULL REFERENCES runs (id), round INTEGER NOT NULL, cohort INTEGER NOT NULL, failures INTEGER NOT NULL,
         examples INTEGER NOT NULL, steps INTEGER NOT NULL, gradient_evaluations INTEGER NOT NULL, forward_evaluations INTEGER NOT NULL,
@@ -46,13 +44,27 @@ TABLES = (
     """CREATE TABLE classes (
         run TEXT NOT NULL REFERENCES runs (id), class INTEGER NOT NULL, name TEXT NOT NULL,
         PRIMARY KEY (run, class)) WITHOUT ROWID""",
+    """CREATE TABLE tags (
+        run TEXT NOT NULL REFERENCES runs (id), tag TEXT NOT NULL,
+        PRIMARY KEY (run, tag)) WITHOUT ROWID""",
 )
-MIGRATIONS = {2: TABLES[-1:]}  # from each version to the next
+MIGRATIONS = {
+    2: TABLES[-2:-1],
+    3: (*(f"ALTER TABLE runs ADD COLUMN {name} REAL" for name in ("heartbeat", "other_cpu")), TABLES[-1]),
+}  # from each version to the next
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """Open the file. Raises `ConfigError` if another program wrote it, or its version is not supported."""
-    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+def connect(path: Path, read_only: str = "") -> sqlite3.Connection:
+    """Open the file.
+
+    Args:
+        read_only: Parameters of SQLite's URI with which to open it for reading alone.
+
+    Raises:
+        ConfigError: Another program wrote it, or its version is not supported.
+    """
+    name = f"{path.absolute().as_uri()}?{read_only}" if read_only else str(path)
+    connection = sqlite3.connect(name, uri=bool(read_only), timeout=BUSY_SECONDS, isolation_level=None)
     try:
         _check(connection, path)
     except BaseException:
@@ -61,6 +73,27 @@ def connect(path: Path) -> sqlite3.Connection:
     connection.row_factory = sqlite3.Row
     connection.execute("PRAGMA foreign_keys = ON")
     return connection
+
+
+def open_to_read(path: Path) -> sqlite3.Connection:
+    """Open a file that exists, also where it and its folder may only be read.
+
+    Raises:
+        ConfigError: It is missing, or cannot be read; and as `connect`.
+    """
+    folder = path.parent
+    try:
+        if not path.is_file() or not path.stat().st_size:
+            raise ConfigError(f"runs_dir: '{folder}' is not allowed: it holds no {DATABASE_NAME}; runs write one there")
+        for read_only in ("", "mode=ro"):
+            with suppress(sqlite3.OperationalError):
+                return connect(path, read_only)
+        log = path.with_name(f"{path.name}-wal")
+        if log.exists() and log.stat().st_size:  # what SQLite cannot read without writing
+            raise ConfigError(f"runs_dir: '{folder}' is not allowed: its newest rounds are in {log.name}; copy it to where you may write")
+        return connect(path, "immutable=1")
+    except (OSError, sqlite3.OperationalError) as error:
+        raise ConfigError(f"runs_dir: '{folder}' is not allowed: must be a folder that can be read ({error})") from None
 
 
 def _check(connection: sqlite3.Connection, path: Path) -> None:
@@ -93,22 +126,22 @@ def _migrate(connection: sqlite3.Connection, version: int) -> int:
 
 
 def create_database(path: Path) -> None:
-    """Create the file atomically, so that processes that do so at the same time never see an incomplete one."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fedsam-") as folder:
-        temporary = Path(folder) / DATABASE_NAME
-        connection = sqlite3.connect(temporary, isolation_level=None)
-        try:
-            for statement in (
-                "PRAGMA journal_mode = WAL",
-                *TABLES,
-                f"PRAGMA application_id = {APPLICATION_ID}",
-                f"PRAGMA user_version = {SCHEMA_VERSION}",
-            ):
-                connection.execute(statement)
-        finally:
-            connection.close()
-        with suppress(FileExistsError):  # another process was faster
-            os.link(temporary, path)
+    """Create the tables in a file that is missing or empty; of processes that do so at the same time, one does.
+
+    A file that stays empty, because there is no space for the tables, is removed.
+    """
+    try:
+        with closing(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)) as connection:
+            with transaction(connection):
+                if connection.execute("PRAGMA schema_version").fetchone()[0]:
+                    return  # another process was faster
+                for statement in (*TABLES, f"PRAGMA application_id = {APPLICATION_ID}", f"PRAGMA user_version = {SCHEMA_VERSION}"):
+                    connection.execute(statement)
+            connection.execute("PRAGMA journal_mode = WAL")
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_BUSY and path.is_file() and not path.stat().st_size:
+            path.unlink()
+        raise
 
 
 @contextmanager

@@ -50,13 +50,11 @@ def load_model(run: str, runs_dir: Path | str = "runs") -> nn.Module:
         ConfigError: No run, or more than one, has this id; or its model is missing or cannot be read.
     """
     with Results.open(Path(runs_dir), create=False) as results:
-        found = results.find([run])
-    if len(found) > 1:
-        raise ConfigError(f"run: {run!r} is not allowed: {len(found)} runs begin so: {', '.join(one.id for one in found)}")
-    path = Path(runs_dir) / found[0].id / FINAL_MODEL_NAME
+        found = results.find_one(run)
+    path = Path(runs_dir) / found.id / FINAL_MODEL_NAME
     if not path.is_file():
-        raise ConfigError(f"run: {run!r} is not allowed: run {found[0].id} is {found[0].status} and left no {path}")
-    return _load(path, found[0])
+        raise ConfigError(f"run: {run!r} is not allowed: run {found.id} is {found.status} and left no {path}")
+    return _load(path, found)
 
 
 def _load(path: Path, run: Run) -> nn.Module:

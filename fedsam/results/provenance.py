@@ -1,4 +1,4 @@
-"""The provenance of runs: code, versions, device and command; and whether the process of a run is alive."""
+"""The provenance of runs: code, versions, device and command."""
 
 from __future__ import annotations
 
@@ -104,26 +104,3 @@ def _gpus() -> str:
     finally:
         pynvml.nvmlShutdown()
     return ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
-
-
-def process_ended(host: str, pid: int, start_time: str) -> bool:
-    """Whether the process that started at `start_time` has ended; False on another host, where this is unknown."""
-    if host != platform.node() or os.name != "posix":
-        return False
-    if start_time:
-        return process_start_time(pid) != start_time
-    try:
-        os.kill(pid, 0)  # signal 0 only checks
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass
-    return False
-
-
-def process_start_time(pid: int) -> str:
-    """Start time of a process in clock ticks since boot, since process ids are reused; empty if it has ended or there is no /proc."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        return ""

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import json
+import math
+import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
+from fedsam.renamed import with_current_names
+from fedsam.results.processes import process_ended
 from fedsam.results.provenance import Provenance
 
 Status = Literal["running", "finished", "failed", "interrupted"]
@@ -81,7 +86,7 @@ class Row:
     peak_device_memory: int | None = None
     train_loss: float
     measures: Mapping[str, float] = field(default_factory=dict)
-    clients: Sequence[ClientRow] = ()
+    clients: Sequence[ClientRow] = field(default=(), repr=False)
 
 
 ROUND_COLUMNS = tuple(f.name for f in fields(Row) if f.name not in ("measures", "clients"))
@@ -91,7 +96,7 @@ OPTIONAL_COLUMNS = ("simulated_seconds", "energy")
 TOTAL_COLUMNS = tuple(name for name in ROUND_COLUMNS if name not in ("run", "round", "train_loss", *PEAK_COLUMNS, *OPTIONAL_COLUMNS))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Run(Provenance):
     """A row of the table of runs.
 
@@ -110,6 +115,8 @@ class Run(Provenance):
         clients: Number of clients.
         classes: Number of classes.
         startup: Seconds from the start of the run to its first round; None before.
+        host: Name of the machine that the run was started on.
+        other_cpu: Share of the machine's CPU time that processes took that are not the run's; None where it was not measured.
     """
 
     id: str
@@ -126,6 +133,33 @@ class Run(Provenance):
     clients: int
     classes: int
     startup: float | None
+    host: str
+    other_cpu: float | None
+
+    def __repr__(self) -> str:
+        return f"Run({self.id!r}, {self.method!r}, {self.dataset!r}, clients={self.clients}, seed={self.seed}, {self.status!r})"
+
+    @property
+    def method(self) -> str:
+        """Its name, else the preset, else the components."""
+        components = (self.config["client"]["optimizer"], self.config["client"]["correction"], self.config["server"]["strategy"])
+        return self.name or self.config.get("method") or " x ".join(each["name"] for each in components if each["name"] != "none")
+
+    def overlaps(self, other: Run) -> bool:
+        """Whether another run that has ended went on at the same time on the same machine, for a second at least."""
+        if self.finished is None or other.finished is None or self.id == other.id or self.host != other.host:
+            return False
+        return self.started < other.finished and other.started < self.finished
+
+    @classmethod
+    def from_entry(cls, entry: sqlite3.Row) -> Self:
+        """The run of an entry in the database."""
+        stored = dict(entry)
+        values = {f.name: stored[f.name] for f in fields(cls)}
+        values |= {"config": _config(stored["config"]), "versions": json.loads(stored["versions"])}
+        if values["status"] == "running" and process_ended(stored["host"], stored["pid"], stored["born"], stored["heartbeat"]):
+            values["status"] = "interrupted"
+        return cls(**values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +180,18 @@ class Slice:
     alphas: tuple[float, ...]
     losses: tuple[tuple[float, ...], ...]
 
+    def cells(self) -> list[tuple[int, int, float, float, float]]:
+        """Row, column, their multiples of the directions, and the loss of each point; a line has one column, at 0."""
+        betas = self.alphas if len(self.losses[0]) > 1 else (0.0,)
+        return [(i, j, self.alphas[i], betas[j], loss) for i, row in enumerate(self.losses) for j, loss in enumerate(row)]
+
+
+def as_table(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """A dict for each row, all with the same keys: its columns and measures, single classes apart; NaN where a measure was not taken."""
+    names = list(dict.fromkeys(name for row in rows for name in row.measures if not name.startswith("class_accuracy_")))
+    columns = [name for name in ROUND_COLUMNS if name != "run"]
+    return [{name: getattr(row, name) for name in columns} | {name: row.measures.get(name, math.nan) for name in names} for row in rows]
+
 
 def cumulative(rows: Sequence[Row]) -> list[Row]:
     """The rows with each cost replaced by its running total, and each peak by its running maximum."""
@@ -161,3 +207,10 @@ def _add(before: Row, row: Row) -> Row:
         name: max((p for p in (getattr(before, name), getattr(row, name)) if p is not None), default=None) for name in PEAK_COLUMNS
     }
     return replace(row, **totals, **peaks)
+
+
+def _config(text: str) -> dict[str, Any]:
+    """The settings of a run, whenever it was stored: with the present names of components, and without what is no setting any more."""
+    config: dict[str, Any] = with_current_names(json.loads(text))
+    config.get("compute", {}).pop("engine", None)
+    return config

@@ -8,16 +8,12 @@ a value that was not measured has no row. Only a NULL `peak_device_memory` means
 
 from __future__ import annotations
 
-import difflib
 import json
-import math
 import os
 import platform
 import shutil
 import sqlite3
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -27,11 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsam.config import ConfigError, Experiment
-from fedsam.renamed import with_current_names
 from fedsam.results.config_hash import config_hash, digest
-from fedsam.results.database import DATABASE_NAME, connect, create_database, insert_statement, transaction
-from fedsam.results.provenance import Provenance, process_ended, process_start_time
-from fedsam.results.rows import CLIENT_COLUMNS, ROUND_COLUMNS, ClientRow, Row, Run, Slice, Status
+from fedsam.results.database import DATABASE_NAME, connect, create_database, insert_statement, open_to_read, transaction
+from fedsam.results.processes import process_start_time
+from fedsam.results.provenance import Provenance
+from fedsam.results.reading import ResultsReader
+from fedsam.results.rows import CLIENT_COLUMNS, ROUND_COLUMNS, Row, Run, Slice, Status
 
 
 class DuplicateRunError(RuntimeError):
@@ -42,30 +39,31 @@ class DuplicateRunError(RuntimeError):
     """
 
     def __init__(self, run: Run) -> None:
-        super().__init__(f"run {run.id} is the same experiment: it {'has finished' if run.status == 'finished' else 'is at work'}")
+        state = "has finished" if run.status == "finished" else f"is at work on {run.host}"
+        super().__init__(f"run {run.id} is the same experiment: it {state}")
         self.run = run
 
 
-class Results:
+class Results(ResultsReader):
     """The open results file; a context manager that closes it."""
-
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
-        self._connection = connection
-        self.path = path
 
     @classmethod
     def open(cls, runs_dir: Path | str = "runs", *, create: bool = True) -> Self:
-        """Open the results in `runs_dir`; create the file if it is missing and `create` is true.
+        """Open the results in `runs_dir`, creating the file if it is missing.
+
+        Args:
+            create: False: the file must be there, and is opened for reading where it cannot be written.
 
         Raises:
             ConfigError: The folder cannot be created or read, or the file is missing, of another version, or of another program.
         """
         path = Path(runs_dir) / DATABASE_NAME
-        if not create and not path.is_file():
-            raise ConfigError(f"runs_dir: '{runs_dir}' is not allowed: it holds no {DATABASE_NAME}; runs write one there")
+        if not create:
+            return cls(open_to_read(path), path)
         try:
+            missing = not path.is_file() or not path.stat().st_size  # an empty file is one that is not made yet
             path.parent.mkdir(parents=True, exist_ok=True)
-            if not path.exists():
+            if missing:
                 create_database(path)
             connection = connect(path)
         except (OSError, sqlite3.OperationalError) as error:
@@ -92,6 +90,7 @@ class Results:
         provenance: Provenance,
         class_names: Sequence[str] = (),
         once: bool = False,
+        restart: bool = False,
     ) -> str:
         """Add a run of this process and return its id.
 
@@ -101,6 +100,7 @@ class Results:
             label_distribution: Number of examples of each client and class, (clients, classes).
             class_names: One for each class; empty if they have no names.
             once: Replace unfinished runs of this experiment.
+            restart: Among them those that seem to be at work on another machine.
 
         Raises:
             DuplicateRunError: `once`, and a run of this experiment has finished or is running.
@@ -126,6 +126,7 @@ class Results:
             "host": platform.node(),
             "pid": pid,
             "born": process_start_time(pid),
+            "heartbeat": now.timestamp(),
         }
         counts = [
             (columns["id"], int(client), int(kind), int(label_distribution[client, kind]))
@@ -134,7 +135,8 @@ class Results:
         with transaction(self._connection) as connection:
             others = self.runs_with_hash(str(columns["config_hash"]), experiment.seed, dataset) if once else []
             for other in others:
-                if other.status in ("finished", "running"):
+                gone = restart and other.host != columns["host"]
+                if other.status == "finished" or (other.status == "running" and not gone):
                     raise DuplicateRunError(other)
                 self._delete(other.id)
             connection.execute(insert_statement("runs", columns), columns)
@@ -167,128 +169,67 @@ class Results:
         with transaction(self._connection) as connection:
             values = (status, error, datetime.now(UTC).isoformat(timespec="seconds"), run)
             if connection.execute("UPDATE runs SET status = ?, error = ?, finished = ? WHERE id = ?", values).rowcount != 1:
-                raise ValueError(f"run {run!r} was never started")
+                raise ValueError(f"run {run!r} was never started, or another command has taken its place")
+
+    def forget(self, name: str) -> Run:
+        """Record a run as interrupted that seems to be at work, because its process on another machine is gone.
+
+        Raises:
+            ConfigError: No run, or more than one, has this id; or it is not at work, or at work on this machine.
+        """
+        run = self.find_one(name)
+        if run.status != "running" or run.host == platform.node():
+            state = "at work on this machine: end its process" if run.status == "running" else f"{run.status}, not at work"
+            raise ConfigError(f"run: {name!r} is not allowed: run {run.id} is {state}")
+        self.finish_run(run.id, "interrupted", f"its process on {run.host} is gone")
+        return run
 
     def record_startup(self, run: str, seconds: float) -> None:
         """Record the seconds from the start of a run to its first round."""
         with transaction(self._connection) as connection:
             connection.execute("UPDATE runs SET startup = ? WHERE id = ?", (seconds, run))
 
+    def record_other_cpu(self, run: str, share: float) -> None:
+        """Record the share of this machine's CPU time that other processes took during a run."""
+        with transaction(self._connection) as connection:
+            connection.execute("UPDATE runs SET other_cpu = ? WHERE id = ?", (share, run))
+
     def add_slice(self, slice: Slice) -> None:
         """Add the losses of a slice; its round must have been added."""
-        betas = slice.alphas if len(slice.losses[0]) > 1 else (0.0,)
-        cells = [
-            (slice.run, slice.round, slice.name, i, j, slice.alphas[i], betas[j], loss)
-            for i, row in enumerate(slice.losses)
-            for j, loss in enumerate(row)
-        ]
+        cells = [(slice.run, slice.round, slice.name, *cell) for cell in slice.cells()]
         with transaction(self._connection) as connection:
             connection.executemany("INSERT INTO slices VALUES (?, ?, ?, ?, ?, ?, ?, ?)", cells)
 
-    def slices(self, run: str) -> list[Slice]:
-        """The slices of a run, earlier rounds first."""
-        cells: defaultdict[tuple[int, str], dict[int, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
-        for entry in self._connection.execute("SELECT * FROM slices WHERE run = ? ORDER BY round, name, i, j", (run,)):
-            cells[entry["round"], entry["name"]][entry["i"]].append((entry["alpha"], _number(entry["loss"])))
-        return [
-            Slice(
-                run=run,
-                round=round,
-                name=name,
-                alphas=tuple(row[0][0] for row in rows.values()),
-                losses=tuple(tuple(loss for _, loss in row) for row in rows.values()),
-            )
-            for (round, name), rows in cells.items()
-        ]
+    def delete(self, name: str) -> Run:
+        """Delete a run and its files.
+
+        Raises:
+            ConfigError: No run, or more than one, has this id; or it is at work.
+        """
+        run = self.find_one(name)
+        if run.status == "running":
+            raise ConfigError(f"run: {name!r} is not allowed: run {run.id} is at work on {run.host}")
+        with transaction(self._connection):
+            self._delete(run.id)
+        self._remove_files(run.id)
+        return run
+
+    def set_tags(self, name: str, tags: Sequence[str]) -> Run:
+        """Give a run these tags in place of those that it has. Raises `ConfigError` where no run, or more than one, has this id."""
+        run = self.find_one(name)
+        with transaction(self._connection) as connection:
+            connection.execute("DELETE FROM tags WHERE run = ?", (run.id,))
+            connection.executemany("INSERT INTO tags VALUES (?, ?)", [(run.id, tag) for tag in dict.fromkeys(tags)])
+        return run
 
     def _delete(self, run: str) -> None:
-        for table in ("slices", "clients", "measures", "rounds", "holdings", "classes"):
+        for table in ("slices", "clients", "measures", "rounds", "holdings", "classes", "tags"):
             self._connection.execute(f"DELETE FROM {table} WHERE run = ?", (run,))
         self._connection.execute("DELETE FROM runs WHERE id = ?", (run,))
 
     def _remove_files(self, run: str) -> None:
         shutil.rmtree(self.path.parent / run, ignore_errors=True)
 
-    def runs_with_hash(self, config_hash: str, seed: int, dataset: str) -> list[Run]:
-        """The runs of an experiment with a seed on a dataset: finished ones first, then by age, oldest first."""
-        query = "SELECT * FROM runs WHERE config_hash = ? AND seed = ? AND dataset = ? ORDER BY status != 'finished', rowid"
-        return [_run(row) for row in self._connection.execute(query, (config_hash, seed, dataset))]
-
-    def runs(self) -> list[Run]:
-        """Every run, oldest first."""
-        return [_run(row) for row in self._connection.execute("SELECT * FROM runs ORDER BY rowid")]
-
-    def rounds(self, run: str) -> list[Row]:
-        """The rounds of a run, in order."""
-        measures: defaultdict[int, dict[str, float]] = defaultdict(dict)
-        clients: defaultdict[int, list[ClientRow]] = defaultdict(list)
-        for entry in self._connection.execute("SELECT round, name, value FROM measures WHERE run = ? ORDER BY round, name", (run,)):
-            measures[entry["round"]][entry["name"]] = _number(entry["value"])
-        for entry in self._connection.execute("SELECT * FROM clients WHERE run = ? ORDER BY client", (run,)):
-            values = {name: entry[name] for name in CLIENT_COLUMNS} | {"train_loss": _number(entry["train_loss"])}
-            clients[entry["round"]].append(ClientRow(**values))
-        rows = []
-        for entry in self._connection.execute("SELECT * FROM rounds WHERE run = ? ORDER BY round", (run,)):
-            values = {name: entry[name] for name in ROUND_COLUMNS} | {"train_loss": _number(entry["train_loss"])}
-            rows.append(Row(**values, measures=measures[entry["round"]], clients=tuple(clients[entry["round"]])))
-        return rows
-
-    def curve(self, run: str, measure: str) -> list[tuple[int, float]]:
-        """(round, value) of each evaluation of `measure`."""
-        query = "SELECT round, value FROM measures WHERE run = ? AND name = ? ORDER BY round"
-        return [(entry["round"], _number(entry["value"])) for entry in self._connection.execute(query, (run, measure))]
-
-    def label_distribution(self, run: str) -> NDArray[np.int64]:
-        """Number of examples of each client and class of a run, (clients, classes)."""
-        shape = self._connection.execute("SELECT clients, classes FROM runs WHERE id = ?", (run,)).fetchone()
-        counts = np.zeros(tuple(shape), dtype=np.int64)
-        found = [tuple(entry) for entry in self._connection.execute("SELECT client, class, examples FROM holdings WHERE run = ?", (run,))]
-        if found:
-            client, kind, examples = np.array(found).T
-            counts[client, kind] = examples
-        return counts
-
-    def class_names(self, run: str) -> tuple[str, ...]:
-        """The names of the classes of a run; empty if they have none."""
-        return tuple(name for (name,) in self._connection.execute("SELECT name FROM classes WHERE run = ? ORDER BY class", (run,)))
-
-    def find(self, names: Sequence[str]) -> list[Run]:
-        """The runs whose ids begin with one of `names`, in the order of `names`, each once.
-
-        Raises:
-            ConfigError: No id begins with a name; the message suggests the closest id.
-        """
-        known = self.runs()
-        found: dict[str, Run] = {}
-        for name in names:
-            fitting = {run.id: run for run in known if name and run.id.startswith(name)}
-            if not fitting:
-                near = difflib.get_close_matches(name, [run.id for run in known], n=1, cutoff=0.4)
-                hint = f", did you mean {near[0]!r}?" if near else ""
-                raise ConfigError(
-                    f"run: {name!r} is not known{hint}; {self.path} holds {len(known)} runs, an id or the start of one is allowed"
-                )
-            found |= fitting
-        return list(found.values())
-
-
-def _run(entry: sqlite3.Row) -> Run:
-    values = {f.name: entry[f.name] for f in fields(Run)} | {"config": _config(entry["config"]), "versions": json.loads(entry["versions"])}
-    if values["status"] == "running" and process_ended(entry["host"], entry["pid"], entry["born"]):
-        values["status"] = "interrupted"
-    return Run(**values)
-
-
-def _config(text: str) -> dict[str, Any]:
-    """The settings of a run, whenever it was stored: with the present names of components, and without what is no setting any more."""
-    config: dict[str, Any] = with_current_names(json.loads(text))
-    config.get("compute", {}).pop("engine", None)
-    return config
-
 
 def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value

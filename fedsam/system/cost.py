@@ -1,12 +1,14 @@
-"""Counters of floating-point operations, seconds and joules."""
+"""Counters of floating-point operations, seconds, joules, and CPU time of other processes."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import psutil
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -119,3 +121,31 @@ def gpu_energy() -> EnergyCounter | None:
     except pynvml.NVMLError:
         return None
     return (lambda: sum(pynvml.nvmlDeviceGetTotalEnergyConsumption(gpu) for gpu in gpus) / 1000) if gpus else None  # in millijoules
+
+
+class OtherProcesses:
+    """Measures from its creation how much CPU time of this machine other processes take than this one and those that it started."""
+
+    def __init__(self) -> None:
+        self._start, self._busy, self._own = time.perf_counter(), _busy_seconds(), _own_seconds()
+
+    def share(self) -> float:
+        """CPU time of other processes divided by that of all CPUs."""
+        there = (time.perf_counter() - self._start) * (psutil.cpu_count() or 1)
+        others = _busy_seconds() - self._busy - (_own_seconds() - self._own)
+        return min(max(others / there, 0.0), 1.0)
+
+
+def _busy_seconds() -> float:
+    """CPU seconds of all processes of this machine, and those that a hypervisor took from it."""
+    times = psutil.cpu_times()._asdict()
+    return float(sum(seconds for name, seconds in times.items() if name not in ("idle", "iowait", "guest", "guest_nice")))
+
+
+def _own_seconds() -> float:
+    """CPU seconds of this process and those below it."""
+    process, total = psutil.Process(), 0.0
+    for one in (process, *process.children(recursive=True)):
+        with suppress(psutil.Error):  # it has ended
+            total += sum(one.cpu_times()[:4])  # user, system, and the same of its children that have ended
+    return total

@@ -8,7 +8,21 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-PASSING = {"id", "run", "started", "finished", "pid", "born", "startup", "command", "peak_rss", "error", "git_commit"}
+PASSING = {
+    "id",
+    "run",
+    "started",
+    "finished",
+    "pid",
+    "born",
+    "heartbeat",
+    "startup",
+    "command",
+    "peak_rss",
+    "error",
+    "git_commit",
+    "other_cpu",
+}
 
 
 def content(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:

@@ -11,6 +11,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from experiments.cli.output import FAILED, graceful_shutdown
+from fedsam.formatting import printable
 from fedsam.overrides import assigned
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def command(
     plugins.search()
     found = contracts.find(component, kind, own, others)
     console = Console(highlight=False)
-    console.print(Text.assemble((found.name, "bold"), f", a {contracts.KINDS[found.kind].noun}"))
+    console.print(Text.assemble((printable(found.name), "bold"), f", a {contracts.KINDS[found.kind].noun}"))
     verdicts: Counter[str] = Counter()
     with graceful_shutdown("interrupted; Ray is stopped"):
         for check in contracts.checks(found):
@@ -73,4 +74,6 @@ def print_finding(console: Console, title: str, finding: Finding) -> None:
     """Print verdict and title in a line, and below it the text of the finding."""
     console.print(Text.assemble((f"{finding.verdict:<{INDENT}}", STYLES[finding.verdict]), title))
     if finding.text:
-        console.print(Padding(Text(finding.text, style="dim" if finding.verdict != "failed" else ""), (0, 0, 0, INDENT)))
+        console.print(
+            Padding(Text(printable(finding.text, lines=True), style="dim" if finding.verdict != "failed" else ""), (0, 0, 0, INDENT))
+        )

@@ -27,6 +27,7 @@ from experiments.cli.options import (
 from experiments.cli.output import (
     FAILED,
     exit_on_failure,
+    exit_on_unfinished,
     graceful_shutdown_of_runs,
     print_error,
     print_table,
@@ -54,6 +55,9 @@ def command(
     overrides: Overrides = None,
     parallel: Annotated[int, typer.Option("--parallel", metavar="N", min=1, help="Runs at once, each with its share of the actors.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, with times from short trials, and stop.")] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Make runs again that seem to be at work on another machine: their processes are gone.")
+    ] = False,
     data_root: DataRoot = None,
     runs_dir: NewRunsDir = None,
     ray_address: RayAddress = None,
@@ -67,7 +71,8 @@ def command(
 
     CONFIG is a file as `fedsam run` takes it. The plan comes first: runs, work, bytes and time, estimated from short trials.
     What was stopped or killed goes on when it is started again: a run with the same settings and seed that has finished is not repeated.
-    A run that fails is recorded with its error and does not stop the others; the exit code is then 1.
+    A run that fails is recorded with its error and does not stop the others; the exit code is then 1. A run that another process is at is
+    left to it; the exit code is then 3, unless it has ended by the end.
     """
     experiments = read_experiments(path, overrides, location_settings(data_root, runs_dir, ray_address, allow_unauthenticated_cluster))
     from experiments.planning.plan import plan_comparison
@@ -84,16 +89,17 @@ def command(
     if baseline is not None and baseline not in labels:
         raise ConfigError(f"baseline: {baseline!r} is not known; allowed: {'; '.join(labels)}")
     with graceful_shutdown_of_runs(folder):
-        outcomes = _carry_out(planned, cache, parallel, dry_run, quiet, tensorboard)
+        outcomes = _carry_out(planned, cache, parallel, dry_run, restart, quiet, tensorboard)
     if not dry_run:
         new = iter(outcomes)
         ids = [one.finished_run.id if one.finished_run else next(new).run_id for one in planned]
         report_runs([run_id for run_id in ids if run_id], folder, baseline=baseline, target_accuracy=target)
         exit_on_failure(outcomes)
+        exit_on_unfinished(ids, folder)
 
 
 def _carry_out(
-    planned: Sequence[PlannedRun], cache: DatasetCache, parallel: int, dry_run: bool, quiet: bool, tensorboard: bool
+    planned: Sequence[PlannedRun], cache: DatasetCache, parallel: int, dry_run: bool, restart: bool, quiet: bool, tensorboard: bool
 ) -> list[Outcome]:
     """Print the plan unless quiet, then make the runs that have not finished unless it is a dry run; their outcomes, in order."""
     from experiments.running.grids import actor_groups
@@ -115,7 +121,7 @@ def _carry_out(
             return []
         with progress_callback(quiet, tensorboard) as callback:
             callback.plan(experiments, seconds)
-            return perform([one.checked for one in todo], groups, callback, once=True)
+            return perform([one.checked for one in todo], groups, callback, once=True, restart=restart)
 
 
 def _forecasts(todo: Sequence[PlannedRun], group: ActorGroup) -> dict[tuple[str, int], Forecast]:

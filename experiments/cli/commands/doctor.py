@@ -6,12 +6,13 @@ import os
 from pathlib import Path
 
 import typer
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from experiments.cli.options import RUNS_DIR, AllowOpen, DataRoot, RayAddress, RunsDir
 from experiments.cli.output import FAILED, graceful_shutdown, print_table
 from fedsam.config import Compute
+from fedsam.formatting import literal
 
 EXAMPLES = (
     "fedsam doctor",
@@ -40,7 +41,7 @@ def command(
         found = list(checks.examine(root, runs_dir, compute))
     table = Table("Check", "Found", "Verdict", "What to do")
     for check in found:
-        table.add_row(check.name, escape(check.found), f"[{COLOURS[check.verdict]}]{check.verdict}[/]", escape(check.fix))
+        table.add_row(check.name, literal(check.found), Text(check.verdict, COLOURS[check.verdict]), literal(check.fix))
     print_table(table)
     if checks.worst_verdict(found) == "problem":
         raise typer.Exit(FAILED)

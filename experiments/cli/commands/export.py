@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from experiments.cli.options import RUNS_DIR, RunIds, RunsDir
+from experiments.cli.output import FAILED, check_folder, print_error, print_line, reason
 from experiments.reporting.export import Format, export
 from fedsam.optional import require
 
@@ -22,7 +23,7 @@ def command(
     kind: Annotated[Format, typer.Option("--format", help="Kind of files.")] = Format.PARQUET,
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
-    """Write every table of the results database (runs, rounds, measures, clients, holdings, classes, slices) to a file.
+    """Write every table of the results database (runs, rounds, measures, clients, holdings, classes, slices, tags) to a file.
 
     RUN is the id of a run, or how it begins; default: all runs. Needs the package pyarrow.
     """
@@ -31,5 +32,11 @@ def command(
     require("pyarrow", "fedsam export")
     with Results.open(runs_dir, create=False) as results:
         runs = results.find(ids) if ids else results.runs()
-    for path, rows in export(results.path, [run.id for run in runs], out or runs_dir / "export", kind).items():
-        typer.echo(f"{path}: {rows} rows")
+    target = out or runs_dir / "export"
+    check_folder(target, "out")
+    try:
+        for path, rows in export(results.path, [run.id for run in runs], target, kind).items():
+            print_line(f"{path}: {rows} rows")
+    except OSError as error:
+        print_error(f"export: '{target}' cannot be written ({reason(error)})")
+        raise typer.Exit(FAILED) from None

@@ -8,7 +8,6 @@ from importlib.metadata import entry_points
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from experiments.cli.output import print_table
@@ -16,6 +15,7 @@ from experiments.settings import names, shipped
 from experiments.settings.presets import PRESETS, unknown_names
 from fedsam import plugins
 from fedsam.config import ConfigError
+from fedsam.formatting import literal
 from fedsam.registry import Registry
 from fedsam.wording import nearest
 
@@ -74,7 +74,7 @@ def _names() -> Table:
     """The names of all kinds."""
     result, installed = _table("kind", "names"), entry_points()
     for kind in Kind:
-        result.add_row(kind, escape(", ".join(_meanings_by_name(kind, installed))))
+        result.add_row(kind, literal(", ".join(_meanings_by_name(kind, installed))))
     result.caption = "fedsam list KIND: what each is; fedsam list KIND NAME: its settings, limits and sources"
     return result
 
@@ -83,7 +83,7 @@ def _meanings(kind: Kind) -> Table:
     """The names of a kind, each with what it is."""
     result = _table("name", "meaning", title=kind)
     for name, meaning in _meanings_by_name(kind, entry_points()).items():
-        result.add_row(escape(name), escape(meaning))
+        result.add_row(literal(name), literal(meaning))
     if kind is not Kind.CONFIGS:
         result.caption = f"fedsam list {kind} NAME: settings, limits and sources, of module:attribute too; --details: of all"
     return result

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from experiments.cli.options import ConfigFile, DataRoot, Overrides, read_experiments
-from experiments.cli.output import FAILED, print_error, print_table
+from experiments.cli.output import FAILED, check_file, print_error, print_line, print_table
 from fedsam.config import Component, Experiment
+from fedsam.formatting import printable
 
 if TYPE_CHECKING:
     from experiments.running.grids import DatasetCache
@@ -39,20 +40,26 @@ def command(
 
     experiments = read_experiments(path, overrides, {"data.root": data_root})
     different = list({(experiment.data.model_dump_json(), experiment.seed): experiment for experiment in experiments}.values())
+    targets = _targets(plot, len(different)) if plot else []
+    for target in targets:
+        check_file(target, "plot")
     cache = DatasetCache()
-    for number, experiment in enumerate(different, 1):
+    for number, experiment in enumerate(different):
         dataset = _dataset(experiment, cache)
         counts = partitions.class_counts(dataset.train.y.numpy(), federated.partition_examples(experiment, dataset), dataset.classes)
-        typer.echo(
+        print_line(
             f"{dataset.name}, {experiment.data.clients} clients, {_component_text(experiment.data.partition)}, seed {experiment.seed}"
         )
         print_table(console_tables.label_distribution(counts, dataset.class_names))
-        if plot:
-            target = plot if len(different) == 1 else plot.with_stem(f"{plot.stem}-{number}")
-            target.write_bytes(
-                figures.encode(figures.label_distribution(counts, _warning(experiment, dataset), dataset.class_names), "png")
-            )
-            typer.echo(f"plot: {target}")
+        for target in targets[number : number + 1]:
+            figure = figures.label_distribution(counts, _warning(experiment, dataset), dataset.class_names)
+            target.write_bytes(figures.encode(figure, "png"))
+            print_line(f"plot: {target}")
+
+
+def _targets(plot: Path, partitions: int) -> list[Path]:
+    """The file of each partition."""
+    return [plot] if partitions == 1 else [plot.with_stem(f"{plot.stem}-{number}") for number in range(1, partitions + 1)]
 
 
 def _dataset(experiment: Experiment, cache: DatasetCache) -> Dataset:
@@ -67,7 +74,7 @@ def _dataset(experiment: Experiment, cache: DatasetCache) -> Dataset:
 
 def _warning(experiment: Experiment, dataset: Dataset) -> str:
     wanted = experiment.data.source.name
-    return "" if dataset.name == wanted else f"{dataset.name}, not {wanted}"
+    return "" if dataset.name == wanted else printable(f"{dataset.name}, not {wanted}")
 
 
 def _component_text(component: Component) -> str:

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from experiments.cli.options import RUNS_DIR, Baseline, RunIds, RunsDir, Target
-from experiments.cli.output import report_runs
+from experiments.cli.output import FAILED, check_folder, print_line, report_runs
 from fedsam.config import ConfigError
+from fedsam.formatting import plural
 
 EXAMPLES = (
     "fedsam report",
@@ -29,12 +30,22 @@ def command(
 ) -> None:
     """Print the table of runs and write report.html, one file that opens offline, with its figures (PNG, SVG) and tables (CSV, LaTeX).
 
-    RUN is the id of a run, or how it begins; default: all runs.
+    RUN is the id of a run, or how it begins; default: all runs, in a report for each dataset and length, since runs of 2 and of 40 rounds
+    cannot be compared. Exit code 1: a part of it could not be written.
     """
+    from experiments.reporting.groups import baselines, comparable
     from fedsam.results.store import Results
 
     with Results.open(runs_dir, create=False) as results:
-        found = [run.id for run in (results.find(ids) if ids else results.runs())]
-    if not found:
+        groups = {"": results.find(ids)} if ids else comparable(results.runs())
+    if not groups:
         raise ConfigError(f"runs_dir: '{runs_dir}' holds no run yet; `fedsam run` makes one")
-    report_runs(found, runs_dir, out, baseline=baseline, target_accuracy=target)
+    check_folder(out or runs_dir / "reports", "out")
+    compared_with, written = baselines(groups, baseline), []
+    for title, runs in groups.items():
+        if len(groups) > 1:
+            print_line(f"{title}: {plural(len(runs), 'run')}")
+        folder = out / runs[0].id if out and len(groups) > 1 else out
+        written.append(report_runs([run.id for run in runs], runs_dir, folder, baseline=compared_with[title], target_accuracy=target))
+    if not all(written):
+        raise typer.Exit(FAILED)

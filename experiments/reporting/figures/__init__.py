@@ -6,14 +6,23 @@ from experiments.reporting.figures.accuracy import (
     accuracy_curves,
     costs_against_clients,
     front_points,
+    loss_curves,
     pareto,
 )
-from experiments.reporting.figures.label_distribution import MAX_CLIENTS, ClientAccuracy, client_accuracies, label_distribution
+from experiments.reporting.figures.label_distribution import (
+    MAX_CLIENTS,
+    ClassAccuracy,
+    ClientAccuracy,
+    class_accuracies,
+    client_accuracies,
+    label_distribution,
+)
 from experiments.reporting.figures.landscape import FlatnessPoint, MethodSlice, flatness_against_accuracy, loss_lines, loss_planes
-from experiments.reporting.figures.style import MethodStyles, encode, method_styles
+from experiments.reporting.figures.style import MethodStyles, encode, method_styles, undrawable
 
 __all__ = [
     "MAX_CLIENTS",
+    "ClassAccuracy",
     "ClientAccuracy",
     "CostPoint",
     "FlatnessPoint",
@@ -21,14 +30,17 @@ __all__ = [
     "MethodStyles",
     "accuracy_against_clients",
     "accuracy_curves",
+    "class_accuracies",
     "client_accuracies",
     "costs_against_clients",
     "encode",
     "flatness_against_accuracy",
     "front_points",
     "label_distribution",
+    "loss_curves",
     "loss_lines",
     "loss_planes",
     "method_styles",
     "pareto",
+    "undrawable",
 ]

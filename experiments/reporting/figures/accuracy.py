@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,7 +15,15 @@ from experiments.analysis.cost import COSTS
 from experiments.analysis.curves import Curve
 from experiments.analysis.leaderboard import EntryKey
 from experiments.analysis.statistics import Estimate, pareto_front
-from experiments.reporting.figures.panels import client_count_axis, cost_axis, cost_panels, dodge_factors, limit_to_percents, panels
+from experiments.reporting.figures.panels import (
+    client_count_axis,
+    cost_axis,
+    cost_panels,
+    dodge_factors,
+    limit_to_percents,
+    logarithmic_if_wide,
+    panels,
+)
 from experiments.reporting.figures.style import MethodStyle, MethodStyles, with_rc_params
 
 
@@ -26,21 +35,40 @@ def accuracy_curves(curves: Sequence[Curve], against: str, styles: MethodStyles,
         against: A name of `COSTS`.
         bands: Whether the intervals over seeds are drawn.
     """
-    totals = {(curve.label, curve.clients): float(curve.costs[against][-1]) for curve in curves}
-    figure, by_count = cost_panels(COSTS[against], _largest(totals), _used(styles, totals), title=title)
+    figure, by_count = _curve_panels(curves, against, styles, title, "test accuracy (%)")
     for curve in curves:
         axes, divisor = by_count[curve.clients]
-        _draw(axes, curve.costs[against] / divisor, curve, styles[curve.label], bands)
+        _draw(axes, curve.costs[against] / divisor, 100 * curve.values, 100 * curve.half_width, styles[curve.label], bands)
     for axes, _ in by_count.values():
         limit_to_percents(axes)
     return figure
 
 
-def _draw(axes: Axes, x: NDArray[np.float64], curve: Curve, style: MethodStyle, bands: bool) -> None:
-    y = 100 * curve.accuracy
+@with_rc_params
+def loss_curves(curves: Sequence[Curve], ylabel: str, styles: MethodStyles, title: str = "", *, bands: bool = True) -> Figure:
+    """A loss against rounds, a panel for each client count, logarithmic where it varies much; a cross marks where a run diverged."""
+    figure, by_count = _curve_panels(curves, "rounds", styles, title, ylabel)
+    for clients, (axes, divisor) in by_count.items():
+        own = [curve for curve in curves if curve.clients == clients]
+        is_log = logarithmic_if_wide(axes, "y", [float(value) for curve in own for value in curve.values])
+        for curve in own:
+            _draw(axes, curve.costs["rounds"] / divisor, curve.values, curve.half_width, styles[curve.label], bands and not is_log)
+    return figure
+
+
+def _curve_panels(
+    curves: Sequence[Curve], against: str, styles: MethodStyles, title: str, ylabel: str
+) -> tuple[Figure, dict[int, tuple[Axes, float]]]:
+    totals = {(curve.label, curve.clients): float(curve.costs[against][-1]) for curve in curves}
+    return cost_panels(COSTS[against], _largest(totals), _used(styles, totals), title=title, ylabel=ylabel)
+
+
+def _draw(
+    axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], half_width: NDArray[np.float64], style: MethodStyle, bands: bool
+) -> None:
     axes.plot(x, y, markevery=max(1, len(x) // 6), **style.line)
     if bands:
-        axes.fill_between(x, y - 100 * curve.half_width, y + 100 * curve.half_width, color=style.color, alpha=0.15, linewidth=0)
+        axes.fill_between(x, y - half_width, y + half_width, color=style.color, alpha=0.15, linewidth=0)
     drawn = np.flatnonzero(np.isfinite(y))
     if 0 < len(drawn) < len(y):
         axes.plot(x[drawn[-1]], y[drawn[-1]], "x", color=style.color, markersize=6, markeredgewidth=1.4)
@@ -115,7 +143,7 @@ def front_points(points: Sequence[CostPoint]) -> list[CostPoint]:
 
 @with_rc_params
 def pareto(points: Sequence[CostPoint], against: str, styles: MethodStyles, title: str = "") -> Figure:
-    """Accuracy against a cost, a panel for each client count; points on the Pareto front are filled and named, others hollow."""
+    """Accuracy against a cost, a panel for each client count; points on the Pareto front are filled, others hollow, all named."""
     costs = {point.key: point.cost for point in points}
     figure, by_count = cost_panels(COSTS[against], _largest(costs), _used(styles, costs), title=title, kind="point")
     for clients, (axes, divisor) in by_count.items():
@@ -127,9 +155,13 @@ def pareto(points: Sequence[CostPoint], against: str, styles: MethodStyles, titl
             style = styles[point.label].point | {"fillstyle": "full" if point in best else "none"}
             error = 100 * (point.accuracy.half_width or 0.0)
             axes.errorbar(point.cost / divisor, 100 * point.accuracy.mean, error, elinewidth=0.6, markersize=4.2, **style)
-        for point, right, up in zip(best, x, y, strict=True):
-            # No point lies above and left of one on the front, so there is room for its name.
-            axes.annotate(point.label, (right, up), (-2, 2), textcoords="offset points", ha="right", va="bottom", rotation=-35, fontsize=6)
+        for point in own:
+            # No point lies above and left of one on the front, so there is room for its name; the others have theirs below and right.
+            where: dict[str, Any] = (
+                {"xytext": (-2, 2), "ha": "right", "va": "bottom"} if point in best else {"xytext": (2, -2), "ha": "left", "va": "top"}
+            )
+            place = (point.cost / divisor, 100 * point.accuracy.mean)
+            axes.annotate(point.label, place, textcoords="offset points", rotation=-35, fontsize=6, **where)
         axes.margins(0.18, 0.3)
         limit_to_percents(axes)
     return figure

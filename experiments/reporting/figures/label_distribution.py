@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from experiments.reporting.figures.style import COLOURS, FAINT, INK, SOFT, WARNING_COLOUR, WIDTH, MethodStyles, with_rc_params
+from fedsam.formatting import printable
 
 MAX_CLIENTS = 100  # drawn in a figure of the label distribution
 
@@ -56,8 +57,52 @@ def label_distribution(counts: NDArray[np.integer[Any]], title: str = "", names:
 
 
 def _short(name: str) -> str:
-    """A class name as the label of a tick, at most 16 characters; `$` would begin a formula."""
-    return (name if len(name) <= 16 else f"{name[:15]}…").replace("$", r"\$")
+    """A class name as the label of a tick, at most 16 characters."""
+    name = printable(name)
+    return name if len(name) <= 16 else f"{name[:15]}…"
+
+
+@dataclass(frozen=True)
+class ClassAccuracy:
+    """Accuracy of a method with a client count on each class (K,), fractions."""
+
+    label: str
+    clients: int
+    values: NDArray[np.float64]
+
+
+@with_rc_params
+def class_accuracies(accuracies: Sequence[ClassAccuracy], title: str = "", names: Sequence[str] = ()) -> Figure:
+    """Accuracy on each class, a row of cells for each method and a panel for each client count.
+
+    Args:
+        names: Names of the classes; empty: they are numbered.
+    """
+    counts = sorted({one.clients for one in accuracies})
+    members = [[one for one in accuracies if one.clients == clients] for clients in counts]
+    rows = [len(group) for group in members]
+    figure = Figure(figsize=(WIDTH, 1.0 + 0.16 * sum(rows) + 0.25 * len(rows)), layout="constrained")
+    panels = figure.subplots(len(counts), 1, squeeze=False, sharex=True, height_ratios=[count + 0.6 for count in rows]).flatten()
+    for axes, group, clients in zip(panels, members, counts, strict=True):
+        image = axes.imshow(
+            100 * np.stack([one.values for one in group]), aspect="auto", cmap="cividis", vmin=0, vmax=100, interpolation="nearest"
+        )
+        axes.set_yticks(range(len(group)), [one.label for one in group])
+        if len(counts) > 1:
+            axes.set_title(f"{clients} clients")
+    classes = len(accuracies[0].values)
+    marked = range(0, classes, -(-classes // 10))  # ten at most
+    panels[-1].set_xticks(
+        marked,
+        [_short(names[kind]) if names else str(kind) for kind in marked],
+        rotation=45 if names else 0,
+        ha="right" if names else "center",
+    )
+    panels[-1].set_xlabel("class")
+    figure.colorbar(image, ax=list(panels), label="test accuracy (%)", aspect=12, pad=0.02)
+    if title:
+        figure.suptitle(title, color=WARNING_COLOUR)
+    return figure
 
 
 @dataclass(frozen=True)

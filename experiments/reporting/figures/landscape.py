@@ -7,14 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
 from experiments.analysis.statistics import Estimate
-from experiments.reporting.figures.panels import client_count_titles, finite, limit_to_percents, panels
+from experiments.reporting.figures.panels import client_count_titles, finite, limit_to_percents, logarithmic_if_wide, panels
 from experiments.reporting.figures.style import MethodStyles, with_rc_params
-
-LOG_RATIO = 30.0  # of the largest to the smallest positive value, from which an axis is logarithmic
 
 
 @dataclass(frozen=True)
@@ -41,11 +38,7 @@ def flatness_against_accuracy(points: Mapping[str, Sequence[FlatnessPoint]], sty
         for point in panel:
             x_error, y_error = point.measure.half_width or 0.0, 100 * (point.accuracy.half_width or 0.0)
             axes.errorbar(point.measure.mean, 100 * point.accuracy.mean, y_error, x_error, elinewidth=0.5, **styles[point.label].point)
-        values = finite([point.measure.mean for point in panel])
-        if values and min(values) > 0 and max(values) > LOG_RATIO * min(values):
-            axes.set_xscale("log")
-            axes.xaxis.set_minor_formatter(NullFormatter())
-        else:
+        if not logarithmic_if_wide(axes, "x", [point.measure.mean for point in panel]):
             axes.locator_params(axis="x", nbins=4)
         limit_to_percents(axes)
         if index % columns == 0:
@@ -73,9 +66,7 @@ def loss_lines(slices: Sequence[MethodSlice], styles: MethodStyles, title: str =
         for one in slices:
             if one.clients == clients:
                 axes.plot(one.alphas, one.losses, markevery=max(1, len(one.alphas) // 8), **styles[one.label].line)
-        values = finite([float(loss) for one in slices if one.clients == clients for loss in one.losses])
-        if values and min(values) > 0 and max(values) > LOG_RATIO * min(values):
-            axes.set_yscale("log")
+        logarithmic_if_wide(axes, "y", [float(loss) for one in slices if one.clients == clients for loss in one.losses])
         axes.set_ylabel("training loss")
     grid[-1].set_xlabel("step along the direction, in lengths of the weights")
     return figure

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter, NullLocator, StrMethodFormatter
 
 from experiments.analysis.cost import Cost
 from experiments.reporting.figures.style import FAINT, WARNING_COLOUR, WIDTH, MethodStyles
+
+LOG_RATIO = 30.0  # of the largest to the smallest positive value, from which an axis is logarithmic
 
 
 def panels(
@@ -26,7 +29,7 @@ def panels(
     height: float = 1.6,
     kind: Literal["line", "point"] = "line",
     shared: bool = False,
-    **subplots: Any,
+    sharey: bool = False,
 ) -> tuple[Figure, list[Axes]]:
     """A figure with empty axes, one for each of `titles`, above a legend of the methods in `styles`.
 
@@ -35,6 +38,7 @@ def panels(
         height: Inches of a row of axes, without the legend.
         kind: What the legend shows of a method.
         shared: Whether the axes share one x axis, labelled below the last.
+        sharey: Whether they share one y axis.
     """
     rows = -(-len(titles) // columns)
     entries = [Line2D([], [], label=textwrap.fill(label, 52), **getattr(style, kind)) for label, style in styles.items()]
@@ -44,16 +48,34 @@ def panels(
         figure.legend(
             handles=_row_major(entries, legend_columns), loc="outside lower center", ncols=legend_columns, frameon=False, handlelength=2.8
         )
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=shared, **subplots).flatten()
-    for axes in grid[len(titles) :]:
-        axes.remove()
-    for axes, name in zip(grid, titles, strict=False):
+    grid = _filled_grid(figure, len(titles), columns, sharex=shared, sharey=sharey)
+    for axes, name in zip(grid, titles, strict=True):
         axes.set_title(name)
         axes.grid(axis="y", color=FAINT, linewidth=0.5)
         axes.set_axisbelow(True)
     if title:
         figure.suptitle(title, color=WARNING_COLOUR)
-    return figure, list(grid[: len(titles)])
+    return figure, grid
+
+
+def _filled_grid(figure: Figure, number: int, columns: int, *, sharex: bool, sharey: bool) -> list[Axes]:
+    """Axes row by row; those of an incomplete last row share its whole width. Shared axes have their numbers at the edge alone."""
+    rest = number % columns or columns
+    rows, width = -(-number // columns), math.lcm(columns, rest)
+    spec, grid = figure.add_gridspec(rows, width), list[Axes]()
+    for index in range(number):
+        row, column = divmod(index, columns)
+        each = width // (rest if row == rows - 1 else columns)
+        first = grid[0] if grid else None
+        axes = figure.add_subplot(
+            spec[row, column * each : (column + 1) * each], sharex=first if sharex else None, sharey=first if sharey else None
+        )
+        if sharex and row < rows - 1:
+            axes.tick_params(axis="x", labelbottom=False)
+        if sharey and column:
+            axes.tick_params(axis="y", labelleft=False)
+        grid.append(axes)
+    return grid
 
 
 def _legend_size(entries: Sequence[Line2D]) -> tuple[int, int]:
@@ -90,9 +112,15 @@ def cost_axis(axis: Axis, cost: Cost, largest: float) -> float:
 
 
 def cost_panels(
-    cost: Cost, largest: Mapping[int, float], styles: MethodStyles, *, title: str, kind: Literal["line", "point"] = "line"
+    cost: Cost,
+    largest: Mapping[int, float],
+    styles: MethodStyles,
+    *,
+    title: str,
+    kind: Literal["line", "point"] = "line",
+    ylabel: str = "test accuracy (%)",
 ) -> tuple[Figure, dict[int, tuple[Axes, float]]]:
-    """A figure with a panel of accuracy against a cost for each client count; the panels share the x axis if their costs are alike.
+    """A figure with a panel of accuracy or loss against a cost for each client count; panels share the x axis if their costs are alike.
 
     Args:
         largest: The largest cost of each client count.
@@ -107,7 +135,7 @@ def cost_panels(
     found = {}
     for clients, axes in zip(counts, grid, strict=True):
         length = cost_axis(axes.xaxis, cost, max(largest.values()) if shared else largest[clients])
-        axes.set_ylabel("test accuracy (%)")
+        axes.set_ylabel(ylabel)
         if shared and axes is not grid[-1]:
             axes.set_xlabel("")
         found[clients] = (axes, length)
@@ -138,6 +166,18 @@ def limit_to_percents(axes: Axes) -> None:
     """Clip the y axis to the range of percents, which intervals of few seeds exceed; call it after drawing."""
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, -2), min(high, 102))
+
+
+def logarithmic_if_wide(axes: Axes, which: Literal["x", "y"], values: Sequence[float]) -> bool:
+    """Make an axis logarithmic, with plain numbers, where positive values differ by more than `LOG_RATIO`; whether that was done."""
+    found = finite(values)
+    if not found or min(found) <= 0 or max(found) <= LOG_RATIO * min(found):
+        return False
+    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
+    return True
 
 
 def finite(values: Sequence[float]) -> list[float]:

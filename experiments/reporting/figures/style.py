@@ -7,13 +7,15 @@ Methods after the eighth differ in dash pattern and fill.
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import wraps
+from functools import cache, wraps
 from typing import Any, Literal, ParamSpec
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager, get_font
 
 Parameters = ParamSpec("Parameters")
 
@@ -51,7 +53,22 @@ RC_PARAMS: Any = {  # matplotlib types the keys as hundreds of literals
     "lines.linewidth": 1.2,
     "lines.markersize": 3.2,
     "svg.hashsalt": "fedsam",  # makes the file reproducible
+    "text.parse_math": False,  # names are text: `$` begins no formula
 }
+# Fonts with other scripts, used where they are installed; DejaVu Sans has Latin, Greek, Cyrillic, Arabic and Hebrew.
+MORE_FONTS = (
+    *(
+        "Noto Sans CJK SC",
+        "Noto Sans CJK JP",
+        "Noto Sans CJK KR",
+        "Noto Sans SC",
+        "Source Han Sans SC",
+        "WenQuanYi Zen Hei",
+        "WenQuanYi Micro Hei",
+    ),
+    *("Microsoft YaHei", "PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo", "Malgun Gothic", "Nirmala UI", "Noto Sans Devanagari"),
+    *("Noto Emoji", "Segoe UI Emoji", "Arial Unicode MS"),
+)
 
 
 @dataclass(frozen=True)
@@ -86,21 +103,35 @@ def method_styles(methods: Sequence[str]) -> MethodStyles:
     return styles
 
 
+@cache
+def rc_params() -> Any:
+    """`RC_PARAMS` with the fonts of this machine."""
+    installed = {font.name for font in fontManager.ttflist}
+    return RC_PARAMS | {"font.family": [RC_PARAMS["font.family"], *(name for name in MORE_FONTS if name in installed)]}
+
+
+def undrawable(text: str) -> str:
+    """The characters that no font of `rc_params` has, which figures show as boxes."""
+    fonts = [get_font(fontManager.findfont(name)).get_charmap() for name in rc_params()["font.family"]]
+    return "".join(dict.fromkeys(character for character in text if not any(ord(character) in font for font in fonts)))
+
+
 def with_rc_params(draw: Callable[Parameters, Figure]) -> Callable[Parameters, Figure]:
     """Decorate a drawing function to use `RC_PARAMS`, whatever the user's settings are."""
 
     @wraps(draw)
     def drawn(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Figure:
-        with rc_context(RC_PARAMS):
+        with rc_context(rc_params()):
             return draw(*args, **kwargs)
 
     return drawn
 
 
-@rc_context(RC_PARAMS)
 def encode(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
     """A figure as the bytes of a file: PNG at 300 dots per inch, or SVG with text as outlines. The first call fixes the layout."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, dpi=DPI, facecolor="white", metadata={"Date": None} if kind == "svg" else {"Software": None})
+    buffer, metadata = io.BytesIO(), {"Date": None} if kind == "svg" else {"Software": None}
+    with rc_context(rc_params()), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # `undrawable` tells the reader
+        figure.savefig(buffer, format=kind, dpi=DPI, facecolor="white", metadata=metadata)
     figure.set_layout_engine("none")
     return buffer.getvalue()

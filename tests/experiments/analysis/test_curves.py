@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from experiments.analysis.comparison import compare_runs
-from experiments.analysis.curves import TimeToTarget, accuracy_curves, equal_costs, time_to_target
+from experiments.analysis.curves import TimeToTarget, equal_costs, measure_curves, time_to_target
 from experiments.analysis.leaderboard import seed_groups
 from fedsam.results.store import Results
 from tests.support.recorded import SAM, add
@@ -31,11 +31,11 @@ def reach(results: Results, target: float) -> TimeToTarget:
 def test_series_have_the_rounds_that_all_seeds_have(results: Results) -> None:
     add(results, [0.1, 0.2, 0.3], seed=0, evaluations=100)
     add(results, [0.2, None, 0.5], seed=1, evaluations=300)
-    (one,) = accuracy_curves(seed_groups(results, results.runs()))
+    (one,) = measure_curves(seed_groups(results, results.runs()))
     np.testing.assert_array_equal(one.costs["rounds"], [1, 3])
     np.testing.assert_array_equal(one.costs["gradient_evaluations"], [200, 600])
     np.testing.assert_array_equal(one.costs["bytes"], [1500, 4500])
-    np.testing.assert_allclose(one.accuracy, [0.15, 0.4])
+    np.testing.assert_allclose(one.values, [0.15, 0.4])
     np.testing.assert_allclose(one.half_width[0], stats.t.ppf(0.975, 1) * 0.05)
     assert not {"flops", "simulated_seconds", "energy"} & set(one.costs)
 
@@ -71,8 +71,26 @@ def test_equal_cost_is_the_most_that_all_have_spent(results: Results) -> None:
     assert list(at) == ["rounds", "gradient_evaluations", "client_seconds", "bytes"]
     assert (at["rounds"].value, at["gradient_evaluations"].value) == (2, 300)
     accuracies = [estimate.mean if estimate else None for estimate in at["rounds"].accuracy.values()]
-    assert accuracies == [0.2, 0.4, 0.7]
-    assert [e.mean for e in at["gradient_evaluations"].accuracy.values() if e] == [0.3, 0.2, 0.6]
+    assert accuracies == pytest.approx([0.15, 0.3, 0.65])  # as final accuracy: the mean of the last evaluations until then
+    assert [e.mean for e in at["gradient_evaluations"].accuracy.values() if e] == pytest.approx([0.2, 0.2, 0.6])
+
+
+def test_where_all_end_at_one_cost_accuracy_at_equal_cost_is_final_accuracy(results: Results) -> None:
+    add(results, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.9])
+    add(results, [0.2, 0.4, 0.5, 0.5, 0.5, 0.5, 0.1], client__optimizer=SAM)
+    comparison = compare_runs(results, results.runs())
+    for one in comparison.equal_costs:
+        assert {key: estimate and estimate.mean for key, estimate in one.accuracy.items()} == {
+            entry.key: entry.accuracy and entry.accuracy.mean for entry in comparison.entries
+        }
+
+
+def test_losses_have_curves(results: Results) -> None:
+    add(results, [0.1, None, 0.3], losses=1.5)
+    groups = seed_groups(results, results.runs())
+    (test,), (train,) = (measure_curves(groups, name) for name in ("test_loss", "train_loss"))
+    assert (test.costs["rounds"].tolist(), test.values.tolist()) == ([1, 3], [1.5, 1.5])
+    assert (train.costs["rounds"].tolist(), train.values.tolist()) == ([1, 2, 3], [1.0, 1.0, 1.0])
 
 
 def test_nothing_was_evaluated_yet_at_a_small_cost(results: Results) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from scipy import stats
 from experiments.analysis.comparison import compare_runs
 from experiments.reporting.text import notes
 from fedsam.results.store import Results
-from tests.support.recorded import SAM, add, lines_of
+from tests.support.recorded import SAM, add, lines_of, row
 
 
 @pytest.fixture
@@ -86,6 +88,8 @@ def test_gaps_are_those_of_one_round_and_the_last_flatness_counts(results: Resul
             "test_loss": 1.0,
             "union_accuracy": 0.9,
             "union_loss": 0.25,
+            "last_test_accuracy": 0.805,  # of the model whose gap it is
+            "last_test_loss": 1.0,
             "gap": 0.095,
             "loss_gap": 0.75,
             "hessian_top_1": 3.5,
@@ -115,3 +119,27 @@ def test_five_seeds_have_an_interquartile_mean(results: Results) -> None:
         assert all(line.interquartile_mean is None for line in lines_of(results))
         add(results, [accuracy], seed=seed)
     assert [line.interquartile_mean for line in lines_of(results)] == [pytest.approx(0.51)]
+
+
+def test_an_exploded_loss_is_divergence_from_its_round_on(results: Results) -> None:
+    run = add(results, [0.3, 0.3], status="running", losses=2.0)
+    for round in (3, 4):
+        results.append_round(row(run, round, {"test_accuracy": 0.1, "test_loss": 1e26}, 100))
+    results.finish_run(run, "finished")
+    add(results, [0.5], client__optimizer=SAM)
+    best, diverged = lines_of(results)
+    assert (best.label, best.is_ranked, best.status) == ("sam", True, "finished")
+    assert (diverged.status, diverged.is_ranked) == ("diverged in round 3", False)
+
+
+def test_a_run_that_recovers_or_whose_last_cohort_left_has_not_diverged(results: Results) -> None:
+    run = add(results, [0.1], status="running", losses=1e9)
+    results.append_round(replace(row(run, 2, {}, 100), cohort=0, train_loss=math.nan))
+    results.finish_run(run, "finished")
+    assert [line.status for line in lines_of(results)] == ["finished"]
+
+
+def test_the_share_of_diverged_seeds_is_told(results: Results) -> None:
+    add(results, [0.5], seed=0)
+    add(results, [0.1], seed=1, losses=math.inf)
+    assert [line.status for line in lines_of(results)] == ["1 of 2 runs diverged in round 1"]

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import io
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,19 +18,24 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
+from rich.console import Console
 
-from experiments.cli import main
+from experiments.cli import console_tables, main
 from experiments.cli.commands.list import Kind
 from experiments.cli.console_tables import settings_of, summary
 from experiments.cli.output import exit_on_failure
+from experiments.reporting import figures
+from experiments.reporting import report as report_module
 from experiments.running.progress import Callback
 from experiments.running.scheduler import Outcome
 from experiments.settings import names, shipped
 from experiments.settings.catalogue import REGISTRIES, TABLES, resolved
 from experiments.settings.sweep import expand
-from fedsam.config import Experiment, parse
+from fedsam.config import ConfigError, Experiment, parse
 from fedsam.data import datasets
 from fedsam.overrides import read
+from fedsam.results.database import connect
+from fedsam.results.listing import listed_runs
 from fedsam.results.provenance import Provenance
 from fedsam.results.rows import Row
 from fedsam.results.store import Results
@@ -401,7 +410,153 @@ def test_runs_lists_what_there_is(fedsam: Fedsam, config_file: Path, runs_dir: P
     run = record(parse(read(config_file)), "finished")
     code, out, _ = fedsam("runs", "--runs-dir", runs_dir)
     assert code == 0
-    assert run in out and "finished" in out and "1/2" in out
+    assert run in out and "finished" in out and "1/2" in out and "50.00" in out
+
+
+def test_runs_at_80_columns_has_ids_in_one_piece_and_what_they_came_to(config_file: Path, runs_dir: Path) -> None:
+    names = ("a_long_name_of_a_method_that_needs_many_columns", "sam")
+    ids = [record(parse(read(config_file, [f"name={name}", "rounds=100"])), "interrupted") for name in names]
+    with Results.open(runs_dir) as results:
+        results.set_tags(ids[0], ["paper"])
+        table = console_tables.runs(listed_runs(results))
+    console = Console(width=80, file=io.StringIO(), force_terminal=True, color_system=None)
+    console.print(table)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert max(map(len, lines)) <= 80
+    for run in ids:
+        assert any(run in line and "1/100" in line and "50.00" in line and "interrupted" in line for line in lines)
+
+
+def test_runs_are_chosen_sorted_tagged_and_deleted(fedsam: Fedsam, config_file: Path, runs_dir: Path) -> None:
+    first, second = (record(parse(read(config_file, [f"seed={seed}"])), "finished") for seed in (0, 1))
+    here = ("--runs-dir", runs_dir)
+    assert first not in fedsam("runs", *here, "--where", "seed>0")[1]
+    out = fedsam("runs", *here, "--sort", "-seed")[1]
+    assert out.index(second) < out.index(first)
+    assert "final, paper" in fedsam("runs", *here, "--tag", f"{first}=paper,final", "--where", "tag=paper")[1]
+    code, out, _ = fedsam("runs", *here, "--delete", second)
+    assert (code, f"deleted: {second}" in out.splitlines()) == (0, True)
+    assert second not in fedsam("runs", *here)[1]
+    for wrong in (["--where", "sede=1"], ["--sort", "sede"], ["--tag", first], ["--delete", "1999"]):
+        code, _, err = fedsam("runs", *here, *wrong)
+        assert (code, err.count("\n")) == (2, 1)
+
+
+@pytest.fixture
+def read_only(config_file: Path, runs_dir: Path) -> Iterator[Path]:
+    """A folder with a finished run, to be read and not written."""
+    record(parse(read(config_file)), "finished")
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "runs"
+        shutil.copytree(runs_dir, place)
+        (place / "fedsam.db").chmod(0o444)
+        place.chmod(0o555)
+        Path(folder).chmod(0o755)
+        yield place
+        place.chmod(0o755)
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """As a user who may not write everywhere, which root may."""
+    user = os.geteuid()
+    try:
+        if user == 0:
+            os.seteuid(65534)
+        yield
+    finally:
+        os.seteuid(user)
+
+
+def test_results_that_one_may_only_read_are_read(fedsam: Fedsam, runs_dir: Path, read_only: Path) -> None:
+    with tempfile.TemporaryDirectory() as out:
+        Path(out).chmod(0o777)
+        reading = (["runs"], ["report", "--out", f"{out}/report"], ["export", "--out", f"{out}/tables"])
+        for arguments in reading:  # what is imported on the way must be there before, since its files may not be readable to all
+            assert fedsam(*arguments, "--runs-dir", runs_dir)[0] == 0
+        shutil.rmtree(f"{out}/report")
+        shutil.rmtree(f"{out}/tables")
+        with unprivileged():
+            for arguments in reading:
+                code, _, err = fedsam(*arguments, "--runs-dir", read_only)
+                assert (code, err) == (0, "")
+        assert (Path(out) / "report" / "report.html").is_file() and (Path(out) / "tables" / "rounds.parquet").is_file()
+    with unprivileged():
+        for arguments in (["report"], ["export"], ["runs", "--delete", "2"], ["runs", "--tag", "2=x"]):
+            code, said, err = fedsam(*arguments, "--runs-dir", read_only)
+            assert (code, said, err.count("\n")) == (2, "", 1)
+            assert "must be a folder that can be written" in err
+        with pytest.raises(ConfigError, match="must be a folder that can be written"):
+            Results.open(read_only)
+    assert [path.name for path in read_only.iterdir()] == ["fedsam.db"]
+
+
+def test_rounds_that_are_only_in_the_log_are_not_left_out_silently(fedsam: Fedsam, runs_dir: Path, read_only: Path) -> None:
+    fedsam("runs", "--runs-dir", runs_dir)
+    read_only.chmod(0o755)
+    (read_only / "fedsam.db-wal").write_bytes(b"x" * 100)  # of a writer that was killed; without its index SQLite would have to write
+    (read_only / "fedsam.db-wal").chmod(0o444)
+    read_only.chmod(0o555)
+    with unprivileged():
+        code, _, err = fedsam("runs", "--runs-dir", read_only)
+    assert code == 2 and "its newest rounds are in fedsam.db-wal; copy it to where you may write" in err
+
+
+@pytest.mark.parametrize("place", ["a file", "below a file", "/dev/null"])
+def test_what_cannot_be_written_to_is_a_sentence(fedsam: Fedsam, config_file: Path, runs_dir: Path, tmp_path: Path, place: str) -> None:
+    record(parse(read(config_file)), "finished")
+    (tmp_path / "file").touch()
+    folder = {"a file": tmp_path / "file", "below a file": tmp_path / "file" / "x"}.get(place, place)
+    for command in ("report", "export"):
+        code, out, err = fedsam(command, "--runs-dir", runs_dir, "--out", folder)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "out: " in err and "must be a folder that can be written" in err
+
+
+@pytest.mark.parametrize("place", ["folder", "below a file", "missing"])
+def test_a_plot_that_cannot_be_written_is_a_sentence(fedsam: Fedsam, config_file: Path, tmp_path: Path, place: str) -> None:
+    file = {"folder": tmp_path, "below a file": config_file / "p.png", "missing": tmp_path / "none" / "p.png"}[place]
+    code, out, err = fedsam("partition", config_file, "--plot", file)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "plot: " in err and "must be a file that can be written" in err
+
+
+def test_a_report_that_fails_leaves_the_exit_code_of_the_runs(
+    fedsam: Fedsam, runner: Runner, config_file: Path, runs_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("no such font")
+
+    monkeypatch.setattr(figures, "accuracy_curves", fail)
+    code, out, err = fedsam("run", config_file)
+    assert code == 0
+    assert (
+        out.splitlines()[-1].startswith("report: ")
+        and "report: figure accuracy-rounds could not be drawn (ValueError: no such font)" in err
+    )
+    assert fedsam("report", "--runs-dir", runs_dir)[0] == 1
+    monkeypatch.setattr(report_module, "write_report", fail)
+    code, _, err = fedsam("run", config_file, "--quiet")
+    assert code == 0 and "report: failed (ValueError: no such font); the runs are kept: " in err
+
+
+def test_a_report_of_all_runs_compares_those_of_one_length(fedsam: Fedsam, config_file: Path, runs_dir: Path, tmp_path: Path) -> None:
+    runs = [record(parse(read(config_file, [f"rounds={rounds}"])), "finished") for rounds in (2, 40)]
+    code, out, _ = fedsam("report", "--runs-dir", runs_dir, "--out", tmp_path / "out")
+    assert code == 0
+    assert "digits, 100 examples, 2 rounds: 1 run\n" in out and "digits, 100 examples, 40 rounds: 1 run\n" in out
+    assert [line for line in out.splitlines() if line.startswith("report: ")] == [
+        f"report: {tmp_path / 'out' / run / 'report.html'}" for run in runs
+    ]
+    assert fedsam("report", *runs, "--runs-dir", runs_dir)[1].count("report: ") == 1
+
+
+def test_text_of_others_reaches_the_terminal_as_text(fedsam: Fedsam, config_file: Path, runs_dir: Path) -> None:
+    hostile = ":bug: [red]x[/red] \x1b[31mred"
+    record(parse(read(config_file)).model_copy(update={"name": hostile}), "finished")
+    for arguments in (["runs", "--runs-dir", runs_dir], ["report", "--runs-dir", runs_dir], ["report", hostile, "--runs-dir", runs_dir]):
+        shown = "".join(fedsam(*arguments)[1:])
+        assert "\x1b" not in shown and ":bug: [red]x[/red]" in " ".join(shown.split())
 
 
 def test_commands_on_a_folder_without_results_exit_2(fedsam: Fedsam, tmp_path: Path) -> None:
@@ -510,6 +665,38 @@ def test_compare_repeats_no_finished_run(fedsam: Fedsam, config_file: Path, runs
     assert (last[0], last[2]) == (0, "")
     assert last[1].splitlines()[-1] == out.splitlines()[-1]
     assert "finished before" not in last[1]
+
+
+def test_a_run_that_was_killed_on_another_machine_exits_3_until_it_is_forgotten_or_made_again(
+    fedsam: Fedsam, config_file: Path, runs_dir: Path
+) -> None:
+    compare = ("compare", config_file, "--quiet", "-o", "rounds=1", "-o", "measure.union=false")
+
+    def statuses() -> list[tuple[str, str]]:
+        with Results.open(runs_dir) as results:
+            return [(run.id, run.status) for run in results.runs()]
+
+    def kill_elsewhere() -> str:
+        with closing(connect(runs_dir / "fedsam.db")) as connection:
+            connection.execute("UPDATE runs SET status = 'running', host = 'gone', finished = NULL")
+        ((run, status),) = statuses()
+        assert status == "running"
+        return run
+
+    assert fedsam(*compare)[0] == 0
+    first = kill_elsewhere()
+    code, _, err = fedsam(*compare)
+    assert (code, statuses()) == (3, [(first, "running")])
+    assert f"fedsam: run {first} is at work on gone: start this again later, or with --restart" in err
+    code, out, _ = fedsam("runs", "--runs-dir", runs_dir, "--forget", first)
+    assert code == 0
+    assert "interrupted" in out
+    assert fedsam(*compare)[0] == 0
+    second = kill_elsewhere()
+    assert fedsam(*compare, "--restart")[0] == 0
+    ((third, status),) = statuses()
+    assert len({first, second, third}) == 3
+    assert status == "finished"
 
 
 def test_compare_goes_on_after_a_failure_and_exits_1(fedsam: Fedsam, config_file: Path) -> None:

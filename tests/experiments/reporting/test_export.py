@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import sqlite3
 import sys
@@ -20,7 +21,7 @@ from fedsam.results.rows import ClientRow, Row, Slice
 from fedsam.results.store import Results
 from tests.support.recorded import add, row
 
-TABLES = {"runs", "rounds", "measures", "clients", "slices", "holdings", "classes"}
+TABLES = {"runs", "rounds", "measures", "clients", "slices", "holdings", "classes", "tags"}
 
 
 @pytest.fixture
@@ -34,6 +35,7 @@ def runs(runs_dir: Path) -> list[str]:
         results.append_round(Row(**{**vars(diverged), "train_loss": math.nan, "clients": (client,)}))
         results.add_slice(Slice(run=second, round=2, name="line", alphas=(-1.0, 0.0), losses=((math.nan,), (2.0,))))
         results.finish_run(second, "failed", "it diverged")
+        results.set_tags(first, ["paper"])
     return [first, second]
 
 
@@ -52,7 +54,7 @@ def test_parquet_has_every_table_with_its_types(runs_dir: Path, runs: list[str],
     connection.close()
     assert str(tables["rounds"].schema.field("flops").type) == "int64"
     assert str(tables["rounds"].schema.field("wall_seconds").type) == "double"
-    assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [".parquet"] * 7
+    assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [".parquet"] * 8
 
 
 def test_what_is_no_number_is_nan_and_what_was_not_measured_is_null(runs_dir: Path, runs: list[str], tmp_path: Path) -> None:
@@ -99,3 +101,14 @@ def test_a_package_that_is_missing_is_named_with_the_command(monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ConfigError, match=r"fedsam export: needs the package pyarrow, .*: pip install pyarrow"):
         require("pyarrow", "fedsam export")
+
+
+def test_a_spreadsheet_takes_no_text_for_a_formula(runs_dir: Path, tmp_path: Path) -> None:
+    with Results.open(runs_dir) as results:
+        run = add(results, [0.5], name="=cmd|' /C calc'!A0", error="+1", status="failed")
+    for kind in Format:
+        export(runs_dir / DATABASE_NAME, [run], tmp_path, kind)
+    with (tmp_path / "runs.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["name"], row["error"], row["id"]) == ("'=cmd|' /C calc'!A0", "'+1", run)
+    assert pyarrow.parquet.read_table(tmp_path / "runs.parquet").to_pylist()[0]["name"] == "=cmd|' /C calc'!A0"

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from experiments.analysis.curves import Curve
 from experiments.analysis.statistics import Estimate
 from experiments.reporting import figures
-from experiments.reporting.figures import ClientAccuracy, CostPoint, FlatnessPoint, MethodSlice
+from experiments.reporting.figures import ClassAccuracy, ClientAccuracy, CostPoint, FlatnessPoint, MethodSlice
 from experiments.reporting.figures.style import COLOURS
 
 METHODS = ["sgd", "sam", "msam", "fsam", "esam", "vsam", "multistep_sam", "looksam"]
@@ -39,6 +41,7 @@ def drawn(counts: Sequence[int]) -> dict[str, Figure]:
     slices = [MethodSlice(label, clients, np.linspace(-1, 1, 5), np.arange(1.0, 6)) for clients in counts for label in METHODS]
     return {
         "curves": figures.accuracy_curves(series, "rounds", STYLES),
+        "losses": figures.loss_curves(series, "test loss", STYLES),
         "clients": figures.accuracy_against_clients({"": accuracies}, STYLES),
         "equal": figures.accuracy_against_clients({"at 3\nrounds": accuracies, "at 9\nbytes": accuracies}, STYLES),
         "costs": figures.costs_against_clients({"bytes": costs, "rounds": costs}, STYLES),
@@ -104,12 +107,12 @@ def test_text_lies_inside_the_figure(name: str) -> None:
     assert box.x0 >= -0.01 and box.x1 <= whole.width + 0.01 and box.y0 >= -0.01 and box.y1 <= whole.height + 0.01
 
 
-def test_front_is_named_and_filled_and_the_rest_is_hollow() -> None:
+def test_all_points_are_named_and_those_of_the_front_filled() -> None:
     held = [
         CostPoint(label, 10, Estimate(value, None), cost) for label, value, cost in (("sgd", 0.5, 1), ("sam", 0.6, 2), ("esam", 0.55, 3))
     ]
     (axes,) = figures.pareto(held, "bytes", STYLES).axes
-    assert [text.get_text() for text in axes.texts] == ["sgd", "sam"]
+    assert [text.get_text() for text in axes.texts] == ["sgd", "sam", "esam"]
     assert [line.get_fillstyle() for line in axes.get_lines() if line.get_marker() in ("o", "s", "v")] == ["full", "full", "none"]
 
 
@@ -142,3 +145,49 @@ def test_picture_of_holdings_shows_a_hundred_clients_at_most() -> None:
     assert len(bars.patches) == 100
     assert cells.get_xlabel() == "client (the first 100 of 250)"
     figures.encode(figures.label_distribution(np.zeros((1, 2), dtype=int)), "svg")
+
+
+NAMES = ["_sam", "cost $5 or $6", r"$\rho_{bad$ 100% & <b>#1</b>", "αβ 中文", r"\alpha $^2$"]
+
+
+def texts(figure: Figure) -> set[str]:
+    """Every text of a figure, ticks included."""
+    figures.encode(figure, "png")
+    return {text.get_text() for text in figure.findobj(Text) if text.get_visible()}
+
+
+@pytest.mark.parametrize("name", drawn([10]))
+def test_names_are_text_and_no_formula(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "METHODS", NAMES)
+    monkeypatch.setattr(sys.modules[__name__], "STYLES", figures.method_styles(NAMES))
+    figure = drawn([10])[name]
+    assert set(NAMES) <= texts(figure)
+    assert not any(text.get_parse_math() for text in figure.findobj(Text))
+
+
+def test_numbers_of_a_logarithmic_axis_are_no_formulas() -> None:
+    lines = [MethodSlice("sgd", 10, np.linspace(-1, 1, 5), np.logspace(0, 26, 5))]
+    shown = texts(figures.loss_lines(lines, STYLES)) | texts(figures.loss_curves([one("sgd", 10, (1e-3, 1.0, 1e26))], "test loss", STYLES))
+    assert not [text for text in shown if "$" in text or "\\" in text]
+    assert any("e+" in text for text in shown)
+
+
+def test_names_of_classes_are_text() -> None:
+    kinds = ["$", "a_b$^", "\x1b[31mred", ":bug:"]
+    shown = texts(figures.label_distribution(np.ones((2, 4), dtype=int), names=kinds))
+    shown &= texts(figures.class_accuracies([ClassAccuracy("sgd", 10, np.array([0.1, 0.2, math.nan, 0.4]))], names=kinds))
+    assert {"$", "a_b$^", r"\x1b[31mred", ":bug:"} <= shown
+
+
+def test_no_cell_of_a_figure_is_empty() -> None:
+    held = {("sgd", 10): Estimate(0.5, None)}
+    figure = figures.accuracy_against_clients({f"panel {number}": held for number in range(5)}, STYLES)
+    figures.encode(figure, "png")
+    boxes = [axes.get_position() for axes in figure.axes]
+    assert len(boxes) == 5
+    assert boxes[4].x0 == pytest.approx(boxes[2].x0, abs=0.02) and boxes[4].x1 == pytest.approx(boxes[3].x1, abs=0.02)
+
+
+def test_characters_without_a_font_are_known() -> None:
+    assert figures.undrawable("sgd ρ=0.1 $") == ""
+    assert figures.undrawable("a\ue123b") == "\ue123"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import csv
 import html
 import io
 import json
 import math
 import re
 import shutil
+import sqlite3
 import subprocess
 import tomllib
 from collections.abc import Iterator
@@ -23,11 +25,14 @@ from rich.console import Console
 from scipy import stats
 
 from experiments.analysis.comparison import compare_runs
+from experiments.reporting import figures
 from experiments.reporting.console import leaderboard_table
 from experiments.reporting.figure_list import report_figures
-from experiments.reporting.report import write_report
+from experiments.reporting.report import ReportError, write_report
+from experiments.reporting.settings_text import OFFICIAL, setup
 from experiments.reporting.text import findings
 from fedsam.config import parse
+from fedsam.data import datasets
 from fedsam.results.store import Results
 from tests.support.processes import HANG
 from tests.support.recorded import SAM, add, compare, lines_of
@@ -44,6 +49,11 @@ def terminal(results: Results, width: int = 80, **options: Any) -> str:
     console.print(leaderboard_table(results, results.runs(), **options))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
+
+
+def lines(folder: Path, table: str) -> list[dict[str, str]]:
+    """The rows of a table of a report."""
+    return list(csv.DictReader(io.StringIO((folder / "tables" / f"{table}.csv").read_text(encoding="utf-8"))))
 
 
 class Page(HTMLParser):
@@ -129,7 +139,7 @@ def test_report_is_one_page_that_needs_no_network(results: Results, tmp_path: Pa
     assert "url(" not in path.read_text() and "@import" not in path.read_text()
     drawn = {"accuracy-rounds", "accuracy-gradient-evaluations", "accuracy-wall-seconds", "accuracy-bytes", "accuracy-clients"}
     drawn |= {"accuracy-clients-equal-cost", "costs-clients", "front-gradient-evaluations"}
-    drawn |= {"holdings-1-4-clients", "holdings-2-120-clients"}
+    drawn |= {"holdings-1-4-clients", "holdings-2-120-clients", "test-loss-rounds", "train-loss-rounds"}
     for kind in ("png", "svg"):
         assert {path.stem for path in (tmp_path / "out" / "figures").glob(f"*.{kind}")} == drawn
     assert {attributes["id"] for tag, attributes in page.tags if tag == "figure"} == drawn
@@ -163,6 +173,85 @@ def test_text_of_runs_is_escaped(results: Results, tmp_path: Path) -> None:
     assert "<b>&[red]x[/red]" in "".join(terminal(results, 200).split("\n"))
 
 
+NAMES = ["_sam", "cost $5 or $6", r"$\rho_{bad$ 100% & <b>#1</b>", "αβ 中文", ":bug: \x1b[31m"]
+
+
+def test_names_are_text_everywhere(results: Results, tmp_path: Path) -> None:
+    for lr, name in enumerate(NAMES, 1):
+        add(results, [0.2, lr / 10], name=name, client__optimizer={"name": "sgd", "lr": lr})
+    page = Page(write_report(results, results.runs(), tmp_path))
+    shown = [name.replace("\x1b", r"\x1b") for name in NAMES]
+    said = re.sub(r"\s", "", terminal(results, 200))
+    for name in shown:
+        assert name in page.text
+        assert name.replace(" ", "") in said
+    assert "\x1b" not in page.text and "\x1b" not in said
+    assert "b" not in [tag for tag, _ in page.tags]
+    font = "No font of this machine has"
+    assert (font in page.words) == bool(figures.undrawable("αβ 中文"))
+
+
+def test_a_figure_that_cannot_be_drawn_is_named_and_the_rest_is_written(
+    results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("ParseSyntaxException")
+
+    add(results, [0.2, 0.5])
+    monkeypatch.setattr(figures, "loss_curves", fail)
+    with pytest.raises(ReportError, match=r"figure test-loss-rounds could not be drawn \(ValueError: ParseSyntaxException\); figure train"):
+        write_report(results, results.runs(), tmp_path)
+    page = Page(tmp_path / "report.html")
+    assert "Figures that could not be drawn: test-loss-rounds (ValueError: ParseSyntaxException); train-loss-rounds" in page.words
+    assert {path.stem for path in (tmp_path / "figures").glob("*.svg")} >= {"accuracy-rounds", "holdings-1-4-clients"}
+    assert (tmp_path / "tables" / "leaderboard.csv").is_file()
+
+
+def test_the_gap_is_the_difference_of_the_numbers_beside_it(results: Results, tmp_path: Path) -> None:
+    add(results, [0.1, 0.2, 0.26, 0.3, 0.3, 0.3236], measures={"union_accuracy": 0.3202, "union_loss": 1.5})
+    write_report(results, results.runs(), tmp_path)
+    (row,) = lines(tmp_path, "generalization")
+    assert float(row["gap"]) == pytest.approx(float(row["union_accuracy"]) - float(row["last_test_accuracy"])) == pytest.approx(-0.0034)
+    assert float(row["loss_gap"]) == pytest.approx(float(row["last_test_loss"]) - float(row["union_loss"]))
+    (leader,) = lines(tmp_path, "leaderboard")
+    assert float(leader["test_accuracy"]) == float(row["test_accuracy"]) == pytest.approx(np.mean([0.2, 0.26, 0.3, 0.3, 0.3236]))
+
+
+def test_the_set_up_says_how_many_examples_and_which_augmentation(results: Results) -> None:
+    add(results, [0.5], data__examples=100)
+    run = add(results, [0.5], data__examples=50, data__augment=[])
+    counts = int(results.label_distribution(run).sum())
+    facts = dict(setup(compare_runs(results, results.runs())))
+    assert facts["Training examples"] == [f"{counts} of 50,000, drawn by seed"]
+    assert facts["Augmentation"] == ["crop and flip", "none"]
+    assert set(OFFICIAL) == set(datasets.DATASETS)
+    digits = datasets.load("digits")
+    assert OFFICIAL["digits"] == (len(digits.train.y), digits.augment)
+
+
+def test_each_class_has_its_accuracy(results: Results, tmp_path: Path) -> None:
+    of_class = {f"class_accuracy_{kind}": kind / 10 for kind in range(10)}
+    add(results, [0.45], measures=of_class)
+    add(results, [0.5], measures=of_class, client__optimizer=SAM)
+    page = Page(write_report(results, results.runs(), tmp_path))
+    rows = lines(tmp_path, "class-accuracy")
+    assert [(row["method"], row["class"], float(row["accuracy"])) for row in rows[:2]] == [("sgd", "a", 0.0), ("sgd", "b", 0.1)]
+    assert len(rows) == 20 and "class-accuracy" in [attributes.get("id") for tag, attributes in page.tags if tag == "figure"]
+
+
+def test_a_shared_machine_is_told(results: Results, tmp_path: Path) -> None:
+    first = add(results, [0.5])
+    assert "The machine was shared" not in terminal(results)
+    results.record_other_cpu(first, 0.3)
+    assert "The machine was shared (other programs took up to 30 % of its CPU time)" in " ".join(terminal(results).split())
+    before, after = results.runs()[0].started, "2999-01-01T00:00:00+00:00"
+    add(results, [0.5], client__optimizer=SAM)
+    with sqlite3.connect(results.path) as connection:
+        connection.execute("UPDATE runs SET started = ?, finished = ?", (before, after))
+    connection.close()
+    assert "2 runs of 2 went on beside another run" in Page(write_report(results, results.runs(), tmp_path)).words
+
+
 def test_another_dataset_than_wanted_is_said_loudly(results: Results, tmp_path: Path) -> None:
     add(results, [0.5], dataset="digits")
     page = Page(write_report(results, results.runs(), tmp_path))
@@ -170,7 +259,7 @@ def test_another_dataset_than_wanted_is_said_loudly(results: Results, tmp_path: 
     assert alarm in page.words and ("p", {"class": "alarm", "role": "alert"}) in page.tags
     assert alarm in terminal(results)
     for picture in report_figures(compare_runs(results, results.runs())):
-        assert picture.figure.get_suptitle() == alarm
+        assert picture.draw().get_suptitle() == alarm
 
 
 def test_wanted_dataset_raises_no_alarm(results: Results, tmp_path: Path) -> None:

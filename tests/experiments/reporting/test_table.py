@@ -8,7 +8,7 @@ import math
 
 import pytest
 
-from experiments.analysis.format import percent
+from experiments.analysis.format import number, percent
 from experiments.analysis.statistics import Estimate
 from experiments.reporting.table import Column, ResultTable, as_csv, as_latex, escape_latex
 
@@ -57,3 +57,28 @@ def test_latex_has_the_rules_of_booktabs_and_escapes() -> None:
 @pytest.mark.parametrize("character", list("&%$#_{}~^\\"))
 def test_no_special_character_of_latex_stays_bare(character: str) -> None:
     assert escape_latex(character) != character and escape_latex(character).startswith("\\")
+
+
+def test_names_are_text_in_csv_and_latex() -> None:
+    names = ["=1+1", "_sam", "cost $5 or $6", r"$\rho_{bad$ 100% & <b>#1</b>", "αβ 中文"]
+    table = ResultTable.of("names", [Column("method", "method"), Column("x", "x")], [[name, 1] for name in names])
+    assert [row["method"] for row in csv.DictReader(io.StringIO(as_csv(table)))] == ["'=1+1", *names[1:]]
+    latex = as_latex(table)
+    assert r"\$\textbackslash{}rho\_\{bad\$ 100\% \& $<$b$>$\#1$<$/b$>$ & 1 \\" in latex
+    assert r"% XeLaTeX or LuaLaTeX, \usepackage{fontspec} and \setmainfont with a font that has αβ中文" in latex
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (Estimate(2.3e26, None), "2.30e+26"),
+        (Estimate(2.3e26, 1e27), "2.30e+26 ± 1e+27"),
+        (Estimate(1.5, 1e9), "1.50e+00 ± 1e+09"),
+        (Estimate(123.4, None), "123.400"),
+        (Estimate(2e-7, None), "2.00e-07"),
+        (Estimate(0.0, None), "0.000"),
+        (Estimate(math.inf, None), "diverged"),
+    ],
+)
+def test_large_and_small_numbers_are_in_scientific_notation(value: Estimate, text: str) -> None:
+    assert number(value) == text

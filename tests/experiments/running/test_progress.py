@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import io
+import math
+from dataclasses import replace
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console as RichConsole
+from rich.text import Text
 
-from experiments.running.progress import Callback, ConsoleCallback
+from experiments.running.progress import Callback, ConsoleCallback, shown
 from fedsam.config import Experiment, parse
 from fedsam.results.rows import Row
 
@@ -68,7 +72,7 @@ def test_plain_lines_without_a_terminal() -> None:
         "round 1/3 cohort 10 train loss 1.75 2 rounds/s ETA 2.50 s",
         "round 2/3 cohort 10 acc 41.2 % loss 1.63 0.5 rounds/s ETA 8.00 s",
         "round 3/3 cohort 10 acc 41.2 % loss 1.63 0.5 rounds/s ETA 6.00 s",
-        "run 1/2 first, 20 clients finished after 6.00 s: acc 41.2 % loss 1.63",
+        "run 1/2 first, 20 clients finished after 6.00 s: final acc 41.2 % loss 1.63, mean of the last 2 evaluations",
         "run 2/2 second, 20 clients, seed 0 (r2)",
         "run 2/2 second, 20 clients failed after 0.00 s: client 3 of round 1 diverged",
     ]
@@ -97,7 +101,7 @@ def test_live_display_on_a_terminal() -> None:
         callback.round(row(1, "r3", test_accuracy=0.25, test_loss=2.0))
     shown = out.getvalue()
     assert "uses [digits] instead" in shown
-    assert "cohort 10 acc 25.0 % loss 2 2 rounds/s" in shown
+    assert "1/3 acc 25.0 % loss 2 2 rounds/s" in shown
     assert "run 2/2 second, 20 clients failed after 0.00 s" in shown
     assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") == 1, "the cursor is hidden once and shown again"
 
@@ -110,13 +114,79 @@ def test_the_terminal_is_restored_after_an_error() -> None:
     assert out.getvalue().count("\x1b[?25l") == out.getvalue().count("\x1b[?25h") == 1
 
 
-def test_a_diverged_round_is_shown() -> None:
+@pytest.mark.parametrize(
+    ("measures", "found"),
+    [
+        ({"test_accuracy": 0.1, "test_loss": math.nan}, "test loss nan"),
+        ({"test_accuracy": 0.1, "test_loss": 1e26}, "test loss 1e+26"),
+        ({"test_accuracy": 0.1, "test_loss": 2.0, "nonfinite_parameters": 2002.0}, "2002 parameters not finite"),
+    ],
+)
+def test_divergence_is_named_in_the_round_where_it_is_found_and_at_the_end(measures: dict[str, float], found: str) -> None:
     out, clock = io.StringIO(), Clock()
     with ConsoleCallback(RichConsole(file=out), clock) as callback:
-        callback.plan(experiments())
+        callback.plan(experiments()[:1])
         callback.started("r1", experiments()[0])
-        callback.round(row(1, test_accuracy=0.1, test_loss=float("nan")))
-    assert "acc 10.0 % loss nan" in out.getvalue()
+        callback.round(row(1, test_accuracy=0.5, test_loss=1.0))
+        callback.round(row(2, **measures))
+        callback.round(row(3, **measures))
+        callback.finished("r1", "finished", None)
+    lines = out.getvalue().splitlines()
+    assert [number for number, line in enumerate(lines) if line == f"diverged in round 2: {found}"] == [3]
+    assert lines[4].startswith(f"round 2/3 cohort 10 diverged ({found}) ")
+    assert "finished after 0.00 s: diverged in round 2, final acc 23.3 %" in lines[-1]
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("name", ["sam", "a very long name of a method, longer than a terminal is wide, with 中文 in it", ""])
+def test_a_live_line_of_80_columns_has_the_rate(several: bool, name: str) -> None:
+    out, clock = io.StringIO(), Clock()
+    experiment = parse({"name": name, "rounds": 1000, "data": {"clients": 20}})
+    plan = [experiment, experiment.model_copy(update={"seed": 1})] if several else [experiment]
+    console = RichConsole(file=out, width=80, force_terminal=True, legacy_windows=False, color_system=None)
+    with ConsoleCallback(console, clock) as callback:
+        callback.plan(plan)
+        for number, one in enumerate(plan):
+            callback.started(f"r{number}", one)
+        clock.now += 100.0
+        for number in range(len(plan)):
+            callback.round(replace(row(999, f"r{number}", test_accuracy=0.412, test_loss=163.4), wall_seconds=20.0))
+    last = Text.from_ansi(out.getvalue().split("\x1b[?25h")[0].replace("\r", "\n")).plain.splitlines()
+    lines = [line for line in last if "rounds/s" in line]
+    assert lines and all(cell_len(line.rstrip()) <= 80 for line in lines)
+    assert all("999/1000" in line and "acc 41.2 % loss 163" in line and "0.05 rounds/s" in line for line in lines)
+    assert several or all("ETA 0.02 s" in line for line in lines)
+
+
+def test_text_of_others_reaches_the_terminal_as_text() -> None:
+    out, clock = io.StringIO(), Clock()
+    hostile = ":bug: [red]x[/red] \x1b[31mred\x1b[2J"
+    experiment = parse({"name": hostile})
+    with ConsoleCallback(RichConsole(file=out, width=200, color_system=None, force_terminal=False), clock) as callback:
+        callback.plan([experiment])
+        callback.started("r1", experiment)
+        callback.warn("r1", hostile)
+        callback.finished("r1", "failed", f"{hostile}\nsecond line")
+    shown = out.getvalue()
+    assert "\x1b" not in shown and shown.count(":bug: [red]x[/red] \\x1b[31mred\\x1b[2J") == 4
+    assert shown.endswith("\nsecond line\n")
+
+
+def test_from_python_progress_is_shown_where_somebody_looks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with shown(None) as callback:
+        assert type(callback) is Callback  # stderr is a file
+    own = Callback()
+    with shown(own) as callback:
+        assert callback is own
+    with monkeypatch.context() as patched:
+        patched.setenv("FORCE_COLOR", "1")  # rich then takes anything for a terminal
+        with shown(None) as callback:
+            assert isinstance(callback, ConsoleCallback)
+    with monkeypatch.context() as patched:
+        patched.setattr("rich.console._is_jupyter", lambda: True)
+        with shown(None) as callback:
+            play(callback, Clock())
+    assert "round 1/3 cohort 10 train loss 1.75" in capsys.readouterr().out
 
 
 def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:

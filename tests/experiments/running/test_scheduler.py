@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -153,7 +154,7 @@ def test_a_run_that_another_process_is_at_is_left_to_it(tmp_path: Path) -> None:
     callback = Skipped()
     (outcome,) = carry_out(experiments[:1], callback)
     assert outcome.status == "skipped"
-    assert [said.rpartition(": ")[2] for said in callback.said] == ["it is at work"]
+    assert [said.rpartition(": ")[2] for said in callback.said] == [f"it is at work on {os.uname().nodename}"]
 
 
 def test_the_plan_knows_what_has_finished_and_who_made_it(tmp_path: Path) -> None:

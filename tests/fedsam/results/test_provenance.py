@@ -1,8 +1,7 @@
-"""Provenance: it names what is needed to run something again, and knows which processes are gone."""
+"""Provenance names what is needed to run something again."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -41,27 +40,6 @@ def test_commit_is_that_of_the_checkout_that_tracks_the_file(tmp_path: Path) -> 
     assert module._git_commit(untracked) == "unknown"
     tracked.write_text("2")
     assert module._git_commit(tracked) == f"{git('rev-parse', 'HEAD')}-dirty"
-
-
-OWN, NOBODY = 0, 2**22 + 1  # this process, and a number that no process has
-
-
-@pytest.mark.parametrize(
-    ("host", "pid", "born", "gone"),
-    [
-        ("here", OWN, "now", False),
-        ("here", OWN, "another", True),  # the number was given again
-        ("elsewhere", NOBODY, "now", False),
-        ("here", NOBODY, "", True),  # no such process, and no /proc when it was written
-        ("here", OWN, "", False),
-    ],
-)
-def test_only_a_process_of_this_host_is_known_to_be_gone(
-    monkeypatch: pytest.MonkeyPatch, host: str, pid: int, born: str, gone: bool
-) -> None:
-    monkeypatch.setattr("platform.node", lambda: "here")
-    monkeypatch.setattr(module, "process_start_time", lambda _: "now")
-    assert module.process_ended(host, pid or os.getpid(), born) is gone
 
 
 def test_without_a_gpu_the_device_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import functools
 import json
 import math
+import os
 import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -16,11 +20,12 @@ import numpy as np
 import pytest
 
 from fedsam.config import ConfigError, Experiment, parse
+from fedsam.results import processes
 from fedsam.results import rows as module
 from fedsam.results.config_hash import config_hash
 from fedsam.results.provenance import Provenance
 from fedsam.results.rows import ClientRow, Row, cumulative
-from fedsam.results.store import Results
+from fedsam.results.store import DuplicateRunError, Results
 
 PROVENANCE = Provenance(versions={"python": "3.11", "torch": "2.9"}, git_commit="abc", device="a CPU", command="fedsam run a.toml")
 HOLDINGS = np.array([[3, 0, 1], [0, 5, 0]])
@@ -29,6 +34,13 @@ HOLDINGS = np.array([[3, 0, 1], [0, 5, 0]])
 def start(results: Results, **settings: object) -> str:
     experiment = parse({"name": "mine", "seed": 4, **settings})
     return results.start_run(experiment, experiment.dump(), dataset="digits", label_distribution=HOLDINGS, provenance=PROVENANCE)
+
+
+def start_once(results: Results, **options: bool) -> str:
+    experiment = parse({"name": "mine", "seed": 4})
+    return results.start_run(
+        experiment, experiment.dump(), dataset="digits", label_distribution=HOLDINGS, provenance=PROVENANCE, once=True, **options
+    )
 
 
 def row(run: str, round: int, **changes: object) -> Row:
@@ -127,7 +139,7 @@ def test_a_round_is_kept_whole_or_not_at_all(results: Results) -> None:
 def test_a_run_that_was_never_started_is_refused(results: Results) -> None:
     with pytest.raises(ValueError, match="'nobody', round 1: cannot be added"):
         results.append_round(row("nobody", 1))
-    with pytest.raises(ValueError, match="'nobody' was never started"):
+    with pytest.raises(ValueError, match="'nobody' was never started, or"):
         results.finish_run("nobody", "finished")
 
 
@@ -138,7 +150,7 @@ def test_columns_of_the_tables_are_the_fields_of_the_rows(results: Results) -> N
     }
     assert columns["rounds"] == set(module.ROUND_COLUMNS)
     assert columns["clients"] == {"run", "round", *module.CLIENT_COLUMNS}
-    assert columns["runs"] == {f.name for f in fields(module.Run)} | {"host", "pid", "born"}
+    assert columns["runs"] == {f.name for f in fields(module.Run)} | {"pid", "born", "heartbeat"}
 
 
 def test_find_takes_ids_and_their_beginnings(results: Results) -> None:
@@ -200,6 +212,91 @@ def test_several_writers_at_once(runs_dir: Path) -> None:
     assert [path.name for path in runs_dir.iterdir()] == ["fedsam.db"]
 
 
+@pytest.mark.parametrize("silence", [None, 10.0, 3600.0])  # seconds since the last heartbeat; None: its fedsam wrote none
+def test_a_run_that_was_killed_on_another_machine_is_known_by_its_silence_and_can_be_forgotten(
+    results: Results, silence: float | None
+) -> None:
+    run = start(results)
+    heartbeat = None if silence is None else time.time() - silence
+    results._connection.execute("UPDATE runs SET host = 'gone', heartbeat = ?", (heartbeat,))
+    (one,) = results.runs()
+    assert (one.status, one.host) == ("interrupted" if silence == 3600 else "running", "gone")
+    again = functools.partial(start_once, results)
+    if silence == 3600:
+        with pytest.raises(ConfigError, match=f"run {run} is interrupted, not at work"):
+            results.forget(run)
+    else:
+        with pytest.raises(DuplicateRunError, match=f"run {run} is the same experiment: it is at work on gone"):
+            again()
+        assert results.forget(run[:-1]).id == run
+        assert [(one.status, one.error) for one in results.runs()] == [("interrupted", "its process on gone is gone")]
+    other = again()
+    assert [one.id for one in results.runs()] == [other]
+
+
+def test_restart_takes_the_place_of_runs_on_other_machines_alone(results: Results) -> None:
+    run = start(results)
+    with pytest.raises(DuplicateRunError):
+        start_once(results, restart=True)
+    with pytest.raises(ConfigError, match=f"run {run} is at work on this machine"):
+        results.forget(run)
+    results._connection.execute("UPDATE runs SET host = 'gone'")
+    other = start_once(results, restart=True)
+    assert [one.id for one in results.runs()] == [other]
+    with pytest.raises(ValueError, match="another command has taken its place"):
+        results.finish_run(run, "finished")
+
+
+def test_a_run_at_work_is_heard_of_again_and_again(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "HEARTBEAT_SECONDS", 0.001)
+    run, heard = start(results), threading.Event()
+    results._connection.execute("UPDATE runs SET heartbeat = 0")
+    with processes.heartbeat(results.path, run):
+        while not results._connection.execute("SELECT heartbeat FROM runs").fetchone()[0] and not heard.wait(0.001):
+            pass
+    (beaten,) = results._connection.execute("SELECT heartbeat FROM runs").fetchone()
+    assert beaten == pytest.approx(time.time(), abs=3600)
+
+
+def test_an_empty_file_is_a_new_one(runs_dir: Path) -> None:
+    runs_dir.mkdir()
+    (runs_dir / "fedsam.db").touch()
+    with pytest.raises(ConfigError, match=r"it holds no fedsam\.db"):
+        Results.open(runs_dir, create=False)
+    with Results.open(runs_dir) as results:
+        run = start(results)
+        assert [one.id for one in results.runs()] == [run]
+        assert results._connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+
+
+def test_a_file_that_cannot_be_made_for_want_of_space_is_not_left_behind(runs_dir: Path) -> None:
+    code = f"""
+import resource, signal, sys
+sys.path.insert(0, {str(Path(__file__).parents[3])!r})
+from fedsam.results.store import Results
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+try:
+    Results.open({str(runs_dir)!r})
+except ValueError as error:
+    print(error)
+"""
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert "runs_dir" in said and "must be a folder that can be written" in said
+    assert list(runs_dir.iterdir()) == []
+    with Results.open(runs_dir) as results:
+        start(results)
+
+
+def test_a_file_system_without_hard_links_will_do(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*args: object, **others: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    with Results.open(runs_dir) as results:
+        start(results)
+
+
 def test_a_reader_does_not_begin_a_file(runs_dir: Path) -> None:
     with pytest.raises(ConfigError, match=r"runs_dir: '.*runs' is not allowed: it holds no fedsam.db"):
         Results.open(runs_dir, create=False)
@@ -223,14 +320,17 @@ def test_files_of_others_are_refused(runs_dir: Path) -> None:
 def test_a_newer_file_is_refused(runs_dir: Path) -> None:
     with Results.open(runs_dir) as results:
         results._connection.execute("PRAGMA user_version = 99")
-    with pytest.raises(ConfigError, match="its tables have version 99, and this fedsam reads version 3"):
+    with pytest.raises(ConfigError, match="its tables have version 99, and this fedsam reads version 4"):
         Results.open(runs_dir)
 
 
 def test_a_file_of_the_version_before_is_brought_up(runs_dir: Path) -> None:
     with Results.open(runs_dir) as results:
         run = start(results)
-        results._connection.execute("DROP TABLE classes")
+        for table in ("classes", "tags"):
+            results._connection.execute(f"DROP TABLE {table}")
+        for column in ("heartbeat", "other_cpu"):
+            results._connection.execute(f"ALTER TABLE runs DROP COLUMN {column}")
         results._connection.execute("PRAGMA user_version = 2")
     for _ in range(2):
         with Results.open(runs_dir) as results:
