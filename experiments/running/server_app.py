@@ -17,13 +17,14 @@ from clients.optimizers import LocalOptimizer
 from experiments.running.grids import grids
 from experiments.running.progress import Callback
 from experiments.running.run import Result, Session
+from experiments.running.trial import try_out
 from experiments.settings.catalogue import CheckedExperiment, check, sources
 from experiments.settings.presets import expand
 from fedsam import plugins
 from fedsam.config import ConfigError, Experiment, parse
 from fedsam.data import datasets, partition
 from fedsam.data.datasets import Dataset
-from fedsam.data.federated import fallback_note, partition_examples
+from fedsam.data.federated import batch_sizes, fallback_note, partition_examples
 from fedsam.grid.base import LocalGrid
 from fedsam.results.processes import heartbeat
 from fedsam.results.provenance import provenance
@@ -81,6 +82,7 @@ def main(grid: Grid, context: Context) -> None:
         raise ConfigError(f"experiment: the settings of method {experiment.method!r} must be written out; `fedsam run-config` does that")
     checked = check(experiment)
     dataset = datasets.load(experiment.data.dataset, experiment.data.root, experiment.data.fallback)
+    try_out([experiment], lambda _: dataset)
     _await_nodes(grid, experiment.data.clients)
     run_on(checked, grid, dataset, Callback())
 
@@ -155,7 +157,7 @@ def serve(
 def _warn(experiment: Experiment, optimizer: LocalOptimizer, examples: Any, run_id: str, callback: Callback) -> None:
     """Say where the optimizer, afresh in every round, has too few local steps to be what it is."""
     client = experiment.client
-    steps = client.steps or client.epochs * -(-int(np.median(examples)) // client.batch_size)
+    steps = client.steps or client.epochs * len(batch_sizes(int(np.median(examples)), client.batch_size, client.last_batch))
     reason = optimizer.reduction_reason(steps)
     if reason and client.optimizer_state == "fresh":
         callback.warn(
