@@ -76,7 +76,7 @@ class ClientRuntime:
         """The client's local training of one round, from its correction's and its optimizer's state; raises as `receive`."""
         self.receive(broadcast)
         settings, round = self.experiment.client, broadcast.round
-        amount: dict[str, Any] = {"batch_size": settings.batch_size, "epochs": settings.epochs, "steps": settings.steps}
+        amount: dict[str, Any] = {name: getattr(settings, name) for name in ("batch_size", "epochs", "steps", "last_batch")}
         task = Task(
             round=round,
             rounds=schedules.known_rounds(self.experiment, "client.optimizer", settings.optimizer),

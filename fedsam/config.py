@@ -29,6 +29,7 @@ from fedsam.renamed import with_current_names
 Augmentation = Literal["crop", "flip", "cutout"]
 Clip = Literal["fl-simulator", "loss-gradient", "everything"]
 Weights = Literal["examples", "uniform"]
+LastBatch = Literal["keep", "drop", "merge"]
 OnClientError = Literal["fail", "drop", "retry"]
 Cohorts = tuple[tuple[CountOrZero, ...], ...]  # the clients of each round
 FlatnessMeasure = Literal["top", "trace", "worst", "worst_adaptive", "average", "average_adaptive", "line", "plane"]
@@ -71,6 +72,7 @@ class Client(Frozen):
     epochs: Count = Field(1, description="Local epochs per round.")
     steps: Count | None = Field(None, description="Local steps per round, instead of epochs.")
     batch_size: Count = Field(50, description="Examples per local step.")
+    last_batch: LastBatch = Field("keep", description="A last batch that is smaller: keep it, drop it, or merge it into the one before.")
     schedule: Named = Field(Component(name="constant"), description="Local learning rate over the rounds; see `fedsam list schedules`.")
     clip: Clip = Field(
         "fl-simulator",

@@ -1,7 +1,7 @@
-"""The names that components had before.
+"""The names that components had before, and the settings that there were not.
 
-They are understood wherever a component is named, and replaced at once. Hashes of settings are made with them, so that runs in a database
-are found whenever they were made.
+Former names are understood wherever a component is named, and replaced at once. Hashes of settings are made with them, and without new
+settings that change nothing, so that runs in a database are found whenever they were made.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ RENAMED: Mapping[str, Mapping[str, str]] = {
     "optimizers": {"gf": "fedgf", "gmt": "fedgmt", "smoo": "fedsmoo", "sol": "fedsol", "lesam": "fedlesam"},
     "corrections": {"smoo": "fedsmoo"},
 }
+# By table: settings that came later, and the value with which a run is what it was before.
+ADDED: Mapping[str, Mapping[str, Any]] = {"client": {"last_batch": "keep"}}
 _FORMER = {kind: {new: old for old, new in names.items()} for kind, names in RENAMED.items()}
 
 
@@ -46,6 +48,25 @@ def with_former_names(settings: Any) -> Any:
     {'client': {'correction': {'name': 'lookback', 'inner': {'name': 'smoo', 'lam': 0.1}}}}
     """
     return _with_names(settings, "", _FORMER)
+
+
+def with_added(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain settings of an experiment of any age with the settings that came later."""
+    return {**settings, **{table: {**values, **settings.get(table, {})} for table, values in ADDED.items()}}
+
+
+def without_added(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain settings of an experiment without those that came later and change nothing.
+
+    >>> without_added({"rounds": 2, "client": {"epochs": 1, "last_batch": "keep"}})
+    {'rounds': 2, 'client': {'epochs': 1}}
+    """
+    tables = {
+        table: {key: value for key, value in settings.get(table, {}).items() if key not in values or value != values[key]}
+        for table, values in ADDED.items()
+        if table in settings
+    }
+    return {**settings, **tables}
 
 
 def _with_names(value: Any, key: str, names: Mapping[str, Mapping[str, str]]) -> Any:

@@ -20,7 +20,7 @@ from experiments.settings.method_cost import cost
 from fedsam.config import Experiment
 from fedsam.data.augmentation import normalize
 from fedsam.data.datasets import Dataset
-from fedsam.data.federated import partition_examples
+from fedsam.data.federated import batch_sizes, partition_examples
 from fedsam.messages import codec
 from fedsam.models.network import Network
 from strategies import ServerRule
@@ -74,9 +74,10 @@ def workload(experiment: Experiment, method: Method, dataset: Dataset, network: 
     """The work of a run of the experiment, whose method is built already. Raises `ConfigError` if the partition cannot be drawn."""
     client, sample, costs = experiment.client, sampler(experiment), cost(method, experiment.rounds)
     sizes = np.array([len(part) for part in partition_examples(experiment, dataset)])
-    full = -(-sizes // client.batch_size)  # batches of an epoch
+    epochs = [batch_sizes(int(size), client.batch_size, client.last_batch) for size in sizes]
+    full = np.array([len(batches) for batches in epochs])
     steps = np.full_like(sizes, client.steps) if client.steps else client.epochs * full
-    trained = steps * sizes / np.maximum(full, 1)  # the last batch of an epoch may be smaller
+    trained = steps * np.array([sum(batches) for batches in epochs]) / np.maximum(full, 1)  # batches of an epoch may differ in size
     cohorts = [list(sample(round)) for round in range(1, min(experiment.rounds, SAMPLED_ROUNDS) + 1)]
     cohort, passed = mean(map(len, cohorts)), mean(float(trained[members].sum()) for members in cohorts)
     evaluations = costs.gradient_evaluations_per_step * passed

@@ -21,6 +21,16 @@ def check_cpus(compute: Compute) -> None:
         raise ConfigError(f"compute.cpus_per_actor: {compute.cpus_per_actor} is not allowed: this machine has {here} CPUs")
 
 
+def check_gpus(compute: Compute) -> None:
+    """Raise `ConfigError` where an actor is to have more GPUs than this machine, unless others may have more."""
+    if compute.gpus_per_actor and not compute.ray_address:
+        import torch
+
+        here = torch.cuda.device_count()
+        if compute.gpus_per_actor > here:
+            raise ConfigError(f"compute.gpus_per_actor: {compute.gpus_per_actor:g} is not allowed: torch finds {here} GPUs here")
+
+
 @contextmanager
 def session(compute: Compute) -> Iterator[Mapping[str, float]]:
     """Ray, for the length of a block; gives its resources.

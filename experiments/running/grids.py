@@ -16,8 +16,8 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 from clients import client_app
-from clients.runtime import DTYPES, network
-from experiments.running.actors import actor_pool, check_cpus
+from experiments.running.actors import actor_pool, check_cpus, check_gpus
+from experiments.running.trial import try_out
 from experiments.settings.catalogue import sources
 from fedsam import plugins
 from fedsam.config import Component, ConfigError, Experiment
@@ -29,7 +29,6 @@ from fedsam.formatting import plural
 from fedsam.grid.inline import InlineGrid
 from fedsam.grid.pool import ActorPool
 from fedsam.grid.ray_grid import RayGrid
-from fedsam.models.architectures import MODELS
 from fedsam.module_sources import Source
 
 
@@ -61,7 +60,9 @@ def actor_groups(
     if len(computes) > 1:
         raise ConfigError("compute: the experiments of a sweep run on the same actors; only precision and shard_size may differ")
     compute, cache = computes.pop(), cache or DatasetCache()
+    check_gpus(compute)
     _check_own(experiments, cache)
+    try_out(experiments, cache.get)
     if compute.grid == "inline":
         check_cpus(compute)
         _check_share(parallel, 1)
@@ -78,13 +79,11 @@ def actor_groups(
 
 
 def _check_own(experiments: Sequence[Experiment], cache: DatasetCache) -> None:
-    """Read and partition the user's own data, try partitions that may refuse a dataset, and make own networks, before anything starts."""
+    """Read and partition the user's own data, and try partitions that may refuse a dataset, before anything starts."""
     ours = set(PARTITIONS) - {"natural"}
-    for experiment in {(e.data.model_dump_json(), e.model.model_dump_json(), e.seed): e for e in experiments}.values():
+    for experiment in {(e.data.model_dump_json(), e.seed): e for e in experiments}.values():
         if datasets.is_own(experiment.data.source) or experiment.data.partition.name not in ours:
             partition_examples(experiment, cache.get(experiment))
-        if experiment.model.name not in MODELS:
-            network(experiment, cache.get(experiment), torch.device("cpu"), DTYPES[experiment.compute.precision])
 
 
 def _check_share(parallel: int, actors: int) -> None:

@@ -17,13 +17,14 @@ from clients.optimizers import LocalOptimizer
 from experiments.running.grids import DatasetCache, grids
 from experiments.running.progress import Callback, shown
 from experiments.running.run import Result, Session
+from experiments.running.trial import try_out
 from experiments.settings.catalogue import CheckedExperiment, check, sources
 from experiments.settings.presets import expand
 from fedsam import plugins
 from fedsam.config import ConfigError, Experiment, parse
 from fedsam.data import datasets, partition
 from fedsam.data.datasets import Dataset
-from fedsam.data.federated import fallback_note, partition_examples
+from fedsam.data.federated import batch_sizes, fallback_note, partition_examples
 from fedsam.grid.base import LocalGrid
 from fedsam.grid.ray_grid import RayGrid
 from fedsam.results.processes import heartbeat
@@ -83,6 +84,7 @@ def main(grid: Grid, context: Context) -> None:
     experiment = parse(json.loads(str(context.run_config["experiment"])))
     checked = check(experiment)
     dataset = datasets.load(experiment.data.dataset, experiment.data.root, experiment.data.fallback)
+    try_out([experiment], lambda _: dataset)
     _await_nodes(grid, experiment.data.clients)
     run_on(checked, grid, dataset, Callback())
 
@@ -159,7 +161,7 @@ def serve(
 def _warn(experiment: Experiment, optimizer: LocalOptimizer, examples: Any, run_id: str, callback: Callback) -> None:
     """Say what can hardly be meant, and where the optimizer, afresh in every round, has too few local steps to be what it is."""
     client = experiment.client
-    steps = client.steps or client.epochs * -(-int(np.median(examples)) // client.batch_size)
+    steps = client.steps or client.epochs * len(batch_sizes(int(np.median(examples)), client.batch_size, client.last_batch))
     share, clients = experiment.server.participation, experiment.data.clients
     if share == 1 and isinstance(share, int) and clients > 1 and not isinstance(experiment.server.sampling, tuple):
         callback.warn(run_id, f"server.participation: 1 is one of {clients} clients in each round; 1.0 is all of them")

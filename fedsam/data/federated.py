@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fedsam import registry
-from fedsam.config import ConfigError, Experiment
+from fedsam.config import ConfigError, Experiment, LastBatch
 from fedsam.data import augmentation, partition
 from fedsam.data.datasets import Dataset, Images
 from fedsam.plugins import component_errors
@@ -58,6 +58,19 @@ def partition_examples(experiment: Experiment, dataset: Dataset) -> list[np.ndar
     return [chosen[index] for index in indices]
 
 
+def batch_sizes(examples: int, batch_size: int, last_batch: LastBatch) -> list[int]:
+    """Examples in each batch of an epoch of a client.
+
+    >>> [batch_sizes(10, 4, last) for last in ("keep", "drop", "merge")], batch_sizes(3, 4, "drop")
+    ([[4, 4, 2], [4, 4], [4, 6]], [3])
+    """
+    full, rest = divmod(examples, batch_size)
+    sizes = [batch_size] * full
+    if rest and (last_batch == "keep" or not full):
+        return [*sizes, rest]
+    return [*sizes[:-1], batch_size + rest] if rest and last_batch == "merge" else sizes
+
+
 @dataclass(frozen=True)
 class FederatedDataset:
     """A dataset on a device, partitioned over clients.
@@ -93,29 +106,33 @@ class FederatedDataset:
         """Number of examples of the client, per class."""
         return tuple(np.bincount(self._labels[self.indices[client]], minlength=self.dataset.classes).tolist())
 
-    def batches(self, client: int, round: int, *, batch_size: int, epochs: int, steps: int | None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Shuffled, augmented batches of a client's local training; an epoch's last batch may be smaller.
+    def batches(
+        self, client: int, round: int, *, batch_size: int, epochs: int, steps: int | None, last_batch: LastBatch = "keep"
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Shuffled, augmented batches of a client's local training.
 
         Args:
             batch_size: Examples of a batch.
             epochs: Passes over the client's examples, where `steps` is None.
             steps: Number of batches, over as many passes as needed.
+            last_batch: What becomes of a smaller last batch of an epoch.
         """
+        sizes = batch_sizes(self.num_examples(client), batch_size, last_batch)
         order = stream(self.seed, "batches", round, client)
         rng = tensor_stream(self.seed, "augment", round, client, device=self.device) if self.augmentations else None
         taken, epoch = 0, 0
         while taken < steps if steps is not None else epoch < epochs:
             shuffled = torch.from_numpy(order.permutation(self.indices[client]))
-            for index in shuffled.split(batch_size):
+            for index in shuffled[: sum(sizes)].split(sizes):
                 if taken == steps:
                     return
                 yield self._load(self.dataset.train, index, rng)
                 taken += 1
             epoch += 1
 
-    def steps(self, client: int, *, batch_size: int, epochs: int, steps: int | None) -> int:
+    def steps(self, client: int, *, batch_size: int, epochs: int, steps: int | None, last_batch: LastBatch = "keep") -> int:
         """Number of batches that `batches` yields."""
-        return steps if steps is not None else epochs * -(-self.num_examples(client) // batch_size)
+        return steps if steps is not None else epochs * len(batch_sizes(self.num_examples(client), batch_size, last_batch))
 
     def fixed_sample(self, client: int, count: int) -> tuple[Tensor, Tensor]:
         """The first `count` examples of the client in a fixed random order, not augmented; all of them if it has fewer."""

@@ -87,6 +87,8 @@ def _add(total: PartialSum, summand: PartialSum) -> PartialSum:
         before = total.vectors[name]
         population = name.startswith("population.")
         vectors[name] = before + vector if population else (vector - before).mul_(summand.weight / weight).add_(before)
+        if name == "buffers" and not bool(before.isfinite().all()):  # what the server has too, as a mask of -inf; inf - inf is no number
+            vectors[name] = torch.where(before.isfinite(), vectors[name], before)
     return PartialSum(
         nodes=[*total.nodes, *summand.nodes],
         weight=weight,
@@ -129,14 +131,19 @@ def _check_vectors(update: Update, spec: AggregationSpec) -> None:
         if got is None or got.shape != like.shape or got.dtype != like.dtype:
             what = f"no {name}" if got is None else f"a {name} of shape {tuple(got.shape)} and type {got.dtype}"
             raise UpdateError(f"sent {what}; expected shape {tuple(like.shape)} and type {like.dtype}")
-    bad = [name for name, vector in update.vectors.items() if not finite(vector)]
+    bad = [name for name, vector in update.vectors.items() if not usable(vector, spec.like[name] if name == "buffers" else None)]
     if bad:
         raise UpdateError(f"sent a non-finite {bad[0]}: its local training diverged; a smaller client.optimizer.lr or a clip_norm may help")
 
 
-def finite(vector: Tensor) -> bool:
-    """Whether all scalars are; nearly always told by their sum, which is a tenth of the work."""
-    return math.isfinite(vector.sum()) or bool(torch.isfinite(vector).all())
+def usable(vector: Tensor, known: Tensor | None = None) -> bool:
+    """Whether all values are finite, those aside that are the server's own, `known`, unchanged."""
+    if math.isfinite(vector.sum()):  # tells it nearly always, in a tenth of the time
+        return True
+    finite = vector.isfinite()
+    if known is None:
+        return bool(finite.all())
+    return bool((finite | (vector == known) | (vector.isnan() & known.isnan())).all())
 
 
 def _check_numbers(metrics: Mapping[str, float], needed: Sequence[str], finite: Sequence[str] = ()) -> None:

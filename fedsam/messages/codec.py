@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
 from fedsam.config import Weights
@@ -52,7 +52,7 @@ class AggregationSpec:
     """What an update must hold to be used, and how it counts. A broadcast that carries it lets the grid add the updates up.
 
     Attributes:
-        like: What the update's vectors must resemble, by name; only shapes and types matter.
+        like: What the update's vectors must resemble, by name; only shapes and types matter, and where `buffers` is not finite.
         expects: What is combined besides the delta, as `ServerRule.expects`.
         weights: Of updates in means.
     """
@@ -133,7 +133,11 @@ def tensors(record: ArrayRecord, device: str | torch.device = "cpu") -> dict[str
 
 def views(record: ArrayRecord) -> dict[str, Tensor]:
     """As `tensors`, but not to be changed: vectors from this process are not copied."""
-    return {name: array.tensor() if isinstance(array, TensorArray) else torch.from_numpy(array.numpy()) for name, array in record.items()}
+    return {name: _view(array) for name, array in record.items()}
+
+
+def _view(array: Array) -> Tensor:
+    return array.tensor() if isinstance(array, TensorArray) else torch.from_numpy(array.numpy())
 
 
 def metrics(values: Mapping[str, Any]) -> MetricRecord:
@@ -208,8 +212,11 @@ def decode_spec(content: RecordDict) -> AggregationSpec | None:
     if sent is None or config is None or "fedsam.merge" not in config:
         return None
     entries: Any = dict(config)
-    empty = {name: torch.empty(sent[name].shape, dtype=getattr(torch, sent[name].dtype), device="meta") for name in sent}
-    return AggregationSpec.from_vectors(empty, entries["fedsam.expects"], entries["fedsam.merge"])
+    like = {
+        name: _view(array) if name == "buffers" else torch.empty(array.shape, dtype=getattr(torch, array.dtype), device="meta")
+        for name, array in sent.items()
+    }
+    return AggregationSpec.from_vectors(like, entries["fedsam.expects"], entries["fedsam.merge"])
 
 
 def encode_query(record: ArrayRecord, round: int, asked: Mapping[str, int | str], *, constants: str | None = None) -> RecordDict:

@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from fedsam import registry
 from fedsam.config import Component, ConfigError
@@ -129,6 +130,10 @@ def create(component: Component, image: ImageShape, classes: int, generator: tor
         network = factory(image, classes)
     if not isinstance(network, nn.Module):
         raise ConfigError(f"model: {component.name!r} is not allowed: it makes a {type(network).__name__}, not a torch.nn.Module")
+    lazy = [name for name, tensor in (*network.named_parameters(), *network.named_buffers()) if is_lazy(tensor)]
+    if lazy:
+        remedy = "have the factory pass torch.zeros(2, *image) through it, so that it knows its sizes"
+        raise ConfigError(f"model: {component.name!r} is not allowed: {lazy[0]} has no shape yet, as it is of a lazy layer; {remedy}")
     return network
 
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from fedsam.renamed import with_former_names
+from fedsam.renamed import with_former_names, without_added
 
 
 def config_hash(config: Mapping[str, Any], sources: Mapping[str, str] | None = None) -> str:
@@ -22,7 +22,7 @@ def config_hash(config: Mapping[str, Any], sources: Mapping[str, str] | None = N
     kept["data"] = {key: value for key, value in config["data"].items() if key != "root"}
     if sources:
         kept["sources"] = dict(sources)
-    return digest(json.dumps(with_former_names(kept), default=str, sort_keys=True))[:12]
+    return digest(json.dumps(with_former_names(without_added(kept)), default=str, sort_keys=True))[:12]
 
 
 def digest(text: str) -> str:

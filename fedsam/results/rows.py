@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Self
 
-from fedsam.renamed import with_current_names
+from fedsam.renamed import with_added, with_current_names
 from fedsam.results.processes import process_ended
 from fedsam.results.provenance import Provenance
 
@@ -210,7 +210,7 @@ def _add(before: Row, row: Row) -> Row:
 
 
 def _config(text: str) -> dict[str, Any]:
-    """The settings of a run, whenever it was stored: with the present names of components, and without what is no setting any more."""
-    config: dict[str, Any] = with_current_names(json.loads(text))
+    """The settings of a run, whenever it was stored: with the present names of components and all present settings."""
+    config: dict[str, Any] = with_added(with_current_names(json.loads(text)))
     config.get("compute", {}).pop("engine", None)
     return config

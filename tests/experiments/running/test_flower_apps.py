@@ -295,7 +295,7 @@ def test_run_config_writes_presets_out_and_paths_in_full(tmp_path: Path, fedsam:
     assert fedsam("run-config", "s.toml")[::2] == (2, "fedsam: sweep: 2 experiments are not allowed here: fix the swept settings with -o\n")
 
 
-@pytest.mark.parametrize("compute", [Compute(gpus_per_actor=9), Compute(cpus_per_actor=3), Compute(cpus_per_actor=3, actors=1)])
+@pytest.mark.parametrize("compute", [Compute(cpus_per_actor=3), Compute(cpus_per_actor=3, actors=1)])
 def test_an_actor_cannot_have_more_than_there_is(monkeypatch: pytest.MonkeyPatch, compute: Compute) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
     monkeypatch.setattr(actors, "ray_session", lambda *_, **__: nullcontext({"CPU": 2.0}))

@@ -133,6 +133,12 @@ def test_batch_norm_statistics_are_averaged_as_values(tmp_path: Path) -> None:
     assert all(bool((b > 0).all()) and not torch.equal(b, torch.ones_like(b)) for b in buffers.values())
 
 
+def test_a_mask_of_minus_infinity_kept_as_a_buffer_trains_as_one_that_is_no_buffer(tmp_path: Path) -> None:
+    changes = {"data__clients": 4, "data__partition": "iid", "data__examples": None, "client__batch_size": 32, "server__participation": 1.0}
+    masked = experiment(tmp_path, model="tests.support.networks:MaskedTransformer", measure__union=False, **changes)
+    assert run(masked).rows[-1].train_loss == pytest.approx(1.933980638003713, rel=1e-6)
+
+
 def test_a_diverging_client_stops_the_run_and_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"client \d in round \d \(seed 0\) sent a non-finite delta"):
         run(experiment(tmp_path, client__optimizer__lr=1e30, rounds=5))

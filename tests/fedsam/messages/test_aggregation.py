@@ -126,6 +126,42 @@ def test_absurd_metrics_are_refused(changes: dict[str, float], message: str) -> 
     assert aggregation.partial_sum(one, spec()).failures[1].startswith(message)
 
 
+MASK = torch.tensor([0.0, -math.inf, math.nan], dtype=torch.float64)
+
+
+def with_buffers(buffers: torch.Tensor, node: int = 1) -> Message:
+    """A reply with these running statistics."""
+    vectors = {name: torch.zeros(2, dtype=torch.float64) for name in ("delta", "mean.mu", "population.c")} | {"buffers": buffers}
+    metrics = dict.fromkeys(aggregation.NEEDED, 1.0) | {"sent.tau": 2.0}
+    return Message(codec.encode_update(codec.Update(vectors, metrics)), reply_to=masked_request(node))
+
+
+def masked_request(node: int = 1) -> Message:
+    """A request whose running statistics are a mask."""
+    flower_private.set_current_run(flower_private.new_run())
+    vectors = {"w": torch.zeros(2, dtype=torch.float64), "buffers": MASK}
+    masked = AggregationSpec.from_vectors(vectors, EXPECTS, "examples")
+    content = codec.encode_broadcast(codec.arrays(vectors), 1, spec=masked)
+    return Message(content, dst_node_id=node, message_type="train", group_id="1")
+
+
+def test_non_finite_buffers_of_the_server_that_no_client_changed_stay_and_are_no_divergence() -> None:
+    masked = codec.decode_spec(masked_request().content)
+    assert masked is not None
+    sums = [aggregation.partial_sum(with_buffers(MASK + torch.tensor([node, 0.0, 0.0]), node), masked) for node in (1, 2)]
+    total = aggregation.total(sums)
+    assert list(total.nodes) == [1, 2]
+    assert torch.equal(total.vectors["buffers"].nan_to_num(9.0, neginf=-8.0), torch.tensor([1.5, -8.0, 9.0], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("changed", [[math.inf, -math.inf, math.nan], [0.0, math.inf, math.nan], [0.0, math.nan, math.nan]])
+def test_buffers_that_become_non_finite_on_a_client_are_divergence(changed: list[float]) -> None:
+    masked = codec.decode_spec(masked_request().content)
+    assert masked is not None
+    found = aggregation.partial_sum(with_buffers(torch.tensor(changed, dtype=torch.float64)), masked)
+    assert "non-finite buffers" in found.failures[1]
+
+
 def test_missing_metrics_are_refused() -> None:
     one = reply(1, torch.zeros(2, dtype=torch.float64), 1)
     del one.content["metrics"]["delta-norm"]  # type: ignore[union-attr]
