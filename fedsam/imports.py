@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -28,6 +29,16 @@ class _OwnFinder(MetaPathFinder):
 
 
 _FINDER = _OwnFinder()
+
+
+def require(package: str, wanted_by: str) -> None:
+    """Nothing, where the package is installed; its module must have its name.
+
+    Raises:
+        ConfigError: It is not installed; the message says how to install it.
+    """
+    if find_spec(package) is None:
+        raise ConfigError(f"{wanted_by}: needs the package {package}, which is not installed; install it with: pip install {package}")
 
 
 def prefer_own() -> None:

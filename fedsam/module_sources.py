@@ -114,7 +114,7 @@ class _SourceLoader(importlib.abc.SourceLoader):
 def is_installed(folder: Path) -> bool:
     """Whether a folder is one of Python's own or of its packages."""
     known = {Path(path) for path in sysconfig.get_paths().values()}
-    return folder in known or any(part in ("site-packages", "dist-packages") for part in folder.parts)
+    return folder in known or any(part in ("site-packages", "dist-packages", "lib-dynload") for part in folder.parts)
 
 
 def _location(top: str) -> tuple[Path, list[Path]] | None:

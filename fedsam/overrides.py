@@ -10,6 +10,9 @@ from typing import Any
 from fedsam.config import ConfigError
 from fedsam.wording import shown
 
+DEEPEST = 30  # tables and lists in one another
+TOO_DEEP = f"tables and lists nested more than {DEEPEST} deep are not allowed"
+
 
 def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The TOML table in `path` with `KEY=VALUE` overrides applied, not yet validated.
@@ -18,11 +21,13 @@ def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         ConfigError: The file is missing or no TOML, or an override is not of the form `key=value`.
     """
     try:
-        settings = tomllib.loads(path.read_text())
+        settings = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:  # no TOML, no UTF-8, a number of thousands of digits
         raise ConfigError(f"{path}: not TOML: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: {TOO_DEEP}") from None
     return override(settings, dict(assigned(text) for text in overrides))
 
 
@@ -30,7 +35,12 @@ def override(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[st
     """A copy of `settings` with each dotted key of `changes` set.
 
     `client.optimizer = "sam"` grows into a table when a key below it is set.
+
+    Raises:
+        ConfigError: Tables or lists are nested too deep, or a key is below a value that is no table.
     """
+    for key, value in {"settings": settings, **changes}.items():
+        _check_depth(value, key)
     result: dict[str, Any] = {key: _copied(value) for key, value in settings.items()}
     for key, value in changes.items():
         *parents, last = key.split(".")
@@ -75,3 +85,15 @@ def assigned(text: str) -> tuple[str, Any]:
         return key.strip(), value.strip()
     except ValueError as error:
         raise ConfigError(f"{key.strip()}: {shown(value)} is not allowed: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{key.strip()}: {TOO_DEEP}") from None
+
+
+def _check_depth(value: object, key: str) -> None:
+    """Raise `ConfigError` where tables and lists at a dotted key, or the key itself, are nested deeper than settings ever are."""
+    depth, level = key.count("."), [value]
+    while level:
+        if depth > DEEPEST:
+            raise ConfigError(f"{key[:80]}: {TOO_DEEP}")
+        inner = [one.values() if isinstance(one, Mapping) else one for one in level if isinstance(one, Mapping | list | tuple)]
+        depth, level = depth + 1, [item for items in inner for item in items]

@@ -158,7 +158,8 @@ def _imported(name: str, refused: str) -> ModuleType:
         module = importlib.import_module(name)
     except Exception as error:  # whatever a module does when it is imported
         if isinstance(error, ModuleNotFoundError) and error.name is not None and f"{name}.".startswith(f"{error.name}."):
-            places = ", ".join(_searched or [os.getcwd()])
+            others = (path for path in sys.path if path and Path(path).is_dir() and not is_installed(Path(path)))  # PYTHONPATH and the like
+            places = ", ".join(dict.fromkeys([*(_searched or [os.getcwd()]), *others]))
             raise ConfigError(f"{refused}: there is no module {error.name}; searched {places}, and what is installed") from None
         raise ConfigError(f"{refused}: importing {name} ended with {_described(error)}") from error
     finally:

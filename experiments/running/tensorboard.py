@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 from experiments.running.progress import Callback
 from experiments.settings.toml import toml
-from fedsam.optional import require
+from fedsam.imports import require
 from fedsam.results.rows import OPTIONAL_COLUMNS, PEAK_COLUMNS, TOTAL_COLUMNS, Row, cumulative
 
 if TYPE_CHECKING:

@@ -26,6 +26,7 @@ from fedsam.data import own_data
 from fedsam.data.dataset import DataError, Dataset, Images
 from fedsam.data.download import download
 from fedsam.documentation import documented
+from fedsam.places import cache_folder
 from fedsam.wording import nearest
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def load(dataset: str | Component, root: Path | None = None, fallback: str | Non
 
     Args:
         dataset: Its name, or its name and settings.
-        root: Folder of the official files; default: $FEDSAM_DATA, else ~/.cache/fedsam.
+        root: Folder of the official files; default: as of `data_folder`.
         fallback: One of DATASETS to use when official files are not available; a line on stderr says so, and the result has its `name`.
             Custom data have no fallback.
 
@@ -51,14 +52,22 @@ def load(dataset: str | Component, root: Path | None = None, fallback: str | Non
     check(component, fallback)
     if is_own(component):
         return own_data.load(component)
-    folder = Path(root or os.environ.get("FEDSAM_DATA") or "~/.cache/fedsam").expanduser()
     try:
-        return DATASETS[component.name](folder)
+        return DATASETS[component.name](root)
     except DataError as error:
         if fallback is None:
             raise
         print(f"WARNING: using dataset {fallback!r} instead of {component.name!r}, which cannot be had: {error}", file=sys.stderr)
-    return DATASETS[fallback](folder)
+    return DATASETS[fallback](root)
+
+
+def data_folder(root: Path | None = None) -> Path:
+    """The folder of official files; default: $FEDSAM_DATA, else `cache_folder`. Raises `DataError` where there is no home directory."""
+    given = root or os.environ.get("FEDSAM_DATA")
+    try:
+        return Path(given).expanduser() if given else cache_folder()
+    except (RuntimeError, ConfigError) as error:
+        raise DataError(str(error)) from None
 
 
 def is_own(component: Component) -> bool:
@@ -89,7 +98,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 @documented(source="Krizhevsky, 2009, Learning multiple layers of features from tiny images.")
-def cifar10(root: Path) -> Dataset:
+def cifar10(root: Path | None) -> Dataset:
     """60,000 colour photographs, 32 x 32, of 10 classes, 10,000 of them for testing."""
     from torchvision.datasets import CIFAR10
 
@@ -97,7 +106,7 @@ def cifar10(root: Path) -> Dataset:
 
 
 @documented(source="Krizhevsky, 2009, Learning multiple layers of features from tiny images.")
-def cifar100(root: Path) -> Dataset:
+def cifar100(root: Path | None) -> Dataset:
     """60,000 colour photographs, 32 x 32, of 100 classes (the fine labels), 10,000 of them for testing."""
     from torchvision.datasets import CIFAR100
 
@@ -105,10 +114,11 @@ def cifar100(root: Path) -> Dataset:
 
 
 @documented(source="Xiao et al., 2017, arXiv:1708.07747.")
-def fashion_mnist(root: Path) -> Dataset:
+def fashion_mnist(root: Path | None) -> Dataset:
     """70,000 grey pictures of clothes, 28 x 28, of 10 classes, 10,000 of them for testing."""
     from torchvision.datasets import FashionMNIST
 
+    root = data_folder(root)
     files = {f"FashionMNIST/raw/{name}": md5 for name, md5 in FashionMNIST.resources}
     servers = [f"{mirror}{FashionMNIST.resources[0][0]}" for mirror in FashionMNIST.mirrors]
     _obtain(root, "fashion_mnist", files, servers, lambda folder: FashionMNIST(folder, download=True))
@@ -119,7 +129,7 @@ def fashion_mnist(root: Path) -> Dataset:
 
 
 @documented(source="Alpaydin and Kaynak, 1998, UCI Optical Recognition of Handwritten Digits (its test part).")
-def digits(root: Path) -> Dataset:
+def digits(root: Path | None) -> Dataset:
     """1,797 handwritten digits that come with scikit-learn, 8 x 8 grey pixels scaled to 32 x 32; 355 of them for testing.
 
     The test set is every fifth example of each class. It needs no files, so `root` is ignored. Not augmented: a mirrored digit is no digit.
@@ -136,7 +146,7 @@ def digits(root: Path) -> Dataset:
     return Dataset("digits", Images(x[~test], y[~test]), Images(x[test], y[test]), 10, (0.3051,), (0.3238,), ())
 
 
-DATASETS: dict[str, Callable[[Path], Dataset]] = {
+DATASETS: dict[str, Callable[[Path | None], Dataset]] = {
     "cifar10": cifar10,
     "cifar100": cifar100,
     "fashion_mnist": fashion_mnist,
@@ -144,9 +154,9 @@ DATASETS: dict[str, Callable[[Path], Dataset]] = {
 }
 
 
-def _cifar(root: Path, name: str, kind: type[CIFAR10], mean: tuple[float, ...], std: tuple[float, ...]) -> Dataset:
+def _cifar(given: Path | None, name: str, kind: type[CIFAR10], mean: tuple[float, ...], std: tuple[float, ...]) -> Dataset:
     """CIFAR-10 or CIFAR-100; torchvision reads the files after checking their MD5 again."""
-    listed = [*kind.train_list, *kind.test_list]
+    root, listed = data_folder(given), [*kind.train_list, *kind.test_list]
     files = {f"{kind.base_folder}/{file}": md5 for file, md5 in [*listed, (kind.meta["filename"], kind.meta["md5"])]}
     _obtain(root, name, files, [kind.url], lambda folder: kind(folder, download=True))
     # One reader for both parts, because a reader checks every file each time.
@@ -180,7 +190,7 @@ def _obtain(root: Path, name: str, files: Mapping[str, str], servers: Sequence[s
         folder = Path(missing[0]).parent.as_posix()
         raise DataError(
             f"{name}: {missing[0]} is missing below {root} and cannot be downloaded there ({error}). Put the folder {folder}/ with the "
-            f'official files below {root}, or set --data-root or FEDSAM_DATA to where it is, or use data.dataset = "digits", '
+            f'official files below {root}, or set --data-root, FEDSAM_DATA or FEDSAM_HOME to where it is, or use data.dataset = "digits", '
             "which needs no files."
         ) from error
 

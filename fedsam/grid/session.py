@@ -22,6 +22,7 @@ import psutil
 from fedsam.config import ConfigError
 from fedsam.grid.ray_start import RayStartError, end_processes, processes, start_private
 from fedsam.imports import ROOT
+from fedsam.places import cache_folder
 
 PRIVATE = "fedsam-private"  # a resource that tells a private Ray from others
 RAY_ANSWER_SECONDS = 10.0  # for Ray to answer
@@ -175,10 +176,13 @@ def import_ray(*, private: bool) -> Any:
 
 def set_environment(*, private: bool) -> None:
     """Set the variables that ray reads once, when it is imported; a private Ray is one in token mode."""
-    token = Path.home() / ".cache" / "fedsam" / "ray-token"
     if private and not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
-        _make_token(token)
-        os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+        try:
+            token = cache_folder() / "ray-token"
+            _make_token(token)
+            os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+        except (OSError, ConfigError):  # no folder that can be written, or no hard links there: this command's Ray has its own
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     if private:
         os.environ["RAY_AUTH_MODE"] = "token"
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -192,11 +196,13 @@ def _make_token(path: Path) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, draft = tempfile.mkstemp(dir=path.parent)  # mode 0600
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secrets.token_hex(32))
-    with contextlib.suppress(FileExistsError):
-        os.link(draft, path)
-    os.unlink(draft)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32))
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)
+    finally:
+        os.unlink(draft)
 
 
 def cores() -> int:

@@ -132,5 +132,26 @@ def test_missing_and_malformed_files_are_named(tmp_path: Path) -> None:
         read(shipped.configs()["quickstart"], [f"rounds={'9' * 5000}"])
 
 
+def test_a_file_is_utf8_whatever_the_locale_and_may_begin_with_a_byte_order_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("locale.getpreferredencoding", lambda *_: "ascii")
+    monkeypatch.setattr("locale.getencoding", lambda: "ascii")
+    path = tmp_path / "e.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + 'name = "Größe"'.encode())
+    assert read(path) == {"name": "Größe"}
+
+
+@pytest.mark.parametrize("depth", [40, 900, 5000])
+def test_tables_nested_too_deep_are_refused_in_files_and_on_the_command_line(tmp_path: Path, depth: int) -> None:
+    path, lists, key = tmp_path / "e.toml", "[" * depth + "]" * depth, ".".join("a" * depth)
+    for text in (f"a = {lists}", f"[{key}]\nb = 1"):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match="nested more than 30 deep are not allowed"):
+            read(path)
+    path.write_text("")
+    for text in (f"data={lists}", f"{key}.b=1"):
+        with pytest.raises(ConfigError, match="nested more than 30 deep are not allowed"):
+            read(path, [text])
+
+
 def test_every_augmentation_that_can_be_chosen_is_done() -> None:
     assert set(AUGMENTATIONS) == set(get_args(Augmentation))

@@ -97,10 +97,16 @@ def test_wrong_components_are_told_what_is_expected(tmp_path: Path, text: str, m
 
 
 def test_missing_modules_are_told_where_they_were_searched(tmp_path: Path) -> None:
-    plugins.search(tmp_path / "beside")
-    message = said("not_there:Mine")
+    (tmp_path / "pythonpath").mkdir()
+    sys.path.append(str(tmp_path / "pythonpath"))
+    try:
+        plugins.search(tmp_path / "beside")
+        message = said("not_there:Mine")
+    finally:
+        sys.path.remove(str(tmp_path / "pythonpath"))
     assert "there is no module not_there; searched " in message
     assert str(tmp_path / "beside") in message and str(tmp_path / "here") in message
+    assert str(tmp_path / "pythonpath") in message and "lib-dynload" not in message and "site-packages" not in message
     assert "is written module:attribute" in said("not there:Mine")
     assert "'smap' is not known, did you mean 'sampa'?" in said("smap") and said("smap").endswith("module:attribute")
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from experiments.cli.options import RUNS_DIR, AllowOpen, DataRoot, RayAddress, RunsDir
 from experiments.cli.output import FAILED, graceful_shutdown, print_table
-from fedsam.config import Compute
+from fedsam.config import Compute, ConfigError
 from fedsam.formatting import literal
 
 EXAMPLES = (
@@ -35,8 +32,12 @@ def command(
     """
     compute = Compute(ray_address=ray_address, allow_unauthenticated_cluster=allow_unauthenticated_cluster)
     from experiments.diagnostics import checks
+    from fedsam.data.datasets import DataError, data_folder
 
-    root = Path(data_root or os.environ.get("FEDSAM_DATA") or "~/.cache/fedsam").expanduser()
+    try:
+        root = data_folder(data_root)
+    except DataError as error:
+        raise ConfigError(str(error)) from None
     with graceful_shutdown("interrupted; Ray is stopped"):
         found = list(checks.examine(root, runs_dir, compute))
     table = Table("Check", "Found", "Verdict", "What to do")

@@ -10,7 +10,7 @@ import typer
 from experiments.cli.options import RUNS_DIR, RunIds, RunsDir
 from experiments.cli.output import FAILED, check_folder, print_error, print_line, reason
 from experiments.reporting.export import Format, export
-from fedsam.optional import require
+from fedsam.imports import require
 
 EXAMPLES = ("fedsam export", "fedsam export 20260102-1530 --format csv --out tables", "fedsam export --runs-dir /scratch/runs")
 

@@ -15,7 +15,7 @@ import pytest
 from experiments.reporting import export as module
 from experiments.reporting.export import Format, export
 from fedsam.config import ConfigError
-from fedsam.optional import require
+from fedsam.imports import require
 from fedsam.results.database import DATABASE_NAME
 from fedsam.results.rows import ClientRow, Row, Slice
 from fedsam.results.store import Results
