@@ -22,7 +22,7 @@ def command(
     kind: Annotated[Format, typer.Option("--format", help="Kind of files.")] = Format.PARQUET,
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
-    """Write every table of the results database (runs, rounds, measures, clients, holdings, classes, slices) to a file.
+    """Write every table of the results database (runs, rounds, measures, clients, label_distribution, classes, slices) to a file.
 
     RUN is the id of a run, or how it begins; default: all runs. Needs the package pyarrow.
     """
