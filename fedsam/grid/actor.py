@@ -154,14 +154,11 @@ class ClientActor:
         return os.getpid(), ray.get_runtime_context().get_node_id()
 
     def _loaded(self) -> ClientApp:
-        """The app. Raises `RuntimeError` where loading it is to end the process."""
+        """The app, loaded where it is not yet."""
         import ray
 
         if self._app is None:
-            try:
-                self._app = self._load(**{name: ray.get(reference) for name, reference in (self._supplies or {}).items()})
-            except SystemExit as end:
-                raise RuntimeError(f"the ClientApp cannot be loaded: SystemExit: {end}") from end
+            self._app = self._load(**{name: ray.get(reference) for name, reference in (self._supplies or {}).items()})
         return self._app
 
     def run(self, shards: Sequence[Sequence[ClientTask]], shared: bool, single: bool) -> Iterator[Any]:

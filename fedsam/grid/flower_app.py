@@ -83,6 +83,8 @@ class FlowerApp:
                 found = load_app(reference, error_type, self.folder)
             except (ImportError, error_type) as error:
                 raise _refused(key, reference, f"{error}; what it imports must be installed here, or lie in {self.folder}") from error
+            except SystemExit as end:
+                raise _refused(key, reference, f"importing it ends the process: SystemExit: {end}") from end
         if not isinstance(found, kind):
             raise _refused(key, reference, f"it is a {type(found).__name__}")
         return found

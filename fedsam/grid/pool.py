@@ -136,7 +136,7 @@ class ActorPool:
             return
         except ray.exceptions.RayTaskError as error:
             self.busy[actor] = 0
-            raise error.cause from error
+            raise (error.cause or error) from error
         self._deaths = 0
         self.busy[actor] = 0
         if machine != ray.get_runtime_context().get_node_id():

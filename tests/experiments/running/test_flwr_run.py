@@ -56,6 +56,7 @@ def flwr_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlwrRun]:
         subprocess.Popen([*SUPERLINK, "--port", str(port)], cwd=home, env=environment, stdout=log, stderr=log) as superlink,
     ):
         started: set[int] = set()
+        runs = list[Path]()
         try:
             await_port(port)
 
@@ -68,7 +69,8 @@ def flwr_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlwrRun]:
                 listed = subprocess.run(
                     ["flwr", "list", "own", "--format", "json"], env=environment, capture_output=True, text=True, check=True
                 )
-                assert "finished:completed" in listed.stdout, done.stdout + done.stderr
+                runs.append(app)
+                assert listed.stdout.count("finished:completed") == len(runs), done.stdout + done.stderr
 
             yield run_app
         finally:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 import torch
 from flwr.app import Context, Message, MetricRecord, RecordDict
@@ -136,13 +134,3 @@ def test_a_pool_spreads_over_its_gpus(actors: int, share: float, fewer: int, lar
     assert len(killed) == actors
     assert (pool.size, pool.gpus, pool.memory, pool.busy) == (fewer, pytest.approx(larger), pytest.approx(larger), {})
     assert pool.shared == (larger <= 0.5)
-
-
-def test_an_app_that_exits_when_it_is_loaded_is_an_error_and_no_end_of_the_actor(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load() -> ClientApp:
-        sys.exit("no data here")
-
-    monkeypatch.setattr(sys, "path", ["", *sys.path])
-    actor = ClientActor(load, 1, {})
-    with pytest.raises(RuntimeError, match="the ClientApp cannot be loaded: SystemExit: no data here"):
-        actor.process()
