@@ -72,7 +72,7 @@ class StepCost:
         forward, backward = self.texts()
         letters = [f"{letter} {meaning}" for letter, meaning in LETTERS.items() if re.search(rf"\b{letter}\b", f"{forward} {backward}")]
         counts = f"{forward} forward, {backward} forward and backward, per example and local step"
-        return "; ".join(filter(None, [counts, ", ".join(letters), self.warn])) + "."
+        return "; ".join(filter(None, [counts, ", ".join(letters), self.note])) + "."
 
     def texts(self) -> tuple[str, str]:
         """Both costs in words."""

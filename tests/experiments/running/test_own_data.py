@@ -125,7 +125,7 @@ def test_every_form_ends_with_a_result_that_names_the_classes(fedsam: Fedsam, pl
         assert run.versions["data"].startswith("sha256:")
         if partition == "natural":
             assert results.label_distribution(run.id).sum(axis=1).tolist() == [9, 4, 2]
-    (figure,) = place.glob("runs/reports/*/figures/label_distribution*.svg")
+    (figure,) = place.glob("runs/reports/*/figures/holdings*.svg")
     for kind in NAMES:
         assert f"<!-- {kind} -->" in figure.read_text()  # matplotlib draws texts as shapes, and says in a comment what they are
 
