@@ -174,7 +174,8 @@ def test_bad_settings_start_nothing(tmp_path: Path, changes: dict[str, Any], mes
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("actors", [2, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("actors", [1, 2])
 def test_actors_agree_with_this_process_to_the_bit(tmp_path: Path, actors: int) -> None:
     settings = {"rounds": 4, "client__optimizer": {"name": "sam", "lr": 0.05}}
     inline = run(experiment(tmp_path, **settings))

@@ -11,7 +11,8 @@ import torch
 
 from experiments import Experiment, run
 from experiments.running.run import DROPPED
-from fedsam.config import ConfigError, parse
+from experiments.settings.presets import expand
+from fedsam.config import ConfigError
 from fedsam.overrides import override
 from fedsam.results.rows import cumulative
 from fedsam.seeds import stream
@@ -31,7 +32,7 @@ def experiment(folder: Path, **changes: Any) -> Experiment:
         "server": {"participation": 4},
         "compute": {"grid": "inline"},
     }
-    return parse(override(settings, {key.replace("__", "."): value for key, value in changes.items()}))
+    return expand(override(settings, {key.replace("__", "."): value for key, value in changes.items()}))
 
 
 def test_the_clock_is_that_of_the_slowest_client(tmp_path: Path) -> None:
@@ -76,10 +77,10 @@ def test_clients_that_leave_are_recorded_and_cost_nothing(tmp_path: Path) -> Non
 
 def test_methods_of_one_seed_lose_the_same_clients(tmp_path: Path) -> None:
     lost = {}
-    for method in ("fedavg", "scaffold", "fedsmoo"):
+    for method in ("fedavg", "scaffold", "feddyn"):
         rows = run(experiment(tmp_path, method=method, simulate={"dropout": 0.5})).rows
         lost[method] = [(client.client, client.status) for row in rows for client in row.clients]
-    assert lost["fedavg"] == lost["scaffold"] == lost["fedsmoo"]
+    assert lost["fedavg"] == lost["scaffold"] == lost["feddyn"]
 
 
 @pytest.mark.parametrize("strategy", ["fedavgm", "fedadam", "swa", "flower_median"])
