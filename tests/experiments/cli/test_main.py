@@ -272,8 +272,15 @@ def test_options_are_settings(fedsam: Fedsam, runner: Runner, config_file: Path,
     ],
 )
 def test_a_key_typed_is_swept_no_more(
-    fedsam: Fedsam, runner: Runner, runs_dir: Path, override: str, clients: list[int], optimizers: list[str]
+    fedsam: Fedsam,
+    runner: Runner,
+    runs_dir: Path,
+    override: str,
+    clients: list[int],
+    optimizers: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("experiments.cli.commands.run.report_runs", lambda *_: True)
     assert fedsam("run", QUICKSTART, "-o", override, "--runs-dir", runs_dir)[0] == 0
     assert [experiment.data.clients for experiment in runner.asked] == clients
     assert [experiment.client.optimizer.name for experiment in runner.asked] == optimizers
@@ -660,7 +667,6 @@ def test_compare_repeats_no_finished_run(fedsam: Fedsam, config_file: Path, runs
     assert err_again.count("finished after") == 2
     with Results.open(runs_dir) as results:
         assert [run.id for run in results.runs()][:2] == ids
-    assert "4 runs, 4 of them finished before" in fedsam("compare", config_file, *TWO, "-o", "sweep.seeds=[0, 1]")[1]
     last = fedsam("compare", config_file, *TWO, "--quiet")
     assert (last[0], last[2]) == (0, "")
     assert last[1].splitlines()[-1] == out.splitlines()[-1]
@@ -711,3 +717,8 @@ def test_compare_goes_on_after_a_failure_and_exits_1(fedsam: Fedsam, config_file
 def test_more_at_once_than_there_are_actors_exits_2(fedsam: Fedsam, config_file: Path) -> None:
     code, _, err = fedsam("compare", config_file, "--parallel", 2)
     assert (code, err) == (2, "fedsam: parallel: 2 is not allowed: compute.actors is 1, and each run needs one\n")
+
+
+def test_what_cannot_be_checked_is_told(fedsam: Fedsam) -> None:
+    code, _, err = fedsam("check", "clients.optimizers.sam:Nothing")
+    assert code == 2 and "clients.optimizers.sam:Nothing" in err
