@@ -46,6 +46,7 @@ def flwr_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlwrRun]:
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_TELEMETRY_ENABLED": "0",
         "RAY_AUTH_MODE": "token",
+        "OMP_NUM_THREADS": "1",  # as in our actors; to a client that has all cores Ray gives as many threads, which round otherwise
         "PATH": f"{BIN}:{os.environ['PATH']}",
     }
     # The bundle that Flower makes of the app must be all that is needed.

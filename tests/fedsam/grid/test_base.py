@@ -169,6 +169,7 @@ def test_a_client_that_hangs_or_kills_costs_none_that_went_with_it(
     assert "an actor was not done in time with 3 shards" in notes[0] or "an actor died" in notes[0]
     assert [r.metadata.src_node_id for r in replies if not r.has_error()] == [1, *range(3, CLIENTS + 1)]
     assert [r.metadata.src_node_id for r in replies if r.has_error()] == errors
+    grid.finish()
 
 
 def various() -> ClientApp:
