@@ -15,6 +15,7 @@ from torch import Tensor
 from fedsam import registry
 from fedsam.config import Component
 from fedsam.registry import Registry
+from fedsam.seeds import seeded_globals
 
 
 class ContractError(AssertionError):
@@ -160,19 +161,11 @@ def global_generators(seed: int) -> Iterator[None]:
     Raises:
         ContractError: The block has drawn from one of them, or seeded it.
     """
-    kept = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        np.random.seed(seed)
-        random.seed(seed)
+    with seeded_globals(seed):
         before = _states()
-        try:
-            yield
-            used = [name for name, state in _states().items() if state != before[name]]
-            expect(not used, "every draw to come from the generator that is handed in", f"that {' and '.join(used)} was used")
-        finally:
-            random.setstate(kept[0])
-            np.random.set_state(kept[1])
+        yield
+        used = [name for name, state in _states().items() if state != before[name]]
+        expect(not used, "every draw to come from the generator that is handed in", f"that {' and '.join(used)} was used")
 
 
 def _states() -> dict[str, object]:

@@ -102,7 +102,7 @@ class Network:
 
     @contextmanager
     def still(self) -> Iterator[None]:
-        """As `still`, for the layers that `train` does not know."""
+        """Passes inside the block leave the buffers of a user's own layers as they are; `train` does that for torch's layers."""
         with still(self._own_buffers):
             yield
 

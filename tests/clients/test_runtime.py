@@ -28,7 +28,9 @@ class Features(nn.Module):
         super().__init__()
         size = int(np.prod(image))
         drawn = torch.tensor(np.random.randn(16, size) * 0.03, dtype=torch.float32)
-        if kind != "frozen":
+        if kind == "int":
+            self.register_buffer("projection", torch.tensor(np.random.permutation(size)[:16]))
+        elif kind != "frozen":
             self.register_buffer("projection", drawn)
         else:
             self.projection = nn.Parameter(drawn, requires_grad=False)
@@ -39,7 +41,9 @@ class Features(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             self.counts += 1
-        scores: Tensor = self.head(self.norm(torch.cos(x.flatten(1) @ self.projection.T))) / self.counts.clamp(min=1)
+        x = x.flatten(1)
+        features = torch.cos(x @ self.projection.T) if self.projection.is_floating_point() else x[:, self.projection]
+        scores: Tensor = self.head(self.norm(features)) / self.counts.clamp(min=1)
         return scores
 
 
@@ -80,6 +84,17 @@ def test_a_frozen_tensor_is_the_same_in_every_process_as_a_buffer_that_travels_i
     statistics = client.network.buffers
     sent = client.train(Broadcast({"w": w, "buffers": statistics}, 1, "delta", constants=server.network.constants), 0, {}, None)
     assert torch.equal(sent.delta, train(travelling, 0).delta)
+
+
+def test_integers_drawn_by_the_model_are_the_same_in_every_process() -> None:
+    runtimes = []
+    for drawn in (1, 2):
+        np.random.seed(drawn)
+        runtimes.append(made("int"))
+    server, client = runtimes
+    assert server.network.constants == client.network.constants
+    deltas = [train(runtime, 0, buffers=runtime.network.buffers).delta for runtime in runtimes]
+    assert torch.equal(deltas[0], deltas[1])
 
 
 def test_tensors_that_differ_from_the_servers_are_refused_by_name() -> None:

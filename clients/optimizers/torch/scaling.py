@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
@@ -44,7 +45,8 @@ class LossScaling:
         found = [p.grad for p in parameters]
         for parameter in parameters:
             parameter.grad = None
-        if self._scaler.is_enabled() and not all(bool(g.isfinite().all()) for g in found if g is not None):
+        finite = [g.isfinite().all() for g in found if g is not None]
+        if self._scaler.is_enabled() and finite and not bool(torch.stack(finite).all()):  # one answer of the device for all tensors
             raise OverflowedError
         return found
 
