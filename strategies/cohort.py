@@ -158,11 +158,14 @@ class CohortStrategy(Strategy):
             vectors, self.rule.expects, self.round_config.weights, "delta" if self.reply == "delta" else "w"
         )
         spec = self._spec if kind == "train" and self.reply == "delta" else None
+        accepted = {client: self._acknowledged(client) for client in self._cohort}
+        contents = {  # messages that say the same share their content, as Flower's strategies have it
+            last: codec.encode_broadcast(record, round, reply=self.reply, accepted=last, spec=spec, constants=self.constants)
+            for last in set(accepted.values())
+        }
         return [
             Message(
-                codec.encode_broadcast(
-                    record, round, reply=self.reply, accepted=self._acknowledged(client), spec=spec, constants=self.constants
-                ),
+                contents[accepted[client]],
                 dst_node_id=nodes[client],
                 message_type=kind,
                 group_id=str(round),

@@ -109,10 +109,10 @@ def _failed(task: ClientTask, reason: str) -> Message:
 
 def _copied(content: RecordDict) -> RecordDict:
     """A copy whose records an app may change without others seeing it; arrays are shared, they cannot change."""
-    copies: dict[str, Any] = {key: type(record)() for key, record in content.items()}
-    for key, copy in copies.items():  # not by the constructor, which encodes arrays
-        copy.update(content[key])
-    return RecordDict(copies)
+    copy = content.copy()
+    for key, record in content.items():
+        copy[key] = record.copy()
+    return copy
 
 
 class ClientActor:
@@ -177,9 +177,10 @@ class ClientActor:
         self._records = {ref: self._records[ref] if ref in self._records else ray.get(ref) for ref in needed}
         replies, stateful, seconds, crowded = [], [], [], False
         for shard in shards:
-            start, accumulator = time.perf_counter(), None
+            start, accumulator, contents = time.perf_counter(), None, dict[int, RecordDict]()
             for task in shard:
-                content = RecordDict({key: self._records[r] if isinstance(r, ray.ObjectRef) else r for key, r in task.records.items()})
+                key = id(task.records)  # the same where messages share their content
+                content = contents[key] = contents.get(key) or self._content(task)
                 accumulator = accumulator or ShardAccumulator(make_message(task.metadata, content), single=single)
                 try:
                     if crowded:
@@ -196,6 +197,11 @@ class ClientActor:
             replies.append(accumulator.replies() if accumulator else [])
             seconds.append(time.perf_counter() - start)
         yield ShardResult(replies, stateful, seconds, peak_memory(), crowded)
+
+    def _content(self, task: ClientTask) -> RecordDict:
+        import ray
+
+        return RecordDict({key: self._records[r] if isinstance(r, ray.ObjectRef) else r for key, r in task.records.items()})
 
 
 def peak_memory() -> tuple[int, int | None]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -53,12 +54,14 @@ class InlineGrid(LocalGrid):
 
     def _update(self) -> None:
         pushed, self._pushed = self._pushed, []
-        for shard in pushed:
-            self._keep_replies(self._serve(shard, math.inf))
+        with self._client_threads():
+            for shard in pushed:
+                self._keep_replies(self._serve(shard, math.inf))
 
     def _exchange(self, shards: Sequence[Sequence[Message]], timeout: float) -> list[Message]:
         self._update()
-        replies = [reply for shard in shards for reply in self._serve(shard, timeout)]
+        with self._client_threads():
+            replies = [reply for shard in shards for reply in self._serve(shard, timeout)]
         ids = {message.metadata.message_id for shard in shards for message in shard}
         self._open -= ids - self._replies.keys()
         return replies
@@ -88,10 +91,15 @@ class InlineGrid(LocalGrid):
     def _call(self, message: Message) -> tuple[Message, RecordDict]:
         """A client's reply and its state afterwards."""
         task = ClientTask(message.metadata, {}, self._node_config(message), self.run_config)
+        return serve(self._app, task, message.content, self.states.get(message.metadata.dst_node_id, RecordDict()))
+
+    @contextmanager
+    def _client_threads(self) -> Iterator[None]:
+        """Torch has the clients' threads inside the block."""
         before = torch.get_num_threads()
         torch.set_num_threads(self._threads)
         try:
-            return serve(self._app, task, message.content, self.states.get(message.metadata.dst_node_id, RecordDict()))
+            yield
         finally:
             torch.set_num_threads(before)
 

@@ -134,15 +134,25 @@ class RayGrid(LocalGrid):
             for shard in shards:
                 if shard.patience < math.inf:
                     shard.patience = max(shard.patience, time.monotonic() + ACTOR_START_SECONDS)
-            tasks = [[self._task(message, shard.records) for message in shard.messages] for shard in shards]
+            tasks = [self._tasks(shard) for shard in shards]
             references = actor.run.options(num_returns=1 + sum(map(len, tasks))).remote(tasks, self.pool.shared, shards[0].single)
             self._scheduler.start(PendingCall(shards, actor, references))
             self.pool.busy[actor] += 1
 
-    def _task(self, message: Message, stored: Mapping[int, Any]) -> ClientTask:
-        records = {key: stored.get(id(record), record) for key, record in message.content.items()}
-        state = self.states.get(message.metadata.dst_node_id)
-        return ClientTask(message.metadata, records, self._node_config(message), self.run_config, state)
+    def _tasks(self, shard: Shard) -> list[ClientTask]:
+        """A shard's messages as they travel: with the same records where their content is the same, which are sent once."""
+        contents = {id(message.content): message.content for message in shard.messages}
+        records = {key: {name: shard.records.get(id(r), r) for name, r in content.items()} for key, content in contents.items()}
+        return [
+            ClientTask(
+                message.metadata,
+                records[id(message.content)],
+                self._node_config(message),
+                self.run_config,
+                self.states.get(message.metadata.dst_node_id),
+            )
+            for message in shard.messages
+        ]
 
     def _collect(self, timeout: float) -> bool:
         """Wait for one call, or one new actor; whether any came in time. Raises `KeyboardInterrupt` once the pool was stopped."""

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
+from statistics import median
 from typing import Any
 
 from flwr.app import Message
@@ -99,7 +100,7 @@ class Scheduler:
         self.calls: dict[Any, PendingCall] = {}
         self._waiting: deque[Shard] = deque()
         self._occupied: set[int] = set()  # nodes with a message at an actor
-        self._slowest: dict[str, float] = {}
+        self._usual: dict[str, float] = {}  # seconds that a shard takes, by kind
 
     def add(self, shards: Sequence[Shard], load: Callable[[Shard], int] | None = None) -> None:
         """Queue shards, in their order, or those with the largest `load` first."""
@@ -128,13 +129,13 @@ class Scheduler:
         return found
 
     def _call_size(self, first: Shard, actors: int, seconds_left: float) -> int:
-        """How many shards make up a call: one, or an even share of those that wait where the last of their kind were short.
+        """How many shards make up a call: one, or an even share of those that wait where the last of their kind were mostly short.
 
         Several go together only with time left to run them one by one should a client hang.
         """
-        usual = self._slowest.get(first.kind, CALL_TARGET_SECONDS)
-        slowest = CALL_TARGET_SECONDS if first.losses or seconds_left < ACTOR_START_SECONDS else usual
-        return max(1, min(-(-len(self._waiting) // actors), int(CALL_TARGET_SECONDS / max(slowest, 1e-6))))
+        usual = self._usual.get(first.kind, CALL_TARGET_SECONDS)
+        seconds = CALL_TARGET_SECONDS if first.losses or seconds_left < ACTOR_START_SECONDS else usual
+        return max(1, min(-(-len(self._waiting) // actors), int(CALL_TARGET_SECONDS / max(seconds, 1e-6))))
 
     def start(self, call: PendingCall) -> None:
         """Note that a call of shards that `take` gave is in progress."""
@@ -153,8 +154,9 @@ class Scheduler:
             shard.done, shard.seconds = its_replies, its_seconds
 
     def learn(self, shards: Sequence[Shard]) -> None:
-        """Take from an exchange how long shards of its kind take."""
-        self._slowest[shards[0].kind] = max(CALL_TARGET_SECONDS if shard.done is None else shard.seconds for shard in shards)
+        """Take from an exchange how long shards of its kind take; where one did not end, they go alone the next time."""
+        ended = all(shard.done is not None for shard in shards)
+        self._usual[shards[0].kind] = median(shard.seconds for shard in shards) if ended else CALL_TARGET_SECONDS
 
     def wait_seconds(self, seconds_left: float) -> float:
         """How long to wait for a call: all that is left, or half of it while there are calls of several shards."""

@@ -18,6 +18,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
 from fedsam.config import Weights
+from fedsam.messages import flower_private
 from fedsam.messages.tensor_array import TensorArray
 
 Vectors = Mapping[str, Tensor]
@@ -121,8 +122,7 @@ class Answer:
 def arrays(vectors: Vectors) -> ArrayRecord:
     """Copies of vectors as an ArrayRecord."""
     found = ArrayRecord()  # made so, because its constructor would encode them
-    for name, vector in vectors.items():
-        found[name] = TensorArray(vector)
+    flower_private.fill_record(found, {name: TensorArray(vector) for name, vector in vectors.items()})
     return found
 
 
@@ -141,8 +141,12 @@ def _view(array: Array) -> Tensor:
 
 
 def metrics(values: Mapping[str, Any]) -> MetricRecord:
-    """Numbers, or lists of them, as a MetricRecord."""
-    return MetricRecord(dict(values))
+    """Numbers, or lists of numbers of one type, as a MetricRecord. Raises `TypeError` for anything else."""
+    if not all(type(value) in (int, float) for value in values.values()):
+        return MetricRecord(dict(values))
+    found = MetricRecord()
+    flower_private.fill_record(found, values)
+    return found
 
 
 def numbers(record: MetricRecord) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, Metadata, MetricRecord, RecordDict
@@ -23,6 +23,7 @@ __all__ = [
     "NodeInfo",
     "Run",
     "average_replies",
+    "fill_record",
     "make_merge_config",
     "make_message",
     "merge_weight",
@@ -63,6 +64,11 @@ def set_current_run(run: Run) -> None:
 def set_message_id(message: Message, id: str) -> None:
     """Set a message's id, in place."""
     message.metadata.__dict__["_message_id"] = id
+
+
+def fill_record(record: ArrayRecord | MetricRecord, values: Mapping[str, Any]) -> None:
+    """Put values of the record's own kind into it, without the check of each, which takes several times as long."""
+    record.__dict__["_data"].update(values)
 
 
 def make_message(metadata: Metadata, content: RecordDict) -> Message:

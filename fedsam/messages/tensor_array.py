@@ -58,9 +58,9 @@ class TensorArray(Array):
         return (Array, (self.dtype, self.shape, self.stype, self.data)) if values is None else (_holding, (values,))
 
     def _hold(self, values: NDArray[Any]) -> None:
-        self._values = values
-        self._data = b""
-        self.dtype, self.shape, self.stype = str(values.dtype), tuple(values.shape), "numpy.ndarray"
+        # Past `Array.__setattr__`, which notes each change of an array that is encoded.
+        shape, dtype = tuple(values.shape), str(values.dtype)
+        self.__dict__.update(_values=values, _data=b"", dtype=dtype, shape=shape, stype="numpy.ndarray", _is_dirty=True)
 
 
 def _holding(values: NDArray[Any]) -> TensorArray:
