@@ -14,9 +14,10 @@ from typing import Any
 from flwr.app import Context, Error, Message, Metadata, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedsam.grid.allocator import keep_freed_memory
 from fedsam.imports import ROOT
 from fedsam.messages.aggregation import ShardAccumulator
-from fedsam.messages.flower_private import CLIENT_APP_RAISED, make_message, set_message_id
+from fedsam.messages.flower_private import CLIENT_APP_RAISED, make_content, make_message, set_message_id
 
 
 @dataclass(frozen=True)
@@ -109,10 +110,7 @@ def _failed(task: ClientTask, reason: str) -> Message:
 
 def _copied(content: RecordDict) -> RecordDict:
     """A copy whose records an app may change without others seeing it; arrays are shared, they cannot change."""
-    copy = content.copy()
-    for key, record in content.items():
-        copy[key] = record.copy()
-    return copy
+    return make_content({key: record.copy() for key, record in content.items()})
 
 
 class ClientActor:
@@ -132,6 +130,7 @@ class ClientActor:
 
         if sys.path[0] == str(ROOT):  # see `ray_session`: this class is ours now, and others' modules are found as in the driver again
             del sys.path[0]
+        keep_freed_memory()
         torch.set_num_threads(threads)
         if memory is not None:
             torch.cuda.set_per_process_memory_fraction(memory)
@@ -201,7 +200,7 @@ class ClientActor:
     def _content(self, task: ClientTask) -> RecordDict:
         import ray
 
-        return RecordDict({key: self._records[r] if isinstance(r, ray.ObjectRef) else r for key, r in task.records.items()})
+        return make_content({key: self._records[r] if isinstance(r, ray.ObjectRef) else r for key, r in task.records.items()})
 
 
 def peak_memory() -> tuple[int, int | None]:

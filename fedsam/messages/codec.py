@@ -187,7 +187,7 @@ def encode_broadcast(
         config["accepted"] = accepted
     if constants is not None:
         config["constants"] = constants
-    return RecordDict({"arrays": record, "config": config})
+    return flower_private.make_content({"arrays": record, "config": config})
 
 
 def decode_broadcast(content: RecordDict, device: str | torch.device = "cpu") -> Broadcast:
@@ -225,7 +225,7 @@ def decode_spec(content: RecordDict) -> AggregationSpec | None:
 
 def encode_query(record: ArrayRecord, round: int, asked: Mapping[str, int | str], *, constants: str | None = None) -> RecordDict:
     """As `encode_broadcast`, with what is asked about the vectors in a ConfigRecord `query`."""
-    return RecordDict({**encode_broadcast(record, round, constants=constants), "query": ConfigRecord(dict(asked))})
+    return flower_private.make_content({**encode_broadcast(record, round, constants=constants), "query": ConfigRecord(dict(asked))})
 
 
 def decode_query(content: RecordDict, device: str | torch.device = "cpu") -> tuple[Broadcast, dict[str, Any]]:
@@ -243,7 +243,7 @@ def decode_query(content: RecordDict, device: str | torch.device = "cpu") -> tup
 def encode_answer(answer: Answer) -> RecordDict:
     """The message content of an answer: a MetricRecord for each of its attributes that is not empty, and `metrics`."""
     others = {key: metrics(values) for key, values in (("cost", answer.cost), ("slice", answer.slice)) if values}
-    return RecordDict({"metrics": metrics(answer.metrics), **others})
+    return flower_private.make_content({"metrics": metrics(answer.metrics), **others})
 
 
 def decode_answer(content: RecordDict) -> Answer:
@@ -254,7 +254,7 @@ def decode_answer(content: RecordDict) -> Answer:
 
 def encode_update(update: Update) -> RecordDict:
     """The message content of an update."""
-    return RecordDict({"arrays": arrays(update.vectors), "metrics": metrics(update.metrics)})
+    return flower_private.make_content({"arrays": arrays(update.vectors), "metrics": metrics(update.metrics)})
 
 
 def decode_update(content: RecordDict) -> Update:
@@ -271,7 +271,7 @@ def decode_update(content: RecordDict) -> Update:
 
 def encode_partial_sum(total: PartialSum) -> RecordDict:
     """The content of a message in place of several clients' replies."""
-    return RecordDict(
+    return flower_private.make_content(
         {
             "arrays": arrays(total.vectors),
             "metrics": metrics({name: list(values) for name, values in total.metrics.items()}),

@@ -43,6 +43,9 @@ class Network:
         self._places = _places(module)
         self._norms = [layer for layer in module.modules() if isinstance(layer, _NormBase) and layer.track_running_stats]
         self._own_buffers = own_buffers(module)
+        convolves = any(isinstance(layer, nn.Conv2d) for layer in module.modules())
+        # On the CPU convolutions and pooling are faster with the channels last in memory (experiments/benchmarks/NOTES.md).
+        self._channels_last = convolves and self.initial.device.type == "cpu"
         travelling = {s.name for layout in (self.layout, self._buffer_layout) for s in layout.segments}
         self._constants = {name: self._tensor(name).detach().clone() for name in self._places if name not in travelling}
 
@@ -88,6 +91,8 @@ class Network:
     def __call__(self, w: Tensor, x: Tensor) -> Tensor:
         """Logits (B, classes) at `w`, differentiable with respect to `self.parameters`."""
         self.load_(w)
+        if self._channels_last and x.ndim == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
         logits: Tensor = self.module(x)
         return logits
 
