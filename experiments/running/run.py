@@ -27,7 +27,7 @@ from fedsam.config import Experiment
 from fedsam.data.datasets import Dataset
 from fedsam.formatting import plural
 from fedsam.grid.base import LocalGrid
-from fedsam.messages import codec
+from fedsam.messages import aggregation, codec
 from fedsam.models.network import Network
 from fedsam.results.final import final_measures
 from fedsam.results.model_files import save_model
@@ -159,8 +159,8 @@ class Session:
         row = self._row(self.strategy.last)
         for client, what in (*self.strategy.last.retried.items(), *self.strategy.last.evaluate_retried.items()):
             self.callback.warn(self.run_id, f"client {client} in round {round} was asked again: it {what.splitlines()[0]}")
-        lost = int((~torch.isfinite(self.strategy.evaluated)).sum())
-        if lost:
+        if not aggregation.usable(evaluated := self.strategy.evaluated):
+            lost = int((~torch.isfinite(evaluated)).sum())
             row = replace(row, measures={**row.measures, "nonfinite_parameters": lost})
         last = self._is_last(row)
         row, slices = self.evaluator.evaluate(row, self.strategy.evaluated, self.strategy.buffers, last=last)
