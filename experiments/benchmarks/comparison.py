@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.benchmarks.contenders import Way
+from experiments.benchmarks.contenders import FLOOR, Way
 from experiments.benchmarks.files import Files
 from experiments.benchmarks.measurement import Measurement, measure
 from experiments.benchmarks.ways.task import Vector
@@ -34,13 +34,11 @@ class Plan:
     repeats: int
     pythons: Mapping[str, Path]
 
-    def runs(self) -> Iterator[tuple[int, Workload, str]]:
-        """Repeat, workload and name of the way of each run, in order: all ways take turns, so that a busy time of the machine hits all."""
-        for repeat in range(1, self.repeats + 1):
+    def runs(self) -> Iterator[tuple[Workload, str]]:
+        """Workload and name of the way of each run, in order: all ways take turns, so that a busy time of the machine hits all."""
+        for _ in range(self.repeats):
             for workload in self.workloads:
-                for name, way in self.ways.items():
-                    if way.can(workload.clients, workload.trains):
-                        yield repeat, workload, name
+                yield from ((workload, name) for name, way in self.ways.items() if way.can(workload))
 
 
 @dataclass(frozen=True)
@@ -55,20 +53,21 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """Medians over the runs of a way: seconds of a round and of the start, CPU seconds of a client, and the largest memory in bytes."""
+    """Of the runs of a way, the medians of seconds and CPU seconds, the largest memory and load; the fields are those of `Measurement`."""
 
     round_seconds: float
     cpu_seconds: float
     start_seconds: float
     memory: int
+    other_load: float
 
 
 def compare(plan: Plan, files: Files, progress: Callable[[str], None]) -> list[Run]:
     """Measure all runs of a plan. Raises `WayError` where one fails."""
-    total = len(list(plan.runs()))
+    wanted = list(plan.runs())
     return [
-        _run(plan, files, workload, name, f"run {number}/{total} {workload.name} {name}", progress)
-        for number, (_, workload, name) in enumerate(plan.runs(), 1)
+        _run(plan, files, workload, name, f"run {number}/{len(wanted)}: {workload.name}, {name}", progress)
+        for number, (workload, name) in enumerate(wanted, 1)
     ]
 
 
@@ -78,13 +77,20 @@ def _run(plan: Plan, files: Files, workload: Workload, name: str, title: str, pr
     task, file = files.task(way, workload, rounds), files.folder / "task.json"
     task.write(file)
     found = measure(
-        way.command(plan.pythons.get(name), files.actors, file),
+        way.command(plan.pythons.get(name), task.actors, file),
         task,
         folder=files.bare_modules() if way.bare else ROOT,
         log=files.folder / "log",
         mark=lambda round: progress(f"{title}, round {round}/{rounds}"),
     )
     return Run(workload, name, found, np.load(task.weights))
+
+
+def differences(runs: Sequence[Run], workload: Workload, ways: Mapping[str, Way]) -> dict[str, float]:
+    """How far the final weights of each way that does the floor's very work are from the floor's: the largest difference of a weight."""
+    final = {run.way: run.weights for run in runs if run.workload == workload}
+    same = [name for name in final if name != FLOOR and ways[name].optimizer == "sgd" and ways[name].draws_same(workload)]
+    return {name: float(np.abs(final[name] - final[FLOOR]).max()) for name in same} if FLOOR in final else {}
 
 
 def summaries(runs: Sequence[Run]) -> dict[tuple[str, str], Summary]:
@@ -98,6 +104,7 @@ def summaries(runs: Sequence[Run]) -> dict[tuple[str, str], Summary]:
             cpu_seconds=statistics.median(one.cpu_seconds for one in found),
             start_seconds=statistics.median(one.start_seconds for one in found),
             memory=max(one.memory for one in found),
+            other_load=max(one.other_load for one in found),
         )
         for key, found in grouped.items()
     }

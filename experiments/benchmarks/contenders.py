@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from experiments.benchmarks.workloads import Workload
+
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
@@ -33,9 +35,14 @@ class Way:
         """Whether it runs without fedsam."""
         return self.module in ("floor", "pfl")
 
-    def can(self, clients: int, trains: bool) -> bool:
-        """Whether the way is asked for a workload of so many clients."""
-        return (trains or self.optimizer == "sgd") and (self.most_clients is None or clients <= self.most_clients)
+    def can(self, workload: Workload) -> bool:
+        """Whether the way is asked for a workload."""
+        few = self.most_clients is None or workload.clients <= self.most_clients
+        return few and (workload.trains or self.optimizer == "sgd")
+
+    def draws_same(self, workload: Workload) -> bool:
+        """Whether its cohorts are those of fedsam: Flower draws its own."""
+        return self.module != "flower" or workload.cohort == workload.clients
 
     def command(self, python: Path | None, actors: int, task: Path) -> list[str]:
         """The command that runs the task in `python`, by default this interpreter."""
@@ -55,6 +62,6 @@ WAYS = {
 }
 
 
-def asked(names: Sequence[str]) -> dict[str, Way]:
+def chosen_ways(names: Sequence[str]) -> dict[str, Way]:
     """The ways of these names, in the order of `WAYS`."""
     return {name: way for name, way in WAYS.items() if name in names}

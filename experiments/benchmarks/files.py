@@ -29,7 +29,7 @@ class Files:
     Attributes:
         folder: Where they are.
         seed: Of images, partitions and weights.
-        actors: Processes that train.
+        actors: Processes that train, where the workload does not say.
     """
 
     folder: Path
@@ -49,7 +49,7 @@ class Files:
             batch_size=workload.batch_size,
             optimizer=optimizer,
             grid=way.grid,
-            actors=self.actors,
+            actors=workload.actors or self.actors,
             images=str(self._images(workload)),
             start=str(self.folder / f"{workload.name}.npz"),
             clock=str(self.folder / "clock"),

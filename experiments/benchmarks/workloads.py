@@ -17,6 +17,7 @@ class Workload:
         model: As in `Task.model`.
         examples: Of each client.
         trains: As in `Task.trains`.
+        actors: Processes that train; default: as many as are asked for.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Workload:
     examples: int
     trains: bool = True
     batch_size: int = 50
+    actors: int | None = None
 
     def rounds(self, asked: int) -> int:
         """Rounds of a run, where `asked` are asked for of clients that train."""
@@ -39,12 +41,12 @@ def training(name: str, title: str, model: str, *, clients: int, cohort: int, ex
     return Workload(name=name, title=f"{title}, {shape}", model=model, clients=clients, cohort=cohort, examples=examples)
 
 
-def noop(clients: int, cohort: int = 100, size: int = NOOP_SIZE, name: str = "") -> Workload:
+def noop(clients: int, cohort: int = 100, size: int = NOOP_SIZE, actors: int | None = None) -> Workload:
     """A workload whose clients send back the vector that they got."""
-    title = f"clients that do nothing, {cohort:,} of {clients:,}, {size:,} parameters"
     return Workload(
-        name=name or f"noop-{clients}",
-        title=title,
+        name=f"noop-{clients}" if (cohort, size, actors) == (100, NOOP_SIZE, None) else f"noop-{cohort}-of-{clients}-{size}-{actors}",
+        title=f"Clients that do nothing, {cohort:,} of {clients:,}, {size:,} parameters",
+        actors=actors,
         model=str(size),
         clients=clients,
         cohort=cohort,
@@ -64,4 +66,12 @@ WORKLOADS = {
         noop(10_000),
         noop(100_000),
     )
+}
+
+# What grows, and the workload for each of its values; the rest stays at 100 of 1,000 clients with the parameters of LeNet-5.
+GROWTH: dict[str, dict[int, Workload]] = {
+    "registered clients": {clients: noop(clients, min(clients, 100)) for clients in (10, 100, 1_000, 10_000, 100_000)},
+    "cohort": {cohort: noop(1_000, cohort) for cohort in (10, 100, 1_000)},
+    "parameters": {size: noop(1_000, size=size) for size in (NOOP_SIZE, 10 * NOOP_SIZE, 100 * NOOP_SIZE)},
+    "actors": {actors: noop(1_000, actors=actors) for actors in (1, 2, 4)},
 }

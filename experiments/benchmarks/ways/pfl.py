@@ -52,11 +52,12 @@ def main(task: Task) -> None:
 
     torch.set_num_threads(1)
     module, rounds = Network(plain.network(task)), len(task.rounds_to_run())
+    model = _model(task, module)  # before the data: from then on pfl knows that there are several processes
     data, first = _data(task), pytorch_ops.distributed.global_rank == 0
     _algorithm().run(
         NNAlgorithmParams(central_num_iterations=rounds, evaluation_frequency=1, train_cohort_size=task.cohort, val_cohort_size=None),
         SimulatedBackend(data, data, [WeightByDatapoints()]),
-        _model(task, module),
+        model,
         NNTrainHyperParams(local_batch_size=task.batch_size, local_num_epochs=1, local_learning_rate=task.lr),
         callbacks=[_callback(Clock(task))] if first else [],
     )
