@@ -6,7 +6,7 @@ Flower draws the cohort itself, at random, so its clients are others than those 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from experiments.benchmarks.ways import plain
-from experiments.benchmarks.ways.task import Clock, Task
+from experiments.benchmarks.ways.task import Clock, Task, Vector
 
 _images: Mapping[
     str, tuple[Tensor, Tensor]
@@ -59,24 +59,33 @@ def load_data(task: Task) -> tuple[Tensor, Tensor]:
     return _images[task.images]
 
 
+def train_on(grid: Grid, task: Task, mark: Callable[[int], None]) -> Vector:
+    """All rounds on a grid; the final weights (P,).
+
+    Args:
+        mark: Told of each round once it is over.
+    """
+    share, rounds = task.cohort / task.clients, len(task.rounds_to_run())
+    strategy = FedAvg(fraction_train=share, fraction_evaluate=0.0, min_train_nodes=1, min_available_nodes=task.clients)
+
+    def after(round: int, arrays: ArrayRecord) -> None:
+        if round:  # Flower also evaluates before the first
+            mark(round)
+
+    model = plain.network(task)
+    result = strategy.start(grid, ArrayRecord(model.state_dict()), num_rounds=rounds, evaluate_fn=after)
+    model.load_state_dict(result.arrays.to_torch_state_dict())
+    return plain.vector(model)
+
+
 def main(task: Task) -> None:
     """Run the task."""
     logging.getLogger("flwr").setLevel(logging.WARNING)
-    clock, server, rounds = Clock(task), ServerApp(), task.rounds_to_run()
+    clock, server = Clock(task), ServerApp()
 
     @server.main()
     def serve(grid: Grid, context: Context) -> None:
-        share = task.cohort / task.clients
-        strategy = FedAvg(fraction_train=share, fraction_evaluate=0.0, min_train_nodes=1, min_available_nodes=task.clients)
-
-        def mark(round: int, arrays: ArrayRecord) -> None:
-            if round:
-                clock.mark(round)
-
-        model = plain.network(task)
-        result = strategy.start(grid, ArrayRecord(model.state_dict()), num_rounds=len(rounds), evaluate_fn=mark)
-        model.load_state_dict(result.arrays.to_torch_state_dict())
-        task.keep(plain.vector(model))
+        task.keep(train_on(grid, task, clock.mark))
 
     resources: Any = {"client_resources": {"num_cpus": 1, "num_gpus": 0}, "init_args": {"num_cpus": task.actors}}
     run_simulation(server, client_app(task), task.clients, backend_config=resources)
