@@ -52,7 +52,17 @@ def growth_table(growth: Mapping[str, Mapping[int, Workload]], found: Summaries)
     return table
 
 
-def as_json(plan: Plan, runs: Sequence[Run], found: Summaries, settings: Mapping[str, Any]) -> dict[str, Any]:
+def commands_table(commands: Mapping[str, float]) -> Table:
+    """CPU seconds of commands."""
+    table = _table("Commands that start nothing", "CPU s")
+    for arguments, seconds in commands.items():
+        table.add_row(f"fedsam {arguments}", _digits(seconds))
+    return table
+
+
+def as_json(
+    plan: Plan, runs: Sequence[Run], found: Summaries, commands: Mapping[str, float], settings: Mapping[str, Any]
+) -> dict[str, Any]:
     """Everything measured, with what it was measured on."""
     versions = {package: metadata.version(package) for package in ("fedsam", "torch", "flwr", "ray", "numpy")}
     workloads = {run.workload.name: run.workload for run in runs}
@@ -63,6 +73,7 @@ def as_json(plan: Plan, runs: Sequence[Run], found: Summaries, settings: Mapping
         "workloads": [asdict(workload) for workload in workloads.values()],
         "summaries": [{"workload": workload, "way": way, **asdict(summary)} for (workload, way), summary in found.items()],
         "largest_difference_of_weights": {name: differences(runs, workload, plan.ways) for name, workload in workloads.items()},
+        "commands": dict(commands),
         "runs": [{"workload": run.workload.name, "way": run.way, **asdict(run.measurement)} for run in runs],
     }
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from clients.objective import Batch, Objective
 from clients.optimizers import LocalOptimizer
 from clients.optimizers.base import Gradient, State, Step, Stepped
+from experiments.benchmarks.ways import plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,13 +27,12 @@ class Noop(LocalOptimizer):
         return w, state, torch.zeros(batch.size)
 
 
-class Vectors(nn.Module):
-    """A network of a given number of parameters, all but two of which nothing depends on."""
+class Network(plain.Vectors):
+    """A network of a given number of parameters, all but one of which nothing depends on."""
 
     def __init__(self, classes: int, size: int) -> None:
-        super().__init__()
+        super().__init__(size)
         self.classes = classes
-        self.w = nn.Parameter(torch.zeros(size))
 
     def forward(self, x: Tensor) -> Tensor:
         """Class scores (B, K), all alike."""
@@ -41,4 +41,4 @@ class Vectors(nn.Module):
 
 def vectors(image: tuple[int, int, int], classes: int, *, size: int) -> nn.Module:
     """A network of `size` parameters."""
-    return Vectors(classes, size)
+    return Network(classes, size)

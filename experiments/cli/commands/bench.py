@@ -30,7 +30,7 @@ EXAMPLES = (
     "fedsam bench noop-100 --growth",
     "fedsam bench --pfl-python ~/pfl/bin/python   # also pfl-research, in an environment of its own",
 )
-QUICK_ROUNDS = 3
+ROUNDS, REPEATS, QUICK_ROUNDS = 6, 3, 3
 
 
 def command(
@@ -41,12 +41,15 @@ def command(
             "--ways", metavar="NAMES", help=f"Ways to compare, with commas between, of {', '.join(WAYS)}; default: all there are."
         ),
     ] = "",
-    rounds: Annotated[int, typer.Option("--rounds", min=2, help="Rounds of a run; the first one counts as start-up.")] = 6,
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Runs of each way, in turns with the others.")] = 3,
+    rounds: Annotated[
+        int | None, typer.Option("--rounds", min=2, help="Rounds of a run, the first of which counts as start-up; default: 6.")
+    ] = None,
+    repeats: Annotated[int | None, typer.Option("--repeats", min=1, help="Runs of each way, in turns with the others; default: 3.")] = None,
     actors: Annotated[int, typer.Option("--actors", min=1, help="Processes that train, of one thread each.")] = 2,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of images, partitions, weights, cohorts and batches.")] = 0,
     growth: Annotated[bool, typer.Option("--growth", help="Also: more clients, larger cohorts and models, more actors.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="One run of three rounds; of the first workload, if none is named.")] = False,
+    commands: Annotated[bool, typer.Option("--commands", help="Also: the CPU time of commands that start nothing.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="By default one run of three rounds, and only the first workload.")] = False,
     pfl_python: Annotated[
         Path | None, typer.Option("--pfl-python", metavar="FILE", help="Python of an environment with pfl-research; default: this one's.")
     ] = None,
@@ -63,14 +66,19 @@ def command(
     start of the process to the end of round 1, and the most memory of all processes (PSS). With all workloads it takes about an hour.
     Times are only worth comparing on an otherwise idle machine; CPU seconds bear some load.
     """
-    chosen = [WORKLOADS[name] for name in _known(workloads or list(WORKLOADS), WORKLOADS, "WORKLOAD")]
-    if quick:
-        chosen, rounds, repeats = chosen if workloads else chosen[:1], QUICK_ROUNDS, 1
+    default = list(WORKLOADS)[:1] if quick else list(WORKLOADS)
+    chosen = [WORKLOADS[name] for name in _known(workloads or default, WORKLOADS, "WORKLOAD")]
+    rounds, repeats = rounds or (QUICK_ROUNDS if quick else ROUNDS), repeats or (1 if quick else REPEATS)
     pythons = {"pfl": _python(pfl_python)} if pfl_python else {}
     there = [name for name in WAYS if name != "pfl" or pythons or find_spec("pfl")]
-    names = _known([name.strip() for name in ways.split(",")], WAYS, "ways") if ways else there
+    names = list(chosen_ways(_known([name.strip() for name in ways.split(",")], WAYS, "ways") if ways else there))
     if "pfl" in names and "pfl" not in there:
         raise ConfigError("ways: 'pfl' is not allowed: pfl-research is not installed here; --pfl-python names an environment that has it")
+    for workload in chosen:
+        if not any(way.can(workload) for way in chosen_ways(names).values()):
+            raise ConfigError(
+                f"ways: {', '.join(names)} is not allowed: not asked for {workload.name}, where it has nothing to do or no end"
+            )
     for option, file in (("json", json_file), ("figure", figure)):
         if file:
             check_file(file, option)
@@ -79,10 +87,11 @@ def command(
 
     plan = Plan(workloads=chosen, ways=chosen_ways(names), rounds=rounds, repeats=repeats, pythons=pythons)
     settings = {"rounds": rounds, "repeats": repeats, "actors": actors, "seed": seed, "ways": names}
-    _measure(plan, settings, growth, json_file, figure)
+    _measure(plan, settings, growth, commands, json_file, figure)
 
 
-def _measure(plan: Plan, settings: dict[str, Any], growth: bool, json_file: Path | None, figure: Path | None) -> None:
+def _measure(plan: Plan, settings: dict[str, Any], growth: bool, commands: bool, json_file: Path | None, figure: Path | None) -> None:
+    from experiments.benchmarks import commands as own_commands
     from experiments.benchmarks import comparison_table as tables
     from experiments.benchmarks.comparison import compare, summaries
     from experiments.benchmarks.files import Files
@@ -90,11 +99,13 @@ def _measure(plan: Plan, settings: dict[str, Any], growth: bool, json_file: Path
 
     growing = GROWTH if growth else {}
     noops = {workload.name: workload for points in growing.values() for workload in points.values()}
-    rest = replace(plan, workloads=[one for one in noops.values() if one not in plan.workloads], ways=chosen_ways(["ray"]))
+    measured = plan.workloads if tables.REFERENCE in plan.ways else []
+    rest = replace(plan, workloads=[one for one in noops.values() if one not in measured], ways=chosen_ways([tables.REFERENCE]))
     with tempfile.TemporaryDirectory(prefix="fedsam-bench-") as folder, graceful_shutdown("interrupted"), _progress() as progress:
         files = Files(Path(folder), settings["seed"], settings["actors"])
         try:
             runs = [*compare(plan, files, progress), *compare(rest, files, progress)]
+            seconds = dict(own_commands.measured(files.folder, plan.repeats)) if commands else {}
         except WayError as error:
             print_error(str(error))
             raise typer.Exit(FAILED) from None
@@ -103,8 +114,10 @@ def _measure(plan: Plan, settings: dict[str, Any], growth: bool, json_file: Path
         console.print(tables.workload_table(plan, workload, runs, found))
     if growing:
         console.print(tables.growth_table(growing, found))
+    if seconds:
+        console.print(tables.commands_table(seconds))
     if json_file:
-        json_file.write_text(json.dumps(tables.as_json(plan, runs, found, settings), indent=1))
+        json_file.write_text(json.dumps(tables.as_json(plan, runs, found, seconds, settings), indent=1))
         print_line(f"json: {json_file}")
     if figure:
         from experiments.benchmarks import comparison_figure

@@ -6,14 +6,16 @@ import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from subprocess import CalledProcessError
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+from experiments.benchmarks.commands import cpu_seconds
 from experiments.benchmarks.comparison import Plan, Run, compare, differences, summaries
 from experiments.benchmarks.comparison_figure import draw
-from experiments.benchmarks.comparison_table import as_json, growth_table, workload_table
+from experiments.benchmarks.comparison_table import as_json, commands_table, growth_table, workload_table
 from experiments.benchmarks.contenders import WAYS, chosen_ways
 from experiments.benchmarks.files import Files
 from experiments.benchmarks.measurement import Measurement, WayError, measure
@@ -125,9 +127,18 @@ def test_growth_json_and_figure_have_all_that_was_measured(capsys: pytest.Captur
     plan, runs = fake_runs(WORKLOADS["lenet5-10x500"], *noops.values())
     found = summaries(runs)
     Console(width=80).print(growth_table(GROWTH, found))
-    assert "100 k" in capsys.readouterr().out
-    written = as_json(plan, runs, found, {"seed": 0})
+    Console(width=80).print(commands_table({"--help": 0.6}))
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "registered clients 100 k 3000 500 4.00 1.00 GB" in lines
+    assert "fedsam --help 0.60" in lines
+    written = as_json(plan, runs, found, {"--help": 0.6}, {"seed": 0})
     assert len(written["runs"]) == len(runs)
     assert {workload["name"] for workload in written["workloads"]} == {"lenet5-10x500", *noops}
     figure = draw(plan, found, GROWTH)
     assert [axes.get_title("left") for axes in figure.axes][-4:] == [f"growth: {what}" for what in GROWTH]
+
+
+def test_cpu_time_of_a_command_is_measured_or_it_fails(tmp_path: Path) -> None:
+    assert cpu_seconds("--version", tmp_path) > 0.05
+    with pytest.raises(CalledProcessError):
+        cpu_seconds("walk", tmp_path)
