@@ -59,8 +59,8 @@ def measure(command: Sequence[str], task: Task, *, folder: Path, log: Path, mark
         WayError: It failed; the message has the end of what it printed.
     """
     environment = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
-    environment["OMP_NUM_THREADS"] = "1"
-    Path(task.clock).unlink(missing_ok=True)
+    for left in (task.clock, task.weights):  # by the run before
+        Path(left).unlink(missing_ok=True)
     with closing(socket.socket(socket.AF_UNIX)) as listener, log.open("wb") as output:
         listener.bind(task.clock)
         listener.listen()
