@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, NullLocator, StrMethodFormatter
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from experiments.benchmarks.comparison import Plan
 from experiments.benchmarks.comparison_table import REFERENCE, Summaries
@@ -25,8 +25,10 @@ def draw(plan: Plan, found: Summaries, growth: Mapping[str, Mapping[int, Workloa
     ways = [name for name in plan.ways if name != FLOOR]
     styles = method_styles([WAYS[name].title for name in dict.fromkeys([*ways, *([REFERENCE] if growth else [])])])
     workloads = [workload for workload in plan.workloads if (workload.name, FLOOR) in found]
-    titles = [f"{title}, ratio to the floor" for title in RATIOS.values()] if workloads else []
-    figure, grid = panels([*titles, *(f"growth: {what}" for what in growth)], styles, title="", height=1.5)
+    titles = [f"{title} (floor: 1)" for title in RATIOS.values()] if workloads else []
+    figure, grid = panels(
+        [*titles, *(f"growth: {what}" for what in growth)], styles, title="", height=1.5, kind="line" if growth else "point"
+    )
     for axes, field in zip(grid, RATIOS if workloads else [], strict=False):
         _ratios(axes, plan, found, field, workloads, styles)
     for axes, (what, points) in zip(grid[len(titles) :], growth.items(), strict=True):
@@ -48,7 +50,9 @@ def _ratios(axes: Axes, plan: Plan, found: Summaries, field: str, workloads: lis
             axes.plot(places, values, **styles[way.title].point)
     axes.axhline(1, color=SOFT, linewidth=0.6)
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.set_xticks(range(len(workloads)), [workload.name.replace("-", "\n", 1) for workload in workloads])
     axes.set_xlim(-0.5, len(workloads) - 0.5)
 
@@ -60,6 +64,5 @@ def _growth(axes: Axes, what: str, points: Mapping[int, Workload], found: Summar
     axes.set_ylim(bottom=0)
     axes.set_xticks(list(points), [f"{value:,}" for value in points])
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(what)
     axes.set_ylabel("round (ms)")
