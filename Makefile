@@ -7,6 +7,7 @@ UV_VERSION := $(shell sed -n 's/^uv==\([0-9.]*\).*/\1/p' requirements-uv.lock)
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
 COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-annotate --custom-compile-command "make lock"
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 # Tests that start Ray stay together in one of the processes (tests/conftest.py).
 SIDE_BY_SIDE := --numprocesses logical --maxprocesses 4 --dist loadgroup
 
@@ -17,7 +18,7 @@ export UV_HTTP_TIMEOUT ?= 300
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test tests proofs check format lock clean
+.PHONY: help setup quickstart test tests proofs bench check format lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | awk -F'\t' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -35,6 +36,9 @@ tests: setup
 
 proofs: setup ## The tests that take long (a quarter of an hour, nothing else at work): Ray, Flower's runtime, CIFAR-10 from FEDSAM_DATA
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+bench: setup ## Time and memory beside bare PyTorch and Flower, an hour with nothing else at work; BENCH_ARGS adds options, such as --quick
+	$(BIN)/fedsam bench $(BENCH_ARGS)
 
 check: setup ## Lint and types
 	$(BIN)/ruff check .

@@ -40,11 +40,11 @@ ROOMS: dict[str, set[str]] = {
     "experiments.planning": EVERYTHING | {"experiments.settings", "experiments.running", "experiments.analysis"},
     "experiments.diagnostics": EVERYTHING | {"experiments.running", "experiments.analysis"},
     "experiments.contracts": EVERYTHING | {"experiments.settings", "experiments.running"},
-    "experiments.benchmarks": EVERYTHING | {"experiments.settings", "experiments.running"},
+    "experiments.benchmarks": EVERYTHING | {"experiments.settings", "experiments.running", "experiments.reporting"},
     "experiments.project_template": EVERYTHING | {"experiments.contracts", "experiments"},
     "experiments.api": EVERYTHING | {"experiments.settings", "experiments.running", "experiments.planning", "experiments.reporting"},
     "experiments.cli": EVERYTHING
-    | {f"experiments.{room}" for room in ("settings", "running", "planning", "reporting", "diagnostics", "contracts")},
+    | {f"experiments.{room}" for room in ("settings", "running", "planning", "reporting", "diagnostics", "contracts", "benchmarks")},
 }
 # What users import from or start: above everything else, whose names they find when they are used.
 FACES = {"fedsam", "fedsam.__main__", "experiments"}

@@ -1,1 +1,1 @@
-"""Benchmarks, each module a command: `python -m experiments.benchmarks.NAME`."""
+"""Benchmarks: `fedsam bench`, and the commands `python -m experiments.benchmarks.client_state` and `... .optimizers`."""

@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from experiments.cli.commands import check, cluster, compare, doctor, export, flower, new, partition, report, run, run_config, runs
+from experiments.cli.commands import bench, check, cluster, compare, doctor, export, flower, new, partition, report, run, run_config, runs
 from experiments.cli.commands import list as list_
 from experiments.cli.output import INTERRUPTED, TERMINATED, USAGE, print_error
 from fedsam.config import ConfigError
@@ -33,6 +33,7 @@ COMMANDS = {
     "run-config": run_config,
     "doctor": doctor,
     "cluster": cluster,
+    "bench": bench,
 }
 
 

@@ -176,6 +176,22 @@ def test_wrong_settings_are_one_line_and_exit_2(fedsam: Fedsam, config_file: Pat
     assert out == "" and not runs_dir.exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["lenet5-10x50"], "WORKLOAD: 'lenet5-10x50' is not known, did you mean 'lenet5-10x500'?"),
+        (["--ways", "floor,rays"], "ways: 'rays' is not known"),
+        (["noop-100000", "--ways", "flower,sam"], "ways: 'sam,flower' is not allowed for noop-100000"),
+        (["--pfl-python", "."], "pfl-python: '.' is not allowed: must be a Python interpreter"),
+        (["--json", "none/bench.json"], "json: 'none/bench.json' is not allowed"),
+    ],
+)
+def test_a_benchmark_that_cannot_be_made_is_one_line_and_exit_2(fedsam: Fedsam, arguments: list[str], said: str) -> None:
+    code, out, err = fedsam("bench", *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert said in err
+
+
 @pytest.mark.parametrize("grid", ["inline", "ray"])
 def test_an_actor_has_no_more_cpus_than_the_machine(fedsam: Fedsam, config_file: Path, runs_dir: Path, grid: str) -> None:
     code, out, err = fedsam("run", config_file, "-q", "-o", "compute.cpus_per_actor=1000000", "-o", f"compute.grid={grid}")
