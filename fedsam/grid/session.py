@@ -56,7 +56,9 @@ def ray_session(
     private: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus, "object_store_memory": store, "resources": {PRIVATE: 1}}
     # Ray deletes a spill file once all objects in it are gone: one object a file, or former client states stay on disk with present ones.
     # It opens the folder that it is given to everybody, so it gets one inside ours, which only this user can enter.
-    private |= {"include_dashboard": False, "_temp_dir": f"{folder}/r", "_system_config": {"max_fused_object_count": 1}}
+    # By default Ray gives workers a low priority: they wait for whatever else is at work on the machine.
+    system = {"max_fused_object_count": 1, "worker_niceness": 0}
+    private |= {"include_dashboard": False, "_temp_dir": f"{folder}/r", "_system_config": system}
     left, kept = set[psutil.Process](), False
     try:
         with _running_ray("local", **private):  # "local", or RAY_ADDRESS in the environment makes it join another

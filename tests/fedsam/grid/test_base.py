@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -93,6 +94,10 @@ def test_every_grid_gives_the_same_replies_in_order(pool: ActorPool, shard_size:
     assert inline[2][4] == (5, [4.0, 5.0, 6.0], 3)
     assert inline[1][3] == (2, "ValueError: tired")
     assert rounds(RayGrid(ready(pool, adding), CLIENTS, {}, shard_size)) == inline
+
+
+def test_actors_have_the_priority_of_this_process(pool: ActorPool) -> None:
+    assert {psutil.Process(pid).nice() for pid in pool.ready()} == {psutil.Process().nice()}
 
 
 def test_an_actor_that_dies_costs_its_shard_only(pool: ActorPool) -> None:
