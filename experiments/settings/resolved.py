@@ -57,9 +57,10 @@ def _resolve(experiment: Experiment) -> dict[str, Any]:
     plain, data, server = experiment.dump(), experiment.data, experiment.server
     clients, share = data.clients, server.participation
     cohort = max(1, round(share * clients)) if isinstance(share, float) else share
-    known = {*names.names("datasets")}
+    known = {name for name in names.names("datasets") if ":" not in name}
     right = (
         (experiment.method is None or expand(plain) == experiment)
+        and isinstance(data.dataset, str)
         and data.dataset in known
         and data.fallback in {None, *known}
         and server.sampling in ("fixed", "independent")

@@ -62,6 +62,8 @@ def test_defaults_are_filled_in_as_by_the_components() -> None:
         {"client.correction": "control_variate"},
         {"client.schedule": "cosine", "budget": 1000},
         {"data.dataset": "cifar"},
+        {"data.dataset": "folder:PATH"},
+        {"data.dataset": {"name": "cifar10", "image_size": 8}},
         {"data.fallback": "digit"},
         {"data.partition.alpha": 0.0},
         {"model": "lenet"},
