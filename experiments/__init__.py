@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fedsam.config import Experiment
 from fedsam.imports import prefer_own
 
 if TYPE_CHECKING:
     from experiments.running.run import Result
     from experiments.running.server_app import run
+    from fedsam.config import Experiment
 
 __all__ = ["Experiment", "Result", "run"]
 
@@ -17,7 +17,11 @@ prefer_own()  # before anything here imports `clients` or `strategies`
 
 
 def __getattr__(name: str) -> Any:
-    # torch and Flower take seconds to import, and the command line's `--help` needs neither.
+    # Nothing is imported before it is used: torch and Flower take seconds, and the command line's `--help` needs not even settings.
+    if name == "Experiment":
+        from fedsam.config import Experiment
+
+        return Experiment
     if name in ("Result", "run"):
         from experiments.running import run, server_app
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import NoReturn
 
-from fedsam.config import ConfigError
 from fedsam.imports import prefer_own
+from fedsam.wording import ConfigError
 
 
 def main() -> NoReturn:

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from fedsam.wording import TOO_LARGE, explained, is_plain
+from fedsam.wording import ConfigError as ConfigError
 
 if TYPE_CHECKING:
     from pydantic._internal._model_construction import ModelMetaclass
@@ -17,10 +18,6 @@ else:
     ModelMetaclass = type(BaseModel)  # which has no public name
 
 Settings = TypeVar("Settings", bound=BaseModel)
-
-
-class ConfigError(ValueError):
-    """A setting is unknown or out of range; the message names the key, the value and what is allowed."""
 
 
 def validated(model: type[Settings], settings: Mapping[str, Any], where: str = "") -> Settings:
@@ -88,7 +85,7 @@ def with_default_name(value: object, default: object) -> object:
 class Frozen(BaseModel, metaclass=_Settings):
     """A settings table: immutable, and every key must be known."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, defer_build=True)
 
     @field_validator("*", mode="before")
     @classmethod

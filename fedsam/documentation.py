@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields, is_dataclass
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any, ClassVar, TypeVar, cast, get_origin, get_type_hints
 
+from pydantic import BaseModel, create_model
 from pydantic.errors import PydanticUserError
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import to_jsonable_python
 
 from fedsam import wording
@@ -89,6 +92,28 @@ def descriptions(component: Any) -> dict[str, str]:
     return {item.name: item.metadata["description"] for item in items if "description" in item.metadata}
 
 
+@lru_cache(maxsize=512)  # making a pydantic class takes a millisecond, and components share most of their types
+def schema_of(hint: Any) -> Mapping[str, Any]:
+    """The JSON schema of a setting of this type. Raises what pydantic does where it has none."""
+    return schemas(create_model("Setting", value=(hint, ...)))["value"]
+
+
+class _PlainSchema(GenerateJsonSchema):
+    """As pydantic's, but a default that JSON has no form for is in words, and a type that it has none for may be anything."""
+
+    def encode_default(self, dft: Any) -> Any:
+        return to_jsonable_python(dft, fallback=shown)
+
+    def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> JsonSchemaValue:
+        return {}
+
+
+def schemas(model: type[BaseModel]) -> Mapping[str, Mapping[str, Any]]:
+    """The JSON schema of each setting of a model."""
+    found: Mapping[str, Mapping[str, Any]] = model.model_json_schema(schema_generator=_PlainSchema).get("properties", {})
+    return found
+
+
 def is_class_variable(hint: object) -> bool:
     """Whether an annotation, evaluated or not, is that of a `ClassVar`."""
     return get_origin(hint) is ClassVar or hint is ClassVar or (isinstance(hint, str) and "ClassVar" in hint)
@@ -110,7 +135,7 @@ def _allowed(hint: object, module: str) -> str:
     try:
         place = vars(sys.modules[module])
         resolved = get_type_hints(SimpleNamespace(__annotations__={"value": hint}), globalns=place, include_extras=True)["value"]
-        return wording.allowed(wording.schema_of(resolved), brief=False)
+        return wording.allowed(schema_of(resolved), brief=False)
     except (NameError, TypeError, PydanticUserError):
         return hint if isinstance(hint, str) else inspect.formatannotation(hint)
 

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
-from fedsam.config import ConfigError
+from fedsam.wording import ConfigError
 
 PACKAGES = ("fedsam", "clients", "strategies", "experiments")
 ROOT = Path(__file__).resolve().parents[1]

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedsam.config import ConfigError
-from fedsam.wording import shown
+from fedsam.wording import ConfigError, shown
 
 DEEPEST = 30  # tables and lists in one another
 TOO_DEEP = f"tables and lists nested more than {DEEPEST} deep are not allowed"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from fedsam.config import ConfigError
+from fedsam.wording import ConfigError
 
 
 def cache_folder() -> Path:

@@ -20,9 +20,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from fedsam.config import ConfigError
 from fedsam.module_sources import Source, SourceFinder, forget, is_installed, source_of
-from fedsam.wording import nearest
+from fedsam.wording import ConfigError, nearest
 
 REFERENCE = re.compile(r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*(\.\w+)*")
 

@@ -20,28 +20,9 @@ from fedsam import plugins
 from fedsam.component import Component, ConfigError, validated, with_default_name
 from fedsam.documentation import is_class_variable
 from fedsam.renamed import current_name
-from fedsam.wording import nearest
+from fedsam.wording import UnknownNameError
 
 Entry = TypeVar("Entry", bound=Callable[..., Any])
-
-
-class UnknownNameError(ConfigError):
-    """No component of a kind has the name.
-
-    Attributes:
-        name: The name.
-    """
-
-    def __init__(self, where: str, name: str, known: Collection[str], hint: str = "") -> None:
-        self.name = name
-        self._rest = where, known
-        allowed = f"allowed: {', '.join(sorted(known))}, module:attribute"
-        super().__init__(f"{where}: {name!r} is not known{hint or nearest(name, list(known))}; {allowed}")
-
-    def with_hint(self, hint: str) -> UnknownNameError:
-        """The same error, with what the name is instead of the nearest of those that are known."""
-        where, known = self._rest
-        return UnknownNameError(where, self.name, known, f": {hint}")
 
 
 class Contract(Protocol):

@@ -129,7 +129,7 @@ class UnknownRounds:
 
     >>> 3 / UnknownRounds("client.schedule: 'mine:ramp'")
     Traceback (most recent call last):
-    fedsam.component.ConfigError: client.schedule: 'mine:ramp' is not allowed with a budget: it depends on the number of rounds, which is \
+    fedsam.wording.ConfigError: client.schedule: 'mine:ramp' is not allowed with a budget: it depends on the number of rounds, which is \
 not known then (it must declare `uses_rounds`)
     """
 

@@ -1,22 +1,46 @@
-"""Settings in words: what a type allows, values, and what is wrong with them; for messages, `help` and `fedsam list`."""
+"""Settings in words: what a type allows, values, and what is wrong with them; for messages, `help` and `fedsam list`.
+
+It imports no pydantic, so that commands that need none answer at once.
+"""
 
 from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, create_model
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
-from pydantic_core import to_jsonable_python
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 SIGNS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
 TOO_LARGE = 2**63  # from here on a whole number does not fit into 64 bits; it goes without saying
 LONGEST = 200  # characters of a value in a message
 WORDS = {"integer": "whole number", "number": "number", "boolean": "true | false", "string": "text", "null": "unset", "array": "list"}
+
+
+class ConfigError(ValueError):
+    """A setting is unknown or out of range; the message names the key, the value and what is allowed."""
+
+
+class UnknownNameError(ConfigError):
+    """No component of a kind has the name.
+
+    Attributes:
+        name: The name.
+    """
+
+    def __init__(self, where: str, name: str, known: Collection[str], hint: str = "") -> None:
+        self.name = name
+        self._rest = where, known
+        allowed = f"allowed: {', '.join(sorted(known))}, module:attribute"
+        super().__init__(f"{where}: {name!r} is not known{hint or nearest(name, list(known))}; {allowed}")
+
+    def with_hint(self, hint: str) -> UnknownNameError:
+        """The same error, with what the name is instead of the nearest of those that are known."""
+        where, known = self._rest
+        return UnknownNameError(where, self.name, known, f": {hint}")
 
 
 def allowed(schema: Mapping[str, Any], *, brief: bool = True) -> str:
@@ -58,28 +82,6 @@ def value(value: object) -> str:
     if isinstance(value, Mapping):  # a component: its name says enough when it has no settings
         return str(value["name"]) if set(value) == {"name"} else str(dict(value))
     return "unset" if value is None else str(value)
-
-
-@lru_cache(maxsize=512)  # making a pydantic class takes a millisecond, and components share most of their types
-def schema_of(hint: Any) -> Mapping[str, Any]:
-    """The JSON schema of a setting of this type. Raises what pydantic does where it has none."""
-    return schemas(create_model("Setting", value=(hint, ...)))["value"]
-
-
-class _PlainSchema(GenerateJsonSchema):
-    """As pydantic's, but a default that JSON has no form for is in words, and a type that it has none for may be anything."""
-
-    def encode_default(self, dft: Any) -> Any:
-        return to_jsonable_python(dft, fallback=shown)
-
-    def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> JsonSchemaValue:
-        return {}
-
-
-def schemas(model: type[BaseModel]) -> Mapping[str, Mapping[str, Any]]:
-    """The JSON schema of each setting of a model."""
-    found: Mapping[str, Mapping[str, Any]] = model.model_json_schema(schema_generator=_PlainSchema).get("properties", {})
-    return found
 
 
 def is_plain(value: object) -> bool:

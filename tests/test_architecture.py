@@ -91,7 +91,7 @@ def imported(module: str) -> Iterator[str]:
 def public(owner: ModuleType | type, path: str) -> Iterator[tuple[str, object]]:
     """The public functions, classes and methods that a module or class defines, with their dotted paths."""
     module = getattr(owner, "__module__", path)
-    for name, value in vars(owner).items():
+    for name, value in list(vars(owner).items()):  # pydantic finishes a class when it is looked at
         is_default = getattr(value, "__name__", "") == "<lambda>"  # of a dataclass's field
         is_defined = isinstance(value, property | classmethod | staticmethod | FunctionType) or inspect.isclass(value)
         if name.startswith("_") or is_default or not is_defined or getattr(value, "__module__", module) != module:

@@ -2,75 +2,73 @@
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from experiments.settings.presets import COMPONENT_KEYS, PRESETS, Preset, expand
+from experiments.settings import descriptions
+from experiments.settings.descriptions import Description, Setting, StepCostCells
+from experiments.settings.presets import COMPONENT_KEYS, PRESETS, unknown_names
 from fedsam import plugins, wording
-from fedsam.config import ConfigError
-from fedsam.documentation import descriptions
 from fedsam.formatting import literal
-from fedsam.registry import Registry, hyperparameters
+from fedsam.renamed import current_name
+from fedsam.wording import ConfigError, nearest
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from clients.optimizers.base import LocalOptimizer
     from fedsam.results.listing import ListedRun
 
-Entry = Callable[..., Any]
 MAX_CLIENTS = 20  # in the table of a label distribution
 NAME_KEYS = {f"{key}{inner}.name" for key in COMPONENT_KEYS for inner in ("", ".inner")}
 
 
-@dataclass(frozen=True)
-class Setting:
-    """A hyperparameter as a person reads it; `default` is empty when it must be given."""
+def shown(kind: str, given: Sequence[str] = ()) -> list[Table]:
+    """All there is to say of components of one kind; what somebody else's optimizers cost, `fedsam check` measures.
 
-    name: str
-    default: str
-    allowed: str
-    meaning: str
+    Args:
+        given: Their names; empty: all of them.
 
-
-@dataclass(frozen=True)
-class Description:
-    """A component as a person reads it."""
-
-    summary: str
-    settings: tuple[Setting, ...]
-    source: str
-
-
-def shown(kind: str, entries: Mapping[str, Any]) -> list[Table]:
-    """All there is to say of components of one kind; what somebody else's optimizers cost, `fedsam check` measures."""
-    from clients.optimizers import OPTIMIZERS
-
-    ours = {name: entry for name, entry in entries.items() if name in OPTIMIZERS} if kind == "optimizers" else {}
-    return [components_table(kind, entries), *([costs(ours)] if ours else [])]
-
-
-def components_table(kind: str, entries: Mapping[str, Entry | Preset]) -> Table:
-    """The components of one kind: settings with defaults and limits, and the source; what all of them share stands once, under `all`."""
+    Raises:
+        ConfigError: There is no such component.
+    """
     if kind == "methods":
-        return methods([name for name, entry in entries.items() if isinstance(entry, Preset)])
-    components = {name: _description(entry) for name, entry in entries.items() if not isinstance(entry, Preset)}
+        return [methods([_method(name) for name in given] or list(PRESETS))]
+    ours = descriptions.of(kind)
+    found = {name: ours.get(current_name(kind, name)) or _elsewhere(kind, name) for name in given} or ours
+    measured = {name: cells for name, cells in descriptions.step_costs().items() if name in found} if kind == "optimizers" else {}
+    return [components_table(kind, found, {} if given else _registered(kind)), *([costs(measured)] if measured else [])]
+
+
+def _method(name: str) -> str:
+    if name not in PRESETS:
+        raise ConfigError(f"methods: {name!r} is not known{nearest(name, list(PRESETS))}; allowed: {', '.join(sorted(PRESETS))}")
+    return name
+
+
+def _elsewhere(kind: str, name: str) -> Description:
+    """A component that is not ours. Raises `ConfigError` where there is none of the name."""
+    from experiments.settings.catalogue import TABLES
+    from experiments.settings.describing import describe
+
+    registry: Any = TABLES[kind]
+    with unknown_names():
+        return describe(registry.find(name, kind))
+
+
+def components_table(kind: str, components: Mapping[str, Description], registered: Mapping[str, Description]) -> Table:
+    """The components of one kind: settings with defaults and limits, and the source; what all of them share stands once, under `all`."""
     shared = _shared([component.settings for component in components.values()])
-    components |= _registered(entries) if isinstance(entries, Registry) else {}
     result = Table(title=kind, title_justify="left", title_style="bold", header_style="bold", expand=False)
     for column, style in (("name", "bold cyan"), ("setting", "cyan"), ("default", ""), ("allowed", "")):
         result.add_column(column, style=style, overflow="fold")
     result.add_column("meaning", overflow="fold", min_width=30, max_width=80)
-    for name, component in components.items():
+    for name, component in {**components, **registered}.items():
         result.add_section()
         result.add_row(literal(name), "", "", "", literal(component.summary))
         _add(result, [setting for setting in component.settings if setting not in shared])
@@ -83,20 +81,22 @@ def components_table(kind: str, entries: Mapping[str, Entry | Preset]) -> Table:
     return result
 
 
-def _description(entry: Entry, leading: int | None = None) -> Description:
-    return Description(summary(entry), tuple(settings_of(entry, leading)), source(entry))
-
-
-def _registered(registry: Registry[Any]) -> dict[str, Description]:
+def _registered(kind: str) -> dict[str, Description]:
     """What installed packages register, with the package; also what cannot be used, and why."""
+    if not (registered := plugins.entry_points(kind)):
+        return {}
+    from experiments.settings.catalogue import TABLES
+    from experiments.settings.describing import describe
+
+    registry: Any = TABLES[kind]
     components = {}
-    for name, point in plugins.entry_points(registry.kind).items():
+    for name, point in registered.items():
         package = f"From {plugins.origin(point)}."
         if name in registry:
             components[f"{name} "] = Description(f"Out of reach: the name is fedsam's. {package}", (), "")
             continue
         try:
-            component = _description(registry.find(name, registry.kind), registry.contract.leading)
+            component = describe(registry.find(name, registry.kind), registry.contract.leading)
         except ConfigError as error:
             components[name] = Description(f"Cannot be used: {error}", (), package)
         else:
@@ -104,11 +104,8 @@ def _registered(registry: Registry[Any]) -> dict[str, Description]:
     return components
 
 
-def costs(optimizers: Mapping[str, type[LocalOptimizer]]) -> Table:
-    """Evaluations per step of the local optimizers: as declared beside as counted."""
-    from clients.optimizers.cost import LETTERS
-    from experiments.settings import step_cost
-
+def costs(measured: Mapping[str, StepCostCells]) -> Table:
+    """Evaluations per step of local optimizers: as declared beside as counted."""
     result = Table(title="costs of optimizers", title_justify="left", title_style="bold", header_style="bold")
     result.add_column("name", style="bold cyan", no_wrap=True)
     for kind in ("forward", "backward"):
@@ -117,28 +114,15 @@ def costs(optimizers: Mapping[str, type[LocalOptimizer]]) -> Table:
     result.add_column("where", overflow="fold")
     result.caption = (
         "passes per example and local step: forward only, and forward and backward; measured on a toy problem after the method's start, "
-        f"with the defaults unless said; {', '.join(f'{letter} {meaning}' for letter, meaning in LETTERS.items())}"
+        f"with the defaults unless said; {', '.join(f'{letter} {meaning}' for letter, meaning in descriptions.letters().items())}"
     )
-    for name, optimizer in optimizers.items():
-        built, got, variables = step_cost.on_toy(name, optimizer)
-        cost = step_cost.declared(optimizer)
-        cells = [_equation(*pair) for pair in zip(cost.texts(), cost.evaluations(built, variables), strict=True)]
-        names = dict.fromkeys([*re.findall(r"[A-Za-z]\w*", " ".join(cost.texts())), *step_cost.PUBLISHED.get(name, {})])
-        where = ", ".join(f"{key} = {wording.value(getattr(variables if hasattr(variables, key) else built, key))}" for key in names)
-        result.add_row(name, cells[0], f"{got.forward:.4g}", cells[1], f"{got.backward:.4g}", "\n".join(filter(None, [where, cost.note])))
+    for name, cells in measured.items():
+        result.add_row(name, *cells)
     return result
-
-
-def _equation(text: str, value: float) -> str:
-    """A formula with its value, which a plain number is already."""
-    return text if text.isdigit() else f"{text} = {value:.4g}"
 
 
 def methods(names: Sequence[str]) -> Table:
     """Presets: their three components, what they cost, what else they set, and the source."""
-    from experiments.settings.method import Method
-    from experiments.settings.method_cost import cost
-
     result = Table(title="methods", title_justify="left", title_style="bold", header_style="bold", expand=False)
     result.add_column("name", style="bold cyan", overflow="fold")
     result.add_column("optimizer x correction x strategy", overflow="fold")
@@ -146,13 +130,12 @@ def methods(names: Sequence[str]) -> Table:
         result.add_column(column, justify="right")
     result.add_column("settings", overflow="fold", min_width=30, max_width=80)
     result.caption = "down, up, state: vectors of the model's size per active client and round; passes: per example and local step"
+    costs = descriptions.method_costs()
     for name in names:
         preset = PRESETS[name]
-        experiment = expand({"method": name})
-        costs = dataclasses.astuple(cost(Method.of(experiment), experiment.rounds))
         rest = ", ".join(f"{key} = {wording.value(value)}" for key, value in preset.settings.items() if key not in NAME_KEYS)
         result.add_section()
-        result.add_row(name, preset.expansion, *(f"{value:g}" for value in costs), literal(rest))
+        result.add_row(name, preset.expansion, *(f"{value:g}" for value in costs[name]), literal(rest))
         result.add_row("", *[""] * 7, Text.assemble(literal(f"Source: {preset.source}"), style="dim"))
     return result
 
@@ -221,22 +204,3 @@ def _percentile(values: NDArray[np.integer[Any]], share: int) -> str:
     import numpy as np
 
     return f"{np.percentile(values, share):g}"
-
-
-def settings_of(entry: Entry, leading: int | None = None) -> Iterator[Setting]:
-    """The hyperparameters of a component, in the order of its signature; `leading` as for `hyperparameters`."""
-    meanings = descriptions(entry)
-    for name, field in wording.schemas(hyperparameters(entry, leading)).items():
-        default = wording.value(field["default"]) if "default" in field else ""
-        yield Setting(name, default, wording.allowed(field), meanings.get(name, ""))
-
-
-def summary(entry: Entry) -> str:
-    """The first sentence of an entry's docstring, joined to one line."""
-    return " ".join((inspect.getdoc(entry) or "").partition("\n\n")[0].split())
-
-
-def source(entry: Entry) -> str:
-    """Where an entry comes from, as it declares; empty when it does not."""
-    declared = getattr(entry, "__dict__", {}).get("source")
-    return f"Source: {declared}" if declared else ""

@@ -17,7 +17,7 @@ import typer
 from experiments.cli.commands import bench, check, cluster, compare, doctor, export, flower, new, partition, report, run, run_config, runs
 from experiments.cli.commands import list as list_
 from experiments.cli.output import INTERRUPTED, TERMINATED, USAGE, print_error
-from fedsam.config import ConfigError
+from fedsam.wording import ConfigError
 
 COMMANDS = {
     "run": run,

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from experiments.cli.output import print_warning
 from experiments.settings import shipped
 from fedsam import overrides as overriding
-from fedsam.config import Experiment
+
+if TYPE_CHECKING:
+    from fedsam.config import Experiment
 
 RUNS_DIR = Path("runs")
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import typer
 from rich.console import Console
 
-from fedsam.component import ConfigError
 from fedsam.formatting import literal, printable
+from fedsam.wording import ConfigError
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -10,14 +10,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experiments.settings import names
-from fedsam.config import ConfigError, Experiment, parse
 from fedsam.overrides import flatten, override
-from fedsam.registry import UnknownNameError
 from fedsam.renamed import with_current_names
-from fedsam.wording import nearest, shown
+from fedsam.wording import ConfigError, UnknownNameError, nearest, shown
+
+if TYPE_CHECKING:
+    from fedsam.config import Experiment
 
 PRESETS_PATH = Path(__file__).with_suffix(".toml")
 COMPONENT_KEYS = ("client.optimizer", "client.correction", "server.strategy")
@@ -77,6 +78,8 @@ def expand(settings: Mapping[str, Any]) -> Experiment:
     Raises:
         ConfigError: As `fedsam.config.parse`, and for an unknown preset.
     """
+    from fedsam.config import parse  # takes longer than all that `fedsam list` does
+
     if not isinstance(settings, Mapping):
         raise ConfigError(f"{shown(settings)} is not allowed as an experiment: must be a table of settings")
     settings = with_current_names(dict(settings))

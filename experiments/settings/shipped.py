@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from fedsam.config import ConfigError
-from fedsam.wording import nearest
+from fedsam.wording import ConfigError, nearest
 
 FOLDER = Path(__file__).parents[1] / "configs"
 

@@ -13,6 +13,7 @@ from typing import Any, TypeGuard
 
 from experiments.settings.presets import expand as expand_preset
 from experiments.settings.presets import unknown_names
+from experiments.settings.resolved import accepted
 from fedsam.config import ConfigError, Experiment
 from fedsam.overrides import flatten, override
 from fedsam.renamed import with_current_names
@@ -197,18 +198,24 @@ def _applicable(settings: dict[str, Any], axes: Mapping[str, list[Any]]) -> dict
     names = {key.removesuffix(".name"): values for key, values in axes.items() if key.endswith(".name")}
     if not names:
         return settings
-    from experiments.settings.catalogue import REGISTRIES  # imports torch, which a file without such a sweep does not need here
-
     for key, values in names.items():
         if not all(isinstance(name, str) for name in values):
             raise ConfigError(f"{key}.name: {shown(values)} is not allowed in a sweep: must be a list of names")
         table = reduce(lambda inner, step: inner.get(step, {}), key.split("."), settings)
-        registry = REGISTRIES.get(key)
-        known = {name: registry.accepts(name, key) for name in values} if registry is not None else {}
+        known = {name: _accepted(key, name) for name in values}
         others = set().union(*known.values()) - known.get(table["name"], set())
         for setting in others & set(table):
             del table[setting]
     return settings
+
+
+def _accepted(key: str, name: str) -> set[str]:
+    """The hyperparameters of the component that a dotted key names. Raises `ConfigError` where there is none."""
+    if (ours := accepted(key, name)) is not None:
+        return ours
+    from experiments.settings.catalogue import REGISTRIES  # imports torch, which our components do not need here
+
+    return REGISTRIES[key].accepts(name, key) if key in REGISTRIES else set()
 
 
 def _setting(settings: Any, key: str) -> Any:

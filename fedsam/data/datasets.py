@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fedsam import plugins
 from fedsam.config import Component, ConfigError
-from fedsam.data import own_data
+from fedsam.data import dataset_file, own_data
 from fedsam.data.dataset import DataError, Dataset, Images
 from fedsam.data.download import download
 from fedsam.documentation import documented
@@ -100,17 +100,13 @@ def _listed(names: Iterable[str]) -> str:
 @documented(source="Krizhevsky, 2009, Learning multiple layers of features from tiny images.")
 def cifar10(root: Path | None) -> Dataset:
     """60,000 colour photographs, 32 x 32, of 10 classes, 10,000 of them for testing."""
-    from torchvision.datasets import CIFAR10
-
-    return _cifar(root, "cifar10", CIFAR10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+    return _cifar(root, "cifar10", "CIFAR10", (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 
 
 @documented(source="Krizhevsky, 2009, Learning multiple layers of features from tiny images.")
 def cifar100(root: Path | None) -> Dataset:
     """60,000 colour photographs, 32 x 32, of 100 classes (the fine labels), 10,000 of them for testing."""
-    from torchvision.datasets import CIFAR100
-
-    return _cifar(root, "cifar100", CIFAR100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
+    return _cifar(root, "cifar100", "CIFAR100", (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
 
 
 @documented(source="Xiao et al., 2017, arXiv:1708.07747.")
@@ -154,18 +150,27 @@ DATASETS: dict[str, Callable[[Path | None], Dataset]] = {
 }
 
 
-def _cifar(given: Path | None, name: str, kind: type[CIFAR10], mean: tuple[float, ...], std: tuple[float, ...]) -> Dataset:
-    """CIFAR-10 or CIFAR-100; torchvision reads the files after checking their MD5 again."""
-    root, listed = data_folder(given), [*kind.train_list, *kind.test_list]
+def _cifar(given: Path | None, name: str, reader: str, mean: tuple[float, ...], std: tuple[float, ...]) -> Dataset:
+    """CIFAR-10 or CIFAR-100; a class of torchvision reads the files after checking their MD5 again, unless they were read before."""
+    root = data_folder(given)
+    if (known := dataset_file.find(name, root)) is not None:
+        return known
+    import torchvision.datasets
+
+    kind: type[CIFAR10] = getattr(torchvision.datasets, reader)
+    listed = [*kind.train_list, *kind.test_list]
     files = {f"{kind.base_folder}/{file}": md5 for file, md5 in [*listed, (kind.meta["filename"], kind.meta["md5"])]}
     _obtain(root, name, files, [kind.url], lambda folder: kind(folder, download=True))
+    read = dataset_file.state(root, files)
     # One reader for both parts, because a reader checks every file each time.
     both = type(kind.__name__, (kind,), {"train_list": listed, "test_list": []})(root)
     x, y = torch.from_numpy(both.data.transpose(0, 3, 1, 2)).contiguous(), torch.tensor(both.targets)
     split = len(y) * 5 // 6  # 50,000 of 60,000
     # Clones, because a view drags all 60,000 images along when it is sent to another process.
     train, test = (Images(x[part].clone(), y[part].clone()) for part in (slice(split), slice(split, None)))
-    return Dataset(name, train, test, len(both.classes), mean, std, ("crop", "flip"), tuple(both.classes))
+    dataset = Dataset(name, train, test, len(both.classes), mean, std, ("crop", "flip"), tuple(both.classes))
+    dataset_file.keep(dataset, root, read)
+    return dataset
 
 
 def _idx(blob: bytes) -> Tensor:

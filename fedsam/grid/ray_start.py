@@ -33,7 +33,7 @@ def start_private(over: threading.Event, *, _temp_dir: str, **settings: Any) -> 
     folders = [f"{_temp_dir}{number or ''}" for number in range(START_ATTEMPTS)]
     for folder in folders:
         try:
-            with _patient(over, folder):
+            with _patient(over, folder), _without_servers():
                 ray.init(_temp_dir=folder, **settings)
             return
         except (ValueError, TypeError):
@@ -84,6 +84,22 @@ def _patient(over: threading.Event, folder: str) -> Iterator[None]:
         yield
     finally:
         services.get_node = ask
+
+
+@contextmanager
+def _without_servers() -> Iterator[None]:
+    """Have Ray start neither its autoscaler nor the server of its dashboard: of one machine and for nobody, each takes seconds of CPU."""
+    from ray._private.node import Node
+
+    servers = ("start_monitor", "start_api_server")
+    methods = {name: getattr(Node, name) for name in servers}
+    for name in servers:
+        setattr(Node, name, lambda self, **settings: None)
+    try:
+        yield
+    finally:
+        for name, method in methods.items():
+            setattr(Node, name, method)
 
 
 def _has_raylet(folder: str) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from fedsam.config import ConfigError
+from fedsam.wording import ConfigError
 
 DATABASE_NAME = "fedsam.db"
 APPLICATION_ID = 0x66536D31  # `PRAGMA application_id` of our files

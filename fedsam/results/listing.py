@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from fedsam.component import ConfigError
 from fedsam.overrides import flatten
 from fedsam.results.final import diverged_round, final_measures
 from fedsam.results.reading import ResultsReader
 from fedsam.results.rows import Run
-from fedsam.wording import nearest
+from fedsam.wording import ConfigError, nearest
 
 ORDERS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from fedsam.config import ConfigError
 from fedsam.results.database import connect
+from fedsam.wording import ConfigError
 
 HEARTBEAT_SECONDS = 30.0  # between two heartbeats of a run
 SILENCE_SECONDS = 300.0  # without one, after which the process of a run is taken to have ended; clocks of machines may differ by less

@@ -17,18 +17,21 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsam.config import ConfigError, Experiment
 from fedsam.results.config_hash import config_hash, digest
 from fedsam.results.database import DATABASE_NAME, connect, create_database, insert_statement, open_to_read, transaction
 from fedsam.results.processes import process_start_time
 from fedsam.results.provenance import Provenance
 from fedsam.results.reading import ResultsReader
 from fedsam.results.rows import CLIENT_COLUMNS, ROUND_COLUMNS, Row, Run, Slice, Status
+from fedsam.wording import ConfigError
+
+if TYPE_CHECKING:
+    from fedsam.config import Experiment
 
 
 class DuplicateRunError(RuntimeError):

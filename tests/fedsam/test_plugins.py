@@ -10,7 +10,7 @@ import pytest
 
 from clients.optimizers import LocalOptimizer, build
 from experiments.cli import console_tables
-from experiments.settings.catalogue import REGISTRIES, TABLES
+from experiments.settings.catalogue import REGISTRIES
 from fedsam import plugins, registry
 from fedsam.config import Component, ConfigError
 
@@ -206,7 +206,7 @@ def test_packages_register_components_by_entry_points(tmp_path: Path, monkeypatc
     assert build(Component(name="doubled")).__class__.__name__ == "Mine"
     assert build(Component(name="sam")).__class__.__name__ == "SAM"  # ours keep their names
     assert "allowed: " in said("double") and "did you mean 'doubled'" in said("double")
-    listed = console_tables.components_table("optimizers", TABLES["optimizers"])
+    listed = console_tables.shown("optimizers")[0]
     cells = [str(cell) for column in listed.columns for cell in column.cells]
     assert "doubled" in cells and "broken" in cells
     text = " ".join(cells)

@@ -75,6 +75,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     http = Server(("127.0.0.1", 0), partial(Handler, directory=str(made)))
     url = f"http://127.0.0.1:{http.server_port}"
     monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("FEDSAM_HOME", str(tmp_path / "home"))  # for what is kept of the files
     for kind, counts, key in (
         (CIFAR10, {name: EACH for name, _ in CIFAR10.train_list + CIFAR10.test_list}, "labels"),
         (CIFAR100, {"train": 5 * EACH, "test": EACH}, "fine_labels"),

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fedsam.config import ConfigError
+from fedsam.wording import ConfigError
 
 EXAMPLES = ("fedsam cluster list", "fedsam cluster show readme", "fedsam cluster show aws > cluster.yaml")
 FOLDER = Path(__file__).parents[2] / "deployment"

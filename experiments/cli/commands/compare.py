@@ -34,8 +34,8 @@ from experiments.cli.output import (
     progress_callback,
     report_runs,
 )
-from fedsam.config import ConfigError
 from fedsam.formatting import duration
+from fedsam.wording import ConfigError
 
 if TYPE_CHECKING:
     from experiments.planning.forecast import Forecast

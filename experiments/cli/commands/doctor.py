@@ -8,8 +8,8 @@ from rich.text import Text
 
 from experiments.cli.options import RUNS_DIR, AllowOpen, DataRoot, RayAddress, RunsDir
 from experiments.cli.output import FAILED, graceful_shutdown, print_table
-from fedsam.config import Compute, ConfigError
 from fedsam.formatting import literal
+from fedsam.wording import ConfigError
 
 EXAMPLES = (
     "fedsam doctor",
@@ -30,6 +30,8 @@ def command(
     Each warning and problem comes with what to do about it. Ray is started once, or joined at --ray-address, which takes some seconds.
     Exit code 1: a problem.
     """
+    from fedsam.config import Compute
+
     compute = Compute(ray_address=ray_address, allow_unauthenticated_cluster=allow_unauthenticated_cluster)
     from experiments.diagnostics import checks
     from fedsam.data.datasets import DataError, data_folder

@@ -9,7 +9,6 @@ import typer
 
 from experiments.cli.options import AllowOpen, RayAddress
 from experiments.cli.output import graceful_shutdown
-from fedsam.config import Compute, validated
 
 EXAMPLES = (
     "fedsam flower path/to/app",
@@ -49,6 +48,8 @@ def command(
         "ray_address": ray_address,
         "allow_unauthenticated_cluster": allow_unauthenticated_cluster,
     }
+    from fedsam.config import Compute, validated
+
     compute = validated(Compute, settings, "compute")
     from rich.console import Console
 

@@ -12,12 +12,10 @@ from rich.table import Table
 
 from experiments.cli.output import print_table
 from experiments.settings import names, shipped
-from experiments.settings.presets import PRESETS, unknown_names
+from experiments.settings.presets import PRESETS
 from fedsam import plugins
-from fedsam.config import ConfigError
 from fedsam.formatting import literal
-from fedsam.registry import Registry
-from fedsam.wording import nearest
+from fedsam.wording import ConfigError
 
 EXAMPLES = (
     "fedsam list",
@@ -55,7 +53,7 @@ def command(
     the files that come with fedsam; default: the names of all of them. With KIND, what each is.
 
     NAME, or --details for all, shows hyperparameters, defaults, allowed values and sources. NAME may be module:attribute.
-    For optimizers, a second table has the passes of a step, as documented and as measured now; that takes a few seconds.
+    For optimizers, a second table has the passes of a step, as documented and as measured.
     """
     if components and kind in (None, Kind.CONFIGS):
         raise ConfigError(f"{components[0]!r} is not allowed: only the components of a kind have details")
@@ -110,16 +108,5 @@ def _details(kind: Kind, components: Sequence[str]) -> Sequence[Table]:
     if kind is Kind.CONFIGS:
         return [_meanings(kind)]
     from experiments.cli import console_tables
-    from experiments.settings.catalogue import TABLES
 
-    table = TABLES[kind]
-    return console_tables.shown(kind, {name: _find(table, kind, name) for name in components} if components else table)
-
-
-def _find(table: Mapping[str, Any], kind: Kind, name: str) -> Any:
-    if isinstance(table, Registry):
-        with unknown_names():
-            return table.find(name, kind)
-    if name not in table:
-        raise ConfigError(f"{kind}: {name!r} is not known{nearest(name, list(table))}; allowed: {', '.join(sorted(table))}")
-    return table[name]
+    return console_tables.shown(kind, components)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fedsam.config import ConfigError
+from fedsam.wording import ConfigError
 
 EXAMPLES = ("fedsam new my_experiments", "cd my_experiments && fedsam run config.toml")
 TEMPLATE = "project_template"

@@ -9,11 +9,11 @@ import typer
 
 from experiments.cli.options import ConfigFile, DataRoot, Overrides, read_experiments
 from experiments.cli.output import FAILED, check_file, print_error, print_line, print_table
-from fedsam.config import Component, Experiment
 from fedsam.formatting import printable
 
 if TYPE_CHECKING:
     from experiments.running.grids import DatasetCache
+    from fedsam.config import Component, Experiment
     from fedsam.data.datasets import Dataset
 
 EXAMPLES = (

@@ -9,8 +9,8 @@ import typer
 
 from experiments.cli.options import RUNS_DIR, Baseline, RunIds, RunsDir, Target
 from experiments.cli.output import FAILED, check_folder, print_line, report_runs
-from fedsam.config import ConfigError
 from fedsam.formatting import plural
+from fedsam.wording import ConfigError
 
 EXAMPLES = (
     "fedsam report",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,7 +21,9 @@ from experiments.cli.options import (
 )
 from experiments.cli.output import exit_on_failure, graceful_shutdown_of_runs, progress_callback, report_runs
 from experiments.settings.toml import toml
-from fedsam.config import Experiment
+
+if TYPE_CHECKING:
+    from fedsam.config import Experiment
 
 EXAMPLES = (
     "fedsam run quickstart",
@@ -63,8 +65,14 @@ def command(
 
 
 def _print_settings(experiments: Sequence[Experiment]) -> None:
-    from experiments.settings.catalogue import resolved
+    from experiments.settings.resolved import resolve
     from experiments.settings.sweep import as_sweep
 
-    text = toml(as_sweep([resolved(experiment) for experiment in experiments]))
+    text = toml(as_sweep([resolve(experiment) or _checked(experiment) for experiment in experiments]))
     typer.echo(f"# {len(experiments)} runs\n{text}" if len(experiments) > 1 else text)
+
+
+def _checked(experiment: Experiment) -> dict[str, Any]:
+    from experiments.settings.catalogue import resolved  # imports torch
+
+    return resolved(experiment)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import typer
 
 from experiments.cli.options import ConfigFile, DataRoot, NewRunsDir, Overrides, read_experiments
-from fedsam.config import ConfigError, Experiment
+from fedsam.wording import ConfigError
+
+if TYPE_CHECKING:
+    from fedsam.config import Experiment
 
 EXAMPLES = (
     "fedsam run-config quickstart -o client.optimizer.name=sam -o data.clients=10 > run.toml",

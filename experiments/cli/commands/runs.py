@@ -9,7 +9,7 @@ import typer
 
 from experiments.cli.options import RUNS_DIR, RunsDir
 from experiments.cli.output import print_table
-from fedsam.config import ConfigError
+from fedsam.wording import ConfigError
 
 EXAMPLES = (
     "fedsam runs",

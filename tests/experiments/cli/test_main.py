@@ -22,7 +22,6 @@ from rich.console import Console
 
 from experiments.cli import console_tables, main
 from experiments.cli.commands.list import Kind
-from experiments.cli.console_tables import settings_of, summary
 from experiments.cli.output import exit_on_failure
 from experiments.reporting import figures
 from experiments.reporting import report as report_module
@@ -30,6 +29,7 @@ from experiments.running.progress import Callback
 from experiments.running.scheduler import Outcome
 from experiments.settings import names, shipped
 from experiments.settings.catalogue import REGISTRIES, TABLES, resolved
+from experiments.settings.describing import settings_of, summary
 from experiments.settings.sweep import expand
 from fedsam.config import ConfigError, Experiment, parse
 from fedsam.data import datasets
@@ -124,20 +124,29 @@ def config_file(tmp_path: Path, runs_dir: Path) -> Path:
     return path
 
 
-def test_import_help_and_lists_are_light() -> None:
-    heavy = "torch", "ray", "flwr", "numpy", "matplotlib"
+def test_commands_that_name_list_or_check_import_nothing_heavy(tmp_path: Path) -> None:
+    """One process, the lightest first, because a command finds imported what the commands before it needed."""
+    runs_dir, new = str(tmp_path / "runs"), str(tmp_path / "new")
+    with Results.open(tmp_path / "runs"):
+        pass
+    least = "torch", "ray", "flwr", "sympy", "matplotlib", "scipy", "sklearn", "pandas", "numpy", "pydantic"
+    listed = (["list"], ["list", "optimizers", "sam"], ["list", "methods", "--details"], ["list", "configs"])
     code = f"""
 import sys, experiments.cli.main
-for arguments in (["--help"], ["--version"], ["list"], ["list", "optimizers"], ["list", "methods"], ["list", "configs"]):
-    try:
-        experiments.cli.main.main(arguments)
-    except SystemExit as stopped:
-        if stopped.code or set({heavy!r}) & set(sys.modules):
-            sys.exit(f"{{arguments}}: {{stopped.code}}, {{sorted(set({heavy!r}) & set(sys.modules))}}")
+def check(commands, heavy):
+    for arguments in commands:
+        try:
+            experiments.cli.main.main(arguments)
+        except SystemExit as stopped:
+            if stopped.code or set(heavy) & set(sys.modules):
+                sys.exit(f"{{arguments}}: {{stopped.code}}, {{sorted(set(heavy) & set(sys.modules))}}")
+check([["--help"], ["--version"], ["run", "--help"], ["new", {new!r}], *{listed!r}], {least!r})
+check([["runs", "--runs-dir", {runs_dir!r}]], {least[:-2]!r})
+check([["run", "compare", "--print-config"], ["run", "quickstart", "--print-config", "-o", "client.optimizer.lr=1"]], {least[:-2]!r})
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.strip()) == (0, "")
-    assert "Usage" in done.stdout
+    assert "Usage" in done.stdout and "arXiv:2010.01412" in done.stdout and "# 4 runs" in done.stdout
 
 
 def test_the_module_is_the_same_command() -> None:

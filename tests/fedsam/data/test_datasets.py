@@ -201,6 +201,7 @@ def test_root_that_cannot_be_written(server: Path, tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize("how", ["argument", "environment", "home"])
 def test_root_is_argument_then_environment_then_cache(how: str, server: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("FEDSAM_HOME")
     monkeypatch.setenv("FEDSAM_DATA", "" if how == "home" else str(tmp_path / "environment"))
     load("cifar100", tmp_path / "argument" if how == "argument" else None)
     places = {"argument": tmp_path / "argument", "environment": tmp_path / "environment", "home": tmp_path / "home/.cache/fedsam"}

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import grpc
+import psutil
 import pytest
 from flwr.clientapp import ClientApp
 
@@ -103,6 +104,8 @@ def test_every_listening_socket_refuses_who_has_no_token(head: str) -> None:
     ports = listening({os.getpid(), *descendants(os.getpid())})
     assert {"gcs_server", "raylet"} <= set(ports.values())
     assert len(ports) >= 6  # the head, three of the node, this process, the actor
+    commands = [" ".join(psutil.Process(pid).cmdline()) for pid in descendants(os.getpid())]
+    assert not [line for line in commands if "dashboard/dashboard.py" in line or "autoscaler/_private/monitor.py" in line]
     got = {f"{name}:{port}": answers(head.partition(":")[0], port) for port, name in ports.items()}
     assert not {where: what for where, what in got.items() if not what <= {"UNAUTHENTICATED", "UNIMPLEMENTED", "401"}}
     assert not {where: what for where, what in got.items() if not what & {"UNAUTHENTICATED", "401"}}
