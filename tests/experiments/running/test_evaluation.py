@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from experiments import Experiment, run
-from experiments.running.evaluation import CHUNKS, Evaluator
+from experiments.running.evaluation import UNION_CHUNKS, Evaluator
 from experiments.running.grids import grids
 from experiments.running.progress import Callback
 from experiments.running.run import Result, Session
@@ -96,7 +97,7 @@ def test_slices_pass_through_the_model(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("clients", [3, 20])
 def test_the_union_is_all_clients_examples(tmp_path: Path, clients: int) -> None:
-    assert 3 < CHUNKS < 20  # fewer clients than queries, and more
+    assert 3 < UNION_CHUNKS < 20  # fewer clients than queries, and more
     experiment = settings(tmp_path, data__clients=clients, server__participation=2)
     result, data = run(experiment), federation(settings(tmp_path))
     whole = datasets.Images(*(torch.cat([getattr(data.client_examples(c), name) for c in range(20)]) for name in ("x", "y")))
@@ -198,8 +199,10 @@ def test_a_vector_that_is_not_finite_is_measured(tmp_path: Path) -> None:
         grid, dataset = grid_of(experiment)
         result = serve(check(experiment), grid, dataset, Callback())
         network, row = Network(result.model, dtype=torch.float64), replace(result.rows[-1], measures={})
+        kept = list[tuple[Row, Sequence[Slice]]]()
         evaluator = Evaluator(experiment, grid, network, dataset, np.ones((20, 10), dtype=np.int64))
-        measured, slices = evaluator.evaluate(row, torch.full_like(result.w, math.nan), torch.empty(0), last=True)
+        evaluator.evaluate(row, torch.full_like(result.w, math.nan), torch.empty(0), lambda *found: kept.append(found), last=True)
+        ((measured, slices),) = kept
     estimates = [value for name, value in measured.measures.items() if name.startswith(("hessian", "sharpness"))]
     assert measured.measures.keys() == result.rows[-1].measures.keys()
     assert len(estimates) == 22 and all(map(math.isnan, estimates))
