@@ -45,6 +45,10 @@ def make(dataset: Dataset | None = None) -> ClientApp:
     def speed(message: Message, context: Context) -> Message:
         return queries.speed(cache.get(context), message, context)
 
+    @made.query("test")
+    def test(message: Message, context: Context) -> Message:
+        return queries.test(cache.get(context), message)
+
     @made.query("union")
     def union(message: Message, context: Context) -> Message:
         return queries.union(cache.get(context), message)

@@ -11,8 +11,9 @@ from dataclasses import replace
 from flwr.app import Context, Message
 
 from clients.runtime import ClientRuntime
+from fedsam.data.datasets import Images
 from fedsam.evaluation import flatness as measures
-from fedsam.evaluation.accuracy import evaluate
+from fedsam.evaluation.accuracy import evaluate, score
 from fedsam.evaluation.sharpness import LossSlice
 from fedsam.messages import codec
 
@@ -29,15 +30,28 @@ def speed(runtime: ClientRuntime, message: Message, context: Context) -> Message
     return Message(codec.encode_answer(codec.Answer({"seconds": seconds})), reply_to=message)
 
 
+def test(runtime: ClientRuntime, message: Message) -> Message:
+    """The reply to `query.test`: the `Scores` of the batches `from` to `to` - 1 of the test set."""
+    start = time.perf_counter()
+    broadcast, asked = codec.decode_query(message.content, runtime.federation.device)
+    dataset, size = runtime.federation.dataset, runtime.experiment.measure.batch_size
+    part = slice(int(asked["from"]) * size, int(asked["to"]) * size)
+    images = Images(dataset.test.x[part], dataset.test.y[part])
+    scores = score(runtime.network, broadcast.vectors["w"], runtime.receive(broadcast), images, dataset, size)
+    cost = {"seconds": time.perf_counter() - start}
+    return Message(codec.encode_answer(codec.Answer(cost=cost, vectors=vars(scores))), reply_to=message)
+
+
 def union(runtime: ClientRuntime, message: Message) -> Message:
     """The reply to `query.union`: sums of loss and right answers over the training examples of the clients `from` to `to` - 1."""
+    start = time.perf_counter()
     broadcast, asked = codec.decode_query(message.content, runtime.federation.device)
     images, dataset = runtime.federation.client_examples(*range(int(asked["from"]), int(asked["to"]))), runtime.federation.dataset
     found = evaluate(
         runtime.network, broadcast.vectors["w"], runtime.receive(broadcast), images, dataset, runtime.experiment.measure.batch_size
     )
     sums = {"num-examples": found.examples, "total-loss": found.total_loss, "correct": sum(found.correct_per_class)}
-    return Message(codec.encode_answer(codec.Answer(sums)), reply_to=message)
+    return Message(codec.encode_answer(codec.Answer(sums, {"seconds": time.perf_counter() - start})), reply_to=message)
 
 
 def flatness(runtime: ClientRuntime, message: Message) -> Message:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
@@ -18,7 +17,6 @@ from experiments.settings.catalogue import CheckedExperiment, sampler
 from experiments.settings.method import Method
 from experiments.settings.method_cost import cost
 from fedsam.config import Experiment
-from fedsam.data.augmentation import normalize
 from fedsam.data.datasets import Dataset
 from fedsam.data.federated import batch_sizes, partition_examples
 from fedsam.messages import codec
@@ -122,12 +120,12 @@ class Forecaster:
         kind = (*model, *(component.model_dump_json() for component in components), work.batch_size)
         flat = experiment.measure.flatness
         step = self._cached(kind, lambda: self._step_seconds(experiment, method.rule, network, work))
-        one = self._cached(model, lambda: _evaluation_seconds(experiment, network, dataset))
+        one = self._cached(model, lambda: self._evaluation_seconds(experiment, method.rule, network, dataset))
         flatness = self._cached((*model, flat.model_dump_json()), lambda: self._flatness_seconds(experiment, method.rule, network, work))
         times = 1 + (work.rounds - 1) // flat.every if flat.every else 1
         trained = work.steps * step
         at_once = min(self._group.size, max(1.0, work.cohort))
-        return Forecast(work, trained, trained / at_once + work.evaluated_examples * one + times * flatness)
+        return Forecast(work, trained, trained / at_once + work.evaluated_examples * one / self._group.size + times * flatness)
 
     def _cached(self, key: object, measure: Callable[[], float]) -> float:
         if key not in self._seconds:
@@ -142,6 +140,12 @@ class Forecaster:
             seconds = reply.metrics["seconds"]
             steps = max(2, min(usual, int(PROBE_SECONDS / seconds)))
         return seconds
+
+    def _evaluation_seconds(self, experiment: Experiment, rule: ServerRule, network: Network, dataset: Dataset) -> float:
+        """Seconds of evaluating one example, measured on the second of two batches."""
+        for _ in range(2):
+            (answer,) = self._query(experiment, rule, network, 0, "test", [{"from": 0, "to": 1}])
+        return answer.cost["seconds"] / min(experiment.measure.batch_size, len(dataset.test.y))
 
     def _flatness_seconds(self, experiment: Experiment, rule: ServerRule, network: Network, workload: Workload) -> float:
         """Seconds of measuring flatness once, extrapolated from one batch of examples."""
@@ -175,14 +179,3 @@ class Forecaster:
                 raise RunError(f"client {client} failed before the first round (seed {experiment.seed}): {reply.error.reason}")
             answers.append(codec.decode_answer(reply.content))
         return answers
-
-
-def _evaluation_seconds(experiment: Experiment, network: Network, dataset: Dataset) -> float:
-    """Seconds of evaluating one example, measured on the second of two batches."""
-    x, seconds = dataset.test.x[: experiment.measure.batch_size], 0.0
-    with torch.no_grad(), network.evaluating():
-        for _ in range(2):
-            start = time.perf_counter()
-            network(network.initial, normalize(x, dataset.mean, dataset.std, network.initial.dtype))
-            seconds = time.perf_counter() - start
-    return seconds / len(x)

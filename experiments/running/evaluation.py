@@ -1,14 +1,14 @@
-"""Evaluation of the global vector after a round: on the test set in this process, everything else where the clients are.
+"""Evaluation of the global vector after a round by queries to clients: of the test set, of all clients' examples, of flatness.
 
 The client that a query is addressed to decides where it is computed, nothing else. Queries and the order of sums are fixed, so the
-number of actors changes no value.
+number of actors changes no value, nor does what they do meanwhile.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -21,15 +21,16 @@ from torch import Tensor
 
 from fedsam.config import Experiment
 from fedsam.data.datasets import Dataset
-from fedsam.evaluation import accuracy
-from fedsam.evaluation.accuracy import class_accuracies, client_accuracies, client_accuracy_summary
+from fedsam.evaluation.accuracy import Scores, class_accuracies, client_accuracies, client_accuracy_summary, score
+from fedsam.grid.base import LocalGrid
 from fedsam.messages import codec
 from fedsam.messages.codec import Answer
 from fedsam.models.network import Network
 from fedsam.results.rows import Row, Slice
 from strategies.round import RunError
 
-CHUNKS = 16  # of clients, whose examples one query of the union covers
+UNION_CHUNKS = 16  # of clients, whose examples one query of the union covers
+TEST_CHUNKS = 20  # of batches of the test set
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Evaluator:
     """What a run measures, and with what.
 
     Attributes:
-        network: Evaluates the test set.
+        network: Evaluates the test set where the grid is not ours: no vectors are sent for it.
         label_distribution: Examples of each class that each client holds, (clients, classes).
     """
 
@@ -55,38 +56,60 @@ class Evaluator:
     dataset: Dataset
     label_distribution: NDArray[np.integer[Any]]
 
-    def evaluate(self, row: Row, w: Tensor, buffers: Tensor, *, last: bool) -> tuple[Row, list[Slice]]:
-        """The row of a round with what is due after it, and the slices.
+    def due(self, round: int, *, last: bool) -> list[EvaluationRequest]:
+        """What is measured after a round, the longest queries first; `last`: the run ends with it."""
+        settings = self.experiment.measure
+        every, parts = settings.flatness.every, TEST_CHUNKS if isinstance(self.grid, LocalGrid) else 1
+        names = dict.fromkeys(settings.flatness.measures) if last or (every and round % every == 0) else ()
+        clients = len(self.label_distribution) if last and settings.union else 0
+        batches = -(-len(self.dataset.test.y) // settings.batch_size) if last or round % settings.every == 0 else 0
+        return [
+            *(EvaluationRequest("flatness", {"measure": name}) for name in names),
+            *(EvaluationRequest("union", chunk) for chunk in _chunks(clients, UNION_CHUNKS)),
+            *(EvaluationRequest("test", chunk) for chunk in _chunks(batches, parts)),
+        ]
+
+    def evaluate(self, row: Row, w: Tensor, buffers: Tensor, done: Callable[[Row, Sequence[Slice]], None], *, last: bool) -> None:
+        """Have a round evaluated: in the background where the grid is ours, and now where it is not.
 
         Args:
             w: Global vector (P,), with its running statistics `buffers` (Q,).
+            done: Is called with the row, which then has the measures that are due, and the slices; row after row.
             last: Whether the run ends with this round.
 
         Raises:
-            RunError: A query failed; the message names it.
+            RunError: A query failed; the message names it and the round. What is in the background is raised by the grid's methods.
         """
-        start, settings = time.perf_counter(), self.experiment.measure
-        every = settings.flatness.every
-        names = list(dict.fromkeys(settings.flatness.measures)) if last or (every and row.round % every == 0) else []
-        chunks = _chunks(len(self.label_distribution)) if last and settings.union else []
-        queries = [
-            *(EvaluationRequest("flatness", {"measure": name}) for name in names),
-            *(EvaluationRequest("union", chunk) for chunk in chunks),
-        ]
-        tested = self._tested(w, buffers, last=last) if last or row.round % settings.every == 0 else {}
-        if not queries and not tested:
-            return row, []
-        answers = self._query(queries, w, buffers, row.round)
-        flat, union = answers[: len(names)], answers[len(names) :]
-        values = {**row.measures, **tested, **_flatness(flat), **_union(union)}
-        slices = [_slice(row, name, answer.slice) for name, answer in zip(names, flat, strict=True) if answer.slice]
-        return replace(row, measures=values, evaluate_seconds=time.perf_counter() - start), slices
+        queries = self.due(row.round, last=last)
+        sent = [query for query in queries if query.action != "test" or isinstance(self.grid, LocalGrid)]
+        messages = self._messages(sent, w, buffers, row.round)
 
-    def _tested(self, w: Tensor, buffers: Tensor, *, last: bool) -> dict[str, float]:
-        device = self.network.parameters[0].device
-        test = accuracy.evaluate(
-            self.network, w.to(device), buffers.to(device), self.dataset.test, self.dataset, self.experiment.measure.batch_size
-        )
+        def finish(replies: Iterable[Message]) -> None:
+            found = self._answers(sent, replies, row.round)
+            found += [self._tested(w, buffers)] if len(sent) < len(queries) else []
+            done(*self._measured(row, queries, found, last=last))
+
+        if isinstance(self.grid, LocalGrid):
+            self.grid.push_background(messages, finish)
+        else:
+            finish(self.grid.send_and_receive(messages))
+
+    def _measured(
+        self, row: Row, queries: Sequence[EvaluationRequest], answers: Sequence[Answer], *, last: bool
+    ) -> tuple[Row, list[Slice]]:
+        """The row with the measures that the answers come to, and the slices."""
+        pairs = list(zip(queries, answers, strict=True))
+        flat, union, test = ([pair for pair in pairs if pair[0].action == action] for action in ("flatness", "union", "test"))
+        tested = self._test_measures([answer for _, answer in test], last=last)
+        values = {**row.measures, **tested, **_flatness([answer for _, answer in flat]), **_union([answer for _, answer in union])}
+        slices = [_slice(row, str(query.parameters["measure"]), answer.slice) for query, answer in flat if answer.slice]
+        return replace(row, measures=values, evaluate_seconds=sum(answer.cost["seconds"] for answer in answers)), slices
+
+    def _test_measures(self, answers: Sequence[Answer], *, last: bool) -> dict[str, float]:
+        if not answers:
+            return {}
+        scores = Scores.joined([Scores(**answer.vectors) for answer in answers])
+        test = scores.evaluation(self.dataset.test.y, self.dataset.classes)
         clients = {
             f"client_accuracy_{name}": value
             for name, value in client_accuracy_summary(client_accuracies(test, self.label_distribution)).items()
@@ -94,10 +117,18 @@ class Evaluator:
         classes = {f"class_accuracy_{kind}": value for kind, value in enumerate(class_accuracies(test)) if last and math.isfinite(value)}
         return {"test_accuracy": test.accuracy, "test_loss": test.loss, "calibration_error": test.calibration_error, **clients, **classes}
 
-    def _query(self, queries: Sequence[EvaluationRequest], w: Tensor, buffers: Tensor, round: int) -> list[Answer]:
-        """The answers, in the order of the queries, which share one record of the vectors."""
+    def _tested(self, w: Tensor, buffers: Tensor) -> Answer:
+        """As a client's answer to a query of the whole test set."""
+        start, device = time.perf_counter(), self.network.parameters[0].device
+        scores = score(self.network, w.to(device), buffers.to(device), self.dataset.test, self.dataset, self.experiment.measure.batch_size)
+        return Answer(cost={"seconds": time.perf_counter() - start}, vectors=vars(scores))
+
+    def _messages(self, queries: Sequence[EvaluationRequest], w: Tensor, buffers: Tensor, round: int) -> list[Message]:
+        """The queries, which share one record of the vectors."""
+        if not queries:
+            return []
         record, nodes = codec.arrays({"w": w, **({"buffers": buffers} if buffers.numel() else {})}), list(self.grid.get_node_ids())
-        messages = [
+        return [
             Message(
                 codec.encode_query(record, round, query.parameters, constants=self.network.constants),
                 dst_node_id=nodes[number % len(nodes)],
@@ -106,8 +137,11 @@ class Evaluator:
             )
             for number, query in enumerate(queries)
         ]
-        replies = {reply.metadata.group_id: reply for reply in self.grid.send_and_receive(messages)}
-        return [self._answer(query, replies.get(str(number)), round) for number, query in enumerate(queries)]
+
+    def _answers(self, queries: Sequence[EvaluationRequest], replies: Iterable[Message], round: int) -> list[Answer]:
+        """The answers, in the order of the queries."""
+        found = {reply.metadata.group_id: reply for reply in replies}
+        return [self._answer(query, found.get(str(number)), round) for number, query in enumerate(queries)]
 
     def _answer(self, query: EvaluationRequest, reply: Message | None, round: int) -> Answer:
         if reply is not None and not reply.has_error():
@@ -117,8 +151,9 @@ class Evaluator:
         raise RunError(f"measuring {what} after round {round} (seed {self.experiment.seed}) {reason}")
 
 
-def _chunks(clients: int) -> list[dict[str, int | str]]:
-    edges = np.linspace(0, clients, min(CHUNKS, clients) + 1).astype(int).tolist()
+def _chunks(number: int, most: int) -> list[dict[str, int | str]]:
+    """So many things in at most so many chunks."""
+    edges = np.linspace(0, number, min(most, number) + 1).astype(int).tolist()
     return [{"from": first, "to": end} for first, end in pairwise(edges)]
 
 

@@ -45,7 +45,7 @@ class Callback:
         """A run has a warning for the user."""
 
     def round(self, row: Row) -> None:
-        """A round is finished and stored."""
+        """A round is finished, evaluated and stored; the next one may have begun. Rounds come in order."""
 
     def finished(self, run_id: str, status: str, error: str | None) -> None:
         """A run has ended; `error` is the reason when `status` is not `finished`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +31,7 @@ from fedsam.messages import aggregation, codec
 from fedsam.models.network import Network
 from fedsam.results.final import final_measures
 from fedsam.results.model_files import save_model
-from fedsam.results.rows import ClientRow, Row, as_table
+from fedsam.results.rows import ClientRow, Row, Slice, as_table
 from fedsam.results.store import Results
 from fedsam.schedules import known_rounds
 from fedsam.system.cost import OtherProcesses, count_flops, gpu_energy
@@ -101,8 +101,8 @@ class Session:
     """One run in progress: the strategy, the network that evaluates, and where rows go.
 
     Attributes:
-        rows: The rounds so far.
-        spent: Their gradient evaluations.
+        rows: The rounds that are evaluated so far.
+        spent: Gradient evaluations of all rounds so far.
     """
 
     def __init__(
@@ -133,13 +133,18 @@ class Session:
     def run(self) -> Result:
         """All rounds; rows are kept as they come."""
         logging.getLogger("flwr").setLevel(logging.WARNING)
-        # The server's vectors stay on the CPU, where updates arrive; only evaluation uses the device.
+        # The server's vectors stay on the CPU, where updates arrive; only evaluation in this process uses the device.
         w, buffers = self.network.initial.cpu(), self.network.buffers.cpu()
         self.strategy.begin(w.clone(), buffers, self.network.constants)
         initial = {"w": w} | ({"buffers": buffers} if buffers.numel() else {})
         deadline = self.experiment.server.deadline or math.inf
-        with suppress(_BudgetSpentError):
-            self.strategy.start(self.grid, codec.arrays(initial), self.experiment.rounds, timeout=deadline, evaluate_fn=self._evaluate)
+        try:
+            with suppress(_BudgetSpentError):
+                self.strategy.start(self.grid, codec.arrays(initial), self.experiment.rounds, timeout=deadline, evaluate_fn=self._evaluate)
+        except Exception:
+            if isinstance(self.grid, LocalGrid):
+                self.grid.finish()  # the rounds before the error are kept, and the actors are free for the next run
+            raise
         budget = self.experiment.budget
         if budget is not None and self.spent < budget:
             note = f"rounds: all {len(self.rows)} are over after {self.spent} gradient evaluations of a budget of {budget}"
@@ -163,13 +168,10 @@ class Session:
             lost = int((~torch.isfinite(evaluated)).sum())
             row = replace(row, measures={**row.measures, "nonfinite_parameters": lost})
         last = self._is_last(row)
-        row, slices = self.evaluator.evaluate(row, self.strategy.evaluated, self.strategy.buffers, last=last)
-        self.results.append_round(row)
-        for found in slices:
-            self.results.add_slice(found)
-        self.rows.append(row)
         self.spent += row.gradient_evaluations
-        self.callback.round(row)
+        self.evaluator.evaluate(row, self.strategy.evaluated, self.strategy.buffers, self._keep, last=last)
+        if isinstance(self.grid, LocalGrid):
+            self.grid.await_background(0 if last or not self._may_overlap(round) else 1)
         if self.experiment.checkpoint.every and round % self.experiment.checkpoint.every == 0:
             self._save(f"round-{round:05d}")
         # Actors of a Ray that others started are no processes of ours, and so would count as others'.
@@ -178,6 +180,25 @@ class Session:
         if last and round < self.experiment.rounds:
             raise _BudgetSpentError
         return None
+
+    def _may_overlap(self, round: int) -> bool:
+        """Whether the next round may train while this one is evaluated.
+
+        It may not where a client may be late for that, where energy is counted, which would be that of both, and where flatness is
+        measured, by which queries an actor is held up for long.
+        """
+        flat = any(query.action == "flatness" for query in self.evaluator.due(round, last=False))
+        return self.experiment.server.deadline is None and self.strategy.round_config.energy is None and not flat
+
+    def _keep(self, row: Row, slices: Sequence[Slice]) -> None:
+        """Store a round with its measures and tell of it; not one that follows a round that was not stored, because of an error."""
+        if row.round > len(self.rows) + 1:
+            return
+        self.results.append_round(row)
+        for found in slices:
+            self.results.add_slice(found)
+        self.rows.append(row)
+        self.callback.round(row)
 
     def _is_last(self, row: Row) -> bool:
         """Whether the run ends with this round, whose training `row` tells; it is not among `rows` yet."""

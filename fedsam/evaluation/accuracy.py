@@ -6,8 +6,8 @@ Legend: `w: (P,)`, `buffers: (Q,)`; `p: (clients, classes)` share of each class 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -55,31 +55,64 @@ class Evaluation:
         return sum(self.correct_per_class) / self.examples
 
 
+@dataclass(frozen=True)
+class Scores:
+    """What a network says of images, on the CPU; scores of consecutive batches are joined without changing a bit of an evaluation.
+
+    Attributes:
+        losses: Sum of the cross-entropies (nats) of each batch (batches,), in float64.
+        confidence: Probability of the predicted class (N,).
+        predicted: That class (N,).
+    """
+
+    losses: Tensor
+    confidence: Tensor
+    predicted: Tensor
+
+    @classmethod
+    def joined(cls, parts: Sequence[Scores]) -> Scores:
+        """The scores of all parts, in order."""
+        return cls(*(torch.cat([getattr(part, each.name) for part in parts]) for each in fields(cls)))
+
+    def evaluation(self, labels: Tensor, classes: int) -> Evaluation:
+        """What they come to on images with these labels (N,); batch losses are added up in order."""
+        right, total = self.predicted == labels, 0.0
+        for loss in self.losses.tolist():  # `sum` compensates for rounding from Python 3.12 on
+            total += loss
+        return Evaluation(
+            total_loss=total,
+            correct_per_class=tuple(torch.bincount(labels[right], minlength=classes).tolist()),
+            examples_per_class=tuple(torch.bincount(labels, minlength=classes).tolist()),
+            calibration_error=calibration_error(self.confidence, right),
+        )
+
+
+def score(network: Network, w: Tensor, buffers: Tensor, images: Images, dataset: Dataset, batch_size: int = 500) -> Scores:
+    """Score images in evaluation mode, without augmentation.
+
+    Args:
+        dataset: Source of the normalization constants.
+    """
+    device, dtype = w.device, w.dtype
+    losses, confidence, predicted = [], [], []
+    network.buffers = buffers
+    with torch.no_grad(), network.evaluating():
+        for x, y in zip(images.x.split(batch_size), images.y.split(batch_size), strict=True):
+            logits = network(w, normalize(x.to(device), dataset.mean, dataset.std, dtype))
+            losses.append(functional.cross_entropy(logits, y.to(device), reduction="sum").double())
+            most = logits.softmax(dim=1).max(dim=1)
+            confidence.append(most.values)
+            predicted.append(most.indices)
+    return Scores(torch.stack(losses).cpu(), torch.cat(confidence).cpu(), torch.cat(predicted).cpu())
+
+
 def evaluate(network: Network, w: Tensor, buffers: Tensor, images: Images, dataset: Dataset, batch_size: int = 500) -> Evaluation:
     """Evaluate in evaluation mode, without augmentation; the result does not depend on the batch size.
 
     Args:
         dataset: Source of the normalization constants and the number of classes.
     """
-    device, dtype = w.device, w.dtype
-    loss = torch.zeros((), dtype=torch.float64, device=device)
-    confidence, predicted = [], []
-    network.buffers = buffers
-    with torch.no_grad(), network.evaluating():
-        for x, y in zip(images.x.split(batch_size), images.y.split(batch_size), strict=True):
-            logits = network(w, normalize(x.to(device), dataset.mean, dataset.std, dtype))
-            loss += functional.cross_entropy(logits, y.to(device), reduction="sum").double()
-            most = logits.softmax(dim=1).max(dim=1)
-            confidence.append(most.values)
-            predicted.append(most.indices)
-    labels = images.y.cpu()
-    right = torch.cat(predicted).cpu() == labels
-    return Evaluation(
-        total_loss=float(loss),
-        correct_per_class=tuple(torch.bincount(labels[right], minlength=dataset.classes).tolist()),
-        examples_per_class=tuple(torch.bincount(labels, minlength=dataset.classes).tolist()),
-        calibration_error=calibration_error(torch.cat(confidence).cpu(), right),
-    )
+    return score(network, w, buffers, images, dataset, batch_size).evaluation(images.y.cpu(), dataset.classes)
 
 
 def calibration_error(confidence: Tensor, right: Tensor) -> float:

@@ -124,6 +124,19 @@ class LocalGrid(Grid):
         return self._exchange(shards, math.inf if timeout is None else timeout) if shards else []
 
     @abstractmethod
+    def push_background(self, messages: Iterable[Message], done: Callable[[Sequence[Message]], None]) -> None:
+        """Send messages that leave their clients' states alone, for actors that have nothing else to do.
+
+        Args:
+            done: Is called with the replies in the order of the messages once all are there, and after that of what was pushed before. The
+                grid's other methods call it; what it raises, they raise.
+        """
+
+    @abstractmethod
+    def await_background(self, most: int = 0) -> None:
+        """Wait until the replies to all but the `most` last of the calls of `push_background` are there."""
+
+    @abstractmethod
     def finish(self) -> None:
         """Have the clients run what was pushed to them, and end those that are late: nothing is sent any more."""
 
@@ -139,8 +152,8 @@ class LocalGrid(Grid):
     def peak_memory(self) -> tuple[int, int | None]:
         """Peak resident bytes of the largest process, peak GPU bytes of the largest actor, as last reported."""
 
-    def _split(self, messages: Iterable[Message]) -> list[Sequence[Message]]:
-        """The messages with their ids, in shards whose messages have the same time to live."""
+    def _split(self, messages: Iterable[Message], shard_size: int | None = None) -> list[Sequence[Message]]:
+        """The messages with their ids, in shards whose messages have the same time to live; of the grid's size by default."""
         sent = list(messages)
         self.check_nodes(sent)
         for message in sent:
@@ -150,7 +163,9 @@ class LocalGrid(Grid):
             self._node_queries = MAX_NODE_QUERIES
             self.callback.sent(sent)
         parts = [list(part) for _, part in groupby(sent, lambda message: message.metadata.ttl)]
-        return [part for same in parts for shard in aggregation.shards(same, self._shard_size) for part in _split_repeated(shard)]
+        return [
+            part for same in parts for shard in aggregation.shards(same, shard_size or self._shard_size) for part in _split_repeated(shard)
+        ]
 
     def _keep_replies(self, replies: Iterable[Message]) -> None:
         """Keep replies until they are taken."""

@@ -48,6 +48,13 @@ class InlineGrid(LocalGrid):
         self._pushed += shards
         return [message.metadata.message_id for shard in shards for message in shard]
 
+    def push_background(self, messages: Iterable[Message], done: Callable[[Sequence[Message]], None]) -> None:
+        """As `LocalGrid.push_background`; all is done at once."""
+        done(self.send_and_receive(messages))
+
+    def await_background(self, most: int = 0) -> None:
+        """There is nothing to wait for."""
+
     def finish(self) -> None:
         """As `LocalGrid.finish`."""
         self._update()

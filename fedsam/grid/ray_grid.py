@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from flwr.app import ArrayRecord, Error, Message
@@ -34,6 +35,7 @@ class RayGrid(LocalGrid):
         self.states = ClientStates(_copy)
         self._scheduler = Scheduler()
         self._sent: list[Shard] = []  # whose replies may still be asked for
+        self._background: deque[tuple[Sequence[Shard], Callable[[Sequence[Message]], None]]] = deque()  # with what their replies go to
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """As `LocalGrid.push_messages`: all shards are assigned at once, each to the actor with the fewest, once there are actors."""
@@ -42,6 +44,18 @@ class RayGrid(LocalGrid):
         self._queue(shards, time.monotonic())
         self._assign(ahead=True)
         return [message.metadata.message_id for shard in shards for message in shard]
+
+    def push_background(self, messages: Iterable[Message], done: Callable[[Sequence[Message]], None]) -> None:
+        """As `LocalGrid.push_background`: each message by itself goes to an actor for which no other waits, and sees no state."""
+        shards = self._split(messages, 1)
+        self._background.append((self._queue(shards, time.monotonic(), background=True), done))
+        self._assign()
+        self._answer_background()
+
+    def await_background(self, most: int = 0) -> None:
+        """As `LocalGrid.await_background`."""
+        while len(self._background) > most:
+            self._advance(math.inf)
 
     def finish(self) -> None:
         """As `LocalGrid.finish`."""
@@ -74,6 +88,8 @@ class RayGrid(LocalGrid):
         self._scheduler.learn(queued)
         replies = [reply for shard in queued for reply in shard.replies or ()]
         self._drop([shard for shard in queued if shard.replies is not None])
+        if self._background:
+            self._assign()  # actors have something to do while the caller goes on
         return replies
 
     def _kept(self, replies: Iterable[Message]) -> bool:
@@ -116,12 +132,12 @@ class RayGrid(LocalGrid):
         while not self.pool.busy:
             self._collect(math.inf)
 
-    def _queue(self, shards: Sequence[Sequence[Message]], now: float) -> list[Shard]:
+    def _queue(self, shards: Sequence[Sequence[Message]], now: float, *, background: bool = False) -> list[Shard]:
         """Queue shards, the longest first; gives them in their own order."""
         records = _store([message for shard in shards for message in shard])
-        queued = [Shard(messages, records, expires=now + time_to_live(messages[0])) for messages in shards]
+        queued = [Shard(messages, records, background, expires=now + time_to_live(messages[0])) for messages in shards]
         self._sent += queued
-        self._scheduler.add(queued, self._load if self._client_sizes else None)
+        self._scheduler.add(queued, self._load if self._client_sizes and not background else None)
         return queued
 
     def _load(self, shard: Shard) -> int:
@@ -149,7 +165,7 @@ class RayGrid(LocalGrid):
                 records[id(message.content)],
                 self._node_config(message),
                 self.run_config,
-                self.states.get(message.metadata.dst_node_id),
+                None if shard.background else self.states.get(message.metadata.dst_node_id),
             )
             for message in shard.messages
         ]
@@ -200,6 +216,14 @@ class RayGrid(LocalGrid):
         for shard in shards:
             self._keep_replies(shard.done or ())
             self.callback.received(shard.done or ())
+        self._answer_background()
+
+    def _answer_background(self) -> None:
+        """Give away the replies that were pushed for in the background first, for as long as all of them are there."""
+        while self._background and all(shard.replies is not None for shard in self._background[0][0]):
+            shards, done = self._background.popleft()
+            self._drop(shards)
+            done([reply for shard in shards for reply in shard.replies or ()])
 
     def _replace(self, actor: Any, error: Exception) -> None:
         """Start another actor in the place of one that was lost; shards that were lost too often have error replies."""

@@ -26,6 +26,7 @@ class Shard:
 
     Attributes:
         records: The messages' array records in the object store, by identity.
+        background: Whether it goes to an actor only where no other shard can, and in no order with others to its nodes.
         losses: Actors that died over it.
         parts: Its messages one by one, once too many did.
         single: Whether replies stay single whatever its messages ask for, as those of a part, of which only a strategy knows the whole.
@@ -37,6 +38,7 @@ class Shard:
 
     messages: Sequence[Message]
     records: Mapping[int, Any] = field(default_factory=dict)
+    background: bool = False
     losses: int = 0
     parts: Sequence[Shard] = ()
     single: bool = False
@@ -64,8 +66,8 @@ class Shard:
 
     @property
     def nodes(self) -> set[int]:
-        """Where its messages go."""
-        return {message.metadata.dst_node_id for message in self.messages}
+        """Where its messages go in the order in which they are sent."""
+        return set() if self.background else {message.metadata.dst_node_id for message in self.messages}
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,8 @@ class PendingCall:
 class Scheduler:
     """A queue of shards, and the calls in progress.
 
-    Shards go in their order. No node has messages at two actors: the second must find the state that the first leaves. What was at an
-    actor that is replaced goes again, from the same inputs, before all others.
+    Shards go in their order, those in the background after all others. No node has messages at two actors: the second must find the state
+    that the first leaves. What was at an actor that is replaced goes again, from the same inputs, before all others.
 
     Attributes:
         calls: Those in progress, by key, the oldest first.
@@ -99,12 +101,15 @@ class Scheduler:
     def __init__(self) -> None:
         self.calls: dict[Any, PendingCall] = {}
         self._waiting: deque[Shard] = deque()
+        self._background: deque[Shard] = deque()
         self._occupied: set[int] = set()  # nodes with a message at an actor
         self._usual: dict[str, float] = {}  # seconds that a shard takes, by kind
 
     def add(self, shards: Sequence[Shard], load: Callable[[Shard], int] | None = None) -> None:
         """Queue shards, in their order, or those with the largest `load` first."""
-        self._waiting.extend(shards if load is None else sorted(shards, key=load, reverse=True))
+        ordered = shards if load is None else sorted(shards, key=load, reverse=True)
+        self._background.extend(shard for shard in ordered if shard.background)
+        self._waiting.extend(shard for shard in ordered if not shard.background)
 
     def take(self, actors: int, seconds_left: float = math.inf) -> list[Shard]:
         """The shards for the next call, off the queue: the first, and others that go with it; empty where none can go now.
@@ -126,6 +131,8 @@ class Scheduler:
             taken |= shard.nodes
         for shard in found:
             self._waiting.remove(shard)
+        if not found and self._background:
+            found.append(self._background.popleft())
         return found
 
     def _call_size(self, first: Shard, actors: int, seconds_left: float) -> int:
@@ -164,7 +171,8 @@ class Scheduler:
 
     def patience(self) -> float:
         """Clock time up to which the shards that wait do so for late calls; infinite where none waits, or no call is late."""
-        return min((_patience(call) for call in self.calls.values()), default=math.inf) if self._waiting else math.inf
+        waiting = self._waiting or self._background
+        return min((_patience(call) for call in self.calls.values()), default=math.inf) if waiting else math.inf
 
     def overdue(self, now: float) -> list[Shard]:
         """The shards of late calls for which others have waited long enough."""
@@ -220,6 +228,7 @@ class Scheduler:
         late = list(dict.fromkeys(call.actor for call in self.calls.values() if not gone.isdisjoint(call.shards)))
         self._requeue(late)
         self._waiting = deque(shard for shard in self._waiting if shard not in gone)
+        self._background = deque(shard for shard in self._background if shard not in gone)
         return late
 
 

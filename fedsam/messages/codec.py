@@ -112,11 +112,13 @@ class Answer:
         metrics: The numbers asked for.
         cost: What they took.
         slice: The losses of a slice through the loss row by row (`losses`), and where they are (`alphas`).
+        vectors: What is asked for of many examples, by name.
     """
 
     metrics: Mapping[str, float] = field(default_factory=dict)
     cost: Mapping[str, float] = field(default_factory=dict)
     slice: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    vectors: Vectors = field(default_factory=dict)
 
 
 def arrays(vectors: Vectors) -> ArrayRecord:
@@ -241,15 +243,17 @@ def decode_query(content: RecordDict, device: str | torch.device = "cpu") -> tup
 
 
 def encode_answer(answer: Answer) -> RecordDict:
-    """The message content of an answer: a MetricRecord for each of its attributes that is not empty, and `metrics`."""
+    """The message content of an answer: a record for each of its attributes that is not empty, and `metrics`."""
     others = {key: metrics(values) for key, values in (("cost", answer.cost), ("slice", answer.slice)) if values}
-    return flower_private.make_content({"metrics": metrics(answer.metrics), **others})
+    vectors = {"arrays": arrays(answer.vectors)} if answer.vectors else {}
+    return flower_private.make_content({"metrics": metrics(answer.metrics), **others, **vectors})
 
 
 def decode_answer(content: RecordDict) -> Answer:
-    """The answer in a message's content; what is not there is empty."""
+    """The answer in a message's content; what is not there is empty. Its vectors are not to be changed."""
     found, cost, slice = (record(content, key, MetricRecord) or MetricRecord() for key in ("metrics", "cost", "slice"))
-    return Answer(numbers(found), numbers(cost), {name: values for name, values in slice.items() if isinstance(values, list)})
+    losses = {name: values for name, values in slice.items() if isinstance(values, list)}
+    return Answer(numbers(found), numbers(cost), losses, views(record(content, "arrays", ArrayRecord) or ArrayRecord()))
 
 
 def encode_update(update: Update) -> RecordDict:

@@ -55,10 +55,12 @@ class Row:
         bytes_up: From the cohort to the server.
         flops: Floating-point operations of training: evaluations times those of a pass of the model.
         client_seconds: Seconds of local training, sum over clients.
-        wall_seconds: Seconds of the training part of the round.
-        evaluate_seconds: Seconds of the evaluation after it; 0 when there was none.
+        wall_seconds: Seconds from the first broadcast to the new global vector. Actors without a client evaluate the round before
+            meanwhile; one that is at a query of that when the round begins, mostly a batch of test images, ends it first.
+        evaluate_seconds: Seconds that its evaluation computed, sum over queries, which may be answered at once and while the next round
+            trains; 0 when there was none.
         simulated_seconds: Seconds of the round on the simulated clock; None when no time is simulated.
-        energy: Joules of this machine's GPUs during training; None where they have no counter.
+        energy: Joules of this machine's GPUs during training, evaluation left out; None where they have no counter.
         peak_rss: Peak resident memory in bytes of the largest process.
         peak_device_memory: Peak GPU memory in bytes of the largest actor; None without a GPU.
         train_loss: Mean over the cohort, weighted by examples; may be NaN.

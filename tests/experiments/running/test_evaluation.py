@@ -3,34 +3,44 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from flwr.app import Message
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from clients import client_app, queries
+from clients.runtime import ClientRuntime
 from experiments import Experiment, run
-from experiments.running.evaluation import CHUNKS, Evaluator
+from experiments.running import run as running
+from experiments.running.evaluation import UNION_CHUNKS, Evaluator
 from experiments.running.grids import grids
 from experiments.running.progress import Callback
-from experiments.running.run import Result, Session
-from experiments.running.server_app import serve
+from experiments.running.run import Result, Session, cohort_strategy
+from experiments.running.server_app import RunFailed, serve
 from experiments.settings.catalogue import check
+from experiments.settings.method import Method
 from experiments.settings.presets import expand
 from fedsam.data import augmentation, datasets
 from fedsam.data.federated import FederatedDataset
 from fedsam.evaluation.accuracy import client_accuracies, client_accuracy_summary, evaluate
 from fedsam.evaluation.flatness import FLATNESS_MEASURES
+from fedsam.grid.inline import InlineGrid
+from fedsam.messages import codec
 from fedsam.models.flat import Layout
 from fedsam.models.network import Network
 from fedsam.overrides import override
 from fedsam.results.rows import Row, Slice
 from fedsam.results.store import Results
-from strategies.cohort import RunError
+from strategies.cohort import CohortStrategy, RunError
 
 ALL = {"measures": list(FLATNESS_MEASURES), "examples": 40, "batch_size": 16, "probes": 4, "iterations": 3, "draws": 3, "points": 3}
 UNION = {"union_loss", "union_accuracy"}
@@ -96,7 +106,7 @@ def test_slices_pass_through_the_model(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("clients", [3, 20])
 def test_the_union_is_all_clients_examples(tmp_path: Path, clients: int) -> None:
-    assert 3 < CHUNKS < 20  # fewer clients than queries, and more
+    assert 3 < UNION_CHUNKS < 20  # fewer clients than queries, and more
     experiment = settings(tmp_path, data__clients=clients, server__participation=2)
     result, data = run(experiment), federation(settings(tmp_path))
     whole = datasets.Images(*(torch.cat([getattr(data.client_examples(c), name) for c in range(20)]) for name in ("x", "y")))
@@ -108,17 +118,17 @@ def test_the_union_is_all_clients_examples(tmp_path: Path, clients: int) -> None
 
 
 def test_clients_are_judged_on_the_test_set_by_their_own_classes(tmp_path: Path) -> None:
-    result = run(settings(tmp_path, rounds=5))
+    result = run(settings(tmp_path, rounds=5, compute__precision="float32", measure__batch_size=7))
     with Results.open(tmp_path) as results:
         label_distribution = results.label_distribution(result.run_id)
-    network, digits = Network(result.model, dtype=torch.float64), datasets.load("digits")
-    test = evaluate(network, result.w, network.buffers, digits.test, digits)
+    network, digits = Network(result.model), datasets.load("digits")
+    test = evaluate(network, result.w, network.buffers, digits.test, digits, 7)
     want = {
         f"client_accuracy_{name}": value for name, value in client_accuracy_summary(client_accuracies(test, label_distribution)).items()
     }
     want |= {"test_accuracy": test.accuracy, "test_loss": test.loss, "calibration_error": test.calibration_error}
     got = result.rows[-1].measures
-    assert {name: got[name] for name in want} == pytest.approx(want, rel=1e-12)
+    assert {name: got[name] for name in want} == want
     assert 0 <= got["client_accuracy_worst10"] < got["client_accuracy_mean"] < 1
 
 
@@ -155,11 +165,131 @@ def test_the_session_says_which_round_is_the_last(tmp_path: Path, monkeypatch: p
 def test_actors_measure_the_same_bits_as_this_process(tmp_path: Path, actors: int) -> None:
     flatness = ALL | {"measures": ["top", "worst_adaptive", "line", "plane"], "examples": 20}
     changes: dict[str, Any] = {"model": "lenet5", "compute__precision": "float32", "measure__flatness": flatness}
-    inline = run(settings(tmp_path, **changes))
-    on_ray = run(settings(tmp_path, **changes, compute__grid="ray", compute__actors=actors))
+    changes |= {"rounds": 3, "measure__batch_size": 16}
+    inline, told = run(settings(tmp_path, **changes)), Told()
+    on_ray = run(settings(tmp_path, **changes, compute__grid="ray", compute__actors=actors), told)
+    assert told.rows == list(on_ray.rows)
+    assert [row.round for row in told.rows if "test_loss" in row.measures] == [1, 2, 3]
     assert without_seconds(on_ray.rows) == without_seconds(inline.rows)
     assert kept(on_ray, tmp_path) == kept(inline, tmp_path)
     assert len(kept(on_ray, tmp_path)) == 2
+
+
+class Told(Callback):
+    """Keeps the rows."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+
+    def round(self, row: Row) -> None:
+        self.rows.append(row)
+
+
+class LateGrid(InlineGrid):
+    """Answers what is in the background as late as it may.
+
+    Attributes:
+        log: Types of the messages of each exchange.
+    """
+
+    def __init__(self, experiment: Experiment, dataset: datasets.Dataset) -> None:
+        super().__init__(partial(client_app.make, dataset), experiment.data.clients, {"experiment": experiment.dumps()})
+        self.log: list[str] = []
+        self._behind = list[tuple[Iterable[Message], Callable[[Sequence[Message]], None]]]()
+
+    def push_background(self, messages: Iterable[Message], done: Callable[[Sequence[Message]], None]) -> None:
+        self._behind.append((messages, done))
+
+    def await_background(self, most: int = 0) -> None:
+        while len(self._behind) > most:
+            super().push_background(*self._behind.pop(0))
+
+    def finish(self) -> None:
+        self.await_background()
+        super().finish()
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        sent = list(messages)
+        self.log += sorted({message.metadata.message_type.removeprefix("query.") for message in sent})
+        return super().send_and_receive(sent, timeout=timeout)
+
+
+def run_late(experiment: Experiment, callback: Callback | None = None) -> tuple[Result, list[str]]:
+    """The result of a run on a `LateGrid`, and its log."""
+    dataset = datasets.load("digits")
+    grid = LateGrid(experiment, dataset)
+    return serve(check(experiment), grid, dataset, callback or Callback()), grid.log
+
+
+def test_a_round_that_is_evaluated_after_the_next_has_trained_has_the_same_row(tmp_path: Path) -> None:
+    experiment, told = settings(tmp_path, rounds=4, measure__every=2, checkpoint__every=1), Told()
+    late, log = run_late(experiment, told)
+    assert log == ["train", "train", "train", "test", "train", "test", "union"]
+    soon = run(experiment)
+    assert [row.measures for row in late.rows] == [row.measures for row in soon.rows]
+    assert told.rows == list(late.rows)
+    with Results.open(tmp_path) as results:
+        assert [row.measures for row in results.rounds(late.run_id)] == [row.measures for row in late.rows]
+    first, second = (load_file(tmp_path / result.run_id / "round-00002.safetensors") for result in (late, soon))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def counting_energy(experiment: Experiment, method: Method) -> CohortStrategy:
+    strategy = cohort_strategy(experiment, method)
+    strategy.round_config = replace(strategy.round_config, energy=lambda: 1.0)
+    return strategy
+
+
+@pytest.mark.parametrize(
+    ("changes", "measured"),
+    [
+        ({"server__deadline": 60.0, "server__on_client_error": "drop"}, ["test"]),
+        ({"measure__flatness": ALL | {"measures": ["average"], "every": 1}}, ["flatness", "test"]),
+        ({"energy": True}, ["test"]),
+        ({"budget": 1, "rounds": 9}, ["test", "union"]),
+    ],
+)
+def test_an_evaluation_is_waited_for_where_the_next_round_or_its_costs_would_depend_on_it(
+    tmp_path: Path, changes: dict[str, Any], measured: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if changes.pop("energy", False):
+        monkeypatch.setattr(running, "cohort_strategy", counting_energy)
+    _, log = run_late(settings(tmp_path, **{"rounds": 2} | changes))
+    assert log[: 1 + len(measured)] == ["train", *measured]
+
+
+def failing_in(round: int, error: BaseException, answer: Callable[..., Message]) -> Callable[..., Message]:
+    """Answers messages, but not those of a round."""
+
+    def fail(runtime: ClientRuntime, message: Message, *others: Any) -> Message:
+        if codec.decode_broadcast(message.content).round == round:
+            raise error
+        return answer(runtime, message, *others)
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("what", "error", "raised", "rounds"),
+    [
+        ("test", ValueError("tired"), r"measuring test \(from 0, to 1\) after round 2 \(seed 0\) failed: ValueError: tired", [1]),
+        ("answer", ValueError("tired"), r"client \d+ in round 3 \(seed 0\) failed: ValueError: tired", [1, 2]),
+        ("answer", KeyboardInterrupt("stopped"), "stopped", [1]),
+    ],
+)
+def test_rounds_before_an_error_are_kept_with_all_their_measures_and_none_after_it(
+    tmp_path: Path, what: str, error: BaseException, raised: str, rounds: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, round = (queries, 2) if what == "test" else (client_app, 3)
+    monkeypatch.setattr(module, what, failing_in(round, error, getattr(module, what)))
+    with pytest.raises((RunFailed, KeyboardInterrupt), match=raised):
+        run_late(settings(tmp_path, rounds=3))
+    with Results.open(tmp_path) as results:
+        (kept,) = results.runs()
+        rows = results.rounds(kept.id)
+    assert kept.status == ("interrupted" if raised == "stopped" else "failed")
+    assert [row.round for row in rows] == rounds
+    assert all({"test_loss", "calibration_error"} <= set(row.measures) for row in rows)
 
 
 def test_measuring_changes_no_training(tmp_path: Path) -> None:
@@ -198,8 +328,10 @@ def test_a_vector_that_is_not_finite_is_measured(tmp_path: Path) -> None:
         grid, dataset = grid_of(experiment)
         result = serve(check(experiment), grid, dataset, Callback())
         network, row = Network(result.model, dtype=torch.float64), replace(result.rows[-1], measures={})
+        told = list[tuple[Row, Sequence[Slice]]]()
         evaluator = Evaluator(experiment, grid, network, dataset, np.ones((20, 10), dtype=np.int64))
-        measured, slices = evaluator.evaluate(row, torch.full_like(result.w, math.nan), torch.empty(0), last=True)
+        evaluator.evaluate(row, torch.full_like(result.w, math.nan), torch.empty(0), lambda *found: told.append(found), last=True)
+        ((measured, slices),) = told
     estimates = [value for name, value in measured.measures.items() if name.startswith(("hessian", "sharpness"))]
     assert measured.measures.keys() == result.rows[-1].measures.keys()
     assert len(estimates) == 22 and all(map(math.isnan, estimates))

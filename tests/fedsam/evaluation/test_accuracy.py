@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedsam.data.datasets import Dataset, Images
-from fedsam.evaluation.accuracy import Evaluation, calibration_error, client_accuracies, client_accuracy_summary, evaluate
+from fedsam.evaluation.accuracy import Evaluation, Scores, calibration_error, client_accuracies, client_accuracy_summary, evaluate, score
 from fedsam.models.network import Network
 
 PIXELS = torch.tensor([0, 255, 255, 0, 255], dtype=torch.uint8).view(5, 1, 1, 1)
@@ -38,6 +38,16 @@ def test_loss_accuracy_and_classes_by_hand(batch_size: int) -> None:
     assert (got.correct_per_class, got.examples_per_class) == ((2, 2, 0), (3, 2, 0))
     assert (got.examples, got.accuracy) == (5, 0.8)
     assert got.calibration_error == pytest.approx((2 * abs(1 - dark) + 3 * abs(2 / 3 - bright)) / 5)
+
+
+def test_scores_of_parts_come_to_what_one_pass_does() -> None:
+    draw = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (90, 1, 1, 1), generator=draw, dtype=torch.uint8)
+    images = Images(pixels, torch.randint(3, (90,), generator=draw))
+    network, w = Network(nn.Sequential(nn.Flatten(), nn.Linear(1, 3))), torch.randn(6, generator=draw)
+    parts = [Images(images.x[start : start + 28], images.y[start : start + 28]) for start in (0, 28, 56, 84)]
+    scores = Scores.joined([score(network, w, network.buffers, part, DATASET, 7) for part in parts])
+    assert scores.evaluation(images.y, 3) == evaluate(network, w, network.buffers, images, DATASET, 7)
 
 
 @pytest.mark.parametrize(

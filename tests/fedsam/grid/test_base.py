@@ -470,6 +470,43 @@ def test_actors_finish_what_is_pushed_and_not_pulled(single: ActorPool) -> None:
     assert [grid.states.get(node) is not None for node in (1, 2)] == [True, True]
 
 
+def noting() -> ClientApp:
+    """Clients that note what they are asked in the file that the run config names."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        with Path(str(context.run_config["file"])).open("a") as file:
+            file.write(f"{message.content['config']['merge']} {context.node_config['partition-id']}\n")
+        return Message(RecordDict(), reply_to=message)
+
+    return app
+
+
+@pytest.mark.parametrize("on_actor", [False, True])
+def test_what_is_in_the_background_gives_way_and_is_answered_in_order(
+    single: ActorPool, tmp_path: Path, request: pytest.FixtureRequest, on_actor: bool
+) -> None:
+    config, told = {"file": str(tmp_path / "log")}, list[object]()
+    grid = RayGrid(ready(single, noting), CLIENTS, config) if on_actor else InlineGrid(noting, CLIENTS, config)
+    grid.push_background(ask("first", 0, 1), lambda replies: told.append([reply.metadata.src_node_id for reply in replies]))
+    grid.push_background(ask("second", 2), lambda replies: told.append("second"))
+    grid.push_background([], lambda replies: told.append("third"))
+    grid.send_and_receive(ask("asked", 3, 4))
+    grid.await_background(2)
+    assert told[0] == [1, 2]
+    grid.await_background()
+    assert told == [[1, 2], "second", "third"]
+    asked = (
+        ["first 0", "asked 3", "asked 4", "first 1", "second 2"] if on_actor else ["first 0", "first 1", "second 2", "asked 3", "asked 4"]
+    )
+    assert (tmp_path / "log").read_text().splitlines() == asked
+    with pytest.raises(ZeroDivisionError):
+        grid.push_background(ask("last", 5), lambda replies: 1 / 0)
+        grid.await_background()
+    assert len(grid.send_and_receive(ask("asked", 5))) == 1
+
+
 def test_a_message_to_nobody_is_refused() -> None:
     with pytest.raises(ValueError, match="no node has id 10"):
         InlineGrid(adding, CLIENTS, {}).send_and_receive(messages(range(9, 10)))

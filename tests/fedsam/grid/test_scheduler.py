@@ -84,6 +84,20 @@ def test_the_largest_go_first_and_equals_in_their_order() -> None:
     assert rest(made) == [shards[1], shards[3], shards[0], shards[2]]
 
 
+def test_the_background_goes_after_all_others_and_one_by_one_whatever_its_nodes() -> None:
+    behind, ahead = [shard(1), shard(1), shard(2)], [shard(1), shard(2)]
+    for one in behind:
+        one.background = True
+    made = queue(*behind, ahead[0], seconds={"train": 0.0})
+    assert call(made, "a").shards == ahead[:1]
+    assert call(made, "b").shards == behind[:1]
+    ahead[0].patience = 5.0
+    assert made.patience() == 5.0  # the background waits, too
+    made.add(ahead[1:])
+    assert made.lose("b") == []
+    assert rest(made) == [behind[0], ahead[1], *behind[1:]]
+
+
 def test_no_node_has_messages_in_two_calls() -> None:
     first, second, third, other = shard(1, 2), shard(2, 3), shard(3), shard(4)
     made = queue(first, second, third, other, seconds={"train": 0.0})
@@ -183,6 +197,7 @@ def test_without_memory_all_calls_start_again() -> None:
 
 def test_of_abandoned_shards_nothing_is_left_and_others_go_on() -> None:
     shards = [shard(node) for node in range(1, 7)]
+    shards[4].background = True
     made = queue(*shards[4:])
     for actor, one in zip("abac", shards[:4], strict=True):
         call(made, actor, one)

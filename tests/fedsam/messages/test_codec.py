@@ -77,7 +77,8 @@ def test_a_broadcast_has_its_vectors_and_its_spec() -> None:
 def test_queries_and_answers_keep_what_they_hold() -> None:
     query = codec.encode_query(codec.arrays({"w": torch.ones(1)}), 2, {"measure": "line", "steps": 3})
     assert codec.decode_query(query)[1] == {"measure": "line", "steps": 3}
-    for answer in (Answer({"loss": 0.5}), Answer({}, {"seconds": 2.0}, {"alphas": [0.0, 1.0], "losses": [0.5, 1.5]}), Answer()):
+    slice = {"alphas": [0.0, 1.0], "losses": [0.5, 1.5]}
+    for answer in (Answer({"loss": 0.5}), Answer({}, {"seconds": 2.0}, slice, {"classes": torch.tensor([3])}), Answer()):
         assert codec.decode_answer(codec.encode_answer(answer)) == answer
 
 
