@@ -27,6 +27,7 @@ from fedsam.config import Experiment
 from fedsam.data.datasets import Dataset
 from fedsam.formatting import plural
 from fedsam.grid.base import LocalGrid
+from fedsam.grid.process import torch_threads
 from fedsam.messages import aggregation, codec
 from fedsam.models.network import Network
 from fedsam.results.final import final_measures
@@ -139,7 +140,8 @@ class Session:
         initial = {"w": w} | ({"buffers": buffers} if buffers.numel() else {})
         deadline = self.experiment.server.deadline or math.inf
         try:
-            with suppress(_BudgetSpentError):
+            # As many threads as a client has: sums of many threads round otherwise, and vectors of this length gain little by them.
+            with suppress(_BudgetSpentError), torch_threads(self.experiment.compute.cpus_per_actor):
                 self.strategy.start(self.grid, codec.arrays(initial), self.experiment.rounds, timeout=deadline, evaluate_fn=self._evaluate)
         except Exception:
             if isinstance(self.grid, LocalGrid):

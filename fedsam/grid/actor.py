@@ -14,7 +14,7 @@ from typing import Any
 from flwr.app import Context, Error, Message, Metadata, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedsam.grid.allocator import keep_freed_memory
+from fedsam.grid.process import keep_freed_memory
 from fedsam.imports import ROOT
 from fedsam.messages.aggregation import ShardAccumulator
 from fedsam.messages.flower_private import CLIENT_APP_RAISED, make_content, make_message, set_message_id

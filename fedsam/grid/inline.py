@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
 from flwr.app import Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedsam.grid.actor import ClientTask, peak_memory, serve
 from fedsam.grid.base import LocalGrid, expired, time_to_live
+from fedsam.grid.process import torch_threads
 from fedsam.messages.aggregation import ShardAccumulator
 
 
@@ -61,13 +60,13 @@ class InlineGrid(LocalGrid):
 
     def _update(self) -> None:
         pushed, self._pushed = self._pushed, []
-        with self._client_threads():
+        with torch_threads(self._threads):
             for shard in pushed:
                 self._keep_replies(self._serve(shard, math.inf))
 
     def _exchange(self, shards: Sequence[Sequence[Message]], timeout: float) -> list[Message]:
         self._update()
-        with self._client_threads():
+        with torch_threads(self._threads):
             replies = [reply for shard in shards for reply in self._serve(shard, timeout)]
         ids = {message.metadata.message_id for shard in shards for message in shard}
         self._open -= ids - self._replies.keys()
@@ -99,16 +98,6 @@ class InlineGrid(LocalGrid):
         """A client's reply and its state afterwards."""
         task = ClientTask(message.metadata, {}, self._node_config(message), self.run_config)
         return serve(self._app, task, message.content, self.states.get(message.metadata.dst_node_id, RecordDict()))
-
-    @contextmanager
-    def _client_threads(self) -> Iterator[None]:
-        """Torch has the clients' threads inside the block."""
-        before = torch.get_num_threads()
-        torch.set_num_threads(self._threads)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
 
     def _set_state(self, message: Message, state: RecordDict, *, usable: bool) -> None:
         node = message.metadata.dst_node_id

@@ -1,4 +1,4 @@
-"""Tests of fedsam.grid.allocator."""
+"""Tests of fedsam.grid.process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 FAULTS = """
 import resource, numpy
-from fedsam.grid.allocator import keep_freed_memory
+from fedsam.grid.process import keep_freed_memory
 {call}
 blocks = [numpy.ones(2**20) for _ in range(4)]  # 8 MiB each: what a vector of two million parameters has
 del blocks
