@@ -56,6 +56,12 @@ def cifar_root() -> Path:
 
 
 @pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports have no figures, which take seconds: for tests of something else."""
+    monkeypatch.setattr("experiments.reporting.report.report_figures", lambda comparison: iter(()))
+
+
+@pytest.fixture
 def runs_dir(tmp_path: Path) -> Path:
     """An empty folder for a results database."""
     return tmp_path / "runs"

@@ -14,7 +14,7 @@ import torch
 
 from clients.runtime import ClientRuntime
 from experiments.api import compare
-from experiments.planning.forecast import Forecaster
+from experiments.planning import forecast
 from experiments.planning.plan import plan, provenance_notes
 from experiments.running.grids import DatasetCache, actor_groups
 from experiments.running.progress import Callback
@@ -184,10 +184,11 @@ def test_more_at_once_than_actors_is_refused(tmp_path: Path, compute: Mapping[st
     "changes",
     [{"client__epochs": 2}, {"client__steps": 2, "data__partition": "iid"}, {"budget": 500, "rounds": 100}, {"method": "fedgamma"}],
 )
-def test_a_forecast_is_what_the_run_takes(tmp_path: Path, changes: Mapping[str, Any]) -> None:
+def test_a_forecast_is_what_the_run_takes(tmp_path: Path, changes: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecast, "PROBE_SECONDS", 0.01)
     for experiment in sweep(tmp_path, **{"sweep": {"client.optimizer.name": ["sgd", "sam"]}, "server__participation": 4} | changes):
         with actor_groups([experiment], 1) as (group,):
-            ahead = Forecaster(group).forecast(check(experiment))
+            ahead = forecast.Forecaster(group).forecast(check(experiment))
             (outcome,) = perform([check(experiment)], [group], Callback())
         with Results.open(tmp_path) as results:
             rows = results.rounds(str(outcome.run_id))
