@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,13 @@ import torch
 
 from fedsam.grid.session import set_environment
 from tests.support.official import root, server
+from tests.support.shared_ray import SharedRay
 
 __all__ = ["root", "server"]  # fixtures
 
 collect_ignore = ["apps"]  # Flower apps that tests run, whose modules import each other by names of their own
 
-RAY = {"pool", "one", "two", "head", "open_ray", "ray", "on_ray", "cluster"}  # fixtures that start Ray
+RAY = {"shared_ray", "open_ray"}  # fixtures that start Ray
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -44,6 +46,21 @@ def guarded_ray() -> None:
 def one_thread() -> None:
     """torch computes on one thread: results do not depend on the machine's cores, and tests do not fight for them."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared_ray(guarded_ray: None) -> Iterator[SharedRay]:
+    """Ray and actors for all tests of this process."""
+    shared = SharedRay()
+    yield shared
+    shared.stop()
+
+
+@pytest.fixture
+def shared_actors(shared_ray: SharedRay) -> Iterator[None]:
+    """Runs on actors are served by those of `shared_ray`."""
+    with shared_ray.as_grids():
+        yield
 
 
 @pytest.fixture(scope="session")

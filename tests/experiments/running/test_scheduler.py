@@ -113,8 +113,7 @@ def test_what_was_interrupted_goes_on_as_if_it_had_not_been(tmp_path: Path, roun
         assert {path.name for path in (tmp_path / "b").iterdir() if path.is_dir()} == {run.id for run in results.runs()}
 
 
-@pytest.mark.ray
-def test_two_at_once_give_what_one_after_another_does_and_stop_together(tmp_path: Path) -> None:
+def test_two_at_once_give_what_one_after_another_does_and_stop_together(tmp_path: Path, shared_actors: None) -> None:
     carry_out(sweep(tmp_path / "a"))
     experiments, endless = sweep(tmp_path / "b", compute={"actors": 2}), sweep(tmp_path / "c", compute={"actors": 2}, rounds=1000)
     with actor_groups(experiments, 2) as groups:
