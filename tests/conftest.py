@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,13 @@ import torch
 
 from fedsam.grid.session import set_environment
 from tests.support.official import root, server
+from tests.support.shared_ray import SharedRay
 
 __all__ = ["root", "server"]  # fixtures
 
 collect_ignore = ["apps"]  # Flower apps that tests run, whose modules import each other by names of their own
 
-RAY = {"pool", "one", "two", "head", "open_ray", "ray", "on_ray", "cluster"}  # fixtures that start Ray
+RAY = {"shared_ray", "open_ray"}  # fixtures that start Ray
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -47,12 +49,33 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
+def shared_ray(guarded_ray: None) -> Iterator[SharedRay]:
+    """Ray and actors for all tests of this process."""
+    shared = SharedRay()
+    yield shared
+    shared.stop()
+
+
+@pytest.fixture
+def shared_actors(shared_ray: SharedRay) -> Iterator[None]:
+    """Runs on actors are served by those of `shared_ray`."""
+    with shared_ray.as_grids():
+        yield
+
+
+@pytest.fixture(scope="session")
 def cifar_root() -> Path:
     """A folder with the official CIFAR-10 files, for proofs; tests write small files of their own (`tests.support.official`)."""
     given = os.environ.get("FEDSAM_DATA", "")
     if not given or not (Path(given) / "cifar-10-batches-py").is_dir():
         pytest.fail(f"this proof reads CIFAR-10: FEDSAM_DATA is {given!r} and must be the folder that holds cifar-10-batches-py")
     return Path(given)
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports have no figures, which take seconds: for tests of something else."""
+    monkeypatch.setattr("experiments.reporting.report.report_figures", lambda comparison: iter(()))
 
 
 @pytest.fixture

@@ -22,12 +22,13 @@ from fedsam.grid import scheduler
 from fedsam.grid.inline import InlineGrid
 from fedsam.grid.pool import ActorPool
 from fedsam.grid.ray_grid import RayGrid
-from fedsam.grid.session import import_ray, ray_session
+from fedsam.grid.session import import_ray
 from fedsam.messages import codec
 from strategies.round import RunError
 from strategies.sampling import drawn, fixed, independent, listed
 from tests.golden_replay.strategies import Stage, app_of, flat
 from tests.strategies.test_identities import federation, stage
+from tests.support.shared_ray import SharedRay
 
 Spoil = Callable[[codec.Update], codec.Update]
 
@@ -224,19 +225,20 @@ def load_deadly(method: str, folder: Path) -> ClientApp:
     return app
 
 
-@pytest.fixture(scope="module")
-def ray() -> Iterator[None]:
-    with ray_session(cpus=2):
-        yield
+@pytest.fixture
+def two(shared_ray: SharedRay) -> Iterator[ActorPool]:
+    with shared_ray.pool(2) as pool:
+        yield pool
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "mirror"), [("fedavg", None), ("scaffold", "c"), ("fedsmoo", "h")])
-def test_actors_killed_after_training_leave_no_trace(tmp_path: Path, ray: None, method: str, mirror: str | None) -> None:
+def test_actors_killed_after_training_leave_no_trace(tmp_path: Path, two: ActorPool, method: str, mirror: str | None) -> None:
     scene = federation("full")
     calm = stage(method, scene)
     undisturbed = [calm.play(round) for round in range(1, 6)]
-    grid, notes = RayGrid(ActorPool(partial(load_deadly, method, tmp_path), actors=2), 4, {}, 1), []
+    grid, notes = RayGrid(two, 4, {}, 1), []
+    two.supply(make=partial(load_deadly, method, tmp_path))
     grid.warn = notes.append
     played = stage(method, scene)
     object.__setattr__(played, "grid", grid)
@@ -266,10 +268,13 @@ def load_lethal() -> ClientApp:
 
 
 @pytest.mark.slow
-def test_without_a_client_that_kills_its_actors_the_others_add_up_as_if_it_had_failed(ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_client_that_kills_its_actors_the_others_add_up_as_if_it_had_failed(
+    two: ActorPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(scheduler, "MAX_LOSSES", 1)
     vectors = []
-    for grid in (InlineGrid(load_lethal, 4, {}, shard_size=3), RayGrid(ActorPool(load_lethal, actors=2), 4, {}, 3)):
+    two.supply(make=load_lethal)
+    for grid in (InlineGrid(load_lethal, 4, {}, shard_size=3), RayGrid(two, 4, {}, 3)):
         played = stage("fedavg", federation("full"), compute__shard_size=3, server__on_client_error="drop")
         object.__setattr__(played, "grid", grid)
         vectors.append(played.play(1))

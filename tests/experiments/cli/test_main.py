@@ -40,6 +40,8 @@ from fedsam.results.provenance import Provenance
 from fedsam.results.rows import Row
 from fedsam.results.store import Results
 
+no_figures = pytest.mark.usefixtures("no_figures")
+
 QUICKSTART = shipped.configs()["quickstart"]
 
 Fedsam = Callable[..., tuple[int, str, str]]
@@ -58,6 +60,12 @@ def fedsam(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
         return stopped.value.code, out, err
 
     return call
+
+
+@pytest.fixture(autouse=True)
+def short_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forecasts are made from trials of a moment: nobody looks at the seconds that they tell."""
+    monkeypatch.setattr("experiments.planning.forecast.PROBE_SECONDS", 0.01)
 
 
 @dataclass
@@ -217,6 +225,7 @@ def test_a_missing_file_and_wrong_usage_exit_2(fedsam: Fedsam, tmp_path: Path) -
     assert fedsam("list", "optimisers")[0] == 2
 
 
+@no_figures
 def test_run_ends_with_table_and_report(fedsam: Fedsam, runner: Runner, config_file: Path, runs_dir: Path) -> None:
     code, out, err = fedsam("run", config_file, "-o", "sweep.seeds=[0, 1]")
     assert code == 0
@@ -226,12 +235,14 @@ def test_run_ends_with_table_and_report(fedsam: Fedsam, runner: Runner, config_f
     assert path.is_file() and path.is_relative_to(runs_dir)
 
 
+@no_figures
 def test_quiet_run_says_only_the_outcome(fedsam: Fedsam, runner: Runner, config_file: Path) -> None:
     code, out, err = fedsam("run", config_file, "--quiet")
     assert (code, err) == (0, "")
     assert "report: " in out
 
 
+@no_figures
 def test_a_failed_run_exits_1_and_says_why(fedsam: Fedsam, runner: Runner, config_file: Path) -> None:
     runner.status = "failed"
     code, out, err = fedsam("run", config_file)
@@ -280,6 +291,7 @@ def test_an_interrupted_run_exits_130_and_says_where_results_are(fedsam: Fedsam,
     assert str(runs_dir / "fedsam.db") in err
 
 
+@no_figures
 def test_options_are_settings(fedsam: Fedsam, runner: Runner, config_file: Path, tmp_path: Path) -> None:
     options = ["--data-root", tmp_path / "data", "--runs-dir", tmp_path / "other", "--ray-address", "auto"]
     assert fedsam("run", config_file, *options)[0] == 0
@@ -500,6 +512,7 @@ def unprivileged() -> Iterator[None]:
         os.seteuid(user)
 
 
+@no_figures
 def test_results_that_one_may_only_read_are_read(fedsam: Fedsam, runs_dir: Path, read_only: Path) -> None:
     with tempfile.TemporaryDirectory() as out:
         Path(out).chmod(0o777)
@@ -572,6 +585,7 @@ def test_a_report_that_fails_leaves_the_exit_code_of_the_runs(
     assert code == 0 and "report: failed (ValueError: no such font); the runs are kept: " in err
 
 
+@no_figures
 def test_a_report_of_all_runs_compares_those_of_one_length(fedsam: Fedsam, config_file: Path, runs_dir: Path, tmp_path: Path) -> None:
     runs = [record(parse(read(config_file, [f"rounds={rounds}"])), "finished") for rounds in (2, 40)]
     code, out, _ = fedsam("report", "--runs-dir", runs_dir, "--out", tmp_path / "out")
@@ -583,6 +597,7 @@ def test_a_report_of_all_runs_compares_those_of_one_length(fedsam: Fedsam, confi
     assert fedsam("report", *runs, "--runs-dir", runs_dir)[1].count("report: ") == 1
 
 
+@no_figures
 def test_text_of_others_reaches_the_terminal_as_text(fedsam: Fedsam, config_file: Path, runs_dir: Path) -> None:
     hostile = ":bug: [red]x[/red] \x1b[31mred"
     record(parse(read(config_file)).model_copy(update={"name": hostile}), "finished")
@@ -598,6 +613,7 @@ def test_commands_on_a_folder_without_results_exit_2(fedsam: Fedsam, tmp_path: P
         assert str(tmp_path) in err
 
 
+@no_figures
 def test_report_takes_the_beginning_of_an_id(fedsam: Fedsam, config_file: Path, runs_dir: Path, tmp_path: Path) -> None:
     run = record(parse(read(config_file)), "finished")
     code, out, _ = fedsam("report", run[:10], "--runs-dir", runs_dir, "--out", tmp_path / "mine")
@@ -615,6 +631,7 @@ def test_export_writes_the_tables_of_a_run(fedsam: Fedsam, config_file: Path, ru
     assert (runs_dir / "export" / "measures.parquet").is_file()
 
 
+@no_figures
 def test_report_takes_a_baseline_and_a_target(fedsam: Fedsam, config_file: Path, runs_dir: Path) -> None:
     for name in ("first", "second"):
         record(parse(read(config_file, [f"name={name}"])), "finished")
@@ -649,6 +666,7 @@ def test_partition_without_data_exits_1(fedsam: Fedsam, config_file: Path, monke
     assert (code, out, err) == (1, "", "fedsam: test_batch is missing\n")
 
 
+@no_figures
 def test_a_run_with_tensorboard_writes_its_events(fedsam: Fedsam, config_file: Path, runs_dir: Path) -> None:
     code, _, err = fedsam("run", config_file, "--tensorboard", "--quiet", "-o", "compute.grid=inline")
     assert (code, err) == (0, "")
@@ -680,6 +698,7 @@ def test_a_dry_run_shows_the_plan_and_keeps_nothing(fedsam: Fedsam, config_file:
     assert not runs_dir.exists()
 
 
+@no_figures
 def test_compare_repeats_no_finished_run(fedsam: Fedsam, config_file: Path, runs_dir: Path) -> None:
     code, out, err = fedsam("compare", config_file, *TWO)
     assert code == 0, err
@@ -698,6 +717,7 @@ def test_compare_repeats_no_finished_run(fedsam: Fedsam, config_file: Path, runs
     assert "finished before" not in last[1]
 
 
+@no_figures
 def test_a_run_that_was_killed_on_another_machine_exits_3_until_it_is_forgotten_or_made_again(
     fedsam: Fedsam, config_file: Path, runs_dir: Path
 ) -> None:
@@ -730,6 +750,7 @@ def test_a_run_that_was_killed_on_another_machine_exits_3_until_it_is_forgotten_
     assert status == "finished"
 
 
+@no_figures
 def test_compare_goes_on_after_a_failure_and_exits_1(fedsam: Fedsam, config_file: Path) -> None:
     lrs = '[{name = "sgd", lr = 1e30}, {name = "sgd", lr = 0.1}]'
     code, out, err = fedsam("compare", config_file, "-o", f"sweep.client.optimizer={lrs}")

@@ -33,25 +33,36 @@ def points(counts: Sequence[int] = (10, 100)) -> list[CostPoint]:
     return [CostPoint(label, clients, Estimate(0.5 + place / 50, 0.01), 100.0 + 7 * place) for clients, (place, label) in pairs]
 
 
-def drawn(counts: Sequence[int]) -> dict[str, Figure]:
-    """One of each figure of methods."""
+FIGURES = ("curves", "losses", "clients", "equal", "costs", "front", "flatness", "lines", "spread")
+
+
+def drawn(name: str, counts: Sequence[int]) -> Figure:
+    """A figure of methods."""
     series = [one(label, clients) for clients in counts for label in METHODS]
     accuracies = {(point.label, point.clients): point.accuracy for point in points(counts)}
     costs = {(point.label, point.clients): point.cost for point in points(counts)}
-    slices = [MethodSlice(label, clients, np.linspace(-1, 1, 5), np.arange(1.0, 6)) for clients in counts for label in METHODS]
-    return {
-        "curves": figures.accuracy_curves(series, "rounds", STYLES),
-        "losses": figures.loss_curves(series, "test loss", STYLES),
-        "clients": figures.accuracy_against_clients({"": accuracies}, STYLES),
-        "equal": figures.accuracy_against_clients({"at 3\nrounds": accuracies, "at 9\nbytes": accuracies}, STYLES),
-        "costs": figures.costs_against_clients({"bytes": costs, "rounds": costs}, STYLES),
-        "front": figures.pareto(points(counts), "bytes", STYLES),
-        "flatness": figures.flatness_against_accuracy(
-            {"trace": [FlatnessPoint(x, Estimate(0.5, 0.1), Estimate(1, None)) for x in METHODS]}, STYLES
-        ),
-        "lines": figures.loss_lines(slices, STYLES),
-        "spread": figures.client_accuracies([ClientAccuracy(x, n, 0.5, 0.1, 0.2) for n in counts for x in METHODS], STYLES),
-    }
+    match name:
+        case "curves":
+            return figures.accuracy_curves(series, "rounds", STYLES)
+        case "losses":
+            return figures.loss_curves(series, "test loss", STYLES)
+        case "clients":
+            return figures.accuracy_against_clients({"": accuracies}, STYLES)
+        case "equal":
+            return figures.accuracy_against_clients({"at 3\nrounds": accuracies, "at 9\nbytes": accuracies}, STYLES)
+        case "costs":
+            return figures.costs_against_clients({"bytes": costs, "rounds": costs}, STYLES)
+        case "front":
+            return figures.pareto(points(counts), "bytes", STYLES)
+        case "flatness":
+            trace = [FlatnessPoint(x, Estimate(0.5, 0.1), Estimate(1, None)) for x in METHODS]
+            return figures.flatness_against_accuracy({"trace": trace}, STYLES)
+        case "lines":
+            slices = [MethodSlice(label, clients, np.linspace(-1, 1, 5), np.arange(1.0, 6)) for clients in counts for label in METHODS]
+            return figures.loss_lines(slices, STYLES)
+        case "spread":
+            return figures.client_accuracies([ClientAccuracy(x, n, 0.5, 0.1, 0.2) for n in counts for x in METHODS], STYLES)
+    raise ValueError(name)
 
 
 def colours(axes: Axes) -> list[object]:
@@ -59,9 +70,9 @@ def colours(axes: Axes) -> list[object]:
     return list(dict.fromkeys(line.get_color() for line in marked))
 
 
-@pytest.mark.parametrize("name", drawn([10]))
+@pytest.mark.parametrize("name", FIGURES)
 def test_a_method_has_one_colour_in_every_figure(name: str) -> None:
-    for axes in drawn([10, 100])[name].axes:
+    for axes in drawn(name, [10, 100]).axes:
         assert set(colours(axes)) == {style.color for style in STYLES.values()}
 
 
@@ -89,22 +100,16 @@ def test_a_cross_ends_a_curve_that_diverged() -> None:
     assert (cross.get_marker(), np.asarray(cross.get_xydata()).tolist()) == ("x", [[2.0, 20.0]])
 
 
-@pytest.mark.parametrize("name", drawn([10]))
-def test_legend_lies_outside_the_axes(name: str) -> None:
-    figure = drawn([10, 50, 200])[name]
-    figures.encode(figure, "png")
-    (legend,) = figure.legends
-    for axes in figure.axes:
-        box = axes.get_tightbbox()
-        assert box is not None and legend.get_window_extent().y1 <= box.y0 + 1
-
-
-@pytest.mark.parametrize("name", drawn([10]))
-def test_text_lies_inside_the_figure(name: str) -> None:
-    figure = drawn([10, 50, 200])[name]
+@pytest.mark.parametrize("name", FIGURES)
+def test_legend_lies_outside_the_axes_and_all_text_inside_the_figure(name: str) -> None:
+    figure = drawn(name, [10, 50, 200])
     figures.encode(figure, "svg")
     box, whole = figure.get_tightbbox(), figure.bbox_inches
     assert box.x0 >= -0.01 and box.x1 <= whole.width + 0.01 and box.y0 >= -0.01 and box.y1 <= whole.height + 0.01
+    (legend,) = figure.legends
+    for axes in figure.axes:
+        own = axes.get_tightbbox()
+        assert own is not None and legend.get_window_extent().y1 <= own.y0 + 1
 
 
 def test_all_points_are_named_and_those_of_the_front_filled() -> None:
@@ -156,11 +161,11 @@ def texts(figure: Figure) -> set[str]:
     return {text.get_text() for text in figure.findobj(Text) if text.get_visible()}
 
 
-@pytest.mark.parametrize("name", drawn([10]))
+@pytest.mark.parametrize("name", FIGURES)
 def test_names_are_text_and_no_formula(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules[__name__], "METHODS", NAMES)
     monkeypatch.setattr(sys.modules[__name__], "STYLES", figures.method_styles(NAMES))
-    figure = drawn([10])[name]
+    figure = drawn(name, [10])
     assert set(NAMES) <= texts(figure)
     assert not any(text.get_parse_math() for text in figure.findobj(Text))
 

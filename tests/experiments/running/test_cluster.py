@@ -19,6 +19,7 @@ from fedsam.grid.ray_grid import RayGrid
 from fedsam.grid.session import import_ray
 from fedsam.overrides import override
 from fedsam.results.rows import Row
+from tests.support.shared_ray import SharedRay
 
 
 def scaffold(folder: Path, **compute: Any) -> Experiment:
@@ -55,8 +56,9 @@ class Listening(Callback):
 
 
 @pytest.fixture
-def cluster() -> Iterator[Any]:
+def cluster(shared_ray: SharedRay) -> Iterator[Any]:
     """Three nodes of one CPU; the first is the head."""
+    shared_ray.stop()
     import_ray(private=True)  # as other tests of this process need it
     from ray.cluster_utils import Cluster
 

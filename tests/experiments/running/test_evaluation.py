@@ -160,9 +160,8 @@ def test_the_session_says_which_round_is_the_last(tmp_path: Path, monkeypatch: p
     assert [set(row.measures) >= UNION for row in rows] == [False, True]
 
 
-@pytest.mark.ray
 @pytest.mark.parametrize("actors", [2, pytest.param(1, marks=pytest.mark.slow)])
-def test_actors_measure_the_same_bits_as_this_process(tmp_path: Path, actors: int) -> None:
+def test_actors_measure_the_same_bits_as_this_process(tmp_path: Path, shared_actors: None, actors: int) -> None:
     flatness = ALL | {"measures": ["top", "worst_adaptive", "line", "plane"], "examples": 20}
     changes: dict[str, Any] = {"model": "lenet5", "compute__precision": "float32", "measure__flatness": flatness}
     changes |= {"rounds": 3, "measure__batch_size": 16}

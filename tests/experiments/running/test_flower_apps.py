@@ -24,10 +24,10 @@ from fedsam.config import Compute, ConfigError
 from fedsam.grid.flower_app import FlowerApp
 from fedsam.grid.pool import ActorPool
 from fedsam.grid.ray_grid import RayGrid
-from fedsam.grid.session import ray_session
 from fedsam.imports import PACKAGES
 from fedsam.messages.flower_private import random_run
 from tests.experiments.running.test_server_app import experiment
+from tests.support.shared_ray import SharedRay
 
 ROOT = Path(__file__).resolve().parents[3]
 APPS = ROOT / "tests" / "apps"
@@ -48,10 +48,12 @@ def own_modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def pool() -> Iterator[ActorPool]:
-    """Two actors that serve with the app they are supplied with."""
-    with ray_session(cpus=2):
-        yield ActorPool(lambda app: app.load_client(), actors=2)
+def pool(shared_ray: SharedRay) -> Iterator[ActorPool]:
+    """Two actors of these tests alone, as an app's modules stay imported, that serve with the app they are supplied with."""
+    shared_ray.start()
+    pool = ActorPool(lambda app: app.load_client(), actors=2)
+    yield pool
+    pool.stop()
 
 
 def inline(name: str, folder: Path, nodes: int) -> Path:

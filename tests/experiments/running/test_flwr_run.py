@@ -22,6 +22,7 @@ from experiments.cli.commands.run_config import run_config
 from fedsam.results.store import Results
 from tests.experiments.running.test_server_app import experiment
 from tests.support.processes import HANG, alive, descendants
+from tests.support.shared_ray import SharedRay
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
@@ -34,8 +35,9 @@ FlwrRun = Callable[[Path, Path, int], None]
 
 
 @pytest.fixture(scope="module")
-def flwr_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlwrRun]:
+def flwr_run(tmp_path_factory: pytest.TempPathFactory, shared_ray: SharedRay) -> Iterator[FlwrRun]:
     """Runs (app, file of the run config, number of nodes) on a SuperLink of its own; at the end none of its processes is left."""
+    shared_ray.stop()  # what is compared has its own
     home = tmp_path_factory.mktemp("home")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -217,14 +217,13 @@ def results_of(experiment: Experiment, parallel: int = 1) -> torch.Tensor:
 
 
 @pytest.mark.slow
-@pytest.mark.ray
-def test_two_actors_give_the_numbers_of_this_process(place: Path) -> None:
+def test_two_actors_give_the_numbers_of_this_process(place: Path, shared_actors: None) -> None:
     expected = results_of(own(place, grid="inline"))
     assert torch.equal(results_of(own(place, actors=2)), expected)
 
 
 @pytest.mark.slow
-def test_one_actor_gives_the_numbers_of_this_process(place: Path) -> None:
+def test_one_actor_gives_the_numbers_of_this_process(place: Path, shared_actors: None) -> None:
     expected = results_of(own(place, grid="inline"))
     assert torch.equal(results_of(own(place, actors=1)), expected)
 

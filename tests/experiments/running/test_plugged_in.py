@@ -164,8 +164,7 @@ def experiment(project: Path, *overrides: str) -> Experiment:
     return found
 
 
-@pytest.mark.ray
-def test_the_same_bits_on_every_grid(project: Path) -> None:
+def test_the_same_bits_on_every_grid(project: Path, shared_actors: None) -> None:
     inline = run(experiment(project, "compute.grid=inline"))
     assert len(inline.rows) == 3
     for actors in (1, 2):

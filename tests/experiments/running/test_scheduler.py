@@ -14,7 +14,7 @@ import torch
 
 from clients.runtime import ClientRuntime
 from experiments.api import compare
-from experiments.planning.forecast import Forecaster
+from experiments.planning import forecast
 from experiments.planning.plan import plan, provenance_notes
 from experiments.running.grids import DatasetCache, actor_groups
 from experiments.running.progress import Callback
@@ -113,8 +113,7 @@ def test_what_was_interrupted_goes_on_as_if_it_had_not_been(tmp_path: Path, roun
         assert {path.name for path in (tmp_path / "b").iterdir() if path.is_dir()} == {run.id for run in results.runs()}
 
 
-@pytest.mark.ray
-def test_two_at_once_give_what_one_after_another_does_and_stop_together(tmp_path: Path) -> None:
+def test_two_at_once_give_what_one_after_another_does_and_stop_together(tmp_path: Path, shared_actors: None) -> None:
     carry_out(sweep(tmp_path / "a"))
     experiments, endless = sweep(tmp_path / "b", compute={"actors": 2}), sweep(tmp_path / "c", compute={"actors": 2}, rounds=1000)
     with actor_groups(experiments, 2) as groups:
@@ -184,10 +183,11 @@ def test_more_at_once_than_actors_is_refused(tmp_path: Path, compute: Mapping[st
     "changes",
     [{"client__epochs": 2}, {"client__steps": 2, "data__partition": "iid"}, {"budget": 500, "rounds": 100}, {"method": "fedgamma"}],
 )
-def test_a_forecast_is_what_the_run_takes(tmp_path: Path, changes: Mapping[str, Any]) -> None:
+def test_a_forecast_is_what_the_run_takes(tmp_path: Path, changes: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecast, "PROBE_SECONDS", 0.01)
     for experiment in sweep(tmp_path, **{"sweep": {"client.optimizer.name": ["sgd", "sam"]}, "server__participation": 4} | changes):
         with actor_groups([experiment], 1) as (group,):
-            ahead = Forecaster(group).forecast(check(experiment))
+            ahead = forecast.Forecaster(group).forecast(check(experiment))
             (outcome,) = perform([check(experiment)], [group], Callback())
         with Results.open(tmp_path) as results:
             rows = results.rounds(str(outcome.run_id))

@@ -173,10 +173,9 @@ def test_bad_settings_start_nothing(tmp_path: Path, changes: dict[str, Any], mes
     assert not (tmp_path / "fedsam.db").exists() or not sqlite3.connect(tmp_path / "fedsam.db").execute("SELECT * FROM runs").fetchall()
 
 
-@pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.parametrize("actors", [1, 2])
-def test_actors_agree_with_this_process_to_the_bit(tmp_path: Path, actors: int) -> None:
+def test_actors_agree_with_this_process_to_the_bit(tmp_path: Path, shared_actors: None, actors: int) -> None:
     settings = {"rounds": 4, "client__optimizer": {"name": "sam", "lr": 0.05}}
     inline = run(experiment(tmp_path, **settings))
     on_ray = run(experiment(tmp_path, compute={"grid": "ray", "actors": actors}, **settings))

@@ -97,8 +97,7 @@ def test_a_round_that_all_leave_changes_nothing(tmp_path: Path, strategy: str) -
 
 
 @pytest.mark.slow
-@pytest.mark.ray
-def test_dropouts_are_the_same_on_every_grid(tmp_path: Path) -> None:
+def test_dropouts_are_the_same_on_every_grid(tmp_path: Path, shared_actors: None) -> None:
     settings = {"method": "scaffold", "simulate": {"dropout": 0.4}, "rounds": 3}
     inline = run(experiment(tmp_path, **settings))
     on_ray = run(experiment(tmp_path, compute={"grid": "ray", "actors": 2}, **settings))

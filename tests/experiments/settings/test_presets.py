@@ -27,6 +27,7 @@ from fedsam.messages import codec
 from fedsam.overrides import override
 from strategies import STRATEGIES
 from strategies.robust import FlowerRule
+from tests.support.shared_ray import SharedRay
 
 # The specification's section 2: down, up, client state, server state, gradients and extra forwards per step.
 COSTS = {
@@ -147,9 +148,9 @@ def small(folder: Path, grid: str, changes: dict[str, Any]) -> Experiment:
 
 
 @pytest.fixture(scope="module")
-def on_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ActorGroup]:
+def on_ray(tmp_path_factory: pytest.TempPathFactory, shared_ray: SharedRay) -> Iterator[ActorGroup]:
     """Two actors for all tests of this file."""
-    with grids([small(tmp_path_factory.mktemp("ray"), "ray", {})]) as grid_of:
+    with shared_ray.as_grids(), grids([small(tmp_path_factory.mktemp("ray"), "ray", {})]) as grid_of:
         yield grid_of
 
 

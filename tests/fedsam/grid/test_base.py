@@ -1,6 +1,6 @@
 """Grids with toy apps: order, state, errors, dead actors.
 
-All tests share two pools, whose actors load another app where a test has one: what takes long is to start them.
+All tests share two pools, whose actors load another app where a test has one.
 """
 
 import os
@@ -24,16 +24,12 @@ from fedsam.grid.base import LocalGrid
 from fedsam.grid.inline import InlineGrid
 from fedsam.grid.pool import ActorPool
 from fedsam.grid.ray_grid import RayGrid
-from fedsam.grid.session import import_ray, ray_session
+from fedsam.grid.session import import_ray
 from fedsam.messages import flower_private
 from tests.support.processes import HANG
+from tests.support.shared_ray import SharedRay, load
 
 CLIENTS = 9
-
-
-def load(make: Callable[[], ClientApp]) -> ClientApp:
-    """Any of the apps below."""
-    return make()
 
 
 def adding() -> ClientApp:
@@ -55,14 +51,15 @@ def adding() -> ClientApp:
 
 
 @pytest.fixture(scope="module")
-def pool() -> Iterator[ActorPool]:
-    with ray_session(cpus=12, gpus=1):
-        yield ActorPool(load, actors=3)
+def pool(shared_ray: SharedRay) -> Iterator[ActorPool]:
+    with shared_ray.pool(3) as pool:
+        yield pool
 
 
 @pytest.fixture(scope="module")
-def single(pool: ActorPool) -> ActorPool:
-    return ActorPool(load, actors=1)
+def single(shared_ray: SharedRay) -> Iterator[ActorPool]:
+    with shared_ray.pool(1) as pool:
+        yield pool
 
 
 def ready(pool: ActorPool, make: Callable[[], ClientApp]) -> ActorPool:

@@ -16,14 +16,13 @@ from pathlib import Path
 import grpc
 import psutil
 import pytest
-from flwr.clientapp import ClientApp
 
 from experiments.running import actors
 from fedsam.config import Compute, ConfigError
 from fedsam.grid import cluster
-from fedsam.grid.pool import ActorPool
 from fedsam.grid.session import ray_session
 from tests.support.processes import HANG, descendants
+from tests.support.shared_ray import SharedRay
 
 METHODS = (
     "NodeInfoGcsService/CheckAlive",
@@ -41,12 +40,11 @@ input()
 
 
 @pytest.fixture(scope="module")
-def head() -> Iterator[str]:
+def head(shared_ray: SharedRay) -> Iterator[str]:
     """Address of the head of a private Ray with an actor."""
-    with ray_session(cpus=1):
+    with shared_ray.pool(1) as pool:
         import ray
 
-        pool = ActorPool(ClientApp, actors=1)
         pool.ready()
         yield str(ray.get_runtime_context().gcs_address)
 
