@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from experiments.cli import main
 from experiments.cli.commands.new import FILES, write
+from fedsam import plugins
 from fedsam.config import ConfigError
 
 
@@ -36,17 +38,35 @@ def called(folder: Path, arguments: Sequence[str]) -> subprocess.CompletedProces
 
 def test_it_runs(project: Path) -> None:
     assert sorted(path.name for path in project.iterdir()) == sorted(FILES)
-    done = called(project, ["experiments.cli.main", "run", "config.toml", "--quiet"])
+    done = called(project, ["experiments.cli.main", "run", "config.toml", "--quiet", "-o", "rounds=2"])
     assert done.returncode == 0, done.stderr
     assert "mine:HalfSAM" in done.stdout
     assert list(project.glob("runs/reports/*/report.html"))
 
 
-def test_the_command_checks_what_its_tests_check(project: Path) -> None:
-    done = called(project, ["experiments.cli.main", "check", "mine:ClippedMomentum", "--no-ray"])
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "failed" not in done.stdout
-    assert "left out      one and two actors give the model of this process" in done.stdout
+Check = Callable[[str], tuple[int, str]]
+
+
+@pytest.fixture
+def checked(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Check]:
+    """`fedsam check` of a component, in this process and in the project's folder; its exit code and what it says."""
+    monkeypatch.chdir(project)
+
+    def check(component: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as stopped:
+            main.main(["check", component, "--no-ray"])
+        return int(str(stopped.value.code)), capsys.readouterr().out
+
+    yield check
+    plugins.receive(())
+    plugins.search()
+
+
+def test_the_command_checks_what_its_tests_check(checked: Check) -> None:
+    code, said = checked("mine:ClippedMomentum")
+    assert code == 0, said
+    assert "failed" not in said
+    assert "left out      one and two actors give the model of this process" in said
 
 
 @pytest.mark.slow
@@ -63,12 +83,12 @@ def test_its_tests_pass(project: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_broken_component_is_exit_code_1(project: Path) -> None:
+def test_a_broken_component_is_exit_code_1(project: Path, checked: Check) -> None:
     source = (project / "mine.py").read_text()
     (project / "broken.py").write_text(source.replace("self.rho * here", "(self.rho + 0.01) * here"))
-    done = called(project, ["experiments.cli.main", "check", "broken:HalfSAM", "--no-ray"])
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "failed        with `reduces_to_base` it is its base optimizer" in done.stdout
+    code, said = checked("broken:HalfSAM")
+    assert code == 1, said
+    assert "failed        with `reduces_to_base` it is its base optimizer" in said
 
 
 def test_a_folder_with_files_is_refused(tmp_path: Path) -> None:

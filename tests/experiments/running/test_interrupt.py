@@ -22,8 +22,11 @@ rounds = 10000
 [data]
 dataset = "digits"
 clients = 8
+examples = 200
 [model]
 name = "lenet5"
+[compute]
+actors = 1
 """
 
 

@@ -199,6 +199,7 @@ def test_a_forecast_is_what_the_run_takes(tmp_path: Path, changes: Mapping[str, 
         assert 0 < ahead.client_seconds < ahead.seconds < math.inf
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_compare_in_python_makes_what_is_missing_and_knows_the_rest(tmp_path: Path) -> None:
     settings = override(SMALL, {"runs_dir": str(tmp_path), "rounds": 1, "measure.flatness.measures": [], "sweep.seeds": [0]})
     first = compare(sweep(tmp_path, rounds=1, measure__flatness__measures=[], sweep__seeds=[0])[:1])
@@ -209,8 +210,9 @@ def test_compare_in_python_makes_what_is_missing_and_knows_the_rest(tmp_path: Pa
     assert compare(settings) == both
     with Results.open(tmp_path) as results:
         assert [run.id for run in results.runs()] == both.run_ids
-    assert both.report() == tmp_path / "reports" / both.run_ids[0] / "report.html"
-    assert both.report().is_file()
+    page = both.report()
+    assert page == tmp_path / "reports" / both.run_ids[0] / "report.html"
+    assert page.is_file()
 
 
 def test_a_failed_run_of_a_comparison_is_an_outcome(tmp_path: Path) -> None:

@@ -199,7 +199,8 @@ def test_an_optimizers_state_can_be_kept_over_rounds(tmp_path: Path, name: str) 
     preset = next((preset for preset, found in PRESETS.items() if found.settings.get("client.optimizer.name") == name), None)
     optimizer = {"name": name, "momentum": 0.9, "lr": 0.01} | SMALL.get(name, {})
     model = f"tests.support.networks:{'normed' if name == 'sam_on' else 'tiny'}"  # small: each optimizer makes two runs
-    settings = {"client__optimizer": optimizer, "server__participation": 8, "rounds": 3, "client__steps": 2, "model": model}
+    settings = {"client__optimizer": optimizer, "rounds": 3, "client__steps": 2, "model": model, "data__clients": 4}
+    settings |= {"measure__every": 3, "measure__union": False}
     settings |= {"method": preset} if preset not in (None, "fedavg", "fedsam", "fedasam") else {}
     fresh = run(expand(experiment(tmp_path, **settings).model_dump(mode="json", exclude_unset=True)))
     kept = run(expand(experiment(tmp_path, client__optimizer_state="keep", **settings).model_dump(mode="json", exclude_unset=True)))
