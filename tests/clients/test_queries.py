@@ -62,7 +62,7 @@ def play(grid: InlineGrid, strategy: CohortStrategy, round: int) -> Tensor:
     return strategy.evaluated
 
 
-@pytest.mark.parametrize("model", ["lenet5", {"name": "resnet20", "norm": "batch"}])
+@pytest.mark.parametrize("model", ["lenet5", "tests.support.networks:normed"])
 def test_asking_for_the_speed_changes_no_client(model: Any) -> None:
     experiment = settings(method="fedgamma", client__optimizer_state="keep", model=model, client__steps=1)
     (asked, strategy), (left, other) = begun(experiment), begun(experiment)

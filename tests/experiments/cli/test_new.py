@@ -44,10 +44,11 @@ def test_it_runs(project: Path) -> None:
     assert list(project.glob("runs/reports/*/report.html"))
 
 
+Check = Callable[[str], tuple[int, str]]
+
+
 @pytest.fixture
-def checked(
-    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Callable[[str], tuple[int, str]]]:
+def checked(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Check]:
     """`fedsam check` of a component, in this process and in the project's folder; its exit code and what it says."""
     monkeypatch.chdir(project)
 
@@ -61,7 +62,7 @@ def checked(
     plugins.search()
 
 
-def test_the_command_checks_what_its_tests_check(checked: Callable[[str], tuple[int, str]]) -> None:
+def test_the_command_checks_what_its_tests_check(checked: Check) -> None:
     code, said = checked("mine:ClippedMomentum")
     assert code == 0, said
     assert "failed" not in said
@@ -82,7 +83,7 @@ def test_its_tests_pass(project: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_broken_component_is_exit_code_1(project: Path, checked: Callable[[str], tuple[int, str]]) -> None:
+def test_a_broken_component_is_exit_code_1(project: Path, checked: Check) -> None:
     source = (project / "mine.py").read_text()
     (project / "broken.py").write_text(source.replace("self.rho * here", "(self.rho + 0.01) * here"))
     code, said = checked("broken:HalfSAM")

@@ -142,6 +142,7 @@ def small(folder: Path, grid: str, changes: dict[str, Any]) -> Experiment:
         "client.optimizer.lr": 0.02,
         "server.participation": 3,
         "measure.every": 5,
+        "measure.union": False,
         "compute": {"grid": grid} | ({"actors": 2} if grid == "ray" else {}),
     }
     return expand(override({}, settings | changes))
@@ -217,7 +218,7 @@ def test_flowers_own_strategies_run_on_actors_and_ours_give_their_numbers(tmp_pa
 
 
 def test_failures_are_counted_in_the_rows(tmp_path: Path) -> None:
-    experiment = small(tmp_path, "inline", {"server.on_client_error": "drop", "method": "feddyn", "measure.union": False})
+    experiment = small(tmp_path, "inline", {"server.on_client_error": "drop", "method": "feddyn"})
     with grids([experiment]) as here:
         grid, dataset = here(experiment)
         send = grid.send_and_receive
@@ -235,7 +236,7 @@ def test_failures_are_counted_in_the_rows(tmp_path: Path) -> None:
 
 
 def test_evaluations_that_are_late_are_counted_in_the_rows(tmp_path: Path) -> None:
-    experiment = small(tmp_path, "inline", {"server.on_client_error": "drop", "measure.clients": True, "measure.union": False})
+    experiment = small(tmp_path, "inline", {"server.on_client_error": "drop", "measure.clients": True})
     with grids([experiment]) as here:
         grid, dataset = here(experiment)
         send = grid.send_and_receive

@@ -184,9 +184,9 @@ def test_top_eigenvalues_of_a_relu_network_in_float32_agree_with_arpack() -> Non
     digits = datasets.load("digits")
     module = architectures.create(Component(name="lenet5"), digits.image, digits.classes, rng())
     prepare = partial(augmentation.normalize, mean=digits.mean, std=digits.std)
-    x, y = digits.train.x[:60], digits.train.y[:60]
+    x, y = digits.train.x[:30], digits.train.y[:30]
     w = Layout.of_module(module).vector(dict(module.named_parameters()))
-    loss = Loss(module, torch.empty(0), x, y, batch_sizes(60, 25), prepare=partial(prepare, dtype=torch.float32))
+    loss = Loss(module, torch.empty(0), x, y, batch_sizes(30, 12), prepare=partial(prepare, dtype=torch.float32))
     top = hessian_top(loss, w, rng(), k=3)
     assert top.converged
 
