@@ -13,6 +13,7 @@ from experiments.running import grids
 from fedsam.config import Compute
 from fedsam.grid.pool import ActorPool
 from fedsam.grid.session import ray_session
+from tests.support.processes import HANG
 
 
 def load(make: Callable[[], ClientApp] | None = None, **supplies: Any) -> ClientApp:
@@ -45,7 +46,7 @@ class SharedRay:
         self.start()
         lent, self._actors = self._actors[:actors], self._actors[actors:]
         pool = ActorPool(load, actors=actors - len(lent))
-        pool.busy = dict.fromkeys(lent, 0)
+        pool.busy, lent = dict.fromkeys(lent, 0), [*lent, *pool.starting.values()]  # as the pool may be split
         try:
             yield pool
         finally:
@@ -67,11 +68,14 @@ class SharedRay:
 
 
 def _alive(actor: Any) -> bool:
-    """Whether an actor answers, with nothing left to do; it forgets the app that it has served with."""
+    """Whether an actor answers, with nothing left to do; it forgets the app that it has served with. One that hangs is ended."""
     import ray
 
     try:
-        ray.get(actor.supply.remote({"make": ray.put(ClientApp)}))
+        ray.get(actor.supply.remote({"make": ray.put(ClientApp)}), timeout=HANG)
     except ray.exceptions.RayActorError:
+        return False
+    except ray.exceptions.GetTimeoutError:
+        ray.kill(actor)
         return False
     return True
