@@ -46,7 +46,7 @@ class SharedRay:
         self.start()
         lent, self._actors = self._actors[:actors], self._actors[actors:]
         pool = ActorPool(load, actors=actors - len(lent))
-        pool.busy = dict.fromkeys(lent, 0)
+        pool.busy, lent = dict.fromkeys(lent, 0), [*lent, *pool.starting.values()]  # as the pool may be split
         try:
             yield pool
         finally:
