@@ -10,7 +10,7 @@ import pytest
 from pydantic import Field
 
 from clients.optimizers.esam import ESAM
-from fedsam import wording
+from fedsam import documentation
 from fedsam.config import Positive
 from fedsam.documentation import Documented, descriptions, documented, hyperparameter
 
@@ -98,11 +98,11 @@ def test_an_optimizer_says_its_cost() -> None:
 
 
 def test_words_for_types_are_looked_for_when_somebody_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wording, "schema_of", lambda _: pytest.fail("not at import"))
+    monkeypatch.setattr(documentation, "schema_of", lambda _: pytest.fail("not at import"))
 
     @dataclass(frozen=True, kw_only=True)
     class Unread(Base):
         """Unread."""
 
-    monkeypatch.setattr(wording, "schema_of", lambda _: {"type": "text"})
+    monkeypatch.setattr(documentation, "schema_of", lambda _: {"type": "text"})
     assert "lr (any; default 0.1)" in str(Unread.__doc__)

@@ -203,6 +203,7 @@ def test_packages_register_components_by_entry_points(tmp_path: Path, monkeypatc
     distribution(place, "theirs", "fedsam.optimizers", "doubled = plugged:Mine\nsam = plugged:Mine\nbroken = plugged:Nothing")
     write(place, "plugged", OPTIMIZER)
     monkeypatch.syspath_prepend(place)
+    plugins.refresh()  # other tests have modules of that name
     assert build(Component(name="doubled")).__class__.__name__ == "Mine"
     assert build(Component(name="sam")).__class__.__name__ == "SAM"  # ours keep their names
     assert "allowed: " in said("double") and "did you mean 'doubled'" in said("double")

@@ -18,8 +18,7 @@ from rich.console import Console
 from experiments.benchmarks.contenders import WAYS, chosen_ways
 from experiments.benchmarks.workloads import GROWTH, WORKLOADS
 from experiments.cli.output import FAILED, check_file, graceful_shutdown, print_error, print_line
-from fedsam.component import ConfigError
-from fedsam.wording import nearest
+from fedsam.wording import ConfigError, nearest
 
 if TYPE_CHECKING:
     from experiments.benchmarks.comparison import Plan

@@ -198,7 +198,7 @@ def test_wrong_settings_are_one_line_and_exit_2(fedsam: Fedsam, config_file: Pat
     [
         (["lenet5-10x50"], "WORKLOAD: 'lenet5-10x50' is not known, did you mean 'lenet5-10x500'?"),
         (["--ways", "floor,rays"], "ways: 'rays' is not known"),
-        (["noop-100000", "--ways", "flower,sam"], "ways: 'sam,flower' is not allowed for noop-100000"),
+        (["noop-100000", "--ways", "flower,sam"], "ways: sam, flower is not allowed: not asked for noop-100000"),
         (["--pfl-python", "."], "pfl-python: '.' is not allowed: must be a Python interpreter"),
         (["--json", "none/bench.json"], "json: 'none/bench.json' is not allowed"),
     ],

@@ -58,6 +58,7 @@ def checked(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         return int(str(stopped.value.code)), capsys.readouterr().out
 
     yield check
+    monkeypatch.undo()
     plugins.receive(())
     plugins.search()
 
