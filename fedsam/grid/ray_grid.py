@@ -11,11 +11,12 @@ from typing import Any
 from flwr.app import ArrayRecord, Error, Message
 
 from fedsam.formatting import plural
-from fedsam.grid.actor import ClientTask, ShardResult
+from fedsam.grid.actor import ShardResult
 from fedsam.grid.base import LocalGrid, expired, time_to_live
 from fedsam.grid.client_states import ClientStates
 from fedsam.grid.pool import ActorPool
 from fedsam.grid.scheduler import ACTOR_START_SECONDS, PendingCall, Scheduler, Shard
+from fedsam.grid.serving import ClientTask
 from fedsam.messages.flower_private import REPLY_UNAVAILABLE
 
 
