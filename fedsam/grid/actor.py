@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flwr.app import Message, RecordDict
@@ -28,6 +28,7 @@ class ShardResult:
         seconds: That each shard took.
         peak: The actor's `peak_memory`.
         crowded: The memory of the GPU, which has other actors, ran out: nothing here counts.
+        states: Each client's new state, None where it keeps the one it has; empty where they are returned by themselves.
     """
 
     replies: list[list[Message]]
@@ -35,6 +36,7 @@ class ShardResult:
     seconds: list[float]
     peak: tuple[int, int | None]
     crowded: bool = False
+    states: list[RecordDict | None] = field(default_factory=list)
 
 
 class ClientActor:
@@ -120,6 +122,12 @@ class ClientActor:
             replies.append(server.replies() if server else [])
             seconds.append(time.perf_counter() - start)
         yield ShardResult(replies, stateful, seconds, peak_memory(), crowded)
+
+    def run_stateless(self, shards: Sequence[Sequence[ClientTask]], shared: bool, single: bool) -> ShardResult:
+        """As `run`, for clients that are not expected to have states: one object is returned, not one for each client."""
+        *states, result = self.run(shards, shared, single)
+        whole: ShardResult = replace(result, states=states)
+        return whole
 
     def _content(self, task: ClientTask) -> RecordDict:
         import ray

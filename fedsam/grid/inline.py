@@ -107,7 +107,7 @@ class InlineGrid(LocalGrid):
         return serve(self._app, self._task(message), message.content, self._state(message))
 
     def _task(self, message: Message) -> ClientTask:
-        return ClientTask(message.metadata, {}, self._node_config(message), self.run_config)
+        return ClientTask(message.metadata, {}, self._node_config(message.metadata.dst_node_id), self.run_config)
 
     def _state(self, message: Message) -> RecordDict:
         return self.states.get(message.metadata.dst_node_id, RecordDict())
