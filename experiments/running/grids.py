@@ -132,7 +132,7 @@ def load_clients(dataset: Any, modules: Sequence[Source]) -> ClientApp:
     with warnings.catch_warnings():
         # Shared memory cannot be written, and torch says so; nobody writes to the images.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
-        return client_app.make(_mapped(dataset, torch.from_numpy))
+        return client_app.make(_mapped(dataset, lambda x: torch.from_numpy(x).movedim(-1, 1), torch.from_numpy))
 
 
 class DatasetCache:
@@ -181,10 +181,10 @@ def source(experiment: Experiment) -> tuple[str | Component, Path | None, str | 
 
 
 def _numpy(dataset: Dataset) -> Any:
-    """The dataset with arrays in place of tensors: Ray shares arrays between processes and copies tensors."""
-    return _mapped(dataset, torch.Tensor.numpy)
+    """The dataset with arrays in place of tensors, its images (N, H, W, C): Ray shares such arrays between processes, and copies others."""
+    return _mapped(dataset, lambda x: x.movedim(1, -1).numpy(), torch.Tensor.numpy)
 
 
-def _mapped(dataset: Dataset, change: Callable[[Any], Any]) -> Any:
-    train, test = (Images(change(part.x), change(part.y)) for part in (dataset.train, dataset.test))
-    return replace(dataset, train=train, test=test, clients=None if dataset.clients is None else change(dataset.clients))
+def _mapped(dataset: Dataset, images: Callable[[Any], Any], others: Callable[[Any], Any]) -> Any:
+    train, test = (Images(images(part.x), others(part.y)) for part in (dataset.train, dataset.test))
+    return replace(dataset, train=train, test=test, clients=None if dataset.clients is None else others(dataset.clients))

@@ -19,16 +19,29 @@ CUTOUT_SIZE = 16  # pixels, the side of the square of cutout
 
 
 def normalize(x: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype = torch.float32) -> Tensor:
-    """Pixels 0..255 (B, C, H, W) normalized per channel to `dtype`: (x / 255 - mean) / std."""
-    scale, shift = _scale_and_shift(tuple(mean), tuple(std), x.device, dtype)
-    return x.to(dtype).mul_(scale).add_(shift)
+    """Pixels 0..255 (B, C, H, W) normalized per channel to `dtype`: (x / 255 - mean) / std, in the same order of axes in memory."""
+    rows = x.movedim(1, -1)
+    if not rows.is_contiguous():
+        scale, shift = _scale_and_shift(tuple(mean), tuple(std), x.device, dtype)
+        return x.to(dtype).mul_(scale).add_(shift)
+    # Whole rows at once, as operations along an axis of three values are seven times slower.
+    scale, shift = _scale_and_shift(tuple(mean), tuple(std), x.device, dtype, x.shape[-1])
+    flat = rows.to(dtype).flatten(2)
+    return flat.mul_(scale).add_(shift).view(rows.shape).movedim(-1, 1)
 
 
 @lru_cache
-def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """What normalization multiplies by and adds (C, 1, 1): two passes over a batch instead of three; computed in float64."""
-    center, spread = (torch.tensor(values, dtype=torch.float64).view(-1, 1, 1) for values in (mean, std))
-    return (1 / (255 * spread)).to(device, dtype), (-center / spread).to(device, dtype)
+def _scale_and_shift(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device, dtype: torch.dtype, width: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """What normalization multiplies by and adds: two passes over a batch instead of three; computed in float64.
+
+    (C, 1, 1), or with `width` for rows of pixels with the channels last, (W * C,).
+    """
+    center, spread = (torch.tensor(values, dtype=torch.float64) for values in (mean, std))
+    both = 1 / (255 * spread), -center / spread
+    scale, shift = ((v.view(-1, 1, 1) if width is None else v.repeat(width)).to(device, dtype) for v in both)
+    return scale, shift
 
 
 def augment(x: Tensor, kinds: Sequence[str], rng: torch.Generator) -> Tensor:

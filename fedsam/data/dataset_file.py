@@ -22,7 +22,7 @@ from fedsam.config import ConfigError
 from fedsam.data.dataset import Dataset, Images
 from fedsam.places import cache_folder
 
-VERSION = 1  # of what the file holds
+VERSION = 2  # of what the file holds: images (N, H, W, C)
 FIELDS = ("name", "classes", "mean", "std", "augment", "class_names")
 State = Mapping[str, list[int]]  # path below the root -> bytes, and time of change in ns
 
@@ -45,7 +45,7 @@ def find(name: str, root: Path) -> Dataset | None:
     except (OSError, ConfigError, SafetensorError, TypeError, KeyError, ValueError):
         return None
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in known["fields"].items()}
-    return Dataset(train=Images(x, y), test=Images(test_x, test_y), **values)
+    return Dataset(train=Images(x.movedim(-1, 1), y), test=Images(test_x.movedim(-1, 1), test_y), **values)
 
 
 def keep(dataset: Dataset, root: Path, files: State) -> None:
@@ -57,7 +57,8 @@ def keep(dataset: Dataset, root: Path, files: State) -> None:
     changed = int(time.time())  # whole seconds, which every file system keeps and hardly a later change has
     fields = {key: getattr(dataset, key) for key in FIELDS}
     known = json.dumps({"version": VERSION, "changed": changed, "files": files, "fields": fields})
-    tensors = {"train.x": dataset.train.x, "train.y": dataset.train.y, "test.x": dataset.test.x, "test.y": dataset.test.y}
+    train, test = ({"x": part.x.movedim(1, -1).contiguous(), "y": part.y} for part in (dataset.train, dataset.test))
+    tensors = {**{f"train.{key}": tensor for key, tensor in train.items()}, **{f"test.{key}": tensor for key, tensor in test.items()}}
     with contextlib.suppress(OSError, ConfigError, SafetensorError):
         path = _path(dataset.name, root)
         path.parent.mkdir(parents=True, exist_ok=True)

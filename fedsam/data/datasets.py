@@ -38,6 +38,8 @@ __all__ = ["DATASETS", "DataError", "Dataset", "Images", "check", "is_official",
 def load(dataset: str | Component, root: Path | None = None, fallback: str | None = None) -> Dataset:
     """Load a dataset: one of DATASETS, downloaded if its files are missing, or a custom one, as `fedsam.data.own_data` reads it.
 
+    Its images have the channels last in memory.
+
     Args:
         dataset: Its name, or its name and settings.
         root: Folder of the official files; default: as of `data_folder`.
@@ -51,14 +53,14 @@ def load(dataset: str | Component, root: Path | None = None, fallback: str | Non
     component = Component(name=dataset) if isinstance(dataset, str) else dataset
     check(component, fallback)
     if is_own(component):
-        return own_data.load(component)
+        return own_data.load(component).channels_last()
     try:
-        return DATASETS[component.name](root)
+        return DATASETS[component.name](root).channels_last()
     except DataError as error:
         if fallback is None:
             raise
         print(f"WARNING: using dataset {fallback!r} instead of {component.name!r}, which cannot be had: {error}", file=sys.stderr)
-    return DATASETS[fallback](root)
+    return DATASETS[fallback](root).channels_last()
 
 
 def data_folder(root: Path | None = None) -> Path:

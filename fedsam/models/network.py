@@ -91,8 +91,8 @@ class Network:
     def __call__(self, w: Tensor, x: Tensor) -> Tensor:
         """Logits (B, classes) at `w`, differentiable with respect to `self.parameters`."""
         self.load_(w)
-        if self._channels_last and x.ndim == 4:
-            x = x.contiguous(memory_format=torch.channels_last)
+        if x.ndim == 4:
+            x = x.contiguous(memory_format=torch.channels_last if self._channels_last else torch.contiguous_format)
         logits: Tensor = self.module(x)
         return logits
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -257,13 +257,13 @@ def test_an_evaluation_is_waited_for_where_the_next_round_or_its_costs_would_dep
     assert log[: 1 + len(measured)] == ["train", *measured]
 
 
-def failing_in(round: int, error: BaseException, answer: Callable[..., Message]) -> Callable[..., Message]:
-    """Answers messages, but not those of a round."""
+def failing_in(round: int, error: BaseException, answer: Callable[..., Any]) -> Callable[..., Any]:
+    """Answers messages, or trains from their contents, but not in a round."""
 
-    def fail(runtime: ClientRuntime, message: Message, *others: Any) -> Message:
-        if codec.decode_broadcast(message.content).round == round:
+    def fail(runtime: ClientRuntime, sent: Message | RecordDict, *others: Any) -> Any:
+        if codec.decode_broadcast(sent.content if isinstance(sent, Message) else sent).round == round:
             raise error
-        return answer(runtime, message, *others)
+        return answer(runtime, sent, *others)
 
     return fail
 
@@ -272,8 +272,8 @@ def failing_in(round: int, error: BaseException, answer: Callable[..., Message])
     ("what", "error", "raised", "rounds"),
     [
         ("test", ValueError("tired"), r"measuring test \(from 0, to 1\) after round 2 \(seed 0\) failed: ValueError: tired", [1]),
-        ("answer", ValueError("tired"), r"client \d+ in round 3 \(seed 0\) failed: ValueError: tired", [1, 2]),
-        ("answer", KeyboardInterrupt("stopped"), "stopped", [1]),
+        ("trained", ValueError("tired"), r"client \d+ in round 3 \(seed 0\) failed: ValueError: tired", [1, 2]),
+        ("trained", KeyboardInterrupt("stopped"), "stopped", [1]),
     ],
 )
 def test_rounds_before_an_error_are_kept_with_all_their_measures_and_none_after_it(

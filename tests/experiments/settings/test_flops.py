@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from flwr.app import Context, Message
+from flwr.app import Context, RecordDict
 from torch.utils.flop_counter import FlopCounterMode
 
 from clients import client_app as client_app
@@ -17,6 +17,7 @@ from experiments import run
 from experiments.settings import step_cost
 from fedsam.config import Component
 from fedsam.data import augmentation, datasets
+from fedsam.messages import codec
 from fedsam.models import architectures
 from fedsam.models.network import Network
 from fedsam.system.cost import count_flops
@@ -28,15 +29,15 @@ PARTIAL = {"esam", "focal_sam", "sam_on"}
 
 
 def test_sam_costs_twice_what_sgd_does_and_as_much_as_torch_sees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    answer, seen = client_app.answer, []
+    trained, seen = client_app.trained, []
 
-    def counted(place: client_app.ClientRuntime, message: Message, context: Context) -> Message:
+    def counted(runtime: client_app.ClientRuntime, content: RecordDict, context: Context) -> codec.Update:
         with FlopCounterMode(display=False) as counter:
-            reply = answer(place, message, context)
+            update = trained(runtime, content, context)
         seen.append(counter.get_total_flops())
-        return reply
+        return update
 
-    monkeypatch.setattr(client_app, "answer", counted)
+    monkeypatch.setattr(client_app, "trained", counted)
     totals = {}
     for name in ("sgd", "sam"):
         seen.clear()

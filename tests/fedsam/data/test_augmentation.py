@@ -7,6 +7,7 @@ import torch
 
 from fedsam.config import ConfigError
 from fedsam.data.augmentation import augment, normalize
+from fedsam.data.dataset import Images
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -16,6 +17,24 @@ def test_normalize(dtype: torch.dtype) -> None:
     y = normalize(x, (0.5, 0.2), (0.25, 0.1), dtype)
     torch.testing.assert_close(y, torch.tensor([[[[-2.0, 2.0]], [[0.0, 2.0]]]], dtype=dtype))
     assert torch.equal(x, kept)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_order_in_memory_changes_no_bit_and_is_kept(channels: int, dtype: torch.dtype) -> None:
+    pixels = torch.randint(0, 256, (20, channels, 28, 32), dtype=torch.uint8, generator=seeded())
+    mean, std = (0.4914, 0.4822, 0.4465, 0.5)[:channels], (0.2470, 0.2435, 0.2616, 0.1)[:channels]
+    first, last = Images(pixels, torch.arange(20)), Images(pixels.contiguous(memory_format=torch.channels_last), torch.arange(20))
+    index = torch.tensor([3, 19, 3, 0])
+    one, other = first.select(index), last.select(index)
+    assert torch.equal(one.x, pixels[index])
+    assert torch.equal(other.x, pixels[index])
+    assert one.y.tolist() == other.y.tolist() == index.tolist()
+    x, y = normalize(one.x, mean, std, dtype), normalize(other.x, mean, std, dtype)
+    assert torch.equal(x, y)
+    assert (x.is_contiguous(), y.is_contiguous(memory_format=torch.channels_last)) == (True, True)
+    kinds = ("flip", "crop", "cutout")
+    assert torch.equal(augment(x, kinds, seeded(1)), augment(y, kinds, seeded(1)))
 
 
 def batch(count: int = 400) -> torch.Tensor:

@@ -47,6 +47,7 @@ def assert_same(one: Dataset, other: Dataset) -> None:
         mine, others = getattr(one, part), getattr(other, part)
         assert torch.equal(mine.x, others.x) and torch.equal(mine.y, others.y)
         assert mine.x.untyped_storage().nbytes() == mine.x.numel()
+        assert mine.x.is_contiguous(memory_format=torch.channels_last)
     names = ("name", "classes", "mean", "std", "augment", "class_names", "clients", "digest", "image")
     assert [getattr(one, name) for name in names] == [getattr(other, name) for name in names]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -14,6 +15,7 @@ import pytest
 import torch
 from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST
 
+from experiments.running import grids
 from experiments.running.grids import DatasetCache
 from fedsam.config import ConfigError, parse
 from fedsam.data import datasets, download
@@ -40,6 +42,7 @@ def assert_small(dataset: datasets.Dataset) -> None:
         assert (images.x.dtype, images.y.dtype) == (torch.uint8, torch.int64)
         assert images.y.shape == images.x.shape[:1]
         assert images.x.untyped_storage().nbytes() == images.x.numel()
+        assert images.x.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -51,6 +54,19 @@ def test_reads_official_formats(name: str, root: Path, monkeypatch: pytest.Monke
     first = rows(0, dataset.train.x.shape[0] if name != "cifar10" else EACH, size)
     assert torch.equal(dataset.train.x[: len(first)].reshape(-1, size), torch.from_numpy(first))
     assert dataset.test.y.tolist() == [i % 10 for i in range(EACH)]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_actors_share_the_images_in_the_same_order_in_memory(name: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    buffers, dataset, made = list[pickle.PickleBuffer](), load(name, root), list[datasets.Dataset]()
+    sent = pickle.dumps(grids._numpy(dataset), protocol=5, buffer_callback=buffers.append)
+    assert len(sent) < 10_000  # the images are in the buffers, which Ray maps and does not copy
+    monkeypatch.setattr(grids.client_app, "make", made.append)
+    grids.load_clients(pickle.loads(sent, buffers=buffers), [])
+    for mine, others in ((made[0].train, dataset.train), (made[0].test, dataset.test)):
+        assert torch.equal(mine.x, others.x)
+        assert torch.equal(mine.y, others.y)
+        assert mine.x.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("name", SMALL)
