@@ -12,6 +12,7 @@ from flwr.clientapp import ClientApp
 
 from fedsam.grid.actor import ClientTask, peak_memory, serve
 from fedsam.grid.base import LocalGrid, expired, time_to_live
+from fedsam.grid.client_states import ClientStates
 from fedsam.grid.process import torch_threads
 from fedsam.messages.aggregation import ShardAccumulator
 
@@ -38,7 +39,7 @@ class InlineGrid(LocalGrid):
     ) -> None:
         super().__init__(clients, run_config, shard_size)
         self._app, self._threads = load(), threads
-        self.states: dict[int, RecordDict] = {}
+        self.states = ClientStates()
         self._pushed: list[Sequence[Message]] = []
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
@@ -102,7 +103,7 @@ class InlineGrid(LocalGrid):
     def _set_state(self, message: Message, state: RecordDict, *, usable: bool) -> None:
         node = message.metadata.dst_node_id
         if usable and (len(state) or node in self.states):
-            self.states[node] = state
+            self.states.update([node], [state], [True])
 
     def peak_memory(self) -> tuple[int, int | None]:
         """Those of this process."""

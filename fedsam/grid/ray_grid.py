@@ -32,7 +32,7 @@ class RayGrid(LocalGrid):
     def __init__(self, pool: ActorPool, clients: int, run_config: Mapping[str, Any], shard_size: int | None = None) -> None:
         super().__init__(clients, run_config, shard_size)
         self.pool = pool
-        self.states = ClientStates(_copy)
+        self.states = ClientStates(_copy, _load, _put)
         self._scheduler = Scheduler()
         self._sent: list[Shard] = []  # whose replies may still be asked for
         self._background: deque[tuple[Sequence[Shard], Callable[[Sequence[Message]], None]]] = deque()  # with what their replies go to
@@ -279,6 +279,16 @@ def _store(messages: Sequence[Message]) -> dict[int, Any]:
 
 def _copy(state: Any) -> Any:
     """A copy of an object of another machine in this one's object store."""
+    return _put(_load(state))
+
+
+def _load(state: Any) -> Any:
     import ray
 
-    return ray.put(ray.get(state))
+    return ray.get(state)
+
+
+def _put(state: Any) -> Any:
+    import ray
+
+    return ray.put(state)
