@@ -10,9 +10,10 @@ from typing import Any
 
 from experiments.planning.plan import plan_comparison
 from experiments.reporting.report import write_report
+from experiments.running.callback import Callback
 from experiments.running.grids import DatasetCache, actor_groups
-from experiments.running.progress import Callback, shown
-from experiments.running.run import Result
+from experiments.running.progress import shown
+from experiments.running.result import Result
 from experiments.running.scheduler import Outcome, perform
 from experiments.settings.catalogue import CheckedExperiment
 from experiments.settings.presets import expand as expand_method

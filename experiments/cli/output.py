@@ -20,7 +20,7 @@ from fedsam.wording import ConfigError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from experiments.running import progress
+    from experiments.running.callback import Callback
     from experiments.running.scheduler import Outcome
 
 FAILED, USAGE, UNFINISHED, INTERRUPTED, TERMINATED = 1, 2, 3, 130, 143
@@ -79,16 +79,17 @@ def print_table(table: Table) -> None:
 
 
 @contextmanager
-def progress_callback(quiet: bool, tensorboard: bool = False) -> Iterator[progress.Callback]:
+def progress_callback(quiet: bool, tensorboard: bool = False) -> Iterator[Callback]:
     """The callback that shows progress on the terminal, unless quiet, and writes TensorBoard event files, if asked to."""
-    from experiments.running import progress
+    from experiments.running.callback import Callback, CallbackList
+    from experiments.running.progress import ConsoleCallback
 
     with ExitStack() as stack:
-        shown: progress.Callback = progress.Callback() if quiet else stack.enter_context(progress.ConsoleCallback(Console(stderr=True)))
+        shown: Callback = Callback() if quiet else stack.enter_context(ConsoleCallback(Console(stderr=True)))
         if tensorboard:
             from experiments.running.tensorboard import TensorBoardCallback
 
-            shown = progress.CallbackList(stack.enter_context(TensorBoardCallback()), shown)
+            shown = CallbackList(stack.enter_context(TensorBoardCallback()), shown)
         yield shown
 
 

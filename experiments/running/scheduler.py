@@ -9,8 +9,8 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import dataclass
 
+from experiments.running.callback import Callback
 from experiments.running.grids import ActorGroup, DatasetCache, grids
-from experiments.running.progress import Callback
 from experiments.running.server_app import RunFailed, serve
 from experiments.settings.catalogue import CheckedExperiment, check
 from fedsam import plugins

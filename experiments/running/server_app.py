@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -14,9 +15,11 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from clients.optimizers import LocalOptimizer
+from experiments.running.callback import Callback
 from experiments.running.grids import DatasetCache, grids
-from experiments.running.progress import Callback, shown
-from experiments.running.run import Result, Session
+from experiments.running.progress import shown
+from experiments.running.result import Result
+from experiments.running.run import Session
 from experiments.running.trial import try_out
 from experiments.settings.catalogue import CheckedExperiment, check, sources
 from experiments.settings.presets import expand
@@ -27,6 +30,7 @@ from fedsam.data.datasets import Dataset
 from fedsam.data.federated import batch_sizes, fallback_note, partition_examples
 from fedsam.grid.base import LocalGrid
 from fedsam.grid.ray_grid import RayGrid
+from fedsam.results.ownership import RunTakenError
 from fedsam.results.processes import heartbeat
 from fedsam.results.provenance import provenance
 from fedsam.results.store import Results
@@ -121,7 +125,8 @@ def serve(
     if isinstance(grid, LocalGrid):
         grid.set_client_sizes(label_distribution.sum(axis=1).tolist())
     with Results.open(experiment.runs_dir) as results:
-        where = provenance(gpu=experiment.compute.gpus_per_actor > 0, sources=sources(experiment), data=dataset.digest)
+        gpu, modules = experiment.compute.gpus_per_actor > 0, sources(experiment)
+        where = provenance(gpu=gpu, sources=modules, data=dataset.digest, files=dataset.files)
         names = dataset.class_names
         run_id = results.start_run(
             experiment,
@@ -148,7 +153,8 @@ def serve(
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
             status, what = ("interrupted", "stopped by the user") if interrupted else ("failed", f"{type(error).__name__}: {error}")
-            results.finish_run(run_id, "interrupted" if interrupted else "failed", what)
+            with suppress(RunTakenError):  # the error that stopped the run
+                results.finish_run(run_id, "interrupted" if interrupted else "failed", what)
             callback.finished(run_id, status, what)
             if isinstance(error, Exception):
                 raise RunFailed(run_id, error) from error

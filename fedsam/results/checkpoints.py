@@ -6,10 +6,8 @@ states of clients that have not changed since an earlier checkpoint stay in its 
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,18 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from fedsam.results.config_hash import digest
+from fedsam.results.tensor_trees import Tree, join, load, packed, save, split, sync, write
 
 FORMAT = 1  # of the manifest
 MANIFEST_NAME, SERVER_NAME = "manifest.json", "server.safetensors"
 KEPT = 2  # checkpoints
 MAX_AGE = 8  # checkpoints after which a client's state is written again, so that old files can go
 FILE_BYTES = 2**26  # of clients' states in one file, about
-
-Tree = Any  # tensors, numbers, texts, bytes and None, nested in mappings by name and in lists
 
 
 class CheckpointError(ValueError):
@@ -55,7 +51,7 @@ class Checkpoint:
     def clients(self) -> Iterator[tuple[int, Tree]]:
         """The number and state of each client that has one; one state at a time is in memory."""
         for path, numbers in self._files.items():
-            yield from _load(path, numbers)
+            yield from load(path, numbers)
 
 
 class CheckpointFolder:
@@ -68,9 +64,10 @@ class CheckpointFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._last: Mapping[str, Any] = {"clients": {}, "files": {}, "ages": {}}  # manifest of the checkpoint read or written last
+        self._unusable: set[Path] = set()  # checkpoints that were found damaged, which stay until there are others
 
     def write(self, round: int, server: Tree, clients: Iterable[tuple[int, Tree]], identity: Mapping[str, str]) -> Path:
-        """Write the checkpoint after a round, and remove what neither it nor the one before it needs.
+        """Write the checkpoint after a round, unless it is the last one, and remove what neither it nor the one before it needs.
 
         Args:
             clients: Number and state of each client whose state is not that of the checkpoint that this object read or wrote last; of
@@ -82,18 +79,21 @@ class CheckpointFolder:
 
         Raises:
             OSError: It cannot be written; earlier checkpoints are as before.
+            TypeError: The server or a client holds what a checkpoint cannot.
         """
         final, partial = self.path / f"{round:05d}", self.path / f".{round:05d}.partial"
+        if self._last.get("round") == round:
+            return final
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
             before, tensors = self._last, dict[str, Tensor]()
-            tree = _split(server, tensors)
-            files = {f"{final.name}/{SERVER_NAME}": _save(partial / SERVER_NAME, tensors)}
+            tree = split(server, tensors)
+            files = {f"{final.name}/{SERVER_NAME}": save(partial / SERVER_NAME, tensors)}
             changed = dict[str, list[int]]()
             for number, states in enumerate(_files(self._with_aged(clients, before))):
                 name = f"clients-{number:04d}.safetensors"
-                files[f"{final.name}/{name}"] = _save(partial / name, *_packed(states))
+                files[f"{final.name}/{name}"] = save(partial / name, *packed(states))
                 changed[f"{final.name}/{name}"] = list(states)
             new = {client for numbers in changed.values() for client in numbers}
             kept = {name: [client for client in numbers if client not in new] for name, numbers in before["clients"].items()}
@@ -108,28 +108,37 @@ class CheckpointFolder:
                 "ages": {name: before["ages"].get(name, -1) + 1 for name in held},
             }
             text = json.dumps(manifest)
-            _write(partial / MANIFEST_NAME, json.dumps({"sha256": digest(text), "manifest": text}).encode())
-            _sync(partial)
+            write(partial / MANIFEST_NAME, json.dumps({"sha256": digest(text), "manifest": text}).encode())
+            sync(partial)
             shutil.rmtree(final, ignore_errors=True)  # one that was found damaged
             partial.rename(final)
-            _sync(self.path)
+            sync(self.path)
             self._last = manifest
+            self._unusable.discard(final)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         self._remove_old()
         return final
 
-    def latest(self) -> Checkpoint | None:
-        """The latest checkpoint that is whole; None where there is none. Raises `CheckpointError` where there are only damaged ones."""
+    def latest(self, most: int) -> Checkpoint | None:
+        """The latest checkpoint that can be used; None where there is none.
+
+        Args:
+            most: The last round whose checkpoint can be used, because of what else is kept of the run.
+
+        Raises:
+            CheckpointError: There are only such that cannot be used.
+        """
         damaged = list[str]()
         for folder in self._folders():
             try:
-                manifest = _checked(folder)
+                manifest = _checked(folder, most)
             except CheckpointError as error:
                 damaged.append(str(error))
+                self._unusable.add(folder)
                 continue
             with safe_open(folder / SERVER_NAME, framework="pt") as file:
-                server = _join(manifest["server"], file.get_tensor)
+                server = join(manifest["server"], file.get_tensor)
             self._last = manifest
             files = {self.path / name: tuple(numbers) for name, numbers in manifest["clients"].items()}
             return Checkpoint(manifest["round"], server, manifest["identity"], tuple(damaged), files)
@@ -143,8 +152,10 @@ class CheckpointFolder:
         return sorted((each for each in found if each.name.isdecimal()), key=lambda each: int(each.name), reverse=True)
 
     def _manifests(self) -> Iterator[Mapping[str, Any]]:
-        """The manifests that are whole, the latest first."""
+        """The manifests of the checkpoints that may be used, the latest first."""
         for folder in self._folders():
+            if folder in self._unusable:
+                continue
             try:
                 yield _manifest(folder)
             except CheckpointError:
@@ -158,7 +169,7 @@ class CheckpointFolder:
             yield client, state
         for name, numbers in before["clients"].items():
             if before["ages"][name] >= MAX_AGE:
-                yield from _load(self.path / name, [client for client in numbers if client not in new])
+                yield from load(self.path / name, [client for client in numbers if client not in new])
 
     def _remove_old(self) -> None:
         """Remove all files that the last checkpoints do not need."""
@@ -179,18 +190,20 @@ def _manifest(folder: Path) -> Mapping[str, Any]:
         if outer["sha256"] != digest(outer["manifest"]):
             raise CheckpointError(f"{path} is damaged: its hash is another")
         found: Mapping[str, Any] = json.loads(outer["manifest"])
+        if found["format"] != FORMAT:
+            raise CheckpointError(f"{path} has format {found['format']}, and this fedsam reads format {FORMAT}")
     except (OSError, ValueError, KeyError, TypeError, RecursionError, AttributeError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {error}") from None
-    if found["format"] != FORMAT:
-        raise CheckpointError(f"{path} has format {found['format']}, and this fedsam reads format {FORMAT}")
     return found
 
 
-def _checked(folder: Path) -> Mapping[str, Any]:
-    """The manifest of a checkpoint whose files are whole. Raises `CheckpointError` where it is not."""
+def _checked(folder: Path, most: int) -> Mapping[str, Any]:
+    """The manifest of a checkpoint whose files are whole. Raises `CheckpointError` where one is not, and as `CheckpointFolder.latest`."""
     manifest = _manifest(folder)
+    if manifest["round"] > most:
+        raise CheckpointError(f"{folder} cannot be used: the results hold no more than round {most - 1}")
     for name, expected in manifest["files"].items():
         path = folder.parent / name
         try:
@@ -208,76 +221,10 @@ def _files(states: Iterable[tuple[int, Tree]]) -> Iterator[dict[int, tuple[Tree,
     group, size = dict[int, tuple[Tree, dict[str, Tensor]]](), 0
     for client, state in states:
         tensors: dict[str, Tensor] = {}
-        group[client] = _split(state, tensors), tensors
+        group[client] = split(state, tensors), tensors
         size += sum(tensor.nbytes for tensor in tensors.values())
         if size >= FILE_BYTES:
             yield group
             group, size = {}, 0
     if group:
         yield group
-
-
-def _packed(states: Mapping[int, tuple[Tree, Mapping[str, Tensor]]]) -> tuple[dict[str, Tensor], str]:
-    """The tensors of several clients under one name each, and their plain values as one text."""
-    tensors = {f"{client}/{name}": tensor for client, (_, its) in states.items() for name, tensor in its.items()}
-    return tensors, json.dumps({str(client): plain for client, (plain, _) in states.items()})
-
-
-def _load(path: Path, clients: Iterable[int]) -> Iterator[tuple[int, Tree]]:
-    with safe_open(path, framework="pt") as file:
-        plain: Mapping[str, Tree] = json.loads(file.metadata()["plain"])
-        for client in clients:
-            yield client, _join(plain[str(client)], lambda name, client=client: file.get_tensor(f"{client}/{name}"))
-
-
-def _split(tree: Tree, tensors: dict[str, Tensor]) -> Tree:
-    """The tree as JSON takes it; its tensors are put into `tensors`, by number."""
-    if isinstance(tree, Tensor):
-        name = str(len(tensors))
-        tensors[name] = tree.detach().cpu().clone()  # tensors that share memory cannot be written
-        return {"tensor": name}
-    if isinstance(tree, bytes):
-        return {"bytes": base64.b64encode(tree).decode()}
-    if isinstance(tree, Mapping):
-        return {"items": {name: _split(value, tensors) for name, value in tree.items()}}
-    if isinstance(tree, list | tuple):
-        return [_split(value, tensors) for value in tree]
-    if tree is None or isinstance(tree, bool | int | float | str):
-        return tree
-    raise TypeError(f"a checkpoint holds tensors, numbers, texts, bytes and lists and mappings of these, not {type(tree).__name__}")
-
-
-def _join(tree: Tree, tensor: Any) -> Tree:
-    """The tree that `_split` made plain; `tensor` gives tensors by name."""
-    if isinstance(tree, list):
-        return [_join(value, tensor) for value in tree]
-    if not isinstance(tree, dict):
-        return tree
-    if "items" in tree:
-        return {name: _join(value, tensor) for name, value in tree["items"].items()}
-    return tensor(tree["tensor"]) if "tensor" in tree else base64.b64decode(tree["bytes"])
-
-
-def _save(path: Path, tensors: dict[str, Tensor], plain: str = "") -> str:
-    """Write tensors; the SHA-256 of the file."""
-    save_file(tensors, path, metadata={"plain": plain})
-    with path.open("rb+") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-        os.fsync(file.fileno())
-    return found
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    """Have the kernel write a folder's entries."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

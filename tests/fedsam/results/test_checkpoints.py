@@ -33,18 +33,18 @@ def plain(tree: Any) -> Any:
 
 
 def read(path: Path) -> tuple[int, dict[int, Any]]:
-    found = CheckpointFolder(path).latest()
+    found = CheckpointFolder(path).latest(most=99)
     assert found is not None
     return found.round, {client: plain(tree) for client, tree in found.clients()}
 
 
 def test_a_checkpoint_comes_back_as_it_was_written(tmp_path: Path) -> None:
     CheckpointFolder(tmp_path / "c").write(5, SERVER, [(0, state(1)), (7, state(2))], IDENTITY)
-    found = CheckpointFolder(tmp_path / "c").latest()
+    found = CheckpointFolder(tmp_path / "c").latest(most=99)
     assert found is not None
     assert (found.round, found.identity, found.damaged, plain(found.server)) == (5, IDENTITY, (), plain(SERVER))
     assert {client: plain(tree) for client, tree in found.clients()} == {0: plain(state(1)), 7: plain(state(2))}
-    assert CheckpointFolder(tmp_path / "none").latest() is None
+    assert CheckpointFolder(tmp_path / "none").latest(most=99) is None
 
 
 def test_only_changed_states_are_written_and_two_checkpoints_are_kept(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_of_damaged_checkpoints_the_one_before_is_used_and_that_is_said(tmp_path
     else:
         path.write_bytes(content[:-3] if how == "truncated" else content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
     again = CheckpointFolder(tmp_path)
-    found = again.latest()
+    found = again.latest(most=99)
     assert found is not None
     assert found.round == 1
     if (how, name) != ("missing", MANIFEST_NAME):  # without which there is no checkpoint
@@ -96,11 +96,25 @@ def test_of_damaged_checkpoints_the_one_before_is_used_and_that_is_said(tmp_path
     assert read(tmp_path) == (2, {0: plain(state(3))})
 
 
+def test_checkpoints_that_cannot_be_used_are_in_nobodys_way(tmp_path: Path) -> None:
+    """Those of rounds that the results do not hold, as they were restored from an older copy."""
+    folder = CheckpointFolder(tmp_path)
+    for round in (4, 8):
+        folder.write(round, SERVER, [(0, state(round))], IDENTITY)
+    again = CheckpointFolder(tmp_path)
+    with pytest.raises(CheckpointError, match=r"00008 cannot be used: the results hold no more than round 2.*00004 cannot"):
+        again.latest(most=3)
+    for round in (1, 2, 3):
+        again.write(round, SERVER, [(0, state(10 * round))], IDENTITY)
+    assert read(tmp_path) == (3, {0: plain(state(30))})
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["00002", "00003"]
+
+
 def test_where_all_are_damaged_that_is_an_error(tmp_path: Path) -> None:
     CheckpointFolder(tmp_path).write(1, SERVER, [], IDENTITY)
     (tmp_path / "00001" / "server.safetensors").write_bytes(b"cos\nsystem\n(S'touch gotcha'\ntR.")
     with pytest.raises(CheckpointError, match=r"server\.safetensors is damaged"):
-        CheckpointFolder(tmp_path).latest()
+        CheckpointFolder(tmp_path).latest(most=99)
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_earlier_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +125,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_earlier_ones(tmp_path: P
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "_write", full)
+        patch.setattr(checkpoints, "write", full)
         with pytest.raises(OSError, match="No space left"):
             folder.write(2, SERVER, [(0, state(2))], IDENTITY)
     assert read(tmp_path) == (1, {0: plain(state(1))})
@@ -135,4 +149,4 @@ def test_a_manifest_of_any_bytes_is_damaged_and_nothing_else(tmp_path_factory: p
     folder.mkdir()
     (folder / MANIFEST_NAME).write_bytes(content)
     with pytest.raises(CheckpointError):
-        CheckpointFolder(folder.parent).latest()
+        CheckpointFolder(folder.parent).latest(most=99)

@@ -84,7 +84,7 @@ def test_runs_that_are_not_there_or_left_no_model_are_named(tmp_path: Path) -> N
     path = tmp_path / first / "model.safetensors"
     path.unlink()
     with Results.open(tmp_path) as results:
-        results.finish_run(first, "interrupted", "stopped by the user")
+        results._connection.execute("UPDATE runs SET status = 'interrupted' WHERE id = ?", (first,))
     with pytest.raises(ConfigError, match=f"run {first} is interrupted and left no {path}"):
         load_model(first, tmp_path)
 
