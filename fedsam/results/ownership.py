@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,6 +19,8 @@ from fedsam.results.processes import process_start_time
 from fedsam.results.reading import ResultsReader
 from fedsam.results.rows import Run, Status
 from fedsam.wording import ConfigError
+
+CHANGED = "changed midway"  # the name, among the versions of a run, of the settings and versions that differ between its rounds
 
 
 class DuplicateRunError(RuntimeError):
@@ -42,20 +44,23 @@ class OwnedResults(ResultsReader):
     """The open results file, whose runs have a process each."""
 
     def continue_run(
-        self, run: Run, resolved: Mapping[str, Any], versions: Mapping[str, str], changed: str = "", *, restart: bool = False
+        self, run: Run, resolved: Mapping[str, Any], versions: Mapping[str, str], changed: Sequence[str] = (), *, restart: bool = False
     ) -> None:
         """Have this process continue a run, with these settings from now on.
 
         Args:
             resolved: As of `start_run`.
             versions: Of this process.
-            changed: What of the settings and versions is other than before and changes its numbers: it is another experiment's then.
+            changed: What of the settings and versions is other than before and changes its numbers, which is noted among its versions:
+                the run is then one of an experiment of its own.
             restart: Also if it seems to be at work on another machine.
 
         Raises:
             DuplicateRunError: It is at work.
         """
-        sources = {name: version for name, version in versions.items() if version.startswith("sha256:")}
+        changes = ", ".join(dict.fromkeys([*filter(None, [run.versions.get(CHANGED)]), *changed]))
+        noted = {CHANGED: changes} if changes else {}
+        sources = {name: version for name, version in versions.items() if version.startswith("sha256:")} | noted
         with transaction(self._connection) as connection:
             now = self.find_one(run.id)
             if now.status == "running" and not is_gone(now, restart):
@@ -63,8 +68,8 @@ class OwnedResults(ResultsReader):
             self._take(run.id)
             values = {
                 "config": json.dumps(resolved, default=str, sort_keys=True),
-                "config_hash": config_hash(resolved, sources | ({"changed": changed} if changed else {})),
-                "versions": json.dumps(dict(versions)),
+                "config_hash": config_hash(resolved, sources),
+                "versions": json.dumps({**versions, **noted}),
             }
             for name, value in values.items():
                 connection.execute(f"UPDATE runs SET {name} = ? WHERE id = ?", (value, run.id))

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from fedsam.results.provenance import DATA_FILES
+from fedsam.results.provenance import DATA_FILES, Provenance
+from fedsam.results.reading import ResultsReader
 from fedsam.results.rows import ClientRow, Row
 
 DECISIVE = ("fedsam", "torch", "numpy", DATA_FILES)  # versions that the numbers of a run depend on
@@ -31,6 +32,27 @@ def differences(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, 
         for name in dict.fromkeys([*old, *new])
         if old.get(name) != new.get(name)
     }
+
+
+def resuming_notes(results: ResultsReader, run: str, here: Provenance) -> list[str]:
+    """What a user should know who has a run go on: what is other than at its start, and which runs of the experiment are left as they are.
+
+    Args:
+        here: Of this process.
+    """
+    (own,) = results.find([run])
+    notes = [
+        f"was begun {said} {before!r}, and goes on {said} {now!r}"
+        for said, before, now in (("by commit", own.git_commit, here.git_commit), ("on", own.device, here.device))
+        if before != now
+    ]
+    others = results.runs_with_hash(own.config_hash, own.seed, own.dataset)
+    for other in others:
+        found = differences(other.versions, here.versions)
+        if other.id != run and found and other.status not in ("finished", "running"):
+            what = "; ".join(f"{name}: {text}" for name, text in found.items())
+            notes.append(f"run {other.id} of the same experiment did not finish, and stays as it is ({what})")
+    return notes
 
 
 def row_tree(row: Row) -> dict[str, Any]:

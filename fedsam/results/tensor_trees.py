@@ -32,7 +32,7 @@ def load(path: Path, clients: Iterable[int]) -> Iterator[tuple[int, Tree]]:
             yield client, join(plain[str(client)], partial(_tensor, file, client))
 
 
-def _tensor(file: safe_open, client: int, name: str) -> Tensor:
+def _tensor(file: Any, client: int, name: str) -> Tensor:
     tensor: Tensor = file.get_tensor(f"{client}/{name}")
     return tensor
 
