@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,7 @@ def resume(name: str, runs_dir: Path, request: Request, callback: Callback) -> O
     found = _changed(run, checked) | differences(run.versions, versions)
     refused = [f"{key}: {what}" for key, what in found.items() if key not in request.allowed]
     if refused:
-        allow = " ".join(f"--allow-changed {key}" for key in found if key not in request.allowed)
+        allow = " ".join(f"--allow-changed {shlex.quote(key)}" for key in found if key not in request.allowed)
         raise ConfigError("\n".join([*refused, f"run {run.id} would not be one experiment; {allow} goes on all the same, and notes it"]))
     with grids([experiment], cache, callback.phase) as group:
         return carry_out(checked, group, callback, continued=Continued(run, tuple(found), request.restart))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from fedsam.module_sources import Source, digests
 
-DATA_FILES = "data files"  # the name of their hash among the versions
+DATA_FILES = "data_files"  # the name of their hash among the versions
 PACKAGES = ("fedsam", "torch", "torchvision", "flwr", "ray", "numpy")
 
 

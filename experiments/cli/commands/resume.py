@@ -35,7 +35,7 @@ def command(
     overrides: Overrides = None,
     allow_changed: Annotated[
         list[str] | None,
-        typer.Option("--allow-changed", metavar="KEY", help="Go on although this setting, or torch, numpy, fedsam or data files, differs."),
+        typer.Option("--allow-changed", metavar="KEY", help="Go on although this setting, or torch, numpy, fedsam or data_files, differs."),
     ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Go on although the run seems to be at work on another machine.")] = False,
     runs_dir: RunsDir = RUNS_DIR,
