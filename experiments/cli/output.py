@@ -96,7 +96,9 @@ def progress_callback(quiet: bool, tensorboard: bool = False) -> Iterator[Callba
 
 def graceful_shutdown_of_runs(folder: Path) -> AbstractContextManager[object]:
     """`graceful_shutdown` with a message that tells where the finished rounds are; running runs are recorded as interrupted."""
-    return graceful_shutdown(f"interrupted; the finished rounds are kept in {folder / 'fedsam.db'}: see `fedsam runs` and `fedsam report`")
+    return graceful_shutdown(
+        f"interrupted; the finished rounds are kept in {folder / 'fedsam.db'}: see `fedsam runs`; `fedsam resume` goes on"
+    )
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from fedsam.grid.base import LocalGrid
 from fedsam.grid.process import torch_threads
 from fedsam.messages import aggregation, codec
 from fedsam.models.network import Network
-from fedsam.results.model_files import save_model
+from fedsam.results.model_files import FINAL_MODEL_NAME, round_name, save_model
 from fedsam.results.rows import ClientRow, Row, Slice
 from fedsam.results.store import Results
 from fedsam.schedules import known_rounds
@@ -108,7 +108,7 @@ class Session:
         if budget is not None and self.spent < budget:
             note = f"rounds: all {len(self.rows)} are over after {self.spent} gradient evaluations of a budget of {budget}"
             self.callback.warn(self.run_id, note)
-        self._save("model")
+        self._save(FINAL_MODEL_NAME)
         return Result(self.run_id, tuple(self.rows), self.strategy.evaluated, self.network.module, self.experiment.measure.last)
 
     def _network(self) -> Network:
@@ -154,7 +154,7 @@ class Session:
         if isinstance(self.grid, LocalGrid):
             self.grid.await_background(0 if last or not self._may_overlap(row.round) else 1)
         if self.experiment.checkpoint.every and row.round % self.experiment.checkpoint.every == 0:
-            self._save(f"round-{row.round:05d}")
+            self._save(round_name(row.round))
         if self.checkpoints:
             self.checkpoints.end_round(row)
         # Actors of a Ray that others started are no processes of ours, and so would count as others'.
@@ -235,7 +235,7 @@ class Session:
         }
 
     def _save(self, name: str) -> None:
-        path = Path(self.experiment.runs_dir) / self.run_id / f"{name}.safetensors"
+        path = Path(self.experiment.runs_dir) / self.run_id / name
         self.network.buffers = self.strategy.buffers
         self.network.load_(self.strategy.evaluated)
         save_model(self.network.module, path, self.dataset.image, self.dataset.classes)

@@ -56,7 +56,7 @@ def command(
     parallel: Annotated[int, typer.Option("--parallel", metavar="N", min=1, help="Runs at once, each with its share of the actors.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, with times from short trials, and stop.")] = False,
     restart: Annotated[
-        bool, typer.Option("--restart", help="Make runs again that seem to be at work on another machine: their processes are gone.")
+        bool, typer.Option("--restart", help="Go on with runs that seem to be at work on another machine: their processes are gone.")
     ] = False,
     data_root: DataRoot = None,
     runs_dir: NewRunsDir = None,
@@ -70,7 +70,8 @@ def command(
     """Run the experiments of CONFIG that have not finished yet; then print the table of all and write their report.
 
     CONFIG is a file as `fedsam run` takes it. The plan comes first: runs, work, bytes and time, estimated from short trials.
-    What was stopped or killed goes on when it is started again: a run with the same settings and seed that has finished is not repeated.
+    What was stopped or killed goes on when it is started again: a run with the same settings and seed that has finished is not repeated,
+    one that has not is continued from its latest checkpoint.
     A run that fails is recorded with its error and does not stop the others; the exit code is then 1. A run that another process is at is
     left to it; the exit code is then 3, unless it has ended by the end.
     """
