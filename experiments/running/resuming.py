@@ -17,6 +17,7 @@ from experiments.settings.catalogue import CheckedExperiment, check
 from experiments.settings.presets import expand
 from fedsam import plugins
 from fedsam.config import ConfigError
+from fedsam.grid.ray_start import WhenLost
 from fedsam.overrides import flatten, override
 from fedsam.results.resuming import differences
 from fedsam.results.rows import Run
@@ -42,8 +43,11 @@ class Request:
     restart: bool = False
 
 
-def resume(name: str, runs_dir: Path, request: Request, callback: Callback) -> Outcome:
+def resume(name: str, runs_dir: Path, request: Request, callback: Callback, lost: WhenLost | None = None) -> Outcome:
     """Have a run go on from its latest checkpoint, or from round 1 if it has none; how it ended.
+
+    Args:
+        lost: As of `ray_session`.
 
     Raises:
         ConfigError: No run, or more than one, has this id; the run has finished and is not extended; or what its numbers depend on differs
@@ -67,7 +71,7 @@ def resume(name: str, runs_dir: Path, request: Request, callback: Callback) -> O
     if refused:
         allow = " ".join(f"--allow-changed {shlex.quote(key)}" for key in found if key not in request.allowed)
         raise ConfigError("\n".join([*refused, f"run {run.id} would not be one experiment; {allow} goes on all the same, and notes it"]))
-    with grids([experiment], cache, callback.phase) as group:
+    with grids([experiment], cache, callback.phase, lost) as group:
         return carry_out(checked, group, callback, continued=Continued(run, tuple(found), request.restart))
 
 

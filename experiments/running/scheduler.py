@@ -16,6 +16,7 @@ from experiments.settings.catalogue import CheckedExperiment, check
 from fedsam import plugins
 from fedsam.config import ConfigError, Experiment
 from fedsam.formatting import listed
+from fedsam.grid.ray_start import WhenLost
 from fedsam.results.store import DuplicateRunError
 
 
@@ -33,11 +34,12 @@ class Outcome:
     error: str | None = None
 
 
-def run_all(experiments: Sequence[Experiment], callback: Callback, *, once: bool = False) -> list[Outcome]:
+def run_all(experiments: Sequence[Experiment], callback: Callback, *, once: bool = False, lost: WhenLost | None = None) -> list[Outcome]:
     """Run experiments one after another on the same actors; a failed one does not stop the others.
 
     Args:
         once: As of `perform`.
+        lost: As of `ray_session`.
 
     Raises:
         ConfigError: A setting of any of them is wrong; nothing has started.
@@ -50,7 +52,7 @@ def run_all(experiments: Sequence[Experiment], callback: Callback, *, once: bool
     callback.phase(f"loading {listed(sorted({experiment.data.source.name for experiment in experiments}))}")
     # Ray takes long to start: not where there is nothing to run on it.
     runnable = any(cache.has(experiment) for experiment in experiments)
-    with grids(experiments, cache, callback.phase) if runnable else nullcontext(ActorGroup(cache)) as group:
+    with grids(experiments, cache, callback.phase, lost) if runnable else nullcontext(ActorGroup(cache)) as group:
         return perform(checked, [group], callback, once=once)
 
 

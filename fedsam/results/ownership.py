@@ -10,6 +10,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -104,6 +105,14 @@ class OwnedResults(ResultsReader):
         with transaction(self._connection):
             self._end(run.id, "interrupted", f"its process on {run.host} is gone")
         return run
+
+    def interrupt_own(self, why: str) -> None:
+        """Record the runs that this process is at as interrupted: it ends, or what is left of it writes nothing more to them."""
+        with transaction(self._connection):
+            for run in [run for run in self.runs() if run.status == "running"]:
+                with suppress(RunTakenError):
+                    self.check_own(run.id)
+                    self._end(run.id, "interrupted", why)
 
     def _end(self, run: str, status: Status, error: str | None) -> None:
         """Note how a run has ended."""

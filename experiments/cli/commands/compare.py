@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from experiments.cli.lost_ray import when_lost
 from experiments.cli.options import (
     AllowOpen,
     Baseline,
@@ -112,7 +113,8 @@ def _carry_out(
     with ExitStack() as stack:
         if todo:
             with Console(stderr=True, quiet=not show_plan).status("starting") as status:
-                groups = stack.enter_context(actor_groups(experiments, parallel, cache, status.update))
+                lost = when_lost(experiments[0].runs_dir, restarts=True)
+                groups = stack.enter_context(actor_groups(experiments, parallel, cache, status.update, lost))
                 status.update("short trials on the actors, to estimate times")
                 forecasts = _forecasts(todo, groups[0]) if show_plan else {}
         seconds = _seconds(todo, forecasts) if forecasts else None

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from experiments.cli.lost_ray import when_lost
 from experiments.cli.options import (
     RUNS_DIR,
     AllowOpen,
@@ -60,7 +61,7 @@ def command(
     given |= location_settings(data_root, None, ray_address, allow_unauthenticated_cluster)
     changes = {key: str(value) if isinstance(value, Path) else value for key, value in given.items() if value is not None}
     with progress_callback(quiet, tensorboard) as callback, graceful_shutdown_of_runs(runs_dir):
-        outcome = resume(run, runs_dir, Request(changes, allow_changed or (), restart), callback)
+        outcome = resume(run, runs_dir, Request(changes, allow_changed or (), restart), callback, when_lost(runs_dir, restarts=True))
     ids = [outcome.run_id] if outcome.run_id else []
     report_runs(ids, runs_dir)
     exit_on_failure([outcome])

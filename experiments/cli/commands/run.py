@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from experiments.cli.lost_ray import when_lost
 from experiments.cli.options import (
     AllowOpen,
     ConfigFile,
@@ -63,7 +64,7 @@ def command(
 
     folder = experiments[0].runs_dir
     with progress_callback(quiet, tensorboard) as callback, graceful_shutdown_of_runs(folder):
-        outcomes = run_all(experiments, callback, once=resume)
+        outcomes = run_all(experiments, callback, once=resume, lost=when_lost(folder, restarts=resume))
     ids = [outcome.run_id for outcome in outcomes if outcome.run_id]
     report_runs(ids, folder)
     exit_on_failure(outcomes)

@@ -15,11 +15,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from experiments.settings.toml import toml
+from fedsam.grid.ray_start import DAEMONS
 from fedsam.results.store import Results
-from tests.experiments.running.test_resume import METHODS, experiment, model
+from tests.experiments.running.test_resume import METHODS, carry_out, experiment, model
 from tests.support.content import content
 from tests.support.processes import HANG, alive, descendants
 
@@ -88,6 +90,26 @@ def test_a_driver_that_is_killed_again_and_again_loses_nothing(tmp_path: Path, t
     assert model(found["killed"], run_id(folder)) == model(found["undisturbed"], run_id(tmp_path / "undisturbed"))
     for manifest in found["killed"].glob("*/checkpoints/*/manifest.json"):
         assert json.loads(json.loads(manifest.read_text())["manifest"])["round"] in (22, 24)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.parametrize("daemon", DAEMONS)
+def test_a_comparison_whose_ray_is_lost_starts_another_and_goes_on(tmp_path: Path, temporary: Path, daemon: str) -> None:
+    undisturbed = experiment(tmp_path / "runs-undisturbed", METHODS["fedsmoo"], rounds=24)
+    (tmp_path / "e.toml").write_text(
+        toml(experiment(Path("runs"), METHODS["fedsmoo"], rounds=24, compute={"actors": 1}, checkpoint__every=2).dump())
+    )
+    assert carry_out(undisturbed).status == "finished"
+    with start(tmp_path, temporary, "compare", "e.toml") as process:
+        while rounds(tmp_path) < 4:
+            assert process.poll() is None
+            time.sleep(0.05)
+        (victim,) = [pid for pid in descendants(process.pid) if psutil.Process(pid).name() == daemon]
+        os.kill(victim, signal.SIGKILL)
+        assert process.wait(HANG) == 0
+    assert content(tmp_path / "runs") == content(tmp_path / "runs-undisturbed")
+    assert not list(temporary.glob("fedsam-ray-*"))
 
 
 def run_id(folder: Path) -> str:
