@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -15,6 +15,20 @@ from fedsam.grid.ray_start import WhenLost
 
 STARTS = "FEDSAM_STARTS"  # the environment variable that counts them
 MOST_STARTS = 5  # of one command, as something may end Ray again and again
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Nothing that the process writes inside the block is seen."""
+    streams = {number: os.dup(number) for number in (1, 2)}
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for number in streams:
+        os.dup2(nowhere, number)
+    yield
+    sys.stdout.flush()
+    sys.stderr.flush()
+    for number, stream in streams.items():
+        os.dup2(stream, number)
 
 
 def when_lost(folder: Path, *, restarts: bool) -> WhenLost:
@@ -34,10 +48,10 @@ def when_lost(folder: Path, *, restarts: bool) -> WhenLost:
         Console(stderr=True).show_cursor()  # which live progress hides
         starts = int(os.environ.get(STARTS, "1"))
         again = restarts and starts < MOST_STARTS
-        print_error(f"{why}; {'this command is started again' if again else '`fedsam resume` goes on with its runs'}")
-        clean()
         sys.stdout.flush()
-        sys.stderr.flush()
+        print_error(f"{why}; {'this command is started again' if again else '`fedsam resume` goes on with its runs'}")
+        with _silent():  # other threads meet errors of a Ray that is no more
+            clean()
         if again:
             os.environ[STARTS] = str(starts + 1)
             os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
