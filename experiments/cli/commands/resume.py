@@ -52,7 +52,7 @@ def command(
     again, and each takes the place of the one that is there once it is whole. What the numbers depend on must be the same: settings, data,
     versions of fedsam, torch and numpy.
     """
-    from experiments.running.resuming import Request, resume
+    from experiments.planning.resuming import Request, resume
     from fedsam import plugins
     from fedsam.overrides import assigned
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from experiments.planning.resuming import Request, resume
 from experiments.running import checkpointing
 from experiments.running.callback import Callback
 from experiments.running.checkpointing import FOLDER_NAME, Checkpointer
 from experiments.running.grids import actor_groups
-from experiments.running.resuming import Request, resume
 from experiments.running.scheduler import Outcome, perform
 from experiments.settings.catalogue import check
 from experiments.settings.presets import expand
