@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 
 import torch
-from flwr.app import Context, Message
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
@@ -23,9 +23,31 @@ from fedsam.messages import client_state, codec
 from fedsam.models.network import Network
 
 
+class FederatedClientApp(ClientApp):
+    """A ClientApp whose local training can also be called past Flower's messages, as `fedsam.grid.serving.UpdatingClientApp`.
+
+    Args:
+        dataset: As in `RuntimeCache`.
+
+    Attributes:
+        cache: The process's runtime.
+    """
+
+    def __init__(self, dataset: Dataset | None = None) -> None:
+        super().__init__()
+        self.cache = RuntimeCache(dataset)
+
+    def train_update(self, content: RecordDict, context: Context) -> codec.Update:
+        """What the reply to a `train` message with this content would hold."""
+        update = trained(self.cache.get(context), content, context)
+        vectors = {name: vector.detach().to("cpu") for name, vector in update.vectors.items()}
+        return codec.Update(vectors, {name: float(value) for name, value in update.metrics.items()})
+
+
 def make(dataset: Dataset | None = None) -> ClientApp:
     """The ClientApp, with a memory of its own; `dataset` as in `RuntimeCache`."""
-    made, cache = ClientApp(), RuntimeCache(dataset)
+    made = FederatedClientApp(dataset)
+    cache = made.cache
 
     @made.train()
     def train(message: Message, context: Context) -> Message:
@@ -62,20 +84,24 @@ def make(dataset: Dataset | None = None) -> ClientApp:
 
 def answer(runtime: ClientRuntime, message: Message, context: Context) -> Message:
     """The reply to a `train` message: local training from the received vector; it carries the delta, or the vector if so asked."""
+    return Message(codec.encode_update(trained(runtime, message.content, context)), reply_to=message)
+
+
+def trained(runtime: ClientRuntime, content: RecordDict, context: Context) -> codec.Update:
+    """What local training from the broadcast in `content` gives; `context.state` becomes the client's new state."""
     start = time.perf_counter()
     client = int(context.node_config["partition-id"])
     device = runtime.federation.device
-    broadcast = codec.decode_broadcast(message.content, device)
+    broadcast = codec.decode_broadcast(content, device)
     correction = client_state.load_correction(context.state, broadcast.accepted, device)
     result = runtime.train(broadcast, client, correction, client_state.load_optimizer(context.state, device))
     client_state.save_correction(context.state, result.client_state, broadcast)
     if runtime.experiment.client.optimizer_state == "keep":
         client_state.save_optimizer(context.state, result.state)
-    update = codec.Update(
+    return codec.Update(
         vectors={**_moved(broadcast, result), **_named(result.payload), **_buffers(runtime.network)},
         metrics=_metrics(runtime.federation.num_examples(client), result, time.perf_counter() - start),
     )
-    return Message(codec.encode_update(update), reply_to=message)
 
 
 def assess(runtime: ClientRuntime, message: Message, context: Context) -> Message:

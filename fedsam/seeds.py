@@ -53,18 +53,21 @@ def seeded_globals(seed: int, devices: Sequence[torch.device] = ()) -> Iterator[
     import torch
 
     kept, generator = random.getstate(), np.random.mtrand.get_bit_generator()
+    states = [torch.default_generator.get_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
     borrowed = _SPARE.pop() if _SPARE else np.random.MT19937()
-    with torch.random.fork_rng(list(devices)):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the accelerators that are not meant
-        for device in devices:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        np.random.mtrand.set_bit_generator(borrowed)
-        np.random.seed(seed % 2**32)
-        random.seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(kept)
-            np.random.mtrand.set_bit_generator(generator)
-            _SPARE.append(borrowed)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the accelerators that are not meant
+    for device in devices:
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+    np.random.mtrand.set_bit_generator(borrowed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(states[0])
+        for device, state in zip(devices, states[1:], strict=True):
+            torch.cuda.set_rng_state(state, device)
+        random.setstate(kept)
+        np.random.mtrand.set_bit_generator(generator)
+        _SPARE.append(borrowed)

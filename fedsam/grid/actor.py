@@ -5,35 +5,17 @@ from __future__ import annotations
 import os
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from flwr.app import Context, Error, Message, Metadata, RecordDict
+from flwr.app import Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedsam.grid.process import keep_freed_memory
+from fedsam.grid.serving import ClientTask, CrowdedError, ShardServer
 from fedsam.imports import ROOT
-from fedsam.messages.aggregation import ShardAccumulator
-from fedsam.messages.flower_private import CLIENT_APP_RAISED, make_content, make_message, set_message_id
-
-
-@dataclass(frozen=True)
-class ClientTask:
-    """One message for one client, as it travels to an actor.
-
-    Attributes:
-        records: The message's content; large records are references into the object store, shared by the messages of a round.
-        state: Reference to the client's state; None where it has none.
-    """
-
-    metadata: Metadata
-    records: Mapping[str, Any]
-    node_config: Mapping[str, Any]
-    run_config: Mapping[str, Any]
-    state: Any = None
+from fedsam.messages.flower_private import make_content, make_message
 
 
 @dataclass(frozen=True)
@@ -46,6 +28,7 @@ class ShardResult:
         seconds: That each shard took.
         peak: The actor's `peak_memory`.
         crowded: The memory of the GPU, which has other actors, ran out: nothing here counts.
+        states: Each client's new state, None where it keeps the one it has; empty where they are returned by themselves.
     """
 
     replies: list[list[Message]]
@@ -53,64 +36,7 @@ class ShardResult:
     seconds: list[float]
     peak: tuple[int, int | None]
     crowded: bool = False
-
-
-class CrowdedError(MemoryError):
-    """The memory of a GPU that several actors share ran out."""
-
-
-def serve(app: ClientApp, task: ClientTask, content: RecordDict, state: RecordDict, *, shared: bool = False) -> tuple[Message, RecordDict]:
-    """Run one message through the app; an exception becomes an error reply and leaves the client's state as it was.
-
-    If the GPU's memory runs out it is tried once more, with memory that is merely reserved given back.
-
-    Raises:
-        CrowdedError: That was not enough, and the GPU is `shared` with other actors.
-    """
-    import torch
-
-    with suppress(torch.OutOfMemoryError):
-        return _attempt(app, task, content, state)
-    torch.cuda.empty_cache()  # here, where no traceback holds the tensors of the first attempt
-    try:
-        return _attempt(app, task, content, state)
-    except torch.OutOfMemoryError as error:
-        if shared:
-            raise CrowdedError from None
-        reason = f"the GPU's memory is too small for one client alone: lower the batch size, or take a smaller model ({error})"
-        return _failed(task, reason), state
-
-
-def _attempt(app: ClientApp, task: ClientTask, content: RecordDict, state: RecordDict) -> tuple[Message, RecordDict]:
-    """As `serve`, but raises what torch raises when the GPU's memory runs out."""
-    import torch
-
-    context = Context(
-        run_id=task.metadata.run_id,
-        node_id=task.metadata.dst_node_id,
-        node_config=dict(task.node_config),
-        state=_copied(state),
-        run_config=dict(task.run_config),
-    )
-    try:
-        reply = app(make_message(task.metadata, _copied(content)), context)
-        if not isinstance(reply, Message) or reply.metadata.reply_to_message_id != task.metadata.message_id:
-            raise TypeError(f"the ClientApp gave a {type(reply).__name__} that is no reply to its message")
-    except torch.OutOfMemoryError:
-        raise
-    except (Exception, SystemExit) as error:  # whatever a client raises must name the client, not end the process that others share
-        return _failed(task, f"{type(error).__name__}: {error}\n{traceback.format_exc()}"), state
-    set_message_id(reply, f"{task.metadata.message_id}-reply")
-    return reply, context.state
-
-
-def _failed(task: ClientTask, reason: str) -> Message:
-    return Message(Error(CLIENT_APP_RAISED, reason), reply_to=make_message(task.metadata, RecordDict()))
-
-
-def _copied(content: RecordDict) -> RecordDict:
-    """A copy whose records an app may change without others seeing it; arrays are shared, they cannot change."""
-    return make_content({key: record.copy() for key, record in content.items()})
+    states: list[RecordDict | None] = field(default_factory=list)
 
 
 class ClientActor:
@@ -176,26 +102,32 @@ class ClientActor:
         self._records = {ref: self._records[ref] if ref in self._records else ray.get(ref) for ref in needed}
         replies, stateful, seconds, crowded = [], [], [], False
         for shard in shards:
-            start, accumulator, contents = time.perf_counter(), None, dict[int, RecordDict]()
+            start, server, contents = time.perf_counter(), None, dict[int, RecordDict]()
             for task in shard:
                 key = id(task.records)  # the same where messages share their content
                 content = contents[key] = contents.get(key) or self._content(task)
-                accumulator = accumulator or ShardAccumulator(make_message(task.metadata, content), single=single)
+                server = server or ShardServer(app, make_message(task.metadata, content), single=single, shared=shared)
                 try:
                     if crowded:
                         raise CrowdedError
-                    reply, state = serve(app, task, content, ray.get(task.state) if task.state else RecordDict(), shared=shared)
+                    usable, state = server.serve(task, content, ray.get(task.state) if task.state else RecordDict())
                 except CrowdedError:
                     crowded = True
                     stateful.append(False)
                     yield None
                     continue
-                stateful.append(accumulator.add(reply) and (len(state) > 0 or task.state is not None))
+                stateful.append(usable and (len(state) > 0 or task.state is not None))
                 yield state if stateful[-1] else None
-                del reply, state  # or they stay while the next client's are made
-            replies.append(accumulator.replies() if accumulator else [])
+                del state  # or it stays while the next client's is made
+            replies.append(server.replies() if server else [])
             seconds.append(time.perf_counter() - start)
         yield ShardResult(replies, stateful, seconds, peak_memory(), crowded)
+
+    def run_stateless(self, shards: Sequence[Sequence[ClientTask]], shared: bool, single: bool) -> ShardResult:
+        """As `run`, for clients that are not expected to have states: one object is returned, not one for each client."""
+        *states, result = self.run(shards, shared, single)
+        whole: ShardResult = replace(result, states=states)
+        return whole
 
     def _content(self, task: ClientTask) -> RecordDict:
         import ray

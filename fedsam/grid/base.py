@@ -99,8 +99,8 @@ class LocalGrid(Grid):
     def check_nodes(self, messages: Iterable[Message]) -> None:
         """Raise `ValueError` if a message is to a node that does not exist."""
         for message in messages:
-            if not 1 <= message.metadata.dst_node_id <= self.clients:
-                raise ValueError(f"no node has id {message.metadata.dst_node_id}; nodes are 1 to {self.clients}")
+            if not 1 <= (node := message.metadata.dst_node_id) <= self.clients:
+                raise ValueError(f"no node has id {node}; nodes are 1 to {self.clients}")
 
     @abstractmethod
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
@@ -161,8 +161,8 @@ class LocalGrid(Grid):
         sent = list(messages)
         self.check_nodes(sent)
         for message in sent:
-            flower_private.set_message_id(message, str(next(self._message_ids)))
-            self._open.add(message.metadata.message_id)
+            flower_private.set_message_id(message, id := str(next(self._message_ids)))
+            self._open.add(id)
         if sent:
             self._node_queries = MAX_NODE_QUERIES
             self.callback.sent(sent)
@@ -184,11 +184,11 @@ class LocalGrid(Grid):
     def _forget(self, messages: Iterable[Message]) -> None:
         """Have no reply to these messages: it is not kept, or will not come."""
         for message in messages:
-            self._open.discard(message.metadata.message_id)
-            self._replies.pop(message.metadata.message_id, None)
+            self._open.discard(id := message.metadata.message_id)
+            self._replies.pop(id, None)
 
-    def _node_config(self, message: Message) -> dict[str, Any]:
-        return {"partition-id": message.metadata.dst_node_id - 1, "num-partitions": self.clients}
+    def _node_config(self, node: int) -> dict[str, Any]:
+        return {"partition-id": node - 1, "num-partitions": self.clients}
 
 
 def time_to_live(message: Message) -> float:
@@ -205,7 +205,7 @@ def _split_repeated(shard: Sequence[Message]) -> list[Sequence[Message]]:
     """The shard, cut where a node is repeated: its second message must find the state that the first one leaves."""
     parts: list[dict[int, Message]] = [{}]
     for message in shard:
-        if message.metadata.dst_node_id in parts[-1]:
+        if (node := message.metadata.dst_node_id) in parts[-1]:
             parts.append({})
-        parts[-1][message.metadata.dst_node_id] = message
+        parts[-1][node] = message
     return [list(part.values()) for part in parts]

@@ -10,10 +10,11 @@ from typing import Any
 from flwr.app import Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedsam.grid.actor import ClientTask, peak_memory, serve
+from fedsam.grid.actor import peak_memory
 from fedsam.grid.base import LocalGrid, expired, time_to_live
 from fedsam.grid.client_states import ClientStates
 from fedsam.grid.process import torch_threads
+from fedsam.grid.serving import ClientTask, ShardServer, serve
 from fedsam.messages.aggregation import ShardAccumulator
 
 
@@ -75,6 +76,13 @@ class InlineGrid(LocalGrid):
 
     def _serve(self, shard: Sequence[Message], timeout: float) -> list[Message]:
         """The replies of clients that were done within `timeout` seconds, each by a clock of its own; late ones are kept to be pulled."""
+        server = ShardServer(self._app, shard[0])
+        if server.direct and timeout == time_to_live(shard[0]) == math.inf:
+            for message in shard:
+                usable, state = server.serve(self._task(message), message.content, self._state(message))
+                self._set_state(message, state, usable=usable)
+            self.callback.received(replies := server.replies())
+            return replies
         accumulator, replies = None, list[Message]()
         for message in shard:
             start = time.monotonic()
@@ -97,8 +105,13 @@ class InlineGrid(LocalGrid):
 
     def _call(self, message: Message) -> tuple[Message, RecordDict]:
         """A client's reply and its state afterwards."""
-        task = ClientTask(message.metadata, {}, self._node_config(message), self.run_config)
-        return serve(self._app, task, message.content, self.states.get(message.metadata.dst_node_id, RecordDict()))
+        return serve(self._app, self._task(message), message.content, self._state(message))
+
+    def _task(self, message: Message) -> ClientTask:
+        return ClientTask(message.metadata, {}, self._node_config(message.metadata.dst_node_id), self.run_config)
+
+    def _state(self, message: Message) -> RecordDict:
+        return self.states.get(message.metadata.dst_node_id, RecordDict())
 
     def _set_state(self, message: Message, state: RecordDict, *, usable: bool) -> None:
         node = message.metadata.dst_node_id

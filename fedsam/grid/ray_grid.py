@@ -11,11 +11,12 @@ from typing import Any
 from flwr.app import ArrayRecord, Error, Message
 
 from fedsam.formatting import plural
-from fedsam.grid.actor import ClientTask, ShardResult
+from fedsam.grid.actor import ShardResult
 from fedsam.grid.base import LocalGrid, expired, time_to_live
 from fedsam.grid.client_states import ClientStates
 from fedsam.grid.pool import ActorPool
 from fedsam.grid.scheduler import ACTOR_START_SECONDS, PendingCall, Scheduler, Shard
+from fedsam.grid.serving import ClientTask
 from fedsam.messages.flower_private import REPLY_UNAVAILABLE
 
 
@@ -34,6 +35,7 @@ class RayGrid(LocalGrid):
         self.pool = pool
         self.states = ClientStates(_copy, _load, _put)
         self._scheduler = Scheduler()
+        self._stateful: dict[str, bool] = {}  # whether a message of a type has left a client a state
         self._sent: list[Shard] = []  # whose replies may still be asked for
         self._background: deque[tuple[Sequence[Shard], Callable[[Sequence[Message]], None]]] = deque()  # with what their replies go to
 
@@ -141,7 +143,7 @@ class RayGrid(LocalGrid):
         return queued
 
     def _load(self, shard: Shard) -> int:
-        return sum((self._client_sizes or ())[message.metadata.dst_node_id - 1] for message in shard.messages)
+        return sum((self._client_sizes or ())[node - 1] for node in shard.destinations)
 
     def _assign(self, seconds_left: float = math.inf, *, ahead: bool = False) -> None:
         """Assign waiting shards to actors: to those without work, or with `ahead` all shards, each to the actor with the fewest."""
@@ -151,7 +153,11 @@ class RayGrid(LocalGrid):
                 if shard.patience < math.inf:
                     shard.patience = max(shard.patience, time.monotonic() + ACTOR_START_SECONDS)
             tasks = [self._tasks(shard) for shard in shards]
-            references = actor.run.options(num_returns=1 + sum(map(len, tasks))).remote(tasks, self.pool.shared, shards[0].single)
+            arguments = tasks, self.pool.shared, shards[0].single
+            if shards[0].background or self._stateful.get(shards[0].kind) is False:
+                references = [actor.run_stateless.remote(*arguments)]
+            else:
+                references = actor.run.options(num_returns=1 + sum(map(len, tasks))).remote(*arguments)
             self._scheduler.start(PendingCall(shards, actor, references))
             self.pool.busy[actor] += 1
 
@@ -163,11 +169,11 @@ class RayGrid(LocalGrid):
             ClientTask(
                 message.metadata,
                 records[id(message.content)],
-                self._node_config(message),
+                self._node_config(node),
                 self.run_config,
-                None if shard.background else self.states.get(message.metadata.dst_node_id),
+                None if shard.background else self.states.get(node),
             )
-            for message in shard.messages
+            for message, node in zip(shard.messages, shard.destinations, strict=True)
         ]
 
     def _collect(self, timeout: float) -> bool:
@@ -190,11 +196,11 @@ class RayGrid(LocalGrid):
         import ray
 
         call = self._scheduler.calls[reference]
-        nodes = [message.metadata.dst_node_id for shard in call.shards for message in shard.messages]
+        nodes = [node for shard in call.shards for node in shard.destinations]
         try:
             result: ShardResult = ray.get(reference)
             if not result.crowded:
-                self.states.update(nodes, call.results[:-1], result.stateful, away=call.actor in self.pool.away)
+                self._take_states(nodes, call, result)
         except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError, ray.exceptions.OutOfMemoryError) as error:
             left, size = len(self.pool.busy) - 1, self.pool.size
             self.warn(f"an actor died; {left} of {size} go on while it is replaced: {str(error).splitlines()[0]}")
@@ -210,6 +216,16 @@ class RayGrid(LocalGrid):
         self._scheduler.finish(reference, result.replies, result.seconds)
         self.pool.release(call.actor, result.peak)
         self._receive(call.shards)
+
+    def _take_states(self, nodes: Sequence[int], call: PendingCall, result: ShardResult) -> None:
+        """Keep the clients' new states."""
+        import ray
+
+        kind, away, references = call.shards[0].kind, call.actor in self.pool.away, call.results[:-1]
+        self._stateful[kind] = self._stateful.get(kind, False) or any(result.stateful)
+        if result.states:  # of clients that were not known to have any
+            away, references = False, [ray.put(state) if state is not None else None for state in result.states]
+        self.states.update(nodes, references, result.stateful, away=away)
 
     def _receive(self, shards: Sequence[Shard]) -> None:
         """Keep the replies of shards that are done."""

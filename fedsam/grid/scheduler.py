@@ -9,13 +9,15 @@ import math
 from collections import deque
 from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import chain
 from statistics import median
 from typing import Any
 
 from flwr.app import Message
 
-CALL_TARGET_SECONDS = 0.02  # that a call of several shards takes; what Ray adds to a call is a few thousandths
+LEAST_CALL_SECONDS = 0.02  # that shards go together for whatever else waits; Ray's share of a call is several thousandths
+MOST_CALL_SECONDS = 0.25  # that shards go together for
 ACTOR_START_SECONDS = 60.0  # in which a new actor is up for certain
 MAX_LOSSES = 3  # actors that may die over a shard before it is given up
 
@@ -64,10 +66,15 @@ class Shard:
         """Type of its messages."""
         return self.messages[0].metadata.message_type
 
-    @property
+    @cached_property
+    def destinations(self) -> list[int]:
+        """The node of each message."""
+        return [message.metadata.dst_node_id for message in self.messages]
+
+    @cached_property
     def nodes(self) -> set[int]:
         """Where its messages go in the order in which they are sent."""
-        return set() if self.background else {message.metadata.dst_node_id for message in self.messages}
+        return set() if self.background else set(self.destinations)
 
 
 @dataclass(frozen=True)
@@ -136,13 +143,17 @@ class Scheduler:
         return found
 
     def _call_size(self, first: Shard, actors: int, seconds_left: float) -> int:
-        """How many shards make up a call: one, or an even share of those that wait where the last of their kind were mostly short.
+        """How many shards make up a call: half an even share of those that wait, so that calls become shorter towards the end.
 
+        More, up to an even share, where that were too short a call; one where the last of its kind did not end, or none is known.
         Several go together only with time left to run them one by one should a client hang.
         """
-        usual = self._usual.get(first.kind, CALL_TARGET_SECONDS)
-        seconds = CALL_TARGET_SECONDS if first.losses or seconds_left < ACTOR_START_SECONDS else usual
-        return max(1, min(-(-len(self._waiting) // actors), int(CALL_TARGET_SECONDS / max(seconds, 1e-6))))
+        usual = max(self._usual.get(first.kind, math.inf), 1e-6)
+        if first.losses or seconds_left < ACTOR_START_SECONDS:
+            return 1
+        waiting = len(self._waiting)
+        most = max(int(LEAST_CALL_SECONDS / usual), min(-(-waiting // (2 * actors)), int(MOST_CALL_SECONDS / usual)))
+        return max(1, min(-(-waiting // actors), most))
 
     def start(self, call: PendingCall) -> None:
         """Note that a call of shards that `take` gave is in progress."""
@@ -163,7 +174,7 @@ class Scheduler:
     def learn(self, shards: Sequence[Shard]) -> None:
         """Take from an exchange how long shards of its kind take; where one did not end, they go alone the next time."""
         ended = all(shard.done is not None for shard in shards)
-        self._usual[shards[0].kind] = median(shard.seconds for shard in shards) if ended else CALL_TARGET_SECONDS
+        self._usual[shards[0].kind] = median(shard.seconds for shard in shards) if ended else math.inf
 
     def wait_seconds(self, seconds_left: float) -> float:
         """How long to wait for a call: all that is left, or half of it while there are calls of several shards."""

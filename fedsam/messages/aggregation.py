@@ -43,8 +43,19 @@ def shards(items: Sequence[T], size: int | None) -> list[Sequence[T]]:
 def partial_sum(reply: Message, spec: AggregationSpec) -> PartialSum:
     """The sum of a single reply's update; an update that cannot be used is a failure."""
     node = reply.metadata.src_node_id
+    if reply.has_error():
+        return failure(node, str(reply.error.reason))
     try:
-        update = checked(reply, spec)
+        update = codec.decode_update(reply.content)
+    except codec.WireError as error:
+        return PartialSum(failures={node: f"sent a malformed update: {error}"})
+    return update_sum(node, update, spec)
+
+
+def update_sum(node: int, update: Update, spec: AggregationSpec) -> PartialSum:
+    """The sum of the update of one node alone; an update that cannot be used is a failure."""
+    try:
+        _check(update, spec)
     except UpdateError as error:
         return PartialSum(failures={node: str(error)})
     vectors = {name: update.vectors[name] for name in spec.like}
@@ -57,6 +68,11 @@ def partial_sum(reply: Message, spec: AggregationSpec) -> PartialSum:
         metrics={name: [value] for name, value in update.metrics.items()},
         bytes=codec.count_bytes(update.vectors),
     )
+
+
+def failure(node: int, reason: str) -> PartialSum:
+    """The sum of nothing, as the client of a node failed."""
+    return PartialSum(failures={node: f"failed: {reason}"})
 
 
 def partial_evaluation(reply: Message) -> PartialSum:
@@ -99,22 +115,11 @@ def _add(total: PartialSum, summand: PartialSum) -> PartialSum:
     )
 
 
-def checked(reply: Message, spec: AggregationSpec) -> Update:
-    """The update in a reply.
-
-    Raises:
-        UpdateError: The client failed, or sent what cannot be used.
-    """
-    if reply.has_error():
-        raise UpdateError(f"failed: {reply.error.reason}")
-    try:
-        update = codec.decode_update(reply.content)
-    except codec.WireError as error:
-        raise UpdateError(f"sent a malformed update: {error}") from error
+def _check(update: Update, spec: AggregationSpec) -> None:
+    """Raise `UpdateError` where an update cannot be used."""
     _check_vectors(update, spec)
     scalars = [f"sent.{name.removeprefix('metrics.')}" for name in spec.expects if name.startswith("metrics.")]
     _check_numbers(update.metrics, NEEDED, scalars)
-    return update
 
 
 def _evaluated(reply: Message) -> Mapping[str, float]:
@@ -161,27 +166,31 @@ class ShardAccumulator:
     Args:
         first: The shard's first message.
         single: Keep replies whatever it asks for.
+
+    Attributes:
+        spec: What the updates must hold that are added up; None where replies are kept.
     """
 
     def __init__(self, first: Message, *, single: bool = False) -> None:
+        self.spec = None if single else codec.decode_spec(first.content)
         self._first = first
-        self._spec = None if single else codec.decode_spec(first.content)
         self._weight = None if single else flower_private.merge_weight(first.content)
         self._single: list[Message] = []
         self._total = PartialSum()
 
-    def add(self, reply: Message) -> bool:
-        """Take a reply; whether it can be used, as far as that is known here."""
-        if self._spec is None:
-            self._single.append(reply)
-            return not reply.has_error()
-        summand = partial_sum(reply, self._spec)
-        self._total = _add(self._total, summand)
-        return not summand.failures
+    def add(self, reply: Message | PartialSum) -> bool:
+        """Take a reply, or the sum of a single update in its place; whether it can be used, as far as that is known here."""
+        if isinstance(reply, Message):
+            if self.spec is None:
+                self._single.append(reply)
+                return not reply.has_error()
+            reply = partial_sum(reply, self.spec)
+        self._total = _add(self._total, reply)
+        return not reply.failures
 
     def replies(self) -> list[Message]:
         """The replies, or one message in their place."""
-        if self._spec is not None:
+        if self.spec is not None:
             return [Message(codec.encode_partial_sum(self._total), reply_to=self._first)]
         if self._weight is not None and self._single:
             return flower_private.average_replies(self._single, self._weight)

@@ -144,7 +144,7 @@ def _view(array: Array) -> Tensor:
 
 def metrics(values: Mapping[str, Any]) -> MetricRecord:
     """Numbers, or lists of numbers of one type, as a MetricRecord. Raises `TypeError` for anything else."""
-    if not all(type(value) in (int, float) for value in values.values()):
+    if not all(set(map(type, value if type(value) is list else [value])) in ({int}, {float}) for value in values.values()):
         return MetricRecord(dict(values))
     found = MetricRecord()
     flower_private.fill_record(found, values)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -71,6 +70,9 @@ def connect(path: Path, read_only: str = "") -> sqlite3.Connection:
     except BaseException:
         connection.close()
         raise
+    if not read_only:
+        with suppress(sqlite3.OperationalError):  # SQLite does not wait here: while others are in a new file, the next to open it does this
+            connection.execute("PRAGMA journal_mode = WAL")
     connection.row_factory = sqlite3.Row
     connection.execute("PRAGMA foreign_keys = ON")
     return connection
@@ -131,23 +133,16 @@ def create_database(path: Path) -> None:
 
     A file that stays empty, because there is no space for the tables, is removed.
     """
-    deadline = time.monotonic() + BUSY_SECONDS
-    while True:
-        try:
-            with closing(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)) as connection:
-                with transaction(connection):
-                    if not connection.execute("PRAGMA schema_version").fetchone()[0]:  # else another process was faster
-                        for statement in (*TABLES, f"PRAGMA application_id = {APPLICATION_ID}", f"PRAGMA user_version = {SCHEMA_VERSION}"):
-                            connection.execute(statement)
-                connection.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError as error:
-            busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY  # its extended codes too
-            if not busy and path.is_file() and not path.stat().st_size:
-                path.unlink()
-            if not busy or time.monotonic() > deadline:
-                raise
-        time.sleep(0.01)  # SQLite does not wait where the journal's mode is changed
+    try:
+        with closing(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)) as connection, transaction(connection):
+            if connection.execute("PRAGMA schema_version").fetchone()[0]:
+                return  # another process was faster
+            for statement in (*TABLES, f"PRAGMA application_id = {APPLICATION_ID}", f"PRAGMA user_version = {SCHEMA_VERSION}"):
+                connection.execute(statement)
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_BUSY and path.is_file() and not path.stat().st_size:
+            path.unlink()
+        raise
 
 
 @contextmanager

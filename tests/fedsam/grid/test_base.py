@@ -162,7 +162,7 @@ def test_a_client_that_hangs_or_kills_costs_none_that_went_with_it(
     pool: ActorPool, app: Callable[[], ClientApp], timeout: float | None, errors: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scheduler, "ACTOR_START_SECONDS", 1.0)
-    monkeypatch.setattr(scheduler, "CALL_TARGET_SECONDS", 60.0)  # all shards that have been timed go together
+    monkeypatch.setattr(scheduler, "LEAST_CALL_SECONDS", 60.0)  # all shards that have been timed go together
     monkeypatch.setattr(scheduler, "MAX_LOSSES", 1)
     grid, notes = RayGrid(ready(pool, app), CLIENTS, {}, 1), list[str]()
     grid.warn = notes.append
@@ -233,6 +233,14 @@ def test_a_client_finds_what_its_last_message_left_even_among_those_sent_at_once
         assert sorted(had(replies)) == [1, 2]
         assert len({reply.metadata.message_id for reply in replies}) == 2
         assert had(grid.send_and_receive(ask("count", 0))) == [3]
+
+
+def test_clients_that_have_a_state_only_later_keep_it_as_well(pool: ActorPool, single: ActorPool) -> None:
+    for grid in everywhere(pool, single):
+        assert had(grid.send_and_receive(ask("nothing", *range(CLIENTS)))) == [0] * CLIENTS  # now none is expected to have one
+        assert had(grid.send_and_receive(ask("count", *range(3)))) == [0] * 3
+        assert had(grid.send_and_receive(ask("count", *range(CLIENTS)))) == [1] * 3 + [0] * (CLIENTS - 3)
+        assert had(grid.send_and_receive(ask("nothing", *range(CLIENTS)))) == [2] * 3 + [1] * (CLIENTS - 3)
 
 
 def test_a_message_has_its_time_to_live(pool: ActorPool) -> None:

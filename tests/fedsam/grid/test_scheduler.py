@@ -52,13 +52,30 @@ def rest(made: Scheduler) -> list[Shard]:
 
 @pytest.mark.parametrize(
     ("seconds", "many"),
-    [({}, 1), ({"evaluate": 1e-3}, 1), ({"train": 30.0}, 1), ({"train": 4e-3}, 5), ({"train": 1e-3}, 9), ({"train": 0.0}, 9)],
+    [
+        ({}, 1),
+        ({"evaluate": 1e-3}, 1),
+        ({"train": 30.0}, 1),
+        ({"train": 0.1}, 2),  # a quarter of a second of them
+        ({"train": 4e-3}, 5),  # half an even share
+        ({"train": 3e-3}, 6),  # 20 milliseconds of them
+        ({"train": 1e-3}, 9),
+        ({"train": 0.0}, 9),
+    ],
 )
 def test_short_shards_go_together_and_leave_the_other_actor_its_share(seconds: Mapping[str, float], many: int) -> None:
     shards = [shard(node) for node in range(1, 18)]
     made = queue(*shards, seconds=seconds)
     assert made.take(2) == shards[:many]
     assert rest(made) == shards[many:]
+
+
+def test_calls_become_shorter_towards_the_end() -> None:
+    made = queue(*(shard(node) for node in range(1, 18)), seconds={"train": 0.02})
+    sizes = []
+    while found := made.take(2):
+        sizes.append(len(found))
+    assert sizes == [5, 3, 3, 2, 1, 1, 1, 1]
 
 
 def test_shards_go_together_only_with_time_to_run_them_one_by_one() -> None:
