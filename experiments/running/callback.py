@@ -28,7 +28,7 @@ class Callback:
         """A run has started."""
 
     def resumed(self, run_id: str, rows: Sequence[Row]) -> None:
-        """A run that was started goes on after these rounds of an earlier process; the last one of them is evaluated again."""
+        """A run that was started goes on from a checkpoint of an earlier process: it has these rounds, and evaluates the next one again."""
 
     def checkpointed(self, run_id: str, round: int, seconds: float) -> None:
         """A checkpoint after this round was written, in so many seconds."""

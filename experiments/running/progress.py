@@ -123,7 +123,7 @@ class ConsoleCallback(Callback):
             run = self._running[run_id]
             run.rows += [replace(row, clients=()) for row in rows]
             run.gradient_evaluations += sum(row.gradient_evaluations for row in rows)
-            self._print(f"{self._prefix(run_id)}goes on after round {len(rows)}")
+            self._print(f"{self._prefix(run_id)}goes on after round {len(rows) + 1}, whose evaluation is made again")
 
     def checkpointed(self, run_id: str, round: int, seconds: float) -> None:
         """Count the time."""

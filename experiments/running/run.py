@@ -129,7 +129,7 @@ class Session:
         if found is not None:
             self.rows, row = found
             self.spent = sum(row.gradient_evaluations for row in self.rows)
-            self.callback.resumed(self.run_id, self.rows)
+            self.callback.resumed(self.run_id, tuple(self.rows))
             self._end_round(row)
 
     def _evaluate(self, _: int, __: ArrayRecord) -> MetricRecord | None:

@@ -111,7 +111,8 @@ class InlineGrid(LocalGrid):
         return ClientTask(message.metadata, {}, self._node_config(message.metadata.dst_node_id), self.run_config)
 
     def _state(self, message: Message) -> RecordDict:
-        return self.states.get(message.metadata.dst_node_id, RecordDict())
+        found: RecordDict = self.states.get(message.metadata.dst_node_id, RecordDict())
+        return found
 
     def _set_state(self, message: Message, state: RecordDict, *, usable: bool) -> None:
         node = message.metadata.dst_node_id
