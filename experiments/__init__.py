@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fedsam.imports import prefer_own
 
 if TYPE_CHECKING:
-    from experiments.running.run import Result
+    from experiments.running.result import Result
     from experiments.running.server_app import run
     from fedsam.config import Experiment
 

@@ -10,9 +10,10 @@ from typing import Any
 
 from experiments.planning.plan import plan_comparison
 from experiments.reporting.report import write_report
+from experiments.running.callback import Callback
 from experiments.running.grids import DatasetCache, actor_groups
-from experiments.running.progress import Callback, shown
-from experiments.running.run import Result
+from experiments.running.progress import shown
+from experiments.running.result import Result
 from experiments.running.scheduler import Outcome, perform
 from experiments.settings.catalogue import CheckedExperiment
 from experiments.settings.presets import expand as expand_method
@@ -87,13 +88,13 @@ def compare(
     parallel: int = 1,
     restart: bool = False,
 ) -> ComparisonResult:
-    """Run the experiments that have not finished yet; a failed run does not stop the others.
+    """Run the experiments that have not finished yet, each from its latest checkpoint; a failed run does not stop the others.
 
     Args:
         experiments: Experiments, or their plain settings; or settings with a `sweep`, such as a TOML file has.
         callback: Is told of rounds; default: shows progress in a terminal or notebook. A plain `Callback` does nothing.
         parallel: Runs at once, each with its share of the actors.
-        restart: Make runs again that seem to be at work on another machine; default: leave those to it, with the outcome `skipped`.
+        restart: Go on with runs that seem to be at work on another machine; default: leave those to it, with the outcome `skipped`.
 
     Raises:
         ConfigError: A setting of any of them is wrong; nothing has started.

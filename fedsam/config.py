@@ -187,7 +187,12 @@ class Simulate(Frozen):
 class Checkpoint(Frozen):
     """What is kept on disk beside the results table."""
 
-    every: CountOrZero = Field(0, description="Write the global model every so many rounds; 0: only the final one.")
+    every: CountOrZero = Field(
+        0, description="Write the global model, and a checkpoint to go on from, every so many rounds; 0: only the final model."
+    )
+    seconds: NonNegative = Field(
+        120.0, description="Write a checkpoint after the round in which so many seconds have passed since the last one; 0: never by time."
+    )
 
 
 class Experiment(Frozen):

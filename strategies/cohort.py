@@ -8,21 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import ceil
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fedsam.messages import aggregation, codec
 from fedsam.messages.codec import AggregationSpec, PartialSum
 from fedsam.system.cost import Meter
-from strategies.base import Aggregate, ServerRule, State
-from strategies.round import RoundConfig, RoundResult, RunError
+from strategies.base import ServerRule, State
+from strategies.round import RoundConfig, RoundResult, RunError, combined
 
 
 class CohortStrategy(Strategy):
@@ -37,6 +36,7 @@ class CohortStrategy(Strategy):
         constants: Digest of the server's tensors that do not travel, which clients compare with theirs; None: they do not.
         last: What happened in the latest round; None before the first.
         client_measures: Mean accuracy and loss of the latest global vector on its cohort's own examples, if clients evaluate.
+        resumed_round: The round after which `restore` has the run go on; Flower's loop counts rounds from there. 0: none.
     """
 
     reply: Literal["delta", "model"] = "delta"
@@ -50,6 +50,7 @@ class CohortStrategy(Strategy):
         self.constants: str | None = None
         self.last: RoundResult | None = None
         self.client_measures: Mapping[str, float] = {}
+        self.resumed_round = 0
         self._nodes: dict[int, int] = {}
         self._clients: dict[int, int] = {}
         self._accepted: dict[int, int] = {}
@@ -71,9 +72,18 @@ class CohortStrategy(Strategy):
         """Start from the global vector `w` (P,) with running statistics `buffers` (Q,), empty where there are none."""
         self.w, self.buffers, self.constants, self.state = w, buffers, constants, self.rule.init_state(w)
 
+    def snapshot(self) -> dict[str, Any]:
+        """All that the rounds to come depend on, the clients' states aside: tensors and plain values, nested."""
+        return {"w": self.w, "buffers": self.buffers, "state": self.state, "accepted": sorted(self._accepted.items())}
+
+    def restore(self, round: int, snapshot: Mapping[str, Any]) -> None:
+        """Go on after a round, from what `snapshot` gave then; the run has begun as it did the first time."""
+        self.resumed_round, self.w, self.buffers, self.state = round, snapshot["w"], snapshot["buffers"], snapshot["state"]
+        self._accepted = {client: last for client, last in snapshot["accepted"]}
+
     def configure_train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
         """One message per client of the cohort that stays, all sharing one ArrayRecord."""
-        self._meter = Meter(self.round_config.energy)
+        self._meter, server_round = Meter(self.round_config.energy), server_round + self.resumed_round
         if self.w is None:
             received = codec.tensors(arrays)
             self.begin(received["w"], received.get("buffers", torch.empty(0)))
@@ -94,7 +104,7 @@ class CohortStrategy(Strategy):
         Raises:
             RunError: A client failed and that is not allowed, or too few updates can be used.
         """
-        arrived = list(replies)
+        arrived, server_round = list(replies), server_round + self.resumed_round
         total, retried = self._total(arrived, self._partial_sum)
         failures = self._failures([total])
         self._judge(server_round, len(total.nodes), failures)
@@ -119,11 +129,12 @@ class CohortStrategy(Strategy):
     def advance(self, round: int, total: PartialSum, replies: Sequence[Message]) -> None:
         """Replace the global vector, the rule's state and the running statistics by those after the round."""
         assert self.w is not None
-        self.w, self.state = self.rule.server_step(self.w, self.state, self._aggregate(round, total))
+        self.w, self.state = self.rule.server_step(self.w, self.state, combined(round, total, self.round_config))
         self.buffers = total.vectors.get("buffers", self.buffers)
 
     def configure_evaluate(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
         """The cohort again, if clients are to evaluate."""
+        server_round += self.resumed_round
         self._sent = self._messages("evaluate", server_round, {"w": self.evaluated}, grid) if self.round_config.evaluate_clients else []
         return self._sent
 
@@ -138,7 +149,7 @@ class CohortStrategy(Strategy):
             return None
         got, retried = self._total(list(replies), aggregation.partial_evaluation)
         failures = self._failures([got])
-        self._refuse(server_round, failures)
+        self._refuse(server_round + self.resumed_round, failures)
         assert self.last is not None
         self.last = replace(self.last, evaluate_failures=failures, evaluate_retried=retried)
         if not got.nodes:
@@ -260,33 +271,6 @@ class CohortStrategy(Strategy):
 
     def _told(self, round: int, failures: Mapping[int, str]) -> list[str]:
         return [f"client {client} in round {round} (seed {self.round_config.seed}) {what}" for client, what in failures.items()]
-
-    def _aggregate(self, round: int, total: PartialSum) -> Aggregate:
-        weights, size = total.metrics["num-examples"] if self.round_config.weights == "examples" else None, len(total.nodes)
-
-        def average(values: Sequence[float] | NDArray[np.float64]) -> float:
-            return float(np.average(values, weights=weights))
-
-        def vectors(kind: str) -> dict[str, Tensor]:
-            return {name.removeprefix(kind): vector for name, vector in total.vectors.items() if name.startswith(kind)}
-
-        norms = np.array(total.metrics["delta-norm"])
-        return Aggregate(
-            delta=total.vectors["delta"],
-            mean=vectors("mean."),
-            population={name: vector / self.round_config.clients for name, vector in vectors("population.").items()},
-            metrics={
-                "steps": average(total.metrics["steps"]),
-                **{name.removeprefix("sent."): average(values) for name, values in total.metrics.items() if name.startswith("sent.")},
-            },
-            norm=float(norms.mean()),
-            squared_norm=average(norms**2),
-            round=round,
-            rounds=self.round_config.rounds,
-            lr=self.round_config.lr(round),
-            cohort=size,
-            clients=self.round_config.clients,
-        )
 
 
 def _ask(grid: Grid, clients: int) -> dict[int, int]:

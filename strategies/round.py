@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
 from fedsam.config import OnClientError, Weights
+from fedsam.messages.codec import PartialSum
 from fedsam.system.cost import EnergyCounter
+from strategies.base import Aggregate
 from strategies.sampling import Sampler
 
 
@@ -79,3 +85,32 @@ class RoundConfig:
     acknowledge: bool = False
     evaluate_clients: bool = False
     energy: EnergyCounter | None = None
+
+
+def combined(round: int, total: PartialSum, config: RoundConfig) -> Aggregate:
+    """What a server rule takes, from the sum of a round's updates."""
+    weights, size = total.metrics["num-examples"] if config.weights == "examples" else None, len(total.nodes)
+
+    def average(values: Sequence[float] | NDArray[np.float64]) -> float:
+        return float(np.average(values, weights=weights))
+
+    def vectors(kind: str) -> dict[str, Tensor]:
+        return {name.removeprefix(kind): vector for name, vector in total.vectors.items() if name.startswith(kind)}
+
+    norms = np.array(total.metrics["delta-norm"])
+    return Aggregate(
+        delta=total.vectors["delta"],
+        mean=vectors("mean."),
+        population={name: vector / config.clients for name, vector in vectors("population.").items()},
+        metrics={
+            "steps": average(total.metrics["steps"]),
+            **{name.removeprefix("sent."): average(values) for name, values in total.metrics.items() if name.startswith("sent.")},
+        },
+        norm=float(norms.mean()),
+        squared_norm=average(norms**2),
+        round=round,
+        rounds=config.rounds,
+        lr=config.lr(round),
+        cohort=size,
+        clients=config.clients,
+    )

@@ -13,7 +13,18 @@ from fedsam.results.rows import Run
 METHOD_COMPONENTS = ("client.optimizer", "client.correction", "server.strategy")
 COMPONENTS = (*METHOD_COMPONENTS, "client.schedule", "data.partition", "model")
 # Left out of labels: they change no method, or have a column of their own.
-UNLABELLED = {"name", "method", "seed", "runs_dir", "data.root", "data.fallback", "data.clients", "measure.target", "checkpoint.every"}
+UNLABELLED = {
+    "name",
+    "method",
+    "seed",
+    "runs_dir",
+    "data.root",
+    "data.fallback",
+    "data.clients",
+    "measure.target",
+    "checkpoint.every",
+    "checkpoint.seconds",
+}
 UNLABELLED |= {f"compute.{key}" for key in ("grid", "actors", "cpus_per_actor", "gpus_per_actor", "ray_address", "shard_size")}
 PER_CLIENT_COUNT = {"rounds", "budget", "server.participation"}  # compared among runs with the same number of clients
 Settings = Mapping[str, Any]

@@ -2,7 +2,7 @@
 
 Commands import torch, Ray, Flower and numpy inside their functions, so that help and completion are fast.
 Exit codes: 0 success; 1 a run failed; 2 wrong usage or configuration; 3 a run is left to another process;
-130 interrupted (Ctrl-C); 143 terminated.
+130 interrupted (Ctrl-C); 143 terminated, or its terminal was closed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,22 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from experiments.cli.commands import bench, check, cluster, compare, doctor, export, flower, new, partition, report, run, run_config, runs
+from experiments.cli.commands import (
+    bench,
+    check,
+    cluster,
+    compare,
+    doctor,
+    export,
+    flower,
+    new,
+    partition,
+    report,
+    resume,
+    run,
+    run_config,
+    runs,
+)
 from experiments.cli.commands import list as list_
 from experiments.cli.output import INTERRUPTED, TERMINATED, USAGE, print_error
 from fedsam.wording import ConfigError
@@ -22,6 +37,7 @@ from fedsam.wording import ConfigError
 COMMANDS = {
     "run": run,
     "compare": compare,
+    "resume": resume,
     "list": list_,
     "runs": runs,
     "report": report,

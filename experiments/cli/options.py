@@ -34,6 +34,7 @@ def _complete_config(incomplete: str) -> list[str]:
 # Arguments are explained in the help of their command, because click 8.5 drops the help that typer gives them.
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", autocompletion=_complete_config, show_default=False)]
 RunIds = Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", autocompletion=_complete_run, show_default=False)]
+RunId = Annotated[str, typer.Argument(metavar="RUN", autocompletion=_complete_run, show_default=False)]
 Overrides = Annotated[list[str] | None, typer.Option("--override", "-o", metavar="KEY=VALUE", help="Change a setting; repeat for more.")]
 DataRoot = Annotated[
     Path | None, typer.Option("--data-root", metavar="DIR", help="Folder of dataset files; default: $FEDSAM_DATA, else ~/.cache/fedsam.")

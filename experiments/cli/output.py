@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import tempfile
 import threading
@@ -20,7 +21,7 @@ from fedsam.wording import ConfigError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from experiments.running import progress
+    from experiments.running.callback import Callback
     from experiments.running.scheduler import Outcome
 
 FAILED, USAGE, UNFINISHED, INTERRUPTED, TERMINATED = 1, 2, 3, 130, 143
@@ -79,29 +80,32 @@ def print_table(table: Table) -> None:
 
 
 @contextmanager
-def progress_callback(quiet: bool, tensorboard: bool = False) -> Iterator[progress.Callback]:
+def progress_callback(quiet: bool, tensorboard: bool = False) -> Iterator[Callback]:
     """The callback that shows progress on the terminal, unless quiet, and writes TensorBoard event files, if asked to."""
-    from experiments.running import progress
+    from experiments.running.callback import Callback, CallbackList
+    from experiments.running.progress import ConsoleCallback
 
     with ExitStack() as stack:
-        shown: progress.Callback = progress.Callback() if quiet else stack.enter_context(progress.ConsoleCallback(Console(stderr=True)))
+        shown: Callback = Callback() if quiet else stack.enter_context(ConsoleCallback(Console(stderr=True)))
         if tensorboard:
             from experiments.running.tensorboard import TensorBoardCallback
 
-            shown = progress.CallbackList(stack.enter_context(TensorBoardCallback()), shown)
+            shown = CallbackList(stack.enter_context(TensorBoardCallback()), shown)
         yield shown
 
 
 def graceful_shutdown_of_runs(folder: Path) -> AbstractContextManager[object]:
     """`graceful_shutdown` with a message that tells where the finished rounds are; running runs are recorded as interrupted."""
-    return graceful_shutdown(f"interrupted; the finished rounds are kept in {folder / 'fedsam.db'}: see `fedsam runs` and `fedsam report`")
+    return graceful_shutdown(
+        f"interrupted; the finished rounds are kept in {folder / 'fedsam.db'}: see `fedsam runs`; `fedsam resume` goes on"
+    )
 
 
 @contextmanager
 def graceful_shutdown(message: str) -> Iterator[list[Callable[[], None]]]:
-    """On Ctrl-C or SIGTERM, close everything that the block has opened, Ray included, print `message` and exit.
+    """On Ctrl-C, SIGTERM or SIGHUP, close everything that the block has opened, Ray included, print `message` and exit.
 
-    A further signal is ignored for `SECOND_SIGNAL_SECONDS`.
+    A further signal is ignored for `SECOND_SIGNAL_SECONDS`, and SIGHUP altogether where the process was started so (`nohup`).
 
     Yields:
         A list of functions that a signal calls first, each in a thread of its own, to stop threads that the block would wait for.
@@ -112,19 +116,34 @@ def graceful_shutdown(message: str) -> Iterator[list[Callable[[], None]]]:
     def stop(number: int, frame: object) -> None:
         if not handled or time.monotonic() - handled[-1][1] > SECOND_SIGNAL_SECONDS:
             handled.append((number, time.monotonic()))
+            if number == signal.SIGHUP:
+                _leave_closed_terminal()
             for function in stop_functions:
                 threading.Thread(target=function, daemon=True).start()
             raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    ignored = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else []
+    numbers = [number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if number not in ignored]
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield stop_functions
     except KeyboardInterrupt:
         print_error(message)
-        raise typer.Exit(TERMINATED if handled and handled[0][0] == signal.SIGTERM else INTERRUPTED) from None
+        raise typer.Exit(INTERRUPTED if not handled or handled[0][0] == signal.SIGINT else TERMINATED) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _leave_closed_terminal() -> None:
+    """Send what this process still writes to a terminal that is closed to nowhere: it would be an error, in the middle of a shutdown."""
+    for stream in (1, 2):
+        try:
+            os.write(stream, b"")
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream)
+            os.close(nowhere)
 
 
 def report_runs(

@@ -106,7 +106,7 @@ def provenance_notes(planned: Sequence[PlannedRun]) -> list[str]:
     runs = [one.finished_run for one in planned if one.finished_run]
     commits = sorted({run.git_commit for run in runs} - {here.git_commit})
     versions = {item for run in runs for item in run.versions.items() if item[0] not in run.sources}
-    changed = sorted({name for name, version in versions if here.versions.get(name) != version})
+    changed = sorted({name for name, version in versions if here.versions.get(name, version) != version})
     notes = [f"some were made by commit {', '.join(commits)}, and this is {here.git_commit}"] if commits else []
     return notes + ([f"some were made with other versions of {', '.join(changed)}"] if changed else [])
 

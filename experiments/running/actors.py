@@ -11,6 +11,7 @@ from flwr.clientapp import ClientApp
 from fedsam.config import Compute, ConfigError
 from fedsam.grid.cluster import check_guarded, check_nodes
 from fedsam.grid.pool import ActorPool
+from fedsam.grid.ray_start import WhenLost
 from fedsam.grid.session import cores, ray_session
 
 
@@ -32,28 +33,35 @@ def check_gpus(compute: Compute) -> None:
 
 
 @contextmanager
-def session(compute: Compute) -> Iterator[Mapping[str, float]]:
+def session(compute: Compute, lost: WhenLost | None = None) -> Iterator[Mapping[str, float]]:
     """Ray, for the length of a block; gives its resources.
+
+    Args:
+        lost: As of `ray_session`.
 
     Raises:
         ConfigError: There is no Ray at the address, or strangers can use it, or its nodes have other versions.
     """
     address = compute.ray_address
-    with ray_session(address, cpus=None if address else max(cores(), (compute.actors or 1) * compute.cpus_per_actor)) as resources:
+    cpus = None if address else max(cores(), (compute.actors or 1) * compute.cpus_per_actor)
+    with ray_session(address, cpus=cpus, lost=lost) as resources:
         if address:
             _check(compute)
         yield resources
 
 
 @contextmanager
-def actor_pool(compute: Compute, load: Callable[..., ClientApp]) -> Iterator[ActorPool]:
+def actor_pool(compute: Compute, load: Callable[..., ClientApp], lost: WhenLost | None = None) -> Iterator[ActorPool]:
     """Actors that serve with the ClientApp that `load` gives; they and a private Ray end with the block.
+
+    Args:
+        lost: As of `ray_session`.
 
     Raises:
         ConfigError: As for `session` and `check_cpus`, or an actor is to have more than there is.
     """
     check_cpus(compute)
-    with session(compute) as resources:
+    with session(compute, lost) as resources:
         fit = actors(resources, compute)
         if fit < 1 and not (compute.ray_address and compute.actors):  # a cluster may grow for actors that are asked for
             raise ConfigError(

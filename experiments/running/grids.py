@@ -29,27 +29,36 @@ from fedsam.formatting import plural
 from fedsam.grid.inline import InlineGrid
 from fedsam.grid.pool import ActorPool
 from fedsam.grid.ray_grid import RayGrid
+from fedsam.grid.ray_start import WhenLost
 from fedsam.module_sources import Source
 
 
 @contextmanager
 def grids(
-    experiments: Sequence[Experiment], cache: DatasetCache | None = None, phase: Callable[[str], None] = lambda _: None
+    experiments: Sequence[Experiment],
+    cache: DatasetCache | None = None,
+    phase: Callable[[str], None] = lambda _: None,
+    lost: WhenLost | None = None,
 ) -> Iterator[ActorGroup]:
     """As `actor_groups`, for one run at a time."""
-    with actor_groups(experiments, 1, cache, phase) as (group,):
+    with actor_groups(experiments, 1, cache, phase, lost) as (group,):
         yield group
 
 
 @contextmanager
 def actor_groups(
-    experiments: Sequence[Experiment], parallel: int, cache: DatasetCache | None = None, phase: Callable[[str], None] = lambda _: None
+    experiments: Sequence[Experiment],
+    parallel: int,
+    cache: DatasetCache | None = None,
+    phase: Callable[[str], None] = lambda _: None,
+    lost: WhenLost | None = None,
 ) -> Iterator[list[ActorGroup]]:
     """Actor groups, each for one run at a time, that give experiments their grids; all is stopped at the end of the block.
 
     Args:
         cache: Datasets that are loaded already.
         phase: Told what begins, which may take long.
+        lost: As of `ray_session`.
 
     Raises:
         ConfigError: The experiments ask for different Ray clusters or actors, or for more than there is, a group would have no actor, or
@@ -72,7 +81,7 @@ def actor_groups(
         _check_share(parallel, compute.actors)
     phase("starting Ray")
     # The actors import what they need while this process goes on.
-    with actor_pool(compute, load_clients) as pool:
+    with actor_pool(compute, load_clients, lost) as pool:
         _check_share(parallel, pool.size)
         phase(f"starting {plural(pool.size, 'actor')}, each of which imports torch")
         yield [ActorGroup(cache, part) for part in pool.split(parallel)]

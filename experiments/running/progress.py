@@ -1,4 +1,4 @@
-"""Callbacks of runs, and the one that shows progress: live lines on a terminal, plain lines elsewhere."""
+"""The callback that shows progress: live lines on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import rich.console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.text import Text
 
+from experiments.running.callback import Callback
 from fedsam.formatting import duration, literal, plural, printable
 
 if TYPE_CHECKING:
@@ -23,51 +23,6 @@ if TYPE_CHECKING:
     from fedsam.results.rows import Row
 
 WIDE = 140  # columns of a terminal from which a live line says everything
-
-
-class Callback:
-    """Base class of callbacks, whose methods do nothing.
-
-    `plan` is called first, then for each run `started`, `round` after each round, and `finished`; `phase` and `warn` at any time. Runs in
-    parallel call from threads of their own.
-    """
-
-    def plan(self, experiments: Sequence[Experiment], seconds: Sequence[float] | None = None) -> None:
-        """Runs are going to be made: their experiments in order, and the estimated seconds of each, if known."""
-
-    def phase(self, text: str, run_id: str | None = None) -> None:
-        """What begins now, before the first run or, with `run_id`, before the first round of a run: data are loaded, Ray starts, ..."""
-
-    def started(self, run_id: str, experiment: Experiment) -> None:
-        """A run has started."""
-
-    def warn(self, run_id: str, text: str) -> None:
-        """A run has a warning for the user."""
-
-    def round(self, row: Row) -> None:
-        """A round is finished, evaluated and stored; the next one may have begun. Rounds come in order."""
-
-    def finished(self, run_id: str, status: str, error: str | None) -> None:
-        """A run has ended; `error` is the reason when `status` is not `finished`."""
-
-    def skipped(self, experiment: Experiment, why: str) -> None:
-        """A run of the plan is not made, for the reason `why`."""
-
-
-EVENTS = tuple(name for name in vars(Callback) if not name.startswith("_"))
-
-
-class CallbackList(Callback):
-    """Calls several callbacks in order."""
-
-    def __init__(self, *callbacks: Callback) -> None:
-        for event in EVENTS:
-            setattr(self, event, partial(self._call_all, [getattr(callback, event) for callback in callbacks]))
-
-    @staticmethod
-    def _call_all(methods: Sequence[Callable[..., None]], *arguments: Any) -> None:
-        for method in methods:
-            method(*arguments)
 
 
 @dataclass
@@ -84,6 +39,7 @@ class _RunProgress:
         gradient_evaluations: So far.
         done: Fraction of the run.
         first_round: Number and clock time of its first reported round.
+        checkpoints: Seconds that each of its checkpoints took.
     """
 
     experiment: Experiment
@@ -96,6 +52,7 @@ class _RunProgress:
     gradient_evaluations: int = 0
     done: float = 0.0
     first_round: tuple[int, float] | None = None
+    checkpoints: list[float] = field(default_factory=list)
 
 
 class ConsoleCallback(Callback):
@@ -160,6 +117,19 @@ class ConsoleCallback(Callback):
             self._live.update(self._whole, visible=several)
             self._running[run_id] = _RunProgress(experiment, title, work, self._clock(), task)
 
+    def resumed(self, run_id: str, rows: Sequence[Row]) -> None:
+        """Count the rounds that there are, and say after which one the run goes on."""
+        with self._lock:
+            run = self._running[run_id]
+            run.rows += [replace(row, clients=()) for row in rows]
+            run.gradient_evaluations += sum(row.gradient_evaluations for row in rows)
+            self._print(f"{self._prefix(run_id)}goes on after round {len(rows) + 1}, whose evaluation is made again")
+
+    def checkpointed(self, run_id: str, round: int, seconds: float) -> None:
+        """Count the time."""
+        with self._lock:
+            self._running[run_id].checkpoints.append(seconds)
+
     def warn(self, run_id: str, text: str) -> None:
         """Print the warning in a line of its own."""
         with self._lock:
@@ -195,7 +165,8 @@ class ConsoleCallback(Callback):
             run = self._running.pop(run_id)
             self._live.remove_task(run.task)
             self._end(run.work)
-            text = f"{run.title} {status} after {duration(self._clock() - run.started)}: {error or _outcome(run)}"
+            passed = self._clock() - run.started
+            text = f"{run.title} {status} after {duration(passed)}: {error or _outcome(run)}{_checkpoint_cost(run, passed)}"
             self._print(text, style="" if status == "finished" else "bold red")
 
     def skipped(self, experiment: Experiment, why: str) -> None:
@@ -291,6 +262,12 @@ def _outcome(run: _RunProgress) -> str:
     mean = f", mean of the last {evaluations} evaluations" if evaluations > 1 else ""
     diverged = f"diverged in round {since}, " if since is not None else ""
     return f"{diverged}final acc {100 * final['test_accuracy']:.1f} % loss {final['test_loss']:.3g}{mean}"
+
+
+def _checkpoint_cost(run: _RunProgress, passed: float) -> str:
+    """What the run's checkpoints took, in `passed` seconds."""
+    took = sum(run.checkpoints)
+    return f"; {plural(len(run.checkpoints), 'checkpoint')}: {took:.2g} s, {100 * took / passed:.1f} %" if run.checkpoints else ""
 
 
 def _measures(row: Row) -> str:

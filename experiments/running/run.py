@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +17,22 @@ import torch
 from flwr.app import ArrayRecord, MetricRecord
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from clients import runtime
+from experiments.running.callback import Callback
+from experiments.running.checkpointing import Checkpointer
 from experiments.running.evaluation import Evaluator
-from experiments.running.progress import Callback
+from experiments.running.result import Result
 from experiments.settings.catalogue import sampler
 from experiments.settings.method import Method
 from fedsam.config import Experiment
 from fedsam.data.datasets import Dataset
-from fedsam.formatting import plural
 from fedsam.grid.base import LocalGrid
 from fedsam.grid.process import torch_threads
 from fedsam.messages import aggregation, codec
 from fedsam.models.network import Network
-from fedsam.results.final import final_measures
-from fedsam.results.model_files import save_model
-from fedsam.results.rows import ClientRow, Row, Slice, as_table
+from fedsam.results.model_files import FINAL_MODEL_NAME, round_name, save_model
+from fedsam.results.rows import ClientRow, Row, Slice
 from fedsam.results.store import Results
 from fedsam.schedules import known_rounds
 from fedsam.system.cost import OtherProcesses, count_flops, gpu_energy
@@ -43,55 +43,6 @@ from strategies.robust import FlowerRule
 from strategies.round import RoundConfig, RoundResult
 
 DROPPED = "dropped out (simulated)"  # status of a client
-
-
-@dataclass(frozen=True, repr=False)
-class Result:
-    """A finished run; accuracy, loss and gap are those of its report.
-
-    Attributes:
-        run_id: Its id in the results file.
-        rows: One per round.
-        w: The final model's parameters (P,), in `Layout` order.
-        model: The network with these parameters.
-        last: Evaluations that the final accuracy is the mean of, `measure.last`.
-    """
-
-    run_id: str
-    rows: tuple[Row, ...]
-    w: Tensor
-    model: nn.Module
-    last: int
-
-    def __repr__(self) -> str:
-        found = {"accuracy": self.accuracy, "loss": self.loss, "gap": self.gap}
-        values = "".join(f", {name}={value:.4g}" for name, value in found.items() if value is not None)
-        return f"Result({self.run_id!r}, {plural(len(self.rows), 'round')}{values})"
-
-    @property
-    def measures(self) -> Mapping[str, float]:
-        """Final value of each measure, as of `final_measures`."""
-        return final_measures(self.rows, self.last)
-
-    @property
-    def accuracy(self) -> float:
-        """Final test accuracy (a fraction): the mean of the last evaluations."""
-        return self.measures["test_accuracy"]
-
-    @property
-    def loss(self) -> float:
-        """Final test loss (nats): the mean of the last evaluations."""
-        return self.measures["test_loss"]
-
-    @property
-    def gap(self) -> float | None:
-        """Accuracy on the clients' examples minus test accuracy, of the final model; None where `measure.union` is false."""
-        return self.measures.get("gap")
-
-    @property
-    def rounds(self) -> list[dict[str, Any]]:
-        """The rounds as a table, a dict for each: what `pandas.DataFrame` takes."""
-        return as_table(self.rows)
 
 
 class _BudgetSpentError(Exception):
@@ -130,6 +81,8 @@ class Session:
         self.heterogeneity = Heterogeneity.of(experiment)
         self.strategy = cohort_strategy(experiment, method)
         self.evaluator = Evaluator(experiment, grid, self.network, dataset, label_distribution)
+        self.checkpoints = self._checkpointer()
+        self._stored = len(results.rounds(run_id, clients=False))  # rounds that an earlier process left
 
     def run(self) -> Result:
         """All rounds; rows are kept as they come."""
@@ -142,16 +95,20 @@ class Session:
         try:
             # As many threads as a client has: sums of many threads round otherwise, and vectors of this length gain little by them.
             with suppress(_BudgetSpentError), torch_threads(self.experiment.compute.cpus_per_actor):
-                self.strategy.start(self.grid, codec.arrays(initial), self.experiment.rounds, timeout=deadline, evaluate_fn=self._evaluate)
-        except Exception:
-            if isinstance(self.grid, LocalGrid):
+                self._go_on()
+                if left := self.experiment.rounds - self.strategy.resumed_round:
+                    self.strategy.start(self.grid, codec.arrays(initial), left, timeout=deadline, evaluate_fn=self._evaluate)
+        except BaseException as error:
+            if self.checkpoints:
+                self.checkpoints.stop()
+            if isinstance(self.grid, LocalGrid) and isinstance(error, Exception):
                 self.grid.finish()  # the rounds before the error are kept, and the actors are free for the next run
             raise
         budget = self.experiment.budget
         if budget is not None and self.spent < budget:
             note = f"rounds: all {len(self.rows)} are over after {self.spent} gradient evaluations of a budget of {budget}"
             self.callback.warn(self.run_id, note)
-        self._save("model")
+        self._save(FINAL_MODEL_NAME)
         return Result(self.run_id, tuple(self.rows), self.strategy.evaluated, self.network.module, self.experiment.measure.last)
 
     def _network(self) -> Network:
@@ -159,13 +116,35 @@ class Session:
         dtype = runtime.DTYPES[self.experiment.compute.precision]
         return runtime.network(self.experiment, self.dataset, torch.device("cuda" if gpu else "cpu"), dtype)
 
-    def _evaluate(self, round: int, _: ArrayRecord) -> MetricRecord | None:
-        if self.strategy.last is None:
-            self.results.record_startup(self.run_id, time.perf_counter() - self._started)
+    def _checkpointer(self) -> Checkpointer | None:
+        """None where the clients' states are not on a grid of ours."""
+        if not isinstance(self.grid, LocalGrid):
             return None
-        row = self._row(self.strategy.last)
+        tell, warn = partial(self.callback.checkpointed, self.run_id), partial(self.callback.warn, self.run_id)
+        return Checkpointer(self.experiment, self.run_id, self.results, self.strategy, self.grid, tell, warn)
+
+    def _go_on(self) -> None:
+        """Go on after the round of the latest checkpoint, where there is one."""
+        found = self.checkpoints.restore() if self.checkpoints else None
+        if found is not None:
+            self.rows, row = found
+            self.spent = sum(row.gradient_evaluations for row in self.rows)
+            self.callback.resumed(self.run_id, tuple(self.rows))
+            self._end_round(row)
+
+    def _evaluate(self, _: int, __: ArrayRecord) -> MetricRecord | None:
+        if self.strategy.last is None:
+            if not self.strategy.resumed_round:
+                self.results.record_startup(self.run_id, time.perf_counter() - self._started)
+            return None
+        row, round = self._row(self.strategy.last), self.strategy.last.round
         for client, what in (*self.strategy.last.retried.items(), *self.strategy.last.evaluate_retried.items()):
             self.callback.warn(self.run_id, f"client {client} in round {round} was asked again: it {what.splitlines()[0]}")
+        self._end_round(row)
+        return None
+
+    def _end_round(self, row: Row) -> None:
+        """Have a round evaluated, whose training `row` tells, and note its end. Raises `_BudgetSpentError` if the run ends with it."""
         if not aggregation.usable(evaluated := self.strategy.evaluated):
             lost = int((~torch.isfinite(evaluated)).sum())
             row = replace(row, measures={**row.measures, "nonfinite_parameters": lost})
@@ -173,15 +152,16 @@ class Session:
         self.spent += row.gradient_evaluations
         self.evaluator.evaluate(row, self.strategy.evaluated, self.strategy.buffers, self._keep, last=last)
         if isinstance(self.grid, LocalGrid):
-            self.grid.await_background(0 if last or not self._may_overlap(round) else 1)
-        if self.experiment.checkpoint.every and round % self.experiment.checkpoint.every == 0:
-            self._save(f"round-{round:05d}")
+            self.grid.await_background(0 if last or not self._may_overlap(row.round) else 1)
+        if self.experiment.checkpoint.every and row.round % self.experiment.checkpoint.every == 0:
+            self._save(round_name(row.round))
+        if self.checkpoints:
+            self.checkpoints.end_round(row)
         # Actors of a Ray that others started are no processes of ours, and so would count as others'.
         if last and isinstance(self.grid, LocalGrid) and self.experiment.compute.ray_address is None:
             self.results.record_other_cpu(self.run_id, self._others.share())
-        if last and round < self.experiment.rounds:
+        if last and row.round < self.experiment.rounds:
             raise _BudgetSpentError
-        return None
 
     def _may_overlap(self, round: int) -> bool:
         """Whether the next round may train while this one is evaluated.
@@ -196,7 +176,7 @@ class Session:
         """Store a round with its measures and tell of it; not one that follows a round that was not stored, because of an error."""
         if row.round > len(self.rows) + 1:
             return
-        self.results.append_round(row)
+        self.results.append_round(row, replace=row.round <= self._stored)
         for found in slices:
             self.results.add_slice(found)
         self.rows.append(row)
@@ -255,7 +235,7 @@ class Session:
         }
 
     def _save(self, name: str) -> None:
-        path = Path(self.experiment.runs_dir) / self.run_id / f"{name}.safetensors"
+        path = Path(self.experiment.runs_dir) / self.run_id / name
         self.network.buffers = self.strategy.buffers
         self.network.load_(self.strategy.evaluated)
         save_model(self.network.module, path, self.dataset.image, self.dataset.classes)

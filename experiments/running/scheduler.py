@@ -9,13 +9,14 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import dataclass
 
+from experiments.running.callback import Callback
 from experiments.running.grids import ActorGroup, DatasetCache, grids
-from experiments.running.progress import Callback
-from experiments.running.server_app import RunFailed, serve
+from experiments.running.server_app import Continued, RunFailed, serve
 from experiments.settings.catalogue import CheckedExperiment, check
 from fedsam import plugins
 from fedsam.config import ConfigError, Experiment
 from fedsam.formatting import listed
+from fedsam.grid.ray_start import WhenLost
 from fedsam.results.store import DuplicateRunError
 
 
@@ -33,8 +34,12 @@ class Outcome:
     error: str | None = None
 
 
-def run_all(experiments: Sequence[Experiment], callback: Callback) -> list[Outcome]:
+def run_all(experiments: Sequence[Experiment], callback: Callback, *, once: bool = False, lost: WhenLost | None = None) -> list[Outcome]:
     """Run experiments one after another on the same actors; a failed one does not stop the others.
+
+    Args:
+        once: As of `perform`.
+        lost: As of `ray_session`.
 
     Raises:
         ConfigError: A setting of any of them is wrong; nothing has started.
@@ -47,8 +52,8 @@ def run_all(experiments: Sequence[Experiment], callback: Callback) -> list[Outco
     callback.phase(f"loading {listed(sorted({experiment.data.source.name for experiment in experiments}))}")
     # Ray takes long to start: not where there is nothing to run on it.
     runnable = any(cache.has(experiment) for experiment in experiments)
-    with grids(experiments, cache, callback.phase) if runnable else nullcontext(ActorGroup(cache)) as group:
-        return perform(checked, [group], callback)
+    with grids(experiments, cache, callback.phase, lost) if runnable else nullcontext(ActorGroup(cache)) as group:
+        return perform(checked, [group], callback, once=once)
 
 
 def perform(
@@ -64,15 +69,15 @@ def perform(
     Results are the same to the bit however many run at once.
 
     Args:
-        once: Take the place of runs of the same experiments that did not finish, and leave out what has finished or is at work.
-        restart: Take the place of those, too, that seem to be at work on other machines.
+        once: Go on with runs of the same experiments that did not finish, and leave out what has finished or is at work.
+        restart: Go on also with those that seem to be at work on other machines.
 
     Raises:
         ConfigError: The examples cannot be partitioned over the clients of one of them; the other runs are stopped.
         KeyboardInterrupt: The user stopped it; the rounds finished so far are kept.
     """
     if len(groups) == 1:
-        return [_run(checked, groups[0], callback, once, restart) for checked in experiments]
+        return [carry_out(checked, groups[0], callback, once=once, restart=restart) for checked in experiments]
     todo, outcomes = deque(enumerate(experiments)), dict[int, Outcome]()
     turn = threading.Lock()
 
@@ -82,7 +87,7 @@ def perform(
                 if not todo:
                     return
                 number, checked = todo.popleft()
-            outcomes[number] = _run(checked, group, callback, once, restart)
+            outcomes[number] = carry_out(checked, group, callback, once=once, restart=restart)
 
     with ThreadPoolExecutor(len(groups)) as threads:
         working = [threads.submit(work, group) for group in groups]
@@ -98,9 +103,19 @@ def perform(
     return [outcomes[number] for number in range(len(experiments))]
 
 
-def _run(checked: CheckedExperiment, group: ActorGroup, callback: Callback, once: bool, restart: bool) -> Outcome:
+def carry_out(
+    checked: CheckedExperiment,
+    group: ActorGroup,
+    callback: Callback,
+    *,
+    once: bool = False,
+    restart: bool = False,
+    continued: Continued | None = None,
+) -> Outcome:
+    """Run one experiment; how it ended. Options are those of `serve`. Raises as `perform`."""
     try:
-        return Outcome(serve(checked, *group(checked.experiment), callback, once=once, restart=restart).run_id, "finished")
+        result = serve(checked, *group(checked.experiment), callback, once=once, restart=restart, continued=continued)
+        return Outcome(result.run_id, "finished")
     except DuplicateRunError as taken:
         callback.skipped(checked.experiment, str(taken))
         return Outcome(taken.run.id, "skipped", str(taken))

@@ -6,6 +6,8 @@ import json
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,9 +16,11 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from clients.optimizers import LocalOptimizer
+from experiments.running.callback import Callback
 from experiments.running.grids import DatasetCache, grids
-from experiments.running.progress import Callback, shown
-from experiments.running.run import Result, Session
+from experiments.running.progress import shown
+from experiments.running.result import Result
+from experiments.running.run import Session
 from experiments.running.trial import try_out
 from experiments.settings.catalogue import CheckedExperiment, check, sources
 from experiments.settings.presets import expand
@@ -27,8 +31,11 @@ from fedsam.data.datasets import Dataset
 from fedsam.data.federated import batch_sizes, fallback_note, partition_examples
 from fedsam.grid.base import LocalGrid
 from fedsam.grid.ray_grid import RayGrid
+from fedsam.results.ownership import RunTakenError
 from fedsam.results.processes import heartbeat
-from fedsam.results.provenance import provenance
+from fedsam.results.provenance import Provenance, provenance
+from fedsam.results.resuming import resuming_notes
+from fedsam.results.rows import Run
 from fedsam.results.store import Results
 
 app = ServerApp()
@@ -105,10 +112,41 @@ def run_on(checked: CheckedExperiment, grid: Grid, dataset: Dataset, callback: C
         raise failed.error from failed.error.__cause__
 
 
+@dataclass(frozen=True)
+class Continued:
+    """A run that is to go on.
+
+    Attributes:
+        run: The run.
+        changed: What of its settings and versions is other than before, and may be.
+        restart: As of `Results.continue_run`.
+    """
+
+    run: Run
+    changed: tuple[str, ...] = ()
+    restart: bool = False
+
+
+def provenance_of(experiment: Experiment, dataset: Dataset) -> Provenance:
+    """The provenance of the experiment's run in this process."""
+    gpu, modules = experiment.compute.gpus_per_actor > 0, sources(experiment)
+    return provenance(gpu=gpu, sources=modules, data=dataset.digest, files=dataset.files)
+
+
 def serve(
-    checked: CheckedExperiment, grid: Grid, dataset: Dataset, callback: Callback, *, once: bool = False, restart: bool = False
+    checked: CheckedExperiment,
+    grid: Grid,
+    dataset: Dataset,
+    callback: Callback,
+    *,
+    once: bool = False,
+    restart: bool = False,
+    continued: Continued | None = None,
 ) -> Result:
     """Run one experiment on a grid: rounds, evaluation, results.
+
+    Args:
+        continued: The run of this experiment to go on with, instead of what `Results.start_run` does.
 
     Raises:
         RunFailed: An error stopped the run after it had begun; before that errors are raised as in `run`, and as in `Results.start_run` for
@@ -121,23 +159,28 @@ def serve(
     if isinstance(grid, LocalGrid):
         grid.set_client_sizes(label_distribution.sum(axis=1).tolist())
     with Results.open(experiment.runs_dir) as results:
-        where = provenance(gpu=experiment.compute.gpus_per_actor > 0, sources=sources(experiment), data=dataset.digest)
-        names = dataset.class_names
-        run_id = results.start_run(
-            experiment,
-            plain,
-            dataset=dataset.name,
-            label_distribution=label_distribution,
-            provenance=where,
-            class_names=names,
-            once=once,
-            restart=restart,
-        )
+        where = provenance_of(experiment, dataset)
+        if continued is None:
+            run_id = results.start_run(
+                experiment,
+                plain,
+                dataset=dataset.name,
+                label_distribution=label_distribution,
+                provenance=where,
+                class_names=dataset.class_names,
+                once=once,
+                restart=restart,
+            )
+        else:
+            run_id = continued.run.id
+            results.continue_run(continued.run, plain, where.versions, continued.changed, restart=continued.restart)
         callback.started(run_id, experiment)
         if isinstance(grid, LocalGrid):
             grid.warn = partial(callback.warn, run_id)
         if note := fallback_note(dataset, experiment):
             callback.warn(run_id, note)
+        for text in resuming_notes(results, run_id, where):
+            callback.warn(run_id, text)
         _warn(experiment, method.optimizer, label_distribution.sum(axis=1), run_id, callback)
         try:
             with heartbeat(results.path, run_id):
@@ -148,7 +191,8 @@ def serve(
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
             status, what = ("interrupted", "stopped by the user") if interrupted else ("failed", f"{type(error).__name__}: {error}")
-            results.finish_run(run_id, "interrupted" if interrupted else "failed", what)
+            with suppress(RunTakenError):  # the error that stopped the run
+                results.finish_run(run_id, "interrupted" if interrupted else "failed", what)
             callback.finished(run_id, status, what)
             if isinstance(error, Exception):
                 raise RunFailed(run_id, error) from error

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from experiments.running.progress import Callback
+from experiments.running.callback import Callback
 from experiments.settings.toml import toml
 from fedsam.imports import require
 from fedsam.results.rows import OPTIONAL_COLUMNS, PEAK_COLUMNS, TOTAL_COLUMNS, Row, cumulative
@@ -42,6 +43,11 @@ class TensorBoardCallback(Callback):
         writer = SummaryWriter(str(experiment.runs_dir / run_id / "tensorboard"))
         writer.add_text("settings", f"```toml\n{toml(experiment.dump())}\n```")
         self._writers[run_id] = writer
+
+    def resumed(self, run_id: str, rows: Sequence[Row]) -> None:
+        """Count the costs of the rounds that there are."""
+        if rows:
+            self._totals[run_id] = cumulative(rows)[-1]
 
     def round(self, row: Row) -> None:
         """Write the `scalars` of the round; the step is its number."""

@@ -134,6 +134,15 @@ def _default(key: str, name: str) -> Any:
     return registry.build(GIVERS[key], Component(name=name), key)
 
 
+def rounds_user(experiment: Experiment, method: Method) -> str | None:
+    """The key of a component that depends on the number of rounds, so that a longer run is not one that goes on; None: there is none."""
+    try:
+        _check_rounds(experiment.model_copy(update={"budget": 1}), method)
+    except ConfigError as error:
+        return str(error).partition(":")[0]
+    return None
+
+
 def _check_rounds(experiment: Experiment, method: Method) -> None:
     """Refuse components that use the number of rounds, which a run with a budget does not know."""
     uses_rounds = {

@@ -53,6 +53,7 @@ class Dataset:
         class_names: One for each class; empty where classes have only numbers.
         clients: The client (N,) of each training example, 0 to n - 1, each at least once; None where it is unknown.
         digest: Hash of the contents; empty for official files.
+        files: Hash of the official files; empty for others.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Dataset:
     class_names: tuple[str, ...] = ()
     clients: Tensor | None = None
     digest: str = ""
+    files: str = ""
 
     @property
     def image(self) -> tuple[int, int, int]:

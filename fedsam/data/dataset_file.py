@@ -22,8 +22,8 @@ from fedsam.config import ConfigError
 from fedsam.data.dataset import Dataset, Images
 from fedsam.places import cache_folder
 
-VERSION = 2  # of what the file holds: images (N, H, W, C)
-FIELDS = ("name", "classes", "mean", "std", "augment", "class_names")
+VERSION = 3  # of what the file holds: images (N, H, W, C)
+FIELDS = ("name", "classes", "mean", "std", "augment", "class_names", "files")
 State = Mapping[str, list[int]]  # path below the root -> bytes, and time of change in ns
 
 

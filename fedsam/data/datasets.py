@@ -123,7 +123,8 @@ def fashion_mnist(root: Path | None) -> Dataset:
     # Read from the compressed files because those are the ones with an official MD5.
     train_x, train_y, test_x, test_y = (_idx(gzip.decompress((root / name).read_bytes())) for name in files)
     train, test = Images(train_x.unsqueeze(1), train_y.long()), Images(test_x.unsqueeze(1), test_y.long())
-    return Dataset("fashion_mnist", train, test, 10, (0.2860,), (0.3530,), ("crop", "flip"), tuple(FashionMNIST.classes))
+    names, hashed = tuple(FashionMNIST.classes), _hash_of(files.values())
+    return Dataset("fashion_mnist", train, test, 10, (0.2860,), (0.3530,), ("crop", "flip"), names, files=hashed)
 
 
 @documented(source="Alpaydin and Kaynak, 1998, UCI Optical Recognition of Handwritten Digits (its test part).")
@@ -134,14 +135,16 @@ def digits(root: Path | None) -> Dataset:
     """
     package = find_spec("sklearn")  # found but not imported, which takes seconds
     assert package is not None and package.origin is not None
-    table = np.loadtxt(Path(package.origin).parent / "datasets/data/digits.csv.gz", delimiter=",")
+    file = Path(package.origin).parent / "datasets/data/digits.csv.gz"
+    table = np.loadtxt(file, delimiter=",")
     small, labels = table[:, :-1], table[:, -1]
     # Exact in float32: grey levels are 0..16 and the weights of a fourfold scaling are eighths. So every machine rounds alike.
     grey = torch.from_numpy(small).float().view(-1, 1, 8, 8) * (255 / 16)
     x = F.interpolate(grey, scale_factor=4, mode="bilinear", align_corners=False).round().to(torch.uint8)
     y = torch.from_numpy(labels).long()
     test = (F.one_hot(y).cumsum(0).gather(1, y[:, None]) % 5 == 0)[:, 0]
-    return Dataset("digits", Images(x[~test], y[~test]), Images(x[test], y[test]), 10, (0.3051,), (0.3238,), ())
+    hashed = _hash_of([hashlib.md5(file.read_bytes()).hexdigest()])
+    return Dataset("digits", Images(x[~test], y[~test]), Images(x[test], y[test]), 10, (0.3051,), (0.3238,), (), files=hashed)
 
 
 DATASETS: dict[str, Callable[[Path | None], Dataset]] = {
@@ -170,9 +173,15 @@ def _cifar(given: Path | None, name: str, reader: str, mean: tuple[float, ...], 
     split = len(y) * 5 // 6  # 50,000 of 60,000
     # Clones, because a view drags all 60,000 images along when it is sent to another process.
     train, test = (Images(x[part].clone(), y[part].clone()) for part in (slice(split), slice(split, None)))
-    dataset = Dataset(name, train, test, len(both.classes), mean, std, ("crop", "flip"), tuple(both.classes))
+    names, hashed = tuple(both.classes), _hash_of(files.values())
+    dataset = Dataset(name, train, test, len(names), mean, std, ("crop", "flip"), names, files=hashed)
     dataset_file.keep(dataset, root, read)
     return dataset
+
+
+def _hash_of(md5s: Iterable[str]) -> str:
+    """One hash of files whose MD5 are known."""
+    return f"md5:{hashlib.md5(' '.join(md5s).encode()).hexdigest()[:12]}"
 
 
 def _idx(blob: bytes) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 from flwr.app import DEFAULT_TTL, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
+from fedsam.grid.client_states import ClientStates
 from fedsam.messages import aggregation, flower_private
 from fedsam.messages.flower_private import MESSAGE_UNAVAILABLE, NodeInfo, Run
 
@@ -40,7 +41,10 @@ class LocalGrid(Grid):
     Attributes:
         warn: Gets warnings for the user, such as that an actor died; default: the log.
         callback: Is told of messages and replies as they come.
+        states: The clients' states, by node.
     """
+
+    states: ClientStates
 
     def __init__(self, clients: int, run_config: Mapping[str, Any], shard_size: int | None = None) -> None:
         self.clients = clients

@@ -12,6 +12,7 @@ from flwr.clientapp import ClientApp
 
 from fedsam.grid.actor import peak_memory
 from fedsam.grid.base import LocalGrid, expired, time_to_live
+from fedsam.grid.client_states import ClientStates
 from fedsam.grid.process import torch_threads
 from fedsam.grid.serving import ClientTask, ShardServer, serve
 from fedsam.messages.aggregation import ShardAccumulator
@@ -39,7 +40,7 @@ class InlineGrid(LocalGrid):
     ) -> None:
         super().__init__(clients, run_config, shard_size)
         self._app, self._threads = load(), threads
-        self.states: dict[int, RecordDict] = {}
+        self.states = ClientStates()
         self._pushed: list[Sequence[Message]] = []
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
@@ -110,12 +111,13 @@ class InlineGrid(LocalGrid):
         return ClientTask(message.metadata, {}, self._node_config(message.metadata.dst_node_id), self.run_config)
 
     def _state(self, message: Message) -> RecordDict:
-        return self.states.get(message.metadata.dst_node_id, RecordDict())
+        found: RecordDict = self.states.get(message.metadata.dst_node_id, RecordDict())
+        return found
 
     def _set_state(self, message: Message, state: RecordDict, *, usable: bool) -> None:
         node = message.metadata.dst_node_id
         if usable and (len(state) or node in self.states):
-            self.states[node] = state
+            self.states.update([node], [state], [True])
 
     def peak_memory(self) -> tuple[int, int | None]:
         """Those of this process."""

@@ -8,9 +8,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from flwr.app import ArrayRecord, Error, Message
+from flwr.app import Error, Message
 
 from fedsam.formatting import plural
+from fedsam.grid import object_store
 from fedsam.grid.actor import ShardResult
 from fedsam.grid.base import LocalGrid, expired, time_to_live
 from fedsam.grid.client_states import ClientStates
@@ -33,7 +34,7 @@ class RayGrid(LocalGrid):
     def __init__(self, pool: ActorPool, clients: int, run_config: Mapping[str, Any], shard_size: int | None = None) -> None:
         super().__init__(clients, run_config, shard_size)
         self.pool = pool
-        self.states = ClientStates(_copy)
+        self.states = ClientStates(object_store.copy, object_store.load, object_store.put)
         self._scheduler = Scheduler()
         self._stateful: dict[str, bool] = {}  # whether a message of a type has left a client a state
         self._sent: list[Shard] = []  # whose replies may still be asked for
@@ -136,7 +137,7 @@ class RayGrid(LocalGrid):
 
     def _queue(self, shards: Sequence[Sequence[Message]], now: float, *, background: bool = False) -> list[Shard]:
         """Queue shards, the longest first; gives them in their own order."""
-        records = _store([message for shard in shards for message in shard])
+        records = object_store.store_records([message for shard in shards for message in shard])
         queued = [Shard(messages, records, background, expires=now + time_to_live(messages[0])) for messages in shards]
         self._sent += queued
         self._scheduler.add(queued, self._load if self._client_sizes and not background else None)
@@ -283,18 +284,3 @@ class RayGrid(LocalGrid):
         self._sent = [shard for shard in self._sent if shard not in gone]
         for shard in shards:
             self._forget(shard.messages)
-
-
-def _store(messages: Sequence[Message]) -> dict[int, Any]:
-    """Each distinct array record once in the object store, by the record's identity."""
-    import ray
-
-    records = {id(r): r for m in messages for r in m.content.values() if isinstance(r, ArrayRecord)}
-    return {key: ray.put(record) for key, record in records.items()}
-
-
-def _copy(state: Any) -> Any:
-    """A copy of an object of another machine in this one's object store."""
-    import ray
-
-    return ray.put(ray.get(state))

@@ -1,12 +1,13 @@
-"""The start of a private Ray on a busy machine, and the end of its processes."""
+"""The start of a private Ray on a busy machine, the end of its processes, and what is done where it is lost."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,10 @@ SLOW_START_SECONDS = 15.0  # after which the user hears that Ray is not up
 START_SECONDS = 120.0  # for Ray to be up; Ray itself waits for 30
 START_POLL_SECONDS = 0.5  # between questions whether it is
 START_ATTEMPTS = 3
+DAEMONS = ("raylet", "gcs_server")  # without which Ray ends the process that started it, within a minute and without a word
+WATCH_SECONDS = 1.0  # between looks at them
+
+WhenLost = Callable[[str, Callable[[], None]], None]  # gets what has ended, and what ends the rest of Ray and removes its files
 
 
 class RayStartError(ConfigError):
@@ -109,6 +114,29 @@ def _has_raylet(folder: str) -> bool:
             if process.name() == "raylet":
                 return True
     return False
+
+
+def watch(folder: str, over: threading.Event, lost: WhenLost) -> None:
+    """Call `lost` if a process ends that Ray cannot do without, unless that is `over`.
+
+    Args:
+        folder: Holds Ray's files.
+    """
+
+    def clean() -> None:
+        rest = processes(folder)
+        for process in rest:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(rest, timeout=PROCESS_END_SECONDS)
+        shutil.rmtree(folder, ignore_errors=True)
+
+    daemons = {process: process.name() for process in processes(folder) if process.name() in DAEMONS}
+    while not over.wait(WATCH_SECONDS):
+        for process, name in daemons.items():
+            if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+                lost(name, clean)
+                return
 
 
 def processes(folder: str) -> set[psutil.Process]:

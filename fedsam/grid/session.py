@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 
 from fedsam.config import ConfigError
-from fedsam.grid.ray_start import RayStartError, end_processes, processes, start_private
+from fedsam.grid.ray_start import RayStartError, WhenLost, end_processes, processes, start_private, watch
 from fedsam.imports import ROOT
 from fedsam.places import cache_folder
 
@@ -31,7 +31,12 @@ POLL_SECONDS = 0.05  # between looks at whether Ray is up
 
 @contextmanager
 def ray_session(
-    address: str | None = None, *, cpus: int | None = None, gpus: int | None = None, store: int | None = None
+    address: str | None = None,
+    *,
+    cpus: int | None = None,
+    gpus: int | None = None,
+    store: int | None = None,
+    lost: WhenLost | None = None,
 ) -> Iterator[Mapping[str, float]]:
     """Ray for the length of a block; gives its resources (`CPU`, `GPU`).
 
@@ -41,6 +46,7 @@ def ray_session(
     Args:
         address: `auto` or HOST:PORT of a Ray that runs on this machine too.
         store: Bytes of a private Ray's object store, beyond which objects go to disk; default: Ray's, 30 % of the memory.
+        lost: What is to be done where a private Ray is lost.
 
     Raises:
         ConfigError: There is no Ray at `address`, or it refuses this process, or it is another command's private one.
@@ -59,12 +65,15 @@ def ray_session(
     # By default Ray gives workers a low priority: they wait for whatever else is at work on the machine.
     system = {"max_fused_object_count": 1, "worker_niceness": 0}
     private |= {"include_dashboard": False, "_temp_dir": f"{folder}/r", "_system_config": system}
-    left, kept = set[psutil.Process](), False
+    left, kept, over = set[psutil.Process](), False, threading.Event()
     try:
         with _running_ray("local", **private):  # "local", or RAY_ADDRESS in the environment makes it join another
+            if lost is not None:
+                threading.Thread(target=watch, args=(folder, over, lost), daemon=True).start()
             try:
                 yield ray.cluster_resources()
             finally:
+                over.set()
                 left = processes(folder)
     except RayStartError:
         kept = True

@@ -37,23 +37,32 @@ def save_model(module: nn.Module, path: Path, image: ImageShape, classes: int) -
     partial.replace(path)
 
 
-def load_model(run: str, runs_dir: Path | str = "runs") -> nn.Module:
-    """Load the final model of a run, on the CPU and in evaluation mode, without its dataset.
+def round_name(round: int) -> str:
+    """The name of the file of the model after a round, which `checkpoint.every` asks for."""
+    return f"round-{round:05d}.safetensors"
+
+
+def load_model(run: str, runs_dir: Path | str = "runs", round: int | None = None) -> nn.Module:
+    """Load the final model of a run, or one that it kept on the way, on the CPU and in evaluation mode, without its dataset.
 
     Its input are images scaled to 0..1 and normalized by mean and standard deviation of the dataset, as in training.
 
     Args:
         run: Its id, or the start of it.
         runs_dir: Folder of the results.
+        round: The round after which it was kept (`checkpoint.every`); default: the last.
 
     Raises:
-        ConfigError: No run, or more than one, has this id; or its model is missing or cannot be read.
+        ConfigError: No run, or more than one, has this id; or the model is missing or cannot be read.
     """
     with Results.open(Path(runs_dir), create=False) as results:
         found = results.find_one(run)
-    path = Path(runs_dir) / found.id / FINAL_MODEL_NAME
+    folder = Path(runs_dir) / found.id
+    path = folder / (FINAL_MODEL_NAME if round is None else round_name(round))
     if not path.is_file():
-        raise ConfigError(f"run: {run!r} is not allowed: run {found.id} is {found.status} and left no {path}")
+        rounds = [int(name) for file in sorted(folder.glob("round-*.safetensors")) if (name := file.stem.partition("-")[2]).isdecimal()]
+        others = f"; it left those after the rounds {', '.join(map(str, rounds))}, for `round`" if rounds else ""
+        raise ConfigError(f"run: {run!r} is not allowed: run {found.id} is {found.status} and left no {path}{others}")
     return _load(path, found)
 
 

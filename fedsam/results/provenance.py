@@ -15,6 +15,7 @@ from pathlib import Path
 
 from fedsam.module_sources import Source, digests
 
+DATA_FILES = "data_files"  # the name of their hash among the versions
 PACKAGES = ("fedsam", "torch", "torchvision", "flwr", "ray", "numpy")
 
 
@@ -45,16 +46,17 @@ def source_hashes(sources: Sequence[Source], data: str = "") -> dict[str, str]:
     return digests(sources) | ({"data": data} if data else {})
 
 
-def provenance(*, gpu: bool = False, sources: Sequence[Source] = (), data: str = "") -> Provenance:
+def provenance(*, gpu: bool = False, sources: Sequence[Source] = (), data: str = "", files: str = "") -> Provenance:
     """The provenance of runs of this process.
 
     Args:
         gpu: Whether the device is the GPUs of this machine, if it has any, instead of its CPU.
         sources: Modules of components that have no version.
         data: Hash of a custom dataset; empty for others.
+        files: Hash of the files of an official dataset; empty for others.
     """
     versions = {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
-    versions |= source_hashes(sources, data)
+    versions |= source_hashes(sources, data) | ({DATA_FILES: files} if files else {})
     # The console script as a user types it; other commands as the interpreter received them.
     script = Path(sys.argv[0]).name
     words = [script, *sys.argv[1:]] if script == "fedsam" else sys.orig_argv

@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 
 from fedsam.results.config_hash import config_hash, digest
 from fedsam.results.database import DATABASE_NAME, connect, create_database, insert_statement, open_to_read, transaction
-from fedsam.results.processes import process_start_time
+from fedsam.results.ownership import DuplicateRunError as DuplicateRunError
+from fedsam.results.ownership import OwnedResults, is_gone, own_process
 from fedsam.results.provenance import Provenance
-from fedsam.results.reading import ResultsReader
+from fedsam.results.resuming import differences
 from fedsam.results.rows import CLIENT_COLUMNS, ROUND_COLUMNS, Row, Run, Slice, Status
 from fedsam.wording import ConfigError
 
@@ -34,20 +35,7 @@ if TYPE_CHECKING:
     from fedsam.config import Experiment
 
 
-class DuplicateRunError(RuntimeError):
-    """A run of the same experiment has finished or is running.
-
-    Attributes:
-        run: That run.
-    """
-
-    def __init__(self, run: Run) -> None:
-        state = "has finished" if run.status == "finished" else f"is at work on {run.host}"
-        super().__init__(f"run {run.id} is the same experiment: it {state}")
-        self.run = run
-
-
-class Results(ResultsReader):
+class Results(OwnedResults):
     """The open results file; a context manager that closes it."""
 
     @classmethod
@@ -95,23 +83,23 @@ class Results(ResultsReader):
         once: bool = False,
         restart: bool = False,
     ) -> str:
-        """Add a run of this process and return its id.
+        """Add a run of this process, or continue one, and return its id.
 
         Args:
             resolved: Every setting as plain values, defaults of components filled in.
             dataset: The one that is used, which may be the fallback.
             label_distribution: Number of examples of each client and class, (clients, classes).
             class_names: One for each class; empty if they have no names.
-            once: Replace unfinished runs of this experiment.
-            restart: Among them those that seem to be at work on another machine.
+            once: Continue the latest unfinished run of this experiment, if what its numbers depend on is the same (`differences`): the
+                rounds that it has stay until others take their places.
+            restart: Also one that seems to be at work on another machine.
 
         Raises:
             DuplicateRunError: `once`, and a run of this experiment has finished or is running.
         """
         config, now = json.dumps(resolved, default=str, sort_keys=True), datetime.now(UTC)
-        pid = os.getpid()
         columns = {
-            "id": f"{now:%Y%m%d-%H%M%S}-{digest(f'{now.isoformat()} {platform.node()} {pid} {config}')[:6]}",
+            "id": f"{now:%Y%m%d-%H%M%S}-{digest(f'{now.isoformat()} {platform.node()} {os.getpid()} {config}')[:6]}",
             "name": experiment.name,
             "status": "running",
             "started": now.isoformat(timespec="seconds"),
@@ -126,9 +114,7 @@ class Results(ResultsReader):
             "versions": json.dumps(dict(provenance.versions)),
             "device": provenance.device,
             "command": provenance.command,
-            "host": platform.node(),
-            "pid": pid,
-            "born": process_start_time(pid),
+            **own_process(),
             "heartbeat": now.timestamp(),
         }
         counts = [
@@ -138,22 +124,25 @@ class Results(ResultsReader):
         with transaction(self._connection) as connection:
             others = self.runs_with_hash(str(columns["config_hash"]), experiment.seed, dataset) if once else []
             for other in others:
-                gone = restart and other.host != columns["host"]
-                if other.status == "finished" or (other.status == "running" and not gone):
+                if other.status == "finished" or (other.status == "running" and not is_gone(other, restart)):
                     raise DuplicateRunError(other)
-                self._delete(other.id)
+            for other in reversed(others):
+                if not differences(other.versions, provenance.versions):
+                    self._take(other.id)
+                    return other.id
             connection.execute(insert_statement("runs", columns), columns)
             connection.executemany("INSERT INTO holdings VALUES (?, ?, ?, ?)", counts)
             connection.executemany("INSERT INTO classes VALUES (?, ?, ?)", [(columns["id"], *item) for item in enumerate(class_names)])
-        for other in others:
-            self._remove_files(other.id)
         return str(columns["id"])
 
-    def append_round(self, row: Row) -> None:
+    def append_round(self, row: Row, *, replace: bool = False) -> None:
         """Add a round with its measures and clients in one transaction.
 
+        Args:
+            replace: In the place of that round as an earlier process left it, its slices included.
+
         Raises:
-            ValueError: The run was never started, or already has this round.
+            ValueError: This process is not at the run, or it already has this round.
         """
         columns = {name: _plain(getattr(row, name)) for name in ROUND_COLUMNS}
         key = {"run": row.run, "round": row.round}
@@ -161,6 +150,9 @@ class Results(ResultsReader):
         measures = [(row.run, row.round, name, float(value)) for name, value in row.measures.items()]
         try:
             with transaction(self._connection) as connection:
+                self.check_own(row.run)
+                for table in ("slices", "clients", "measures", "rounds") if replace else ():
+                    connection.execute(f"DELETE FROM {table} WHERE run = :run AND round = :round", key)
                 connection.execute(insert_statement("rounds", columns), columns)
                 connection.executemany("INSERT INTO measures VALUES (?, ?, ?, ?)", measures)
                 connection.executemany(insert_statement("clients", ("run", "round", *CLIENT_COLUMNS)), clients)
@@ -168,24 +160,10 @@ class Results(ResultsReader):
             raise ValueError(f"run {row.run!r}, round {row.round}: cannot be added ({error})") from None
 
     def finish_run(self, run: str, status: Status, error: str | None = None) -> None:
-        """Record the final status of a run, and the error of a failed one."""
-        with transaction(self._connection) as connection:
-            values = (status, error, datetime.now(UTC).isoformat(timespec="seconds"), run)
-            if connection.execute("UPDATE runs SET status = ?, error = ?, finished = ? WHERE id = ?", values).rowcount != 1:
-                raise ValueError(f"run {run!r} was never started, or another command has taken its place")
-
-    def forget(self, name: str) -> Run:
-        """Record a run as interrupted that seems to be at work, because its process on another machine is gone.
-
-        Raises:
-            ConfigError: No run, or more than one, has this id; or it is not at work, or at work on this machine.
-        """
-        run = self.find_one(name)
-        if run.status != "running" or run.host == platform.node():
-            state = "at work on this machine: end its process" if run.status == "running" else f"{run.status}, not at work"
-            raise ConfigError(f"run: {name!r} is not allowed: run {run.id} is {state}")
-        self.finish_run(run.id, "interrupted", f"its process on {run.host} is gone")
-        return run
+        """Record the final status of a run, and the error of a failed one. Raises `RunTakenError` if this process is not at it."""
+        with transaction(self._connection):
+            self.check_own(run)
+            self._end(run, status, error)
 
     def record_startup(self, run: str, seconds: float) -> None:
         """Record the seconds from the start of a run to its first round."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fedsam
-from experiments.running.run import Result
+from experiments.running.result import Result
 from fedsam.config import ConfigError
 from fedsam.results.listing import listed_runs
 

@@ -65,7 +65,7 @@ def start_actors(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask for the actors of a cluster, on a Ray that is not there."""
 
     @contextmanager
-    def no_session(address: str | None, cpus: int | None) -> Iterator[dict[str, float]]:
+    def no_session(address: str | None, cpus: int | None, lost: object) -> Iterator[dict[str, float]]:
         yield {"CPU": 4.0}
 
     monkeypatch.setattr(actors, "ray_session", no_session)

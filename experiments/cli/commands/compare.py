@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from experiments.cli.lost_ray import when_lost
 from experiments.cli.options import (
     AllowOpen,
     Baseline,
@@ -56,7 +57,7 @@ def command(
     parallel: Annotated[int, typer.Option("--parallel", metavar="N", min=1, help="Runs at once, each with its share of the actors.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, with times from short trials, and stop.")] = False,
     restart: Annotated[
-        bool, typer.Option("--restart", help="Make runs again that seem to be at work on another machine: their processes are gone.")
+        bool, typer.Option("--restart", help="Go on with runs that seem to be at work on another machine: their processes are gone.")
     ] = False,
     data_root: DataRoot = None,
     runs_dir: NewRunsDir = None,
@@ -70,7 +71,8 @@ def command(
     """Run the experiments of CONFIG that have not finished yet; then print the table of all and write their report.
 
     CONFIG is a file as `fedsam run` takes it. The plan comes first: runs, work, bytes and time, estimated from short trials.
-    What was stopped or killed goes on when it is started again: a run with the same settings and seed that has finished is not repeated.
+    What was stopped or killed goes on when it is started again: a run with the same settings and seed that has finished is not repeated,
+    one that has not is continued from its latest checkpoint.
     A run that fails is recorded with its error and does not stop the others; the exit code is then 1. A run that another process is at is
     left to it; the exit code is then 3, unless it has ended by the end.
     """
@@ -111,7 +113,8 @@ def _carry_out(
     with ExitStack() as stack:
         if todo:
             with Console(stderr=True, quiet=not show_plan).status("starting") as status:
-                groups = stack.enter_context(actor_groups(experiments, parallel, cache, status.update))
+                lost = when_lost(experiments[0].runs_dir, restarts=True)
+                groups = stack.enter_context(actor_groups(experiments, parallel, cache, status.update, lost))
                 status.update("short trials on the actors, to estimate times")
                 forecasts = _forecasts(todo, groups[0]) if show_plan else {}
         seconds = _seconds(todo, forecasts) if forecasts else None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from experiments.cli.lost_ray import when_lost
 from experiments.cli.options import (
     AllowOpen,
     ConfigFile,
@@ -19,7 +20,7 @@ from experiments.cli.options import (
     location_settings,
     read_experiments,
 )
-from experiments.cli.output import exit_on_failure, graceful_shutdown_of_runs, progress_callback, report_runs
+from experiments.cli.output import exit_on_failure, exit_on_unfinished, graceful_shutdown_of_runs, progress_callback, report_runs
 from experiments.settings.toml import toml
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ def command(
     path: ConfigFile,
     overrides: Overrides = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the full settings, defaults included, and stop.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with runs of the same settings that did not finish, and leave out those that did.")
+    ] = False,
     data_root: DataRoot = None,
     runs_dir: NewRunsDir = None,
     ray_address: RayAddress = None,
@@ -49,7 +53,8 @@ def command(
     """Run the experiments of CONFIG, then print their table and write a report.
 
     CONFIG is a TOML file of settings; what it leaves out has a default, and its table `sweep` makes it several experiments.
-    Every setting is checked before anything starts. Each finished round is kept at once: Ctrl-C loses only the current one.
+    Every setting is checked before anything starts. Each finished round is kept at once: Ctrl-C loses only the current one, and `fedsam
+    resume` goes on with it.
     """
     experiments = read_experiments(path, overrides, location_settings(data_root, runs_dir, ray_address, allow_unauthenticated_cluster))
     if print_config:
@@ -59,9 +64,11 @@ def command(
 
     folder = experiments[0].runs_dir
     with progress_callback(quiet, tensorboard) as callback, graceful_shutdown_of_runs(folder):
-        outcomes = run_all(experiments, callback)
-    report_runs([outcome.run_id for outcome in outcomes if outcome.run_id], folder)
+        outcomes = run_all(experiments, callback, once=resume, lost=when_lost(folder, restarts=resume))
+    ids = [outcome.run_id for outcome in outcomes if outcome.run_id]
+    report_runs(ids, folder)
     exit_on_failure(outcomes)
+    exit_on_unfinished(ids, folder)
 
 
 def _print_settings(experiments: Sequence[Experiment]) -> None:

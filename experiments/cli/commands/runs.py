@@ -32,7 +32,11 @@ Tag = Annotated[
 ]
 Forget = Annotated[
     str | None,
-    typer.Option("--forget", metavar="RUN", help="Record as interrupted a run that was killed on another machine; `compare` repeats it."),
+    typer.Option(
+        "--forget",
+        metavar="RUN",
+        help="Record as interrupted a run that was killed on another machine; `resume` goes on with it.",
+    ),
 ]
 
 

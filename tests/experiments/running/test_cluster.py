@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from experiments.running.callback import Callback
 from experiments.running.grids import grids
-from experiments.running.progress import Callback
 from experiments.running.server_app import run, serve
 from experiments.settings.catalogue import check
 from experiments.settings.presets import expand

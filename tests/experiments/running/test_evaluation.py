@@ -21,10 +21,11 @@ from clients import client_app, queries
 from clients.runtime import ClientRuntime
 from experiments import Experiment, run
 from experiments.running import run as running
+from experiments.running.callback import Callback
 from experiments.running.evaluation import UNION_CHUNKS, Evaluator
 from experiments.running.grids import grids
-from experiments.running.progress import Callback
-from experiments.running.run import Result, Session, cohort_strategy
+from experiments.running.result import Result
+from experiments.running.run import Session, cohort_strategy
 from experiments.running.server_app import RunFailed, serve
 from experiments.settings.catalogue import check
 from experiments.settings.method import Method

@@ -17,8 +17,8 @@ from experiments.cli.commands.run_config import run_config
 from experiments.planning.plan import plan
 from experiments.reporting import figure_list, report
 from experiments.running import grids as grids_module
+from experiments.running.callback import Callback
 from experiments.running.grids import DatasetCache, actor_groups
-from experiments.running.progress import Callback
 from experiments.running.server_app import serve
 from experiments.settings.catalogue import check, resolved
 from experiments.settings.sweep import expand

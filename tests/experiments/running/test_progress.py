@@ -9,7 +9,8 @@ from rich.cells import cell_len
 from rich.console import Console as RichConsole
 from rich.text import Text
 
-from experiments.running.progress import Callback, ConsoleCallback, shown
+from experiments.running.callback import Callback
+from experiments.running.progress import ConsoleCallback, shown
 from fedsam.config import Experiment, parse
 from fedsam.results.rows import Row
 

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from clients.optimizers import OPTIMIZERS
 from experiments import Experiment, run
 from experiments.running import actors
+from experiments.running.callback import Callback
 from experiments.running.grids import actor_groups
-from experiments.running.progress import Callback
 from experiments.running.scheduler import run_all
 from experiments.settings.catalogue import resolved
 from experiments.settings.presets import PRESETS, expand
@@ -99,7 +99,7 @@ def test_a_run_keeps_its_rounds_and_its_model(tmp_path: Path) -> None:
         assert len(results.rounds(kept.id)) == 3
         assert results.label_distribution(kept.id).sum() == 400
     files = sorted(path.name for path in (tmp_path / result.run_id).iterdir())
-    assert files == ["model.safetensors", "round-00002.safetensors"]
+    assert files == ["checkpoints", "model.safetensors", "round-00002.safetensors"]
     saved = load_file(tmp_path / result.run_id / "model.safetensors")
     assert all(torch.equal(saved[name], tensor) for name, tensor in result.model.state_dict().items())
     assert torch.equal(torch.cat([p.detach().reshape(-1) for p in result.model.parameters()]), result.w)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from experiments.running.progress import Callback, CallbackList
+from experiments.running.callback import Callback, CallbackList
 from experiments.running.scheduler import run_all
 from experiments.running.tensorboard import TensorBoardCallback, scalars
 from fedsam.config import ConfigError

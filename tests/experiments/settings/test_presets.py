@@ -15,8 +15,8 @@ from torch import Tensor
 
 from clients import runtime
 from clients.optimizers import OPTIMIZERS
+from experiments.running.callback import Callback
 from experiments.running.grids import ActorGroup, grids
-from experiments.running.progress import Callback
 from experiments.running.server_app import serve
 from experiments.settings.catalogue import check, resolved
 from experiments.settings.method import Method

@@ -45,6 +45,15 @@ def test_a_stored_model_is_the_one_of_the_run(tmp_path: Path, model: Any, precis
     assert torch.equal(loaded(x), result.model.eval()(x))
 
 
+def test_models_of_the_rounds_before_the_last_are_there_where_they_were_kept(tmp_path: Path) -> None:
+    changes = {"model": "lenet5", "checkpoint": {"every": 1}, "measure": {"union": False}}
+    one, two = (made(tmp_path / str(rounds), rounds=rounds, **changes) for rounds in (1, 2))
+    kept, final = load_model(two.run_id, tmp_path / "2", round=1), load_model(one.run_id, tmp_path / "1")
+    assert all(torch.equal(tensor, final.state_dict()[name]) for name, tensor in kept.state_dict().items())
+    with pytest.raises(ConfigError, match=r"left no .*round-00003\.safetensors; it left those after the rounds 1, 2, for `round`"):
+        load_model(two.run_id, tmp_path / "2", round=3)
+
+
 class Drawn(nn.Sequential):
     """A model with a tensor that is in no file."""
 
@@ -84,7 +93,7 @@ def test_runs_that_are_not_there_or_left_no_model_are_named(tmp_path: Path) -> N
     path = tmp_path / first / "model.safetensors"
     path.unlink()
     with Results.open(tmp_path) as results:
-        results.finish_run(first, "interrupted", "stopped by the user")
+        results._connection.execute("UPDATE runs SET status = 'interrupted' WHERE id = ?", (first,))
     with pytest.raises(ConfigError, match=f"run {first} is interrupted and left no {path}"):
         load_model(first, tmp_path)
 

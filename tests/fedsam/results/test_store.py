@@ -24,6 +24,7 @@ from fedsam.config import ConfigError, Experiment, parse
 from fedsam.results import processes
 from fedsam.results import rows as module
 from fedsam.results.config_hash import config_hash
+from fedsam.results.ownership import RunTakenError
 from fedsam.results.provenance import Provenance
 from fedsam.results.rows import ClientRow, Row, cumulative
 from fedsam.results.store import DuplicateRunError, Results
@@ -138,9 +139,9 @@ def test_a_round_is_kept_whole_or_not_at_all(results: Results) -> None:
 
 
 def test_a_run_that_was_never_started_is_refused(results: Results) -> None:
-    with pytest.raises(ValueError, match="'nobody', round 1: cannot be added"):
+    with pytest.raises(ValueError, match="'nobody' is not at work in this process"):
         results.append_round(row("nobody", 1))
-    with pytest.raises(ValueError, match="'nobody' was never started, or"):
+    with pytest.raises(ValueError, match="'nobody' is not at work"):
         results.finish_run("nobody", "finished")
 
 
@@ -245,21 +246,48 @@ def test_a_run_that_was_killed_on_another_machine_is_known_by_its_silence_and_ca
             again()
         assert results.forget(run[:-1]).id == run
         assert [(one.status, one.error) for one in results.runs()] == [("interrupted", "its process on gone is gone")]
-    other = again()
-    assert [one.id for one in results.runs()] == [other]
+    assert again() == run
+    assert [one.status for one in results.runs()] == ["running"]
 
 
-def test_restart_takes_the_place_of_runs_on_other_machines_alone(results: Results) -> None:
+def test_restart_continues_runs_on_other_machines_alone(results: Results) -> None:
     run = start(results)
     with pytest.raises(DuplicateRunError):
         start_once(results, restart=True)
     with pytest.raises(ConfigError, match=f"run {run} is at work on this machine"):
         results.forget(run)
     results._connection.execute("UPDATE runs SET host = 'gone'")
-    other = start_once(results, restart=True)
-    assert [one.id for one in results.runs()] == [other]
-    with pytest.raises(ValueError, match="another command has taken its place"):
-        results.finish_run(run, "finished")
+    assert start_once(results, restart=True) == run
+
+
+def test_a_process_that_was_silent_for_so_long_that_another_took_its_run_writes_nothing_more(results: Results) -> None:
+    run = start(results)
+    results.append_round(row(run, 1))
+    results._connection.execute("UPDATE runs SET pid = pid + 1, born = '1'")  # the other one took it, and has ended since
+    for write in (lambda: results.append_round(row(run, 2)), lambda: results.finish_run(run, "finished")):
+        with pytest.raises(RunTakenError, match="another process has taken it"):
+            write()
+    assert len(results.rounds(run)) == 1
+    assert start_once(results) == run
+    results.append_round(row(run, 1, cohort=7), replace=True)
+    results.append_round(row(run, 2))
+    assert [one.cohort for one in results.rounds(run)] == [7, 20]
+
+
+def test_a_run_is_continued_where_its_numbers_depend_on_the_same(results: Results) -> None:
+    run = start(results)
+    results.append_round(row(run, 1))
+    results.finish_run(run, "failed", "a client")
+    other = replace(PROVENANCE, versions=PROVENANCE.versions | {"torch": "3.0"})
+    experiment = parse({"name": "mine", "seed": 4})
+    begin = functools.partial(results.start_run, experiment, experiment.dump(), dataset="digits", label_distribution=HOLDINGS, once=True)
+    new = begin(provenance=other)
+    assert new != run
+    assert [(one.id, one.status) for one in results.runs()] == [(run, "failed"), (new, "running")]  # nothing is deleted
+    results.finish_run(new, "interrupted")
+    assert begin(provenance=PROVENANCE) == run
+    assert [(one.status, one.error, one.finished) for one in results.find([run])] == [("running", None, None)]
+    assert len(results.rounds(run)) == 1
 
 
 def test_a_run_at_work_is_heard_of_again_and_again(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:

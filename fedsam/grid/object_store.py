@@ -1,0 +1,35 @@
+"""What Ray's object store holds: array records, each once, and the clients' states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from flwr.app import ArrayRecord, Message
+
+
+def store_records(messages: Sequence[Message]) -> dict[int, Any]:
+    """Each distinct array record once in the object store, by the record's identity."""
+    import ray
+
+    records = {id(r): r for m in messages for r in m.content.values() if isinstance(r, ArrayRecord)}
+    return {key: ray.put(record) for key, record in records.items()}
+
+
+def copy(state: Any) -> Any:
+    """A copy of an object of another machine in this one's object store."""
+    return put(load(state))
+
+
+def load(state: Any) -> Any:
+    """The object of a reference."""
+    import ray
+
+    return ray.get(state)
+
+
+def put(state: Any) -> Any:
+    """A reference to an object."""
+    import ray
+
+    return ray.put(state)
