@@ -96,7 +96,7 @@ def test_a_driver_that_is_killed_again_and_again_loses_nothing(tmp_path: Path, t
 @pytest.mark.ray
 @pytest.mark.parametrize("daemon", DAEMONS)
 def test_a_comparison_whose_ray_is_lost_starts_another_and_goes_on(tmp_path: Path, temporary: Path, daemon: str) -> None:
-    undisturbed = experiment(tmp_path / "runs-undisturbed", METHODS["fedsmoo"], rounds=24)
+    undisturbed = experiment(tmp_path / "runs-undisturbed", METHODS["fedsmoo"], rounds=24, checkpoint__every=2)
     (tmp_path / "e.toml").write_text(
         toml(experiment(Path("runs"), METHODS["fedsmoo"], rounds=24, compute={"actors": 1}, checkpoint__every=2).dump())
     )
