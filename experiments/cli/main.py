@@ -1,7 +1,7 @@
 """The command `fedsam`, and its subcommands.
 
 Commands import torch, Ray, Flower and numpy inside their functions, so that help and completion are fast.
-Exit codes: 0 success; 1 a run failed; 2 wrong usage or configuration; 3 a run is left to another process;
+Exit codes: 0 success; 1 a run failed; 2 wrong usage or configuration; 3 a run is left to another process; 4 a run diverged;
 130 interrupted (Ctrl-C); 143 terminated.
 """
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from experiments.running import progress
     from experiments.running.scheduler import Outcome
 
-FAILED, USAGE, UNFINISHED, INTERRUPTED, TERMINATED = 1, 2, 3, 130, 143
+FAILED, USAGE, UNFINISHED, DIVERGED, INTERRUPTED, TERMINATED = 1, 2, 3, 4, 130, 143
 SECOND_SIGNAL_SECONDS = 10.0  # after which a second signal interrupts a shutdown that takes long
 
 
@@ -170,6 +170,15 @@ def exit_on_failure(outcomes: Sequence[Outcome]) -> None:
         print_error(f"{what}: {outcome.error}")
     if failures:
         raise typer.Exit(FAILED)
+
+
+def exit_on_divergence(outcomes: Sequence[Outcome]) -> None:
+    """Print where runs diverged, and exit with `DIVERGED` if any did."""
+    diverged = [outcome for outcome in outcomes if outcome.status == "diverged"]
+    for outcome in diverged:
+        print_error(f"run {outcome.run_id} diverged: {outcome.error}")
+    if diverged:
+        raise typer.Exit(DIVERGED)
 
 
 def exit_on_unfinished(ids: Sequence[str | None], folder: Path) -> None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clients import runtime
+from experiments.running.divergence import check_finite, finish
 from experiments.running.evaluation import Evaluator
 from experiments.running.progress import Callback
 from experiments.settings.catalogue import sampler
@@ -30,7 +31,7 @@ from fedsam.grid.base import LocalGrid
 from fedsam.grid.process import torch_threads
 from fedsam.messages import aggregation, codec
 from fedsam.models.network import Network
-from fedsam.results.final import final_measures
+from fedsam.results.final import final_measures, nonfinite
 from fedsam.results.model_files import save_model
 from fedsam.results.rows import ClientRow, Row, Slice, as_table
 from fedsam.results.store import Results
@@ -144,8 +145,7 @@ class Session:
             with suppress(_BudgetSpentError), torch_threads(self.experiment.compute.cpus_per_actor):
                 self.strategy.start(self.grid, codec.arrays(initial), self.experiment.rounds, timeout=deadline, evaluate_fn=self._evaluate)
         except Exception:
-            if isinstance(self.grid, LocalGrid):
-                self.grid.finish()  # the rounds before the error are kept, and the actors are free for the next run
+            finish(self.grid)  # the rounds before the error are kept, and the actors are free for the next run
             raise
         budget = self.experiment.budget
         if budget is not None and self.spent < budget:
@@ -167,13 +167,12 @@ class Session:
         for client, what in (*self.strategy.last.retried.items(), *self.strategy.last.evaluate_retried.items()):
             self.callback.warn(self.run_id, f"client {client} in round {round} was asked again: it {what.splitlines()[0]}")
         if not aggregation.usable(evaluated := self.strategy.evaluated):
-            lost = int((~torch.isfinite(evaluated)).sum())
-            row = replace(row, measures={**row.measures, "nonfinite_parameters": lost})
-        last = self._is_last(row)
+            row = replace(row, measures={**row.measures, "nonfinite_parameters": int((~torch.isfinite(evaluated)).sum())})
+        last, lost = self._is_last(row), nonfinite(row)
         self.spent += row.gradient_evaluations
         self.evaluator.evaluate(row, self.strategy.evaluated, self.strategy.buffers, self._keep, last=last)
         if isinstance(self.grid, LocalGrid):
-            self.grid.await_background(0 if last or not self._may_overlap(round) else 1)
+            self.grid.await_background(0 if last or lost or not self._may_overlap(round) else 1)
         if self.experiment.checkpoint.every and round % self.experiment.checkpoint.every == 0:
             self._save(f"round-{round:05d}")
         # Actors of a Ray that others started are no processes of ours, and so would count as others'.
@@ -193,14 +192,15 @@ class Session:
         return self.experiment.server.deadline is None and self.strategy.round_config.energy is None and not flat
 
     def _keep(self, row: Row, slices: Sequence[Slice]) -> None:
-        """Store a round with its measures and tell of it; not one that follows a round that was not stored, because of an error."""
-        if row.round > len(self.rows) + 1:
+        """Store a round with its measures and tell of it; not one after a round that was not stored or that diverged, which is an error."""
+        if row.round > len(self.rows) + 1 or any(map(nonfinite, self.rows[-1:])):
             return
         self.results.append_round(row)
         for found in slices:
             self.results.add_slice(found)
         self.rows.append(row)
         self.callback.round(row)
+        check_finite(row, self.strategy.round_config)
 
     def _is_last(self, row: Row) -> bool:
         """Whether the run ends with this round, whose training `row` tells; it is not among `rows` yet."""

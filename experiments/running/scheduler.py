@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Self
 
 from experiments.running.grids import ActorGroup, DatasetCache, grids
 from experiments.running.progress import Callback
@@ -16,12 +17,13 @@ from experiments.settings.catalogue import CheckedExperiment, check
 from fedsam import plugins
 from fedsam.config import ConfigError, Experiment
 from fedsam.formatting import listed
+from fedsam.results.rows import Run
 from fedsam.results.store import DuplicateRunError
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run of several ended: `finished`, `failed`, or `skipped` because another process had made it or is at it.
+    """How a run of several ended: `finished`, `diverged`, `failed`, or `skipped` because another process had made it or is at it.
 
     Attributes:
         run_id: Its id in the results, or that of the other's run; None if it did not begin.
@@ -31,6 +33,11 @@ class Outcome:
     run_id: str | None
     status: str
     error: str | None = None
+
+    @classmethod
+    def of(cls, run: Run) -> Self:
+        """That of a run in the results."""
+        return cls(run.id, run.status, run.error)
 
 
 def run_all(experiments: Sequence[Experiment], callback: Callback) -> list[Outcome]:
@@ -105,7 +112,7 @@ def _run(checked: CheckedExperiment, group: ActorGroup, callback: Callback, once
         callback.skipped(checked.experiment, str(taken))
         return Outcome(taken.run.id, "skipped", str(taken))
     except RunFailed as failed:  # recorded with the run; the other runs go on and the exit code tells
-        return Outcome(failed.run_id, "failed", str(failed.error))
+        return Outcome(failed.run_id, failed.status, str(failed.error))
     except ConfigError:
         raise
     except Exception as error:

@@ -29,7 +29,9 @@ from fedsam.grid.base import LocalGrid
 from fedsam.grid.ray_grid import RayGrid
 from fedsam.results.processes import heartbeat
 from fedsam.results.provenance import provenance
+from fedsam.results.rows import Status
 from fedsam.results.store import Results
+from strategies.round import DivergedError
 
 app = ServerApp()
 
@@ -40,11 +42,12 @@ class RunFailed(Exception):
     Attributes:
         run_id: Its id in the results.
         error: The error that stopped it, which is also the cause of this one.
+        status: That of the run: `failed` or `diverged`.
     """
 
-    def __init__(self, run_id: str, error: Exception) -> None:
+    def __init__(self, run_id: str, error: Exception, status: Status) -> None:
         super().__init__(f"run {run_id}: {error}")
-        self.run_id, self.error = run_id, error
+        self.run_id, self.error, self.status = run_id, error, status
 
 
 def run(experiment: Experiment | Mapping[str, Any], callback: Callback | None = None) -> Result:
@@ -57,7 +60,8 @@ def run(experiment: Experiment | Mapping[str, Any], callback: Callback | None = 
     Raises:
         ConfigError: A setting is wrong; nothing has started.
         DataError: The dataset cannot be had.
-        RunError: A client failed or diverged; the rounds before it are kept.
+        DivergedError: A loss or a vector is not finite; the rounds so far are kept.
+        RunError: A client failed; the rounds before it are kept.
     """
     plugins.refresh()
     if not isinstance(experiment, Experiment):
@@ -146,16 +150,22 @@ def serve(
                 callback.phase("round 1 begins once an actor has started" if waits else "round 1", run_id)
                 result = session.run()
         except BaseException as error:
-            interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
-            status, what = ("interrupted", "stopped by the user") if interrupted else ("failed", f"{type(error).__name__}: {error}")
-            results.finish_run(run_id, "interrupted" if interrupted else "failed", what)
+            status, what = _ended_by(error)
+            results.finish_run(run_id, status, what)
             callback.finished(run_id, status, what)
             if isinstance(error, Exception):
-                raise RunFailed(run_id, error) from error
+                raise RunFailed(run_id, error, status) from error
             raise
         results.finish_run(run_id, "finished")
         callback.finished(run_id, "finished", None)
     return result
+
+
+def _ended_by(error: BaseException) -> tuple[Status, str]:
+    """The status of a run that an error stopped, and what is recorded with it."""
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        return "interrupted", "stopped by the user"
+    return ("diverged", str(error)) if isinstance(error, DivergedError) else ("failed", f"{type(error).__name__}: {error}")
 
 
 def _warn(experiment: Experiment, optimizer: LocalOptimizer, examples: Any, run_id: str, callback: Callback) -> None:

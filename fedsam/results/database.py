@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -12,11 +13,12 @@ from fedsam.wording import ConfigError
 
 DATABASE_NAME = "fedsam.db"
 APPLICATION_ID = 0x66536D31  # `PRAGMA application_id` of our files
-SCHEMA_VERSION = 4  # of the tables below; `PRAGMA user_version`
+SCHEMA_VERSION = 5  # of the tables below; `PRAGMA user_version`
 BUSY_SECONDS = 60.0
 TABLES = (
     """CREATE TABLE runs (
-        id TEXT PRIMARY KEY, name TEXT NOT NULL, status TEXT NOT NULL CHECK (status IN ('running', 'finished', 'failed', 'interrupted')),
+        id TEXT PRIMARY KEY, name TEXT NOT NULL,
+        status TEXT NOT NULL CHECK (status IN ('running', 'finished', 'failed', 'interrupted', 'diverged')),
         error TEXT, started TEXT NOT NULL, finished TEXT, config TEXT NOT NULL, config_hash TEXT NOT NULL, seed INTEGER NOT NULL,
         dataset TEXT NOT NULL, dataset_wanted TEXT NOT NULL, clients INTEGER NOT NULL, classes INTEGER NOT NULL,
         git_commit TEXT NOT NULL, versions TEXT NOT NULL, device TEXT NOT NULL, command TEXT NOT NULL,
@@ -49,10 +51,21 @@ TABLES = (
         run TEXT NOT NULL REFERENCES runs (id), tag TEXT NOT NULL,
         PRIMARY KEY (run, tag)) WITHOUT ROWID""",
 )
+RUN_COLUMNS = (  # of version 4
+    "id, name, status, error, started, finished, config, config_hash, seed, dataset, dataset_wanted, clients, classes, "
+    "git_commit, versions, device, command, host, pid, born, startup, heartbeat, other_cpu"
+)
 MIGRATIONS = {
     2: TABLES[-2:-1],
     3: (*(f"ALTER TABLE runs ADD COLUMN {name} REAL" for name in ("heartbeat", "other_cpu")), TABLES[-1]),
+    4: (  # SQLite changes a CHECK in no other way; foreign keys are not enforced on the connection that migrates
+        TABLES[0].replace("runs", "new_runs", 1),
+        f"INSERT INTO new_runs (rowid, {RUN_COLUMNS}) SELECT rowid, {RUN_COLUMNS} FROM runs",
+        "DROP TABLE runs",
+        "ALTER TABLE new_runs RENAME TO runs",
+    ),
 }  # from each version to the next
+READABLE = (4, SCHEMA_VERSION)  # versions that are read as they are where a file cannot be migrated
 
 
 def connect(path: Path, read_only: str = "") -> sqlite3.Connection:
@@ -67,7 +80,7 @@ def connect(path: Path, read_only: str = "") -> sqlite3.Connection:
     name = f"{path.absolute().as_uri()}?{read_only}" if read_only else str(path)
     connection = sqlite3.connect(name, uri=bool(read_only), timeout=BUSY_SECONDS, isolation_level=None)
     try:
-        _check(connection, path)
+        _check(connection, path, migrate=not read_only)
     except BaseException:
         connection.close()
         raise
@@ -97,7 +110,7 @@ def open_to_read(path: Path) -> sqlite3.Connection:
         raise ConfigError(f"runs_dir: '{folder}' is not allowed: must be a folder that can be read ({error})") from None
 
 
-def _check(connection: sqlite3.Connection, path: Path) -> None:
+def _check(connection: sqlite3.Connection, path: Path, *, migrate: bool) -> None:
     try:
         application, version = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
     except sqlite3.OperationalError:
@@ -106,9 +119,13 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
         raise ConfigError(f"runs_dir: {path} is not allowed: it is no SQLite file ({error})") from None
     if application != APPLICATION_ID:
         raise ConfigError(f"runs_dir: {path} is not allowed: another program wrote this SQLite file")
-    while version in MIGRATIONS:
+    while migrate and version in MIGRATIONS:
         version = _migrate(connection, version)
-    if version != SCHEMA_VERSION:
+    if version in MIGRATIONS and version not in READABLE:
+        raise ConfigError(
+            f"runs_dir: {path} is not allowed: its tables have version {version} of an older fedsam; copy it to where you may write"
+        )
+    if version not in READABLE:
         raise ConfigError(
             f"runs_dir: {path} is not allowed: its tables have version {version}, and this fedsam reads version {SCHEMA_VERSION}"
         )
@@ -147,7 +164,7 @@ def create_database(path: Path) -> None:
                 path.unlink()
             if not busy or time.monotonic() > deadline:
                 raise
-        time.sleep(0.01)  # SQLite does not wait where the journal's mode is changed
+        threading.Event().wait(0.01)  # SQLite does not wait where the journal's mode is changed
 
 
 @contextmanager

@@ -26,9 +26,10 @@ class ListedRun:
     Attributes:
         run: The run.
         rounds: Number of its rounds.
-        accuracy: Final test accuracy, a fraction; None before the first evaluation.
-        loss: Final test loss.
+        accuracy: Final test accuracy, a fraction; None before the first evaluation, NaN where it was stopped because it diverged.
+        loss: Final test loss, likewise.
         status: That of the run; `diverged` where it has finished or is running so.
+        diverged: The round since which it is; None where it is not.
         tags: Given by users.
     """
 
@@ -37,6 +38,7 @@ class ListedRun:
     accuracy: float | None
     loss: float | None
     status: str
+    diverged: int | None
     tags: tuple[str, ...]
 
     @property
@@ -83,8 +85,9 @@ def listed_runs(results: ResultsReader, where: Sequence[str] = (), sort: str = "
 def _listed(results: ResultsReader, run: Run, tags: Sequence[str]) -> ListedRun:
     rows = results.rounds(run.id, clients=False)
     final = final_measures(rows, run.config["measure"]["last"])
-    status = "diverged" if run.status in ("finished", "running") and diverged_round(rows) is not None else run.status
-    return ListedRun(run, len(rows), final.get("test_accuracy"), final.get("test_loss"), status, tuple(tags))
+    accuracy, loss = (math.nan, math.nan) if run.status == "diverged" else (final.get("test_accuracy"), final.get("test_loss"))
+    since = diverged_round(rows, run.status) if run.status in ("finished", "running", "diverged") else None
+    return ListedRun(run, len(rows), accuracy, loss, run.status if since is None else "diverged", since, tuple(tags))
 
 
 def _parsed(condition: str, known: set[str]) -> tuple[str, str, str]:

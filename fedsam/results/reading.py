@@ -43,8 +43,9 @@ class ResultsReader:
         ]
 
     def runs_with_hash(self, config_hash: str, seed: int, dataset: str) -> list[Run]:
-        """The runs of an experiment with a seed on a dataset: finished ones first, then by age, oldest first."""
-        query = "SELECT * FROM runs WHERE config_hash = ? AND seed = ? AND dataset = ? ORDER BY status != 'finished', rowid"
+        """The runs of an experiment with a seed on a dataset: finished ones first, then diverged ones, each oldest first."""
+        order = "status != 'finished', status != 'diverged', rowid"
+        query = f"SELECT * FROM runs WHERE config_hash = ? AND seed = ? AND dataset = ? ORDER BY {order}"
         return [Run.from_entry(row) for row in self._connection.execute(query, (config_hash, seed, dataset))]
 
     def runs(self) -> list[Run]:

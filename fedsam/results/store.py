@@ -27,7 +27,7 @@ from fedsam.results.database import DATABASE_NAME, connect, create_database, ins
 from fedsam.results.processes import process_start_time
 from fedsam.results.provenance import Provenance
 from fedsam.results.reading import ResultsReader
-from fedsam.results.rows import CLIENT_COLUMNS, ROUND_COLUMNS, Row, Run, Slice, Status
+from fedsam.results.rows import CLIENT_COLUMNS, CONCLUDED, ROUND_COLUMNS, Row, Run, Slice, Status
 from fedsam.wording import ConfigError
 
 if TYPE_CHECKING:
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 
 
 class DuplicateRunError(RuntimeError):
-    """A run of the same experiment has finished or is running.
+    """A run of the same experiment has finished, has diverged or is running.
 
     Attributes:
         run: That run.
     """
 
     def __init__(self, run: Run) -> None:
-        state = "has finished" if run.status == "finished" else f"is at work on {run.host}"
+        state = f"has {run.status}" if run.status in CONCLUDED else f"is at work on {run.host}"
         super().__init__(f"run {run.id} is the same experiment: it {state}")
         self.run = run
 
@@ -106,7 +106,7 @@ class Results(ResultsReader):
             restart: Among them those that seem to be at work on another machine.
 
         Raises:
-            DuplicateRunError: `once`, and a run of this experiment has finished or is running.
+            DuplicateRunError: `once`, and a run of this experiment has finished, has diverged or is running.
         """
         config, now = json.dumps(resolved, default=str, sort_keys=True), datetime.now(UTC)
         pid = os.getpid()
@@ -139,7 +139,7 @@ class Results(ResultsReader):
             others = self.runs_with_hash(str(columns["config_hash"]), experiment.seed, dataset) if once else []
             for other in others:
                 gone = restart and other.host != columns["host"]
-                if other.status == "finished" or (other.status == "running" and not gone):
+                if other.status in CONCLUDED or (other.status == "running" and not gone):
                     raise DuplicateRunError(other)
                 self._delete(other.id)
             connection.execute(insert_statement("runs", columns), columns)
@@ -168,7 +168,7 @@ class Results(ResultsReader):
             raise ValueError(f"run {row.run!r}, round {row.round}: cannot be added ({error})") from None
 
     def finish_run(self, run: str, status: Status, error: str | None = None) -> None:
-        """Record the final status of a run, and the error of a failed one."""
+        """Record the final status of a run, and why it failed or diverged."""
         with transaction(self._connection) as connection:
             values = (status, error, datetime.now(UTC).isoformat(timespec="seconds"), run)
             if connection.execute("UPDATE runs SET status = ?, error = ?, finished = ? WHERE id = ?", values).rowcount != 1:
