@@ -8,6 +8,7 @@ Exit codes: 0 success; 1 a run failed; 2 wrong usage or configuration; 3 a run i
 from __future__ import annotations
 
 import os
+import sqlite3
 import sys
 from collections.abc import Sequence
 from typing import Annotated, NoReturn
@@ -16,7 +17,7 @@ import typer
 
 from experiments.cli.commands import bench, check, cluster, compare, doctor, export, flower, new, partition, report, run, run_config, runs
 from experiments.cli.commands import list as list_
-from experiments.cli.output import INTERRUPTED, TERMINATED, USAGE, print_error
+from experiments.cli.output import FAILED, INTERRUPTED, TERMINATED, USAGE, print_error
 from fedsam.wording import ConfigError
 
 COMMANDS = {
@@ -74,6 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except ConfigError as error:
         print_error(str(error))
         sys.exit(USAGE)
+    except sqlite3.DatabaseError as error:
+        print_error(f"the results cannot be used ({error}): `fedsam doctor` checks the file of the runs")
+        sys.exit(FAILED)
     sys.exit(0)
 
 

@@ -1,4 +1,4 @@
-"""The official files of CIFAR-10 and CIFAR-100, which are pickles: read if their MD5 is right, by a reader that executes nothing in them."""
+"""The official files of CIFAR-10 and CIFAR-100, which are pickles: read if their MD5 is right, by a reader that calls nothing in them."""
 
 from __future__ import annotations
 

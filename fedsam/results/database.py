@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 
+from fedsam.results.holders import held_by
 from fedsam.wording import ConfigError
 
 DATABASE_NAME = "fedsam.db"
@@ -65,7 +67,22 @@ MIGRATIONS = {
         "ALTER TABLE new_runs RENAME TO runs",
     ),
 }  # from each version to the next
+COLUMNS = {  # by table
+    re.findall(r"TABLE (\w+)", statement)[0]: re.findall(r"(\w+) (?:TEXT|INTEGER|REAL)\b", statement) for statement in TABLES
+}
 READABLE = (4, SCHEMA_VERSION)  # versions that are read as they are where a file cannot be migrated
+
+
+class DamagedError(ConfigError):
+    """The file, or what it should hold, cannot be read."""
+
+    def __init__(self, path: Path, what: object) -> None:
+        super().__init__(f"runs_dir: {path} is damaged: {what}; `fedsam doctor --runs-dir {path.parent}` says more and what to do")
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    """Whether an error says that another connection holds the file."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)  # their extended codes too
 
 
 def connect(path: Path, read_only: str = "") -> sqlite3.Connection:
@@ -76,11 +93,17 @@ def connect(path: Path, read_only: str = "") -> sqlite3.Connection:
 
     Raises:
         ConfigError: Another program wrote it, or its version is not supported.
+        DamagedError: It is damaged, as far as that shows at once.
     """
     name = f"{path.absolute().as_uri()}?{read_only}" if read_only else str(path)
     connection = sqlite3.connect(name, uri=bool(read_only), timeout=BUSY_SECONDS, isolation_level=None)
     try:
         _check(connection, path, migrate=not read_only)
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        if isinstance(error, sqlite3.OperationalError) and getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_ERROR:
+            raise  # it cannot be opened or written, or another connection holds it
+        raise DamagedError(path, error) from None
     except BaseException:
         connection.close()
         raise
@@ -93,15 +116,18 @@ def open_to_read(path: Path) -> sqlite3.Connection:
     """Open a file that exists, also where it and its folder may only be read.
 
     Raises:
-        ConfigError: It is missing, or cannot be read; and as `connect`.
+        ConfigError: It is missing, or cannot be read, or another process holds it; and as `connect`.
     """
     folder = path.parent
     try:
         if not path.is_file() or not path.stat().st_size:
             raise ConfigError(f"runs_dir: '{folder}' is not allowed: it holds no {DATABASE_NAME}; runs write one there")
         for read_only in ("", "mode=ro"):
-            with suppress(sqlite3.OperationalError):
+            try:
                 return connect(path, read_only)
+            except sqlite3.OperationalError as error:
+                if is_busy(error):  # it can be read, later: not as one that nobody writes
+                    raise ConfigError(f"runs_dir: {path} is locked{held_by(path)}; try again when it is free") from None
         log = path.with_name(f"{path.name}-wal")
         if log.exists() and log.stat().st_size:  # what SQLite cannot read without writing
             raise ConfigError(f"runs_dir: '{folder}' is not allowed: its newest rounds are in {log.name}; copy it to where you may write")
@@ -113,10 +139,10 @@ def open_to_read(path: Path) -> sqlite3.Connection:
 def _check(connection: sqlite3.Connection, path: Path, *, migrate: bool) -> None:
     try:
         application, version = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
-    except sqlite3.OperationalError:
-        raise
     except sqlite3.DatabaseError as error:
-        raise ConfigError(f"runs_dir: {path} is not allowed: it is no SQLite file ({error})") from None
+        if error.sqlite_errorcode != sqlite3.SQLITE_NOTADB:
+            raise
+        raise ConfigError(f"runs_dir: {path} is not allowed: it is no SQLite file, or its first bytes are damaged ({error})") from None
     if application != APPLICATION_ID:
         raise ConfigError(f"runs_dir: {path} is not allowed: another program wrote this SQLite file")
     while migrate and version in MIGRATIONS:
@@ -129,6 +155,17 @@ def _check(connection: sqlite3.Connection, path: Path, *, migrate: bool) -> None
         raise ConfigError(
             f"runs_dir: {path} is not allowed: its tables have version {version}, and this fedsam reads version {SCHEMA_VERSION}"
         )
+    _check_tables(connection, path)
+
+
+def _check_tables(connection: sqlite3.Connection, path: Path) -> None:
+    """Raise `DamagedError` where a table or column is not there."""
+    for table, columns in COLUMNS.items():
+        there = {name for _, name, *_ in connection.execute(f"PRAGMA table_info({table})")}
+        if not there:
+            raise DamagedError(path, f"its table {table} is not there")
+        if lost := [name for name in columns if name not in there]:
+            raise DamagedError(path, f"its table {table} has no column {lost[0]}")
 
 
 def _migrate(connection: sqlite3.Connection, version: int) -> int:
@@ -159,7 +196,7 @@ def create_database(path: Path) -> None:
                 connection.execute("PRAGMA journal_mode = WAL")
             return
         except sqlite3.OperationalError as error:
-            busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY  # its extended codes too
+            busy = is_busy(error)
             if not busy and path.is_file() and not path.stat().st_size:
                 path.unlink()
             if not busy or time.monotonic() > deadline:

@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from fedsam.overrides import flatten
+from fedsam.results.database import DamagedError
 from fedsam.results.final import diverged_round, final_measures
 from fedsam.results.reading import ResultsReader
 from fedsam.results.rows import Run
@@ -59,7 +60,7 @@ class ListedRun:
 
 
 def listed_runs(results: ResultsReader, where: Sequence[str] = (), sort: str = "") -> list[ListedRun]:
-    """The runs, oldest first.
+    """The runs, oldest first. One that cannot be read is left out, and a line on stderr says so.
 
     Args:
         where: Conditions that all must hold, such as `accuracy>0.5`, `method=sam*` and `client.epochs!=1`.
@@ -69,7 +70,13 @@ def listed_runs(results: ResultsReader, where: Sequence[str] = (), sort: str = "
         ConfigError: A condition cannot be read, or no run has the column or setting.
     """
     tags = results.tags()
-    rows = [(one := _listed(results, run, tags.get(run.id, ())), one.columns) for run in results.runs()]
+    rows = []
+    for run in results.runs():
+        try:
+            one = _listed(results, run, tags.get(run.id, ()))
+            rows.append((one, one.columns))
+        except (DamagedError, ValueError, TypeError, LookupError, AttributeError) as error:
+            results.leave_out(f"run {run.id}", error.__cause__ or error)
     known = {key for _, columns in rows for key in columns}
     for condition in where:
         key, order, wanted = _parsed(condition, known)
