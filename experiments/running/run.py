@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from fedsam.grid.process import torch_threads
 from fedsam.messages import aggregation, codec
 from fedsam.models.network import Network
 from fedsam.results.final import final_measures, nonfinite
-from fedsam.results.model_files import save_model
+from fedsam.results.model_files import keep_model
 from fedsam.results.rows import ClientRow, Row, Slice, as_table
 from fedsam.results.store import Results
 from fedsam.schedules import known_rounds
@@ -258,7 +259,7 @@ class Session:
         path = Path(self.experiment.runs_dir) / self.run_id / f"{name}.safetensors"
         self.network.buffers = self.strategy.buffers
         self.network.load_(self.strategy.evaluated)
-        save_model(self.network.module, path, self.dataset.image, self.dataset.classes)
+        keep_model(self.network.module, path, self.dataset.image, self.dataset.classes, partial(self.callback.warn, self.run_id))
 
 
 def cohort_strategy(experiment: Experiment, method: Method) -> CohortStrategy:

@@ -19,6 +19,7 @@ from fedsam.config import ConfigError, Experiment
 from fedsam.formatting import listed
 from fedsam.results.rows import Run
 from fedsam.results.store import DuplicateRunError
+from fedsam.results.write_queue import StorageError
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,13 @@ class Outcome:
     Attributes:
         run_id: Its id in the results, or that of the other's run; None if it did not begin.
         error: Why, when it is not `finished`.
+        storage: Whether that is because its results or its model could not be written.
     """
 
     run_id: str | None
     status: str
     error: str | None = None
+    storage: bool = False
 
     @classmethod
     def of(cls, run: Run) -> Self:
@@ -112,9 +115,9 @@ def _run(checked: CheckedExperiment, group: ActorGroup, callback: Callback, once
         callback.skipped(checked.experiment, str(taken))
         return Outcome(taken.run.id, "skipped", str(taken))
     except RunFailed as failed:  # recorded with the run; the other runs go on and the exit code tells
-        return Outcome(failed.run_id, failed.status, str(failed.error))
+        return Outcome(failed.run_id, failed.status, str(failed.error), isinstance(failed.error, StorageError))
     except ConfigError:
         raise
     except Exception as error:
         callback.skipped(checked.experiment, str(error))
-        return Outcome(None, "failed", str(error))
+        return Outcome(None, "failed", str(error), isinstance(error, StorageError))

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ from clients.optimizers import LocalOptimizer
 from experiments.running.grids import DatasetCache, grids
 from experiments.running.progress import Callback, shown
 from experiments.running.run import Result, Session
+from experiments.running.space import check_space
 from experiments.running.trial import try_out
 from experiments.settings.catalogue import CheckedExperiment, check, sources
 from experiments.settings.presets import expand
@@ -31,6 +33,7 @@ from fedsam.results.processes import heartbeat
 from fedsam.results.provenance import provenance
 from fedsam.results.rows import Status
 from fedsam.results.store import Results
+from fedsam.results.write_queue import StorageError
 from strategies.round import DivergedError
 
 app = ServerApp()
@@ -61,6 +64,7 @@ def run(experiment: Experiment | Mapping[str, Any], callback: Callback | None = 
         ConfigError: A setting is wrong; nothing has started.
         DataError: The dataset cannot be had.
         DivergedError: A loss or a vector is not finite; the rounds so far are kept.
+        StorageError: The results or the model could not be written.
         RunError: A client failed; the rounds before it are kept.
     """
     plugins.refresh()
@@ -138,6 +142,7 @@ def serve(
             restart=restart,
         )
         callback.started(run_id, experiment)
+        results.queue_writes(partial(callback.warn, run_id))
         if isinstance(grid, LocalGrid):
             grid.warn = partial(callback.warn, run_id)
         if note := fallback_note(dataset, experiment):
@@ -147,16 +152,18 @@ def serve(
             with heartbeat(results.path, run_id):
                 session = Session(experiment, method, dataset, label_distribution, grid, results, run_id, callback, started)
                 waits = isinstance(grid, RayGrid) and not grid.pool.busy
+                check_space(experiment, session.network.module, partial(callback.warn, run_id))
                 callback.phase("round 1 begins once an actor has started" if waits else "round 1", run_id)
                 result = session.run()
+            results.finish_run(run_id, "finished")
         except BaseException as error:
             status, what = _ended_by(error)
-            results.finish_run(run_id, status, what)
+            with suppress(StorageError):  # the error that ended the run tells more
+                results.finish_run(run_id, status, what)
             callback.finished(run_id, status, what)
             if isinstance(error, Exception):
                 raise RunFailed(run_id, error, status) from error
             raise
-        results.finish_run(run_id, "finished")
         callback.finished(run_id, "finished", None)
     return result
 

@@ -13,7 +13,8 @@ import os
 import platform
 import shutil
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +29,7 @@ from fedsam.results.processes import process_start_time
 from fedsam.results.provenance import Provenance
 from fedsam.results.reading import ResultsReader
 from fedsam.results.rows import CLIENT_COLUMNS, CONCLUDED, ROUND_COLUMNS, Row, Run, Slice, Status
+from fedsam.results.write_queue import StorageError, Write, WriteQueue, can_be_later, reason
 from fedsam.wording import ConfigError
 
 if TYPE_CHECKING:
@@ -49,6 +51,8 @@ class DuplicateRunError(RuntimeError):
 
 class Results(ResultsReader):
     """The open results file; a context manager that closes it."""
+
+    _queue: WriteQueue | None = None
 
     @classmethod
     def open(cls, runs_dir: Path | str = "runs", *, create: bool = True) -> Self:
@@ -107,6 +111,7 @@ class Results(ResultsReader):
 
         Raises:
             DuplicateRunError: `once`, and a run of this experiment has finished, has diverged or is running.
+            StorageError: Another process holds the file for long, or there is no space.
         """
         config, now = json.dumps(resolved, default=str, sort_keys=True), datetime.now(UTC)
         pid = os.getpid()
@@ -135,7 +140,7 @@ class Results(ResultsReader):
             (columns["id"], int(client), int(kind), int(label_distribution[client, kind]))
             for client, kind in np.argwhere(label_distribution)
         ]
-        with transaction(self._connection) as connection:
+        with self._transaction() as connection:
             others = self.runs_with_hash(str(columns["config_hash"]), experiment.seed, dataset) if once else []
             for other in others:
                 gone = restart and other.host != columns["host"]
@@ -159,20 +164,28 @@ class Results(ResultsReader):
         key = {"run": row.run, "round": row.round}
         clients = [key | {name: _plain(getattr(client, name)) for name in CLIENT_COLUMNS} for client in row.clients]
         measures = [(row.run, row.round, name, float(value)) for name, value in row.measures.items()]
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute(insert_statement("rounds", columns), columns)
+            connection.executemany("INSERT INTO measures VALUES (?, ?, ?, ?)", measures)
+            connection.executemany(insert_statement("clients", ("run", "round", *CLIENT_COLUMNS)), clients)
+
         try:
-            with transaction(self._connection) as connection:
-                connection.execute(insert_statement("rounds", columns), columns)
-                connection.executemany("INSERT INTO measures VALUES (?, ?, ?, ?)", measures)
-                connection.executemany(insert_statement("clients", ("run", "round", *CLIENT_COLUMNS)), clients)
+            self._write(write)
         except sqlite3.IntegrityError as error:
             raise ValueError(f"run {row.run!r}, round {row.round}: cannot be added ({error})") from None
 
     def finish_run(self, run: str, status: Status, error: str | None = None) -> None:
-        """Record the final status of a run, and why it failed or diverged."""
-        with transaction(self._connection) as connection:
-            values = (status, error, datetime.now(UTC).isoformat(timespec="seconds"), run)
+        """Record the final status of a run, and why it failed or diverged. Raises `StorageError` where it, or a round, is not written."""
+        values = (status, error, datetime.now(UTC).isoformat(timespec="seconds"), run)
+
+        def write(connection: sqlite3.Connection) -> None:
             if connection.execute("UPDATE runs SET status = ?, error = ?, finished = ? WHERE id = ?", values).rowcount != 1:
                 raise ValueError(f"run {run!r} was never started, or another command has taken its place")
+
+        self._write(write)
+        if self._queue is not None:
+            self._queue.finish()
 
     def forget(self, name: str) -> Run:
         """Record a run as interrupted that seems to be at work, because its process on another machine is gone.
@@ -189,19 +202,16 @@ class Results(ResultsReader):
 
     def record_startup(self, run: str, seconds: float) -> None:
         """Record the seconds from the start of a run to its first round."""
-        with transaction(self._connection) as connection:
-            connection.execute("UPDATE runs SET startup = ? WHERE id = ?", (seconds, run))
+        self._write(lambda connection: connection.execute("UPDATE runs SET startup = ? WHERE id = ?", (seconds, run)))
 
     def record_other_cpu(self, run: str, share: float) -> None:
         """Record the share of this machine's CPU time that other processes took during a run."""
-        with transaction(self._connection) as connection:
-            connection.execute("UPDATE runs SET other_cpu = ? WHERE id = ?", (share, run))
+        self._write(lambda connection: connection.execute("UPDATE runs SET other_cpu = ? WHERE id = ?", (share, run)))
 
     def add_slice(self, slice: Slice) -> None:
         """Add the losses of a slice; its round must have been added."""
         cells = [(slice.run, slice.round, slice.name, *cell) for cell in slice.cells()]
-        with transaction(self._connection) as connection:
-            connection.executemany("INSERT INTO slices VALUES (?, ?, ?, ?, ?, ?, ?, ?)", cells)
+        self._write(lambda connection: connection.executemany("INSERT INTO slices VALUES (?, ?, ?, ?, ?, ?, ?, ?)", cells))
 
     def delete(self, name: str) -> Run:
         """Delete a run and its files.
@@ -212,7 +222,7 @@ class Results(ResultsReader):
         run = self.find_one(name)
         if run.status == "running":
             raise ConfigError(f"run: {name!r} is not allowed: run {run.id} is at work on {run.host}")
-        with transaction(self._connection):
+        with self._transaction():
             self._delete(run.id)
         self._remove_files(run.id)
         return run
@@ -220,10 +230,32 @@ class Results(ResultsReader):
     def set_tags(self, name: str, tags: Sequence[str]) -> Run:
         """Give a run these tags in place of those that it has. Raises `ConfigError` where no run, or more than one, has this id."""
         run = self.find_one(name)
-        with transaction(self._connection) as connection:
+        with self._transaction() as connection:
             connection.execute("DELETE FROM tags WHERE run = ?", (run.id,))
             connection.executemany("INSERT INTO tags VALUES (?, ?)", [(run.id, tag) for tag in dict.fromkeys(tags)])
         return run
+
+    def queue_writes(self, warn: Callable[[str], None]) -> None:
+        """From now on have rounds and the end of a run wait in memory where they cannot be written; `warn` is told."""
+        self._queue = WriteQueue(self._connection, self.path, warn)
+
+    def _write(self, write: Write) -> None:
+        if self._queue is not None:
+            self._queue.add(write)
+        else:
+            with self._transaction() as connection:
+                write(connection)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """As `transaction`. Raises `StorageError` where another process holds the file for long, or there is no space."""
+        try:
+            with transaction(self._connection) as connection:
+                yield connection
+        except sqlite3.OperationalError as error:
+            if can_be_later(error):
+                raise StorageError(reason(self.path, error)) from None
+            raise
 
     def _delete(self, run: str) -> None:
         for table in ("slices", "clients", "measures", "rounds", "holdings", "classes", "tags"):

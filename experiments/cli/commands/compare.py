@@ -34,7 +34,7 @@ from experiments.cli.output import (
     print_error,
     print_table,
     progress_callback,
-    report_runs,
+    report_outcomes,
 )
 from fedsam.formatting import duration
 from fedsam.wording import ConfigError
@@ -76,7 +76,7 @@ def command(
     repeated.
     A run that fails is recorded with its error and does not stop the others; the exit code is then 1. A run that another process is at is
     left to it; the exit code is then 3, unless it has ended by the end. A run whose loss or vectors are not finite is stopped and recorded
-    as diverged, is not made again, and the exit code is 4 if nothing else is wrong.
+    as diverged, is not made again, and the exit code is 4 if nothing else is wrong; it is 5 where results or a model could not be written.
     """
     experiments = read_experiments(path, overrides, location_settings(data_root, runs_dir, ray_address, allow_unauthenticated_cluster))
     from experiments.planning.plan import plan_comparison
@@ -99,7 +99,7 @@ def command(
         new = iter(outcomes)
         every = [Outcome.of(one.concluded_run) if one.concluded_run else next(new) for one in planned]
         ids = [outcome.run_id for outcome in every]
-        report_runs([run_id for run_id in ids if run_id], folder, baseline=baseline, target_accuracy=target)
+        report_outcomes([run_id for run_id in ids if run_id], folder, baseline=baseline, target_accuracy=target)
         exit_on_failure(every)
         exit_on_unfinished(ids, folder)
         exit_on_divergence(every)

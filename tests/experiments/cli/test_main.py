@@ -12,7 +12,6 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,7 @@ from experiments.settings.sweep import expand
 from fedsam.config import ConfigError, Experiment, parse
 from fedsam.data import datasets
 from fedsam.overrides import read
-from fedsam.results.database import connect
+from fedsam.results.database import DamagedError, connect
 from fedsam.results.listing import listed_runs
 from fedsam.results.provenance import Provenance
 from fedsam.results.rows import Row
@@ -76,14 +75,14 @@ class Runner:
     stop: bool = False
     asked: Sequence[Experiment] = ()
 
-    def run_all(self, experiments: Sequence[Experiment], callback: Callback) -> list[SimpleNamespace]:
+    def run_all(self, experiments: Sequence[Experiment], callback: Callback) -> list[Outcome]:
         self.asked = experiments
         callback.plan(experiments)
         ids = [record(experiment, self.status) for experiment in experiments]
         if self.stop:
             raise KeyboardInterrupt
         error = None if self.status == "finished" else "client 3 of round 1 diverged"
-        return [SimpleNamespace(run_id=run_id, status=self.status, error=error) for run_id in ids]
+        return [Outcome(run_id, self.status, error) for run_id in ids]
 
 
 @pytest.fixture
@@ -317,7 +316,7 @@ def test_a_key_typed_is_swept_no_more(
     optimizers: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("experiments.cli.commands.run.report_runs", lambda *_: True)
+    monkeypatch.setattr("experiments.cli.commands.run.report_outcomes", lambda *_: None)
     assert fedsam("run", QUICKSTART, "-o", override, "--runs-dir", runs_dir)[0] == 0
     assert [experiment.data.clients for experiment in runner.asked] == clients
     assert [experiment.client.optimizer.name for experiment in runner.asked] == optimizers
@@ -773,6 +772,21 @@ def test_a_run_that_diverges_exits_4_and_is_listed_with_its_round(fedsam: Fedsam
     assert "diverged" in out and "in round 1" in out and "nan" in out
     code, out, _ = fedsam("runs", "--runs-dir", runs_dir, "--where", "status=diverged")
     assert (code, "in round 1" in out) == (0, True)
+
+
+@no_figures
+def test_a_report_that_cannot_be_made_does_not_hide_how_the_runs_ended(
+    fedsam: Fedsam, runner: Runner, config_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.cli.output.report_runs", _damaged)
+    runner.status = "diverged"
+    code, _, err = fedsam("run", config_file)
+    assert code == 4
+    assert "fedsam: report: runs_dir: fedsam.db is damaged: malformed" in err and "client 3 of round 1 diverged" in err
+
+
+def _damaged(*_: object, **__: object) -> None:
+    raise DamagedError(Path("fedsam.db"), "malformed")
 
 
 def test_a_failure_weighs_more_than_divergence(capsys: pytest.CaptureFixture[str]) -> None:
