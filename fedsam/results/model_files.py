@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
@@ -61,10 +62,12 @@ def keep_model(module: nn.Module, path: Path, image: ImageShape, classes: int, w
             return path
         except (OSError, SafetensorError) as error:
             why = str(error)
-    other = Path(tempfile.gettempdir()) / f"fedsam-model-{path.parent.name}" / path.name
+    place = Path(tempfile.mkdtemp(prefix=f"fedsam-model-{path.parent.name}-"))  # which only this user can enter
+    other = place / path.name
     try:
         save_model(module, other, image, classes)
     except (OSError, SafetensorError) as error:
+        shutil.rmtree(place, ignore_errors=True)
         raise StorageError(f"{path} cannot be written ({why}), nor can {other} ({error}); free some space, the rounds are kept") from None
     warn(f"{path} cannot be written ({why}): the model is in {other}; move it there once there is space")
     return other

@@ -87,7 +87,8 @@ def test_a_model_for_which_there_is_no_room_is_written_where_there_is(
     tmp_path: Path, hurried: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(model_files, "save_file", refusing(tmp_path / "runs"))
-    monkeypatch.setattr(model_files.tempfile, "gettempdir", lambda: str(tmp_path / "temp"))
+    (tmp_path / "temp").mkdir()
+    monkeypatch.setattr(model_files.tempfile, "tempdir", str(tmp_path / "temp"))
     told = Told()
     result = run(experiment(tmp_path / "runs", rounds=1), told)
     (said,) = told.said
