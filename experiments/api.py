@@ -29,7 +29,7 @@ class ComparisonResult:
     """The outcomes of a comparison, each experiment once.
 
     Attributes:
-        outcomes: In the order of the experiments; `finished` also if an earlier call made the run.
+        outcomes: In the order of the experiments; `finished` and `diverged` also if an earlier call made the run.
         runs_dir: Folder of the results.
     """
 
@@ -88,7 +88,7 @@ def compare(
     parallel: int = 1,
     restart: bool = False,
 ) -> ComparisonResult:
-    """Run the experiments that have not finished yet, each from its latest checkpoint; a failed run does not stop the others.
+    """Run the experiments that have not finished or diverged yet, each from its latest checkpoint; a failed run does not stop the others.
 
     Args:
         experiments: Experiments, or their plain settings; or settings with a `sweep`, such as a TOML file has.
@@ -107,10 +107,10 @@ def compare(
         each = [one if isinstance(one, Experiment) else expand_method(one) for one in experiments]
     cache = DatasetCache()
     planned = plan_comparison(each, cache)
-    todo = [one.checked for one in planned if one.finished_run is None]
+    todo = [one.checked for one in planned if one.concluded_run is None]
     with shown(callback) as progress:
         made = iter(_made(todo, cache, progress, parallel, restart))
-    outcomes = tuple(Outcome(one.finished_run.id, "finished") if one.finished_run else next(made) for one in planned)
+    outcomes = tuple(Outcome.of(one.concluded_run) if one.concluded_run else next(made) for one in planned)
     return ComparisonResult(outcomes, planned[0].experiment.runs_dir)
 
 

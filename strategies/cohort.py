@@ -21,7 +21,7 @@ from fedsam.messages import aggregation, codec
 from fedsam.messages.codec import AggregationSpec, PartialSum
 from fedsam.system.cost import Meter
 from strategies.base import ServerRule, State
-from strategies.round import RoundConfig, RoundResult, RunError, combined
+from strategies.round import RoundConfig, RoundResult, RunError, client_error, combined
 
 
 class CohortStrategy(Strategy):
@@ -261,16 +261,13 @@ class CohortStrategy(Strategy):
         self._refuse(round, failures)
         size, quorum = len(self._cohort), self.round_config.quorum
         if usable < max(1, min(size, quorum if isinstance(quorum, int) else ceil(quorum * size))):
-            left = f"{usable} of {size} clients are left in round {round} (seed {self.round_config.seed}), server.quorum is {quorum}"
-            raise RunError("; ".join([left, *self._told(round, failures)[:1]]))
+            left = f"{usable} of {size} clients are left in round {round} (seed {self.round_config.seed}), server.quorum is {quorum}; "
+            raise client_error(round, failures, self.round_config, left)
 
     def _refuse(self, round: int, failures: Mapping[int, str]) -> None:
         """Raise `RunError` if clients failed that must not; it names the first."""
         if failures and self.round_config.on_client_error != "drop":
-            raise RunError(self._told(round, failures)[0])
-
-    def _told(self, round: int, failures: Mapping[int, str]) -> list[str]:
-        return [f"client {client} in round {round} (seed {self.round_config.seed}) {what}" for client, what in failures.items()]
+            raise client_error(round, failures, self.round_config)
 
 
 def _ask(grid: Grid, clients: int) -> dict[int, int]:

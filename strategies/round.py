@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedsam.config import OnClientError, Weights
+from fedsam.messages import aggregation
 from fedsam.messages.codec import PartialSum
 from fedsam.system.cost import EnergyCounter
 from strategies.base import Aggregate
@@ -18,6 +19,19 @@ from strategies.sampling import Sampler
 
 class RunError(RuntimeError):
     """A client failed or sent what cannot be used; the message names client, round and seed."""
+
+
+class DivergedError(RunError):
+    """A loss or a vector is not finite, from which no run recovers.
+
+    Attributes:
+        round: The round in which it is not.
+        client: The first client whose update or loss it is; None where it is none of a client's.
+    """
+
+    def __init__(self, text: str, round: int, client: int | None = None) -> None:
+        super().__init__(text)
+        self.round, self.client = round, client
 
 
 @dataclass(frozen=True)
@@ -114,3 +128,18 @@ def combined(round: int, total: PartialSum, config: RoundConfig) -> Aggregate:
         cohort=size,
         clients=config.clients,
     )
+
+
+def client_error(round: int, failures: Mapping[int, str], config: RoundConfig, before: str = "") -> RunError:
+    """The error that ends a round because of what went wrong, of each client; it names the first.
+
+    It is a `DivergedError` where nothing else went wrong than that updates are not finite.
+
+    Args:
+        before: Begins the message.
+    """
+    client, what = next(iter(failures.items()))
+    text = f"{before}client {client} in round {round} (seed {config.seed}) {what}"
+    if not all(one.startswith(aggregation.NONFINITE) for one in failures.values()):
+        return RunError(text)
+    return DivergedError(f"{text}; its learning rate was {config.lr(round):g}", round, client)

@@ -33,6 +33,7 @@ class Curve:
         costs: By the names of `COSTS`: mean over seeds up to each round that all seeds have a value of, (R,).
         values: Of the measure (R,), accuracies as fractions; NaN where a run diverged.
         half_width: Half-width of the 95 % interval over seeds (R,); NaN for one seed.
+        diverged: Whether it ends because a run diverged and was stopped.
     """
 
     label: str
@@ -40,6 +41,7 @@ class Curve:
     costs: Mapping[str, NDArray[np.float64]]
     values: NDArray[np.float64]
     half_width: NDArray[np.float64]
+    diverged: bool = False
 
 
 def measure_curves(groups: Sequence[SeedGroup], measure: str = "test_accuracy") -> list[Curve]:
@@ -48,7 +50,16 @@ def measure_curves(groups: Sequence[SeedGroup], measure: str = "test_accuracy") 
 
 
 def _curve(group: SeedGroup, read: Callable[[Row], float | None]) -> Curve | None:
-    runs = [{row.round: (row, value) for row in group.rows[run.id] if (value := read(row)) is not None} for run in group.counted_runs]
+    counted = group.counted_runs
+    ends = {run.id: group.diverged[run.id] for run in counted if run.status == "diverged"}
+    runs = [
+        {
+            row.round: (row, value if row.round < ends.get(run.id, math.inf) else math.nan)
+            for row in group.rows[run.id]
+            if (value := read(row)) is not None
+        }
+        for run in counted
+    ]
     rounds = sorted(set.intersection(*(set(rows) for rows in runs)))
     if not rounds:
         return None
@@ -60,6 +71,7 @@ def _curve(group: SeedGroup, read: Callable[[Row], float | None]) -> Curve | Non
         costs={name: np.array(values, dtype=float).mean(axis=1) for name, values in costs.items() if not any(None in v for v in values)},
         values=np.array([point.mean for point in points]),
         half_width=np.array([math.nan if point.half_width is None else point.half_width for point in points]),
+        diverged=bool(ends),
     )
 
 

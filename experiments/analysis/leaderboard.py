@@ -1,7 +1,8 @@
 """The leaderboard: final accuracies and measures with their intervals over seeds, and costs, computed from rows alone.
 
 Runs that differ only in their seed form one entry. Its accuracy is the mean over seeds of the mean of each run's last evaluations, with
-the 95 % interval of Student's t; one seed gives no interval. An entry counts finished runs if it has any, and each seed once.
+the 95 % interval of Student's t; one seed gives no interval. An entry counts finished and diverged runs if it has any, and each seed once.
+The final figures of a run that was stopped because it diverged are not numbers.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from experiments.analysis.labels import labels
 from experiments.analysis.statistics import Estimate, interquartile_mean
 from fedsam.formatting import listed
 from fedsam.results.final import diverged_round, final_measures
-from fedsam.results.rows import Row, Run, cumulative
+from fedsam.results.rows import CONCLUDED, Row, Run, cumulative
 from fedsam.results.store import Results
 
 EntryKey = tuple[str, int]  # label and client count
@@ -124,14 +125,15 @@ def seed_groups(results: Results, runs: Sequence[Run]) -> list[SeedGroup]:
 
 def _seed_group(results: Results, label: str, clients: int, runs: Sequence[Run]) -> SeedGroup:
     rows = {run.id: results.rounds(run.id) for run in _counted(runs)}
-    diverged = {run: round for run, own in rows.items() if (round := diverged_round(own)) is not None}
+    status = {run.id: run.status for run in runs}
+    diverged = {run: round for run, own in rows.items() if (round := diverged_round(own, status[run])) is not None}
     return SeedGroup(label, clients, tuple(runs), {run: cumulative(own) for run, own in rows.items()}, diverged)
 
 
 def _counted(runs: Sequence[Run]) -> list[Run]:
-    """Each seed once, its newest run; unfinished runs only where no run has finished."""
-    finished = [run for run in runs if run.status == "finished"]
-    return list({run.seed: run for run in sorted(finished or runs, key=lambda run: run.started)}.values())
+    """Each seed once, its newest run; unfinished runs only where no run has finished or diverged."""
+    concluded = [run for run in runs if run.status in CONCLUDED]
+    return list({run.seed: run for run in sorted(concluded or runs, key=lambda run: run.started)}.values())
 
 
 def summarize(groups: Sequence[SeedGroup]) -> list[LeaderboardEntry]:
@@ -146,9 +148,10 @@ def _order(entry: LeaderboardEntry) -> tuple[int, bool, float]:
 
 def _entry(group: SeedGroup) -> LeaderboardEntry:
     runs, evaluated = group.counted_runs, group.evaluated_rows()
-    averaged = group.evaluations_averaged(evaluated)
+    sound = [rows for run, rows in zip(runs, evaluated, strict=True) if run.status != "diverged"]
+    averaged = group.evaluations_averaged(sound) if sound else 0
     rounds = [len(group.rows[run.id]) for run in runs]
-    finals = [final_measures(group.rows[run.id], averaged) for run in runs]
+    finals = [_final(run, group.rows[run.id], averaged) for run in runs]
     costs = [run_cost(run, group.rows[run.id][-1]) for run in runs if group.rows[run.id]]
     return LeaderboardEntry(
         label=group.label,
@@ -156,7 +159,7 @@ def _entry(group: SeedGroup) -> LeaderboardEntry:
         seeds=tuple(run.seed for run in runs),
         status=_status(runs, rounds, sorted(group.diverged.values())),
         evaluations_averaged=averaged,
-        final_accuracies={run.seed: final["test_accuracy"] for run, final in zip(runs, finals, strict=True) if averaged},
+        final_accuracies={run.seed: final["test_accuracy"] for run, final in zip(runs, finals, strict=True) if "test_accuracy" in final},
         measures={name: Estimate.of([final[name] for final in finals]) for name in _common_names(finals)},
         rounds=min(rounds),
         costs={name: float(np.mean([cost[name] for cost in costs])) for name in _common_names(costs)},
@@ -164,11 +167,16 @@ def _entry(group: SeedGroup) -> LeaderboardEntry:
     )
 
 
+def _final(run: Run, rows: Sequence[Row], last: int) -> Mapping[str, float]:
+    final = final_measures(rows, last)
+    return dict.fromkeys((*final, "test_accuracy", "test_loss"), math.nan) if run.status == "diverged" else final
+
+
 def _status(runs: Sequence[Run], rounds: Sequence[int], diverged: Sequence[int]) -> str:
     statuses = " or ".join(dict.fromkeys(run.status for run in runs))
     share = f"{len(diverged)} of {len(runs)} runs " if len(runs) > 1 else ""
     divergence = f"{share}diverged in round {listed(list(dict.fromkeys(diverged)))}" if diverged else ""
-    if statuses == "finished":
+    if all(run.status in CONCLUDED for run in runs):
         return divergence or statuses
     done, furthest = max(zip(rounds, runs, strict=True), key=lambda item: item[0])
     return f"{statuses} after round {done} of {furthest.config['rounds']}{divergence and f', {divergence}'}"

@@ -170,7 +170,7 @@ def runs(entries: Sequence[ListedRun]) -> Table:
             str(run.seed),
             f"{one.rounds}" if run.config.get("budget") else f"{one.rounds}/{run.config['rounds']}",
             "–" if one.accuracy is None else f"{100 * one.accuracy:.2f}",
-            one.status,
+            one.status if one.diverged is None else f"diverged\nin round {one.diverged}",
             ", ".join(one.tags),
         ]
         result.add_row(*(literal(cell) for cell in cells[: len(result.columns)]))

@@ -2,12 +2,14 @@
 
 Commands import torch, Ray, Flower and numpy inside their functions, so that help and completion are fast.
 Exit codes: 0 success; 1 a run failed; 2 wrong usage or configuration; 3 a run is left to another process;
-130 interrupted (Ctrl-C); 143 terminated, or its terminal was closed.
+4 a run diverged; 5 results or a model could not be written; 130 interrupted (Ctrl-C); 143 terminated, or its terminal
+was closed.
 """
 
 from __future__ import annotations
 
 import os
+import sqlite3
 import sys
 from collections.abc import Sequence
 from typing import Annotated, NoReturn
@@ -31,7 +33,8 @@ from experiments.cli.commands import (
     runs,
 )
 from experiments.cli.commands import list as list_
-from experiments.cli.output import INTERRUPTED, TERMINATED, USAGE, print_error
+from experiments.cli.output import FAILED, INTERRUPTED, STORAGE, TERMINATED, USAGE, print_error
+from fedsam.results.write_queue import StorageError
 from fedsam.wording import ConfigError
 
 COMMANDS = {
@@ -90,6 +93,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except ConfigError as error:
         print_error(str(error))
         sys.exit(USAGE)
+    except StorageError as error:
+        print_error(str(error))
+        sys.exit(STORAGE)
+    except sqlite3.DatabaseError as error:
+        print_error(f"the results cannot be used ({error}): `fedsam doctor` checks the file of the runs")
+        sys.exit(FAILED)
     sys.exit(0)
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from experiments.running.callback import Callback
     from experiments.running.scheduler import Outcome
 
-FAILED, USAGE, UNFINISHED, INTERRUPTED, TERMINATED = 1, 2, 3, 130, 143
+FAILED, USAGE, UNFINISHED, DIVERGED, STORAGE, INTERRUPTED, TERMINATED = 1, 2, 3, 4, 5, 130, 143
 SECOND_SIGNAL_SECONDS = 10.0  # after which a second signal interrupts a shutdown that takes long
 
 
@@ -181,14 +181,31 @@ def report_runs(
     return False
 
 
+def report_outcomes(ids: Sequence[str], folder: Path, *, baseline: str | None = None, target_accuracy: float | None = None) -> None:
+    """As `report_runs`, of runs that were just made: a report that cannot be made does not hide how they ended."""
+    try:
+        report_runs(ids, folder, baseline=baseline, target_accuracy=target_accuracy)
+    except ConfigError as error:
+        print_error(f"report: {error}")
+
+
 def exit_on_failure(outcomes: Sequence[Outcome]) -> None:
-    """Print the errors of failed runs, and exit with `FAILED` if there are any."""
+    """Print the errors of failed runs, and exit with `STORAGE` if one could not be written, else with `FAILED` if there are any."""
     failures = [outcome for outcome in outcomes if outcome.status == "failed"]
     for outcome in failures:
         what = f"run {outcome.run_id} failed" if outcome.run_id else "a run could not be started"
         print_error(f"{what}: {outcome.error}")
     if failures:
-        raise typer.Exit(FAILED)
+        raise typer.Exit(STORAGE if any(outcome.storage for outcome in failures) else FAILED)
+
+
+def exit_on_divergence(outcomes: Sequence[Outcome]) -> None:
+    """Print where runs diverged, and exit with `DIVERGED` if any did."""
+    diverged = [outcome for outcome in outcomes if outcome.status == "diverged"]
+    for outcome in diverged:
+        print_error(f"run {outcome.run_id} diverged: {outcome.error}")
+    if diverged:
+        raise typer.Exit(DIVERGED)
 
 
 def exit_on_unfinished(ids: Sequence[str | None], folder: Path) -> None:

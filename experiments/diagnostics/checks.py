@@ -18,6 +18,8 @@ from experiments.diagnostics.machine import Gpus
 from fedsam.config import Compute, ConfigError
 from fedsam.data import datasets
 from fedsam.formatting import listed, size
+from fedsam.results.database import DATABASE_NAME
+from fedsam.results.integrity import problems
 
 GIB = 2**30
 ACTOR_BYTES = GIB  # of an actor that has imported torch and holds a small model
@@ -57,6 +59,8 @@ def examine(data_root: Path, runs_dir: Path, compute: Compute) -> Iterable[Check
         ("temporary files", Path(tempfile.gettempdir()), "TMPDIR"),
     ):
         yield disk(f"disk of the {what}", folder, machine.free_disk(folder), setting, machine.obstacle(folder))
+    if (runs_dir / DATABASE_NAME).is_file():
+        yield results(problems(runs_dir / DATABASE_NAME))
     yield temporary_folder(tempfile.gettempdir())
     yield memory(total, free, actors)
     yield shared_memory(machine.shared_memory(), total)
@@ -126,6 +130,17 @@ def open_files(limit: int) -> CheckResult:
     if limit >= 4096:
         return CheckResult("open files", str(limit))
     return CheckResult("open files", str(limit), "warning" if limit >= 1024 else "problem", "ulimit -n 65536 before fedsam")
+
+
+def results(problems: Sequence[str]) -> CheckResult:
+    """Whether the results file is whole, from what is wrong with it."""
+    if not problems:
+        return CheckResult("results", "whole")
+    fix = (
+        f"put back a copy, or end all runs, keep copies of {DATABASE_NAME}, -wal and -shm, and save what can be read: "
+        f"`sqlite3 {DATABASE_NAME} .recover | sqlite3 new.db`; runs that are lost are made again by `compare`"
+    )
+    return CheckResult("results", "; ".join(problems), "problem", fix)
 
 
 def disk(name: str, folder: Path, free: int, setting: str, obstacle: str | None) -> CheckResult:

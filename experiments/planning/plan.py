@@ -1,4 +1,4 @@
-"""The plan of a comparison: its runs, those that have finished already, and a table with forecasts of the others."""
+"""The plan of a comparison: its runs, those that have finished or diverged already, and a table with forecasts of the others."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fedsam.formatting import count, duration, literal, size
 from fedsam.results.config_hash import config_hash
 from fedsam.results.database import DATABASE_NAME
 from fedsam.results.provenance import provenance, source_hashes
-from fedsam.results.rows import Run
+from fedsam.results.rows import CONCLUDED, Run
 from fedsam.results.store import Results
 
 
@@ -33,12 +33,12 @@ class PlannedRun:
     Attributes:
         checked: What is run.
         label: The method.
-        finished_run: An earlier run of the same experiment that has finished; None where it is still to be made.
+        concluded_run: An earlier run of the same experiment that has finished or diverged; None where it is still to be made.
     """
 
     checked: CheckedExperiment
     label: str
-    finished_run: Run | None
+    concluded_run: Run | None
 
     @property
     def experiment(self) -> Experiment:
@@ -52,7 +52,7 @@ class PlannedRun:
 
 
 def plan(experiments: Sequence[Experiment], cache: DatasetCache, results: Results | None) -> list[PlannedRun]:
-    """Plan each experiment once, and look up its finished run in `results`.
+    """Plan each experiment once, and look up its concluded run in `results`.
 
     Raises:
         ConfigError: A setting of any of them is wrong, or the examples cannot be partitioned over its clients.
@@ -67,10 +67,10 @@ def plan(experiments: Sequence[Experiment], cache: DatasetCache, results: Result
     for (key, checked), name in zip(unique.items(), names, strict=True):
         dataset = cache.get(checked.experiment)
         runs = results.runs_with_hash(*key, dataset.name) if results else []
-        finished_run = next((run for run in runs if run.status == "finished"), None)
-        if finished_run is None:
+        concluded_run = next((run for run in runs if run.status in CONCLUDED), None)
+        if concluded_run is None:
             partition_examples(checked.experiment, dataset)
-        planned.append(PlannedRun(checked, name, finished_run))
+        planned.append(PlannedRun(checked, name, concluded_run))
     return planned
 
 
@@ -101,9 +101,9 @@ def _labels(each: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def provenance_notes(planned: Sequence[PlannedRun]) -> list[str]:
-    """Notes on finished runs that were made by another commit or with other versions than those of this process."""
+    """Notes on concluded runs that were made by another commit or with other versions than those of this process."""
     here = provenance()
-    runs = [one.finished_run for one in planned if one.finished_run]
+    runs = [one.concluded_run for one in planned if one.concluded_run]
     commits = sorted({run.git_commit for run in runs} - {here.git_commit})
     versions = {item for run in runs for item in run.versions.items() if item[0] not in run.sources}
     changed = sorted({name for name, version in versions if here.versions.get(name, version) != version})
@@ -123,10 +123,10 @@ def plan_table(planned: Sequence[PlannedRun], forecasts: Mapping[EntryKey, Forec
     result = Table(box=box.SIMPLE_HEAD, padding=(0, 0), header_style="bold")
     result.caption, result.caption_justify = "work and time of one run", "right"
     result.add_column("method", overflow="fold")
-    for column in ("clients", "runs", "of them\nfinished", "rounds", "gradient\nevals", "bytes", "client\ntime", "time"):
+    for column in ("clients", "runs", "of them\nended", "rounds", "gradient\nevals", "bytes", "client\ntime", "time"):
         result.add_column(column, justify="right", no_wrap=True)
     for (label, clients), members in groups.items():
-        done, forecast = sum(one.finished_run is not None for one in members), forecasts.get((label, clients))
+        done, forecast = sum(one.concluded_run is not None for one in members), forecasts.get((label, clients))
         cells = _cells(forecast) if forecast else ("–",) * 5
         result.add_row(literal(label), str(clients), str(len(members)), str(done or ""), *cells)
     return result

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedsam.formatting import no_formula
-from fedsam.results.database import open_to_read
+from fedsam.results.database import DamagedError, open_to_read
 
 if TYPE_CHECKING:
     import pyarrow
@@ -36,15 +36,18 @@ def export(database: Path, runs: Sequence[str], folder: Path, kind: Format) -> d
     """Write the rows of the given runs of every table to a file in `folder`; returns the number of rows of each file.
 
     The first column of the primary key of each table is the run id. The files are consistent even if runs are active, and each is written
-    atomically.
+    atomically. Raises `DamagedError` where rows cannot be read.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = {}
     with closing(open_to_read(database)) as connection:
         connection.execute("BEGIN")
-        for table in [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]:
-            target = folder / f"{table}.{kind}"
-            written[target] = _write(connection, table, json.dumps(list(runs)), target, kind)
+        try:
+            for table in [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]:
+                target = folder / f"{table}.{kind}"
+                written[target] = _write(connection, table, json.dumps(list(runs)), target, kind)
+        except (sqlite3.DatabaseError, ValueError, TypeError) as error:  # pyarrow raises the latter two for values of the wrong type
+            raise DamagedError(database, f"{table}: {error}") from None
         connection.execute("COMMIT")
     return written
 

@@ -15,6 +15,7 @@ from experiments.analysis.leaderboard import LeaderboardEntry
 from experiments.analysis.statistics import Estimate
 from experiments.reporting.table import Column, ResultTable, Value
 from fedsam.formatting import count, duration, printable, size
+from fedsam.results.final import diverged_round
 from fedsam.results.rows import cumulative
 
 METHOD, CLIENTS = Column("method", "method"), Column("clients", "clients")
@@ -241,11 +242,13 @@ def runs(comparison: Comparison) -> ResultTable:
     work = [Column("cohorts", "clients\ntrained", count), Column("failures", "failures"), Column("steps", "local\nsteps", count)]
     names, rows = labels(comparison.runs), []
     for run in comparison.runs:
-        total = cumulative(comparison.results.rounds(run.id))[-1:]
+        own = comparison.results.rounds(run.id)
+        total, since = cumulative(own)[-1:], diverged_round(own, run.status)
+        status = f"diverged in round {since}" if run.status == "diverged" else run.status
         done = (total[0].cohort, total[0].failures, total[0].steps) if total else (None, None, None)
         cost = run_cost(run, total[0]) if total else {}
         values = [cost.get(column.key) for column in _cost_columns()]
-        rows.append([run.id, names[run.id], run.clients, run.seed, run.status, *done, *values])
+        rows.append([run.id, names[run.id], run.clients, run.seed, status, *done, *values])
     return ResultTable.of("runs", [*identity, *work, *_cost_columns()], rows)
 
 

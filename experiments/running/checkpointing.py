@@ -6,6 +6,7 @@ run that goes on therefore evaluates that round again, to the same values.
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -110,7 +111,7 @@ class Checkpointer:
             self._results.check_own(self._run)
             clients = ((node - 1, to_tree(state)) for node, state in self._grid.states.unsaved())
             self._folder.write(ended.row.round, {"row": row_tree(ended.row), "strategy": ended.server}, clients, self._identity())
-        except (OSError, TypeError) as error:
+        except (OSError, TypeError, sqlite3.OperationalError) as error:
             self._warn(f"the checkpoint after round {ended.row.round} could not be written: {error}")
         else:
             self._grid.states.saved()

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from clients import runtime
 from experiments.running.callback import Callback
 from experiments.running.checkpointing import Checkpointer
+from experiments.running.divergence import check_finite, finish
 from experiments.running.evaluation import Evaluator
 from experiments.running.result import Result
 from experiments.settings.catalogue import sampler
@@ -31,7 +32,8 @@ from fedsam.grid.base import LocalGrid
 from fedsam.grid.process import torch_threads
 from fedsam.messages import aggregation, codec
 from fedsam.models.network import Network
-from fedsam.results.model_files import FINAL_MODEL_NAME, round_name, save_model
+from fedsam.results.final import nonfinite
+from fedsam.results.model_files import FINAL_MODEL_NAME, keep_model, round_name
 from fedsam.results.rows import ClientRow, Row, Slice
 from fedsam.results.store import Results
 from fedsam.schedules import known_rounds
@@ -101,8 +103,8 @@ class Session:
         except BaseException as error:
             if self.checkpoints:
                 self.checkpoints.stop()
-            if isinstance(self.grid, LocalGrid) and isinstance(error, Exception):
-                self.grid.finish()  # the rounds before the error are kept, and the actors are free for the next run
+            if isinstance(error, Exception):
+                finish(self.grid)  # the rounds before the error are kept, and the actors are free for the next run
             raise
         budget = self.experiment.budget
         if budget is not None and self.spent < budget:
@@ -146,13 +148,12 @@ class Session:
     def _end_round(self, row: Row) -> None:
         """Have a round evaluated, whose training `row` tells, and note its end. Raises `_BudgetSpentError` if the run ends with it."""
         if not aggregation.usable(evaluated := self.strategy.evaluated):
-            lost = int((~torch.isfinite(evaluated)).sum())
-            row = replace(row, measures={**row.measures, "nonfinite_parameters": lost})
-        last = self._is_last(row)
+            row = replace(row, measures={**row.measures, "nonfinite_parameters": int((~torch.isfinite(evaluated)).sum())})
+        last, lost = self._is_last(row), nonfinite(row)
         self.spent += row.gradient_evaluations
         self.evaluator.evaluate(row, self.strategy.evaluated, self.strategy.buffers, self._keep, last=last)
         if isinstance(self.grid, LocalGrid):
-            self.grid.await_background(0 if last or not self._may_overlap(row.round) else 1)
+            self.grid.await_background(0 if last or lost or not self._may_overlap(row.round) else 1)
         if self.experiment.checkpoint.every and row.round % self.experiment.checkpoint.every == 0:
             self._save(round_name(row.round))
         if self.checkpoints:
@@ -173,14 +174,15 @@ class Session:
         return self.experiment.server.deadline is None and self.strategy.round_config.energy is None and not flat
 
     def _keep(self, row: Row, slices: Sequence[Slice]) -> None:
-        """Store a round with its measures and tell of it; not one that follows a round that was not stored, because of an error."""
-        if row.round > len(self.rows) + 1:
+        """Store a round with its measures and tell of it; not one after a round that was not stored or that diverged, which is an error."""
+        if row.round > len(self.rows) + 1 or any(map(nonfinite, self.rows[-1:])):
             return
         self.results.append_round(row, replace=row.round <= self._stored)
         for found in slices:
             self.results.add_slice(found)
         self.rows.append(row)
         self.callback.round(row)
+        check_finite(row, self.strategy.round_config)
 
     def _is_last(self, row: Row) -> bool:
         """Whether the run ends with this round, whose training `row` tells; it is not among `rows` yet."""
@@ -238,7 +240,7 @@ class Session:
         path = Path(self.experiment.runs_dir) / self.run_id / name
         self.network.buffers = self.strategy.buffers
         self.network.load_(self.strategy.evaluated)
-        save_model(self.network.module, path, self.dataset.image, self.dataset.classes)
+        keep_model(self.network.module, path, self.dataset.image, self.dataset.classes, partial(self.callback.warn, self.run_id))
 
 
 def cohort_strategy(experiment: Experiment, method: Method) -> CohortStrategy:

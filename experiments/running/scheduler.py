@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Self
 
 from experiments.running.callback import Callback
 from experiments.running.grids import ActorGroup, DatasetCache, grids
@@ -17,21 +18,30 @@ from fedsam import plugins
 from fedsam.config import ConfigError, Experiment
 from fedsam.formatting import listed
 from fedsam.grid.ray_start import WhenLost
+from fedsam.results.rows import Run
 from fedsam.results.store import DuplicateRunError
+from fedsam.results.write_queue import StorageError
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run of several ended: `finished`, `failed`, or `skipped` because another process had made it or is at it.
+    """How a run of several ended: `finished`, `diverged`, `failed`, or `skipped` because another process had made it or is at it.
 
     Attributes:
         run_id: Its id in the results, or that of the other's run; None if it did not begin.
         error: Why, when it is not `finished`.
+        storage: Whether that is because its results or its model could not be written.
     """
 
     run_id: str | None
     status: str
     error: str | None = None
+    storage: bool = False
+
+    @classmethod
+    def of(cls, run: Run) -> Self:
+        """That of a run in the results."""
+        return cls(run.id, run.status, run.error)
 
 
 def run_all(experiments: Sequence[Experiment], callback: Callback, *, once: bool = False, lost: WhenLost | None = None) -> list[Outcome]:
@@ -120,9 +130,9 @@ def carry_out(
         callback.skipped(checked.experiment, str(taken))
         return Outcome(taken.run.id, "skipped", str(taken))
     except RunFailed as failed:  # recorded with the run; the other runs go on and the exit code tells
-        return Outcome(failed.run_id, "failed", str(failed.error))
+        return Outcome(failed.run_id, failed.status, str(failed.error), isinstance(failed.error, StorageError))
     except ConfigError:
         raise
     except Exception as error:
         callback.skipped(checked.experiment, str(error))
-        return Outcome(None, "failed", str(error))
+        return Outcome(None, "failed", str(error), isinstance(error, StorageError))

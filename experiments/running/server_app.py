@@ -21,6 +21,7 @@ from experiments.running.grids import DatasetCache, grids
 from experiments.running.progress import shown
 from experiments.running.result import Result
 from experiments.running.run import Session
+from experiments.running.space import check_space
 from experiments.running.trial import try_out
 from experiments.settings.catalogue import CheckedExperiment, check, sources
 from experiments.settings.presets import expand
@@ -35,8 +36,10 @@ from fedsam.results.ownership import RunTakenError
 from fedsam.results.processes import heartbeat
 from fedsam.results.provenance import Provenance, provenance
 from fedsam.results.resuming import resuming_notes
-from fedsam.results.rows import Run
+from fedsam.results.rows import Run, Status
 from fedsam.results.store import Results
+from fedsam.results.write_queue import StorageError
+from strategies.round import DivergedError
 
 app = ServerApp()
 
@@ -47,11 +50,12 @@ class RunFailed(Exception):
     Attributes:
         run_id: Its id in the results.
         error: The error that stopped it, which is also the cause of this one.
+        status: That of the run: `failed` or `diverged`.
     """
 
-    def __init__(self, run_id: str, error: Exception) -> None:
+    def __init__(self, run_id: str, error: Exception, status: Status) -> None:
         super().__init__(f"run {run_id}: {error}")
-        self.run_id, self.error = run_id, error
+        self.run_id, self.error, self.status = run_id, error, status
 
 
 def run(experiment: Experiment | Mapping[str, Any], callback: Callback | None = None) -> Result:
@@ -64,7 +68,9 @@ def run(experiment: Experiment | Mapping[str, Any], callback: Callback | None = 
     Raises:
         ConfigError: A setting is wrong; nothing has started.
         DataError: The dataset cannot be had.
-        RunError: A client failed or diverged; the rounds before it are kept.
+        DivergedError: A loss or a vector is not finite; the rounds so far are kept.
+        StorageError: The results or the model could not be written.
+        RunError: A client failed; the rounds before it are kept.
     """
     plugins.refresh()
     if not isinstance(experiment, Experiment):
@@ -175,6 +181,7 @@ def serve(
             run_id = continued.run.id
             results.continue_run(continued.run, plain, where.versions, continued.changed, restart=continued.restart)
         callback.started(run_id, experiment)
+        results.queue_writes(partial(callback.warn, run_id))
         if isinstance(grid, LocalGrid):
             grid.warn = partial(callback.warn, run_id)
         if note := fallback_note(dataset, experiment):
@@ -186,20 +193,27 @@ def serve(
             with heartbeat(results.path, run_id):
                 session = Session(experiment, method, dataset, label_distribution, grid, results, run_id, callback, started)
                 waits = isinstance(grid, RayGrid) and not grid.pool.busy
+                check_space(experiment, session.network.module, partial(callback.warn, run_id))
                 callback.phase("round 1 begins once an actor has started" if waits else "round 1", run_id)
                 result = session.run()
+            results.finish_run(run_id, "finished")
         except BaseException as error:
-            interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
-            status, what = ("interrupted", "stopped by the user") if interrupted else ("failed", f"{type(error).__name__}: {error}")
-            with suppress(RunTakenError):  # the error that stopped the run
-                results.finish_run(run_id, "interrupted" if interrupted else "failed", what)
+            status, what = _ended_by(error)
+            with suppress(RunTakenError, StorageError):  # the error that ended the run tells more
+                results.finish_run(run_id, status, what)
             callback.finished(run_id, status, what)
             if isinstance(error, Exception):
-                raise RunFailed(run_id, error) from error
+                raise RunFailed(run_id, error, status) from error
             raise
-        results.finish_run(run_id, "finished")
         callback.finished(run_id, "finished", None)
     return result
+
+
+def _ended_by(error: BaseException) -> tuple[Status, str]:
+    """The status of a run that an error stopped, and what is recorded with it."""
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        return "interrupted", "stopped by the user"
+    return ("diverged", str(error)) if isinstance(error, DivergedError) else ("failed", f"{type(error).__name__}: {error}")
 
 
 def _warn(experiment: Experiment, optimizer: LocalOptimizer, examples: Any, run_id: str, callback: Callback) -> None:

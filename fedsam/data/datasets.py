@@ -10,6 +10,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from http.client import HTTPException
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from fedsam import plugins
 from fedsam.config import Component, ConfigError
-from fedsam.data import dataset_file, own_data
+from fedsam.data import cifar, dataset_file, own_data
 from fedsam.data.dataset import DataError, Dataset, Images
 from fedsam.data.download import download
 from fedsam.documentation import documented
@@ -156,7 +157,7 @@ DATASETS: dict[str, Callable[[Path | None], Dataset]] = {
 
 
 def _cifar(given: Path | None, name: str, reader: str, mean: tuple[float, ...], std: tuple[float, ...]) -> Dataset:
-    """CIFAR-10 or CIFAR-100; a class of torchvision reads the files after checking their MD5 again, unless they were read before."""
+    """CIFAR-10 or CIFAR-100, whose files are in a class of torchvision; they are read unless they were read before."""
     root = data_folder(given)
     if (known := dataset_file.find(name, root)) is not None:
         return known
@@ -165,16 +166,16 @@ def _cifar(given: Path | None, name: str, reader: str, mean: tuple[float, ...], 
     kind: type[CIFAR10] = getattr(torchvision.datasets, reader)
     listed = [*kind.train_list, *kind.test_list]
     files = {f"{kind.base_folder}/{file}": md5 for file, md5 in [*listed, (kind.meta["filename"], kind.meta["md5"])]}
-    _obtain(root, name, files, [kind.url], lambda folder: kind(folder, download=True))
+    _obtain(root, name, files, [kind.url], partial(cifar.fetch, kind))
     read = dataset_file.state(root, files)
-    # One reader for both parts, because a reader checks every file each time.
-    both = type(kind.__name__, (kind,), {"train_list": listed, "test_list": []})(root)
-    x, y = torch.from_numpy(both.data.transpose(0, 3, 1, 2)).contiguous(), torch.tensor(both.targets)
+    *parts, meta = [cifar.read(root / file, md5) for file, md5 in files.items()]
+    x = torch.from_numpy(np.concatenate([part["data"] for part in parts]).reshape(-1, 3, 32, 32))
+    y = torch.tensor([label for part in parts for label in part["labels" if "labels" in part else "fine_labels"]])
+    names = tuple(meta[kind.meta["key"]])
     split = len(y) * 5 // 6  # 50,000 of 60,000
     # Clones, because a view drags all 60,000 images along when it is sent to another process.
     train, test = (Images(x[part].clone(), y[part].clone()) for part in (slice(split), slice(split, None)))
-    names, hashed = tuple(both.classes), _hash_of(files.values())
-    dataset = Dataset(name, train, test, len(names), mean, std, ("crop", "flip"), names, files=hashed)
+    dataset = Dataset(name, train, test, len(names), mean, std, ("crop", "flip"), names, files=_hash_of(files.values()))
     dataset_file.keep(dataset, root, read)
     return dataset
 

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import secrets
-import shutil
 import signal
 import socket
 import tempfile
@@ -20,7 +19,8 @@ from typing import Any
 import psutil
 
 from fedsam.config import ConfigError
-from fedsam.grid.ray_start import RayStartError, WhenLost, end_processes, processes, start_private, watch
+from fedsam.grid.ray_folder import ray_folder
+from fedsam.grid.ray_start import WhenLost, end_processes, processes, start_private, watch
 from fedsam.imports import ROOT
 from fedsam.places import cache_folder
 
@@ -57,31 +57,25 @@ def ray_session(
             yield resources
         return
     ray = import_ray(private=True)
-    # Ray's socket paths add about 64 characters, and a socket path may have 107.
-    folder = tempfile.mkdtemp(prefix="fedsam-ray-", dir=None if len(tempfile.gettempdir()) < 22 else "/tmp")
-    private: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus, "object_store_memory": store, "resources": {PRIVATE: 1}}
-    # Ray deletes a spill file once all objects in it are gone: one object a file, or former client states stay on disk with present ones.
-    # It opens the folder that it is given to everybody, so it gets one inside ours, which only this user can enter.
-    # By default Ray gives workers a low priority: they wait for whatever else is at work on the machine.
-    system = {"max_fused_object_count": 1, "worker_niceness": 0}
-    private |= {"include_dashboard": False, "_temp_dir": f"{folder}/r", "_system_config": system}
-    left, kept, over = set[psutil.Process](), False, threading.Event()
-    try:
-        with _running_ray("local", **private):  # "local", or RAY_ADDRESS in the environment makes it join another
-            if lost is not None:
-                threading.Thread(target=watch, args=(folder, over, lost), daemon=True).start()
-            try:
-                yield ray.cluster_resources()
-            finally:
-                over.set()
-                left = processes(folder)
-    except RayStartError:
-        kept = True
-        raise
-    finally:
-        end_processes(left | processes(folder))
-        if not kept:
-            shutil.rmtree(folder, ignore_errors=True)
+    with ray_folder() as folder:
+        private: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus, "object_store_memory": store, "resources": {PRIVATE: 1}}
+        # Ray deletes a spill file once all objects in it are gone: one object a file, or former client states stay on disk with others.
+        # It opens the folder that it is given to everybody, so it gets one inside ours, which only this user can enter.
+        # By default Ray gives workers a low priority: they wait for whatever else is at work on the machine.
+        system = {"max_fused_object_count": 1, "worker_niceness": 0}
+        private |= {"include_dashboard": False, "_temp_dir": f"{folder}/r", "_system_config": system}
+        left, over = set[psutil.Process](), threading.Event()
+        try:
+            with _running_ray("local", **private):  # "local", or RAY_ADDRESS in the environment makes it join another
+                if lost is not None:
+                    threading.Thread(target=watch, args=(folder, over, lost), daemon=True).start()
+                try:
+                    yield ray.cluster_resources()
+                finally:
+                    over.set()
+                    left = processes(folder)
+        finally:
+            end_processes(left | processes(folder))
 
 
 @contextmanager

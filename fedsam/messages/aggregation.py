@@ -23,6 +23,7 @@ from fedsam.messages.codec import AggregationSpec, PartialSum, Update
 T = TypeVar("T")
 NEEDED = ("num-examples", "steps", "delta-norm", "examples", "train-loss", "gradient-evaluations", "forward-evaluations", "seconds")
 POSITIVE = ("num-examples", "steps")
+NONFINITE = "sent a non-finite "  # begins the failure of a client whose local training diverged
 EVALUATED = ("num-examples", "accuracy", "loss")
 
 
@@ -138,7 +139,7 @@ def _check_vectors(update: Update, spec: AggregationSpec) -> None:
             raise UpdateError(f"sent {what}; expected shape {tuple(like.shape)} and type {like.dtype}")
     bad = [name for name, vector in update.vectors.items() if not usable(vector, spec.like[name] if name == "buffers" else None)]
     if bad:
-        raise UpdateError(f"sent a non-finite {bad[0]}: its local training diverged; a smaller client.optimizer.lr or a clip_norm may help")
+        raise UpdateError(f"{NONFINITE}{bad[0]}: its local training diverged; a smaller client.optimizer.lr or a clip_norm may help")
 
 
 def usable(vector: Tensor, known: Tensor | None = None) -> bool:

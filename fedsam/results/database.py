@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+from fedsam.results.holders import held_by
 from fedsam.wording import ConfigError
 
 DATABASE_NAME = "fedsam.db"
 APPLICATION_ID = 0x66536D31  # `PRAGMA application_id` of our files
-SCHEMA_VERSION = 4  # of the tables below; `PRAGMA user_version`
+SCHEMA_VERSION = 5  # of the tables below; `PRAGMA user_version`
 BUSY_SECONDS = 60.0
 TABLES = (
     """CREATE TABLE runs (
-        id TEXT PRIMARY KEY, name TEXT NOT NULL, status TEXT NOT NULL CHECK (status IN ('running', 'finished', 'failed', 'interrupted')),
+        id TEXT PRIMARY KEY, name TEXT NOT NULL,
+        status TEXT NOT NULL CHECK (status IN ('running', 'finished', 'failed', 'interrupted', 'diverged')),
         error TEXT, started TEXT NOT NULL, finished TEXT, config TEXT NOT NULL, config_hash TEXT NOT NULL, seed INTEGER NOT NULL,
         dataset TEXT NOT NULL, dataset_wanted TEXT NOT NULL, clients INTEGER NOT NULL, classes INTEGER NOT NULL,
         git_commit TEXT NOT NULL, versions TEXT NOT NULL, device TEXT NOT NULL, command TEXT NOT NULL,
@@ -48,10 +51,36 @@ TABLES = (
         run TEXT NOT NULL REFERENCES runs (id), tag TEXT NOT NULL,
         PRIMARY KEY (run, tag)) WITHOUT ROWID""",
 )
+RUN_COLUMNS = (  # of version 4
+    "id, name, status, error, started, finished, config, config_hash, seed, dataset, dataset_wanted, clients, classes, "
+    "git_commit, versions, device, command, host, pid, born, startup, heartbeat, other_cpu"
+)
 MIGRATIONS = {
     2: TABLES[-2:-1],
     3: (*(f"ALTER TABLE runs ADD COLUMN {name} REAL" for name in ("heartbeat", "other_cpu")), TABLES[-1]),
+    4: (  # SQLite changes a CHECK in no other way; foreign keys are not enforced on the connection that migrates
+        TABLES[0].replace("runs", "new_runs", 1),
+        f"INSERT INTO new_runs (rowid, {RUN_COLUMNS}) SELECT rowid, {RUN_COLUMNS} FROM runs",
+        "DROP TABLE runs",
+        "ALTER TABLE new_runs RENAME TO runs",
+    ),
 }  # from each version to the next
+COLUMNS = {  # by table
+    re.findall(r"TABLE (\w+)", statement)[0]: re.findall(r"(\w+) (?:TEXT|INTEGER|REAL)\b", statement) for statement in TABLES
+}
+READABLE = (4, SCHEMA_VERSION)  # versions that are read as they are where a file cannot be migrated
+
+
+class DamagedError(ConfigError):
+    """The file, or what it should hold, cannot be read."""
+
+    def __init__(self, path: Path, what: object) -> None:
+        super().__init__(f"runs_dir: {path} is damaged: {what}; `fedsam doctor --runs-dir {path.parent}` says more and what to do")
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    """Whether an error says that another connection holds the file."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)  # their extended codes too
 
 
 def connect(path: Path, read_only: str = "") -> sqlite3.Connection:
@@ -62,11 +91,17 @@ def connect(path: Path, read_only: str = "") -> sqlite3.Connection:
 
     Raises:
         ConfigError: Another program wrote it, or its version is not supported.
+        DamagedError: It is damaged, as far as that shows at once.
     """
     name = f"{path.absolute().as_uri()}?{read_only}" if read_only else str(path)
     connection = sqlite3.connect(name, uri=bool(read_only), timeout=BUSY_SECONDS, isolation_level=None)
     try:
-        _check(connection, path)
+        _check(connection, path, migrate=not read_only)
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        if isinstance(error, sqlite3.OperationalError) and getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_ERROR:
+            raise  # it cannot be opened or written, or another connection holds it
+        raise DamagedError(path, error) from None
     except BaseException:
         connection.close()
         raise
@@ -82,15 +117,18 @@ def open_to_read(path: Path) -> sqlite3.Connection:
     """Open a file that exists, also where it and its folder may only be read.
 
     Raises:
-        ConfigError: It is missing, or cannot be read; and as `connect`.
+        ConfigError: It is missing, or cannot be read, or another process holds it; and as `connect`.
     """
     folder = path.parent
     try:
         if not path.is_file() or not path.stat().st_size:
             raise ConfigError(f"runs_dir: '{folder}' is not allowed: it holds no {DATABASE_NAME}; runs write one there")
         for read_only in ("", "mode=ro"):
-            with suppress(sqlite3.OperationalError):
+            try:
                 return connect(path, read_only)
+            except sqlite3.OperationalError as error:
+                if is_busy(error):  # it can be read, later: not as one that nobody writes
+                    raise ConfigError(f"runs_dir: {path} is locked{held_by(path)}; try again when it is free") from None
         log = path.with_name(f"{path.name}-wal")
         if log.exists() and log.stat().st_size:  # what SQLite cannot read without writing
             raise ConfigError(f"runs_dir: '{folder}' is not allowed: its newest rounds are in {log.name}; copy it to where you may write")
@@ -99,21 +137,36 @@ def open_to_read(path: Path) -> sqlite3.Connection:
         raise ConfigError(f"runs_dir: '{folder}' is not allowed: must be a folder that can be read ({error})") from None
 
 
-def _check(connection: sqlite3.Connection, path: Path) -> None:
+def _check(connection: sqlite3.Connection, path: Path, *, migrate: bool) -> None:
     try:
         application, version = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
-    except sqlite3.OperationalError:
-        raise
     except sqlite3.DatabaseError as error:
-        raise ConfigError(f"runs_dir: {path} is not allowed: it is no SQLite file ({error})") from None
+        if error.sqlite_errorcode != sqlite3.SQLITE_NOTADB:
+            raise
+        raise ConfigError(f"runs_dir: {path} is not allowed: it is no SQLite file, or its first bytes are damaged ({error})") from None
     if application != APPLICATION_ID:
         raise ConfigError(f"runs_dir: {path} is not allowed: another program wrote this SQLite file")
-    while version in MIGRATIONS:
+    while migrate and version in MIGRATIONS:
         version = _migrate(connection, version)
-    if version != SCHEMA_VERSION:
+    if version in MIGRATIONS and version not in READABLE:
+        raise ConfigError(
+            f"runs_dir: {path} is not allowed: its tables have version {version} of an older fedsam; copy it to where you may write"
+        )
+    if version not in READABLE:
         raise ConfigError(
             f"runs_dir: {path} is not allowed: its tables have version {version}, and this fedsam reads version {SCHEMA_VERSION}"
         )
+    _check_tables(connection, path)
+
+
+def _check_tables(connection: sqlite3.Connection, path: Path) -> None:
+    """Raise `DamagedError` where a table or column is not there."""
+    for table, columns in COLUMNS.items():
+        there = {name for _, name, *_ in connection.execute(f"PRAGMA table_info({table})")}
+        if not there:
+            raise DamagedError(path, f"its table {table} is not there")
+        if lost := [name for name in columns if name not in there]:
+            raise DamagedError(path, f"its table {table} has no column {lost[0]}")
 
 
 def _migrate(connection: sqlite3.Connection, version: int) -> int:
@@ -151,10 +204,11 @@ def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield connection
+        connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:  # else SQLite has rolled it back, as where the disk is full
+            connection.execute("ROLLBACK")
         raise
-    connection.execute("COMMIT")
 
 
 def insert_statement(table: str, columns: Mapping[str, object] | Sequence[str]) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from fedsam.results.rows import Row
+from fedsam.results.rows import Row, Status
 
 # These are averaged over the last evaluations; of any other measure the last value counts.
 AVERAGED_MEASURES = (
@@ -51,16 +52,29 @@ def _gaps(measures: Mapping[str, float]) -> dict[str, float]:
 
 def divergence(row: Row) -> str:
     """What says that a run has diverged in this round: a loss that is not finite or above `EXPLODED_LOSS`, or such parameters; or empty."""
+    return _outside(row, lambda loss: loss <= EXPLODED_LOSS)
+
+
+def nonfinite(row: Row) -> str:
+    """What is not finite in this round, from which no run recovers: a loss of the global vector, or its parameters; or empty."""
+    return _outside(row, math.isfinite)
+
+
+def _outside(row: Row, is_sound: Callable[[float], bool]) -> str:
     losses = {"train loss": row.train_loss} if row.cohort else {}
     losses |= {name.replace("_", " "): row.measures[name] for name in ("test_loss", "union_loss") if name in row.measures}
-    bad = [f"{name} {loss:.3g}" for name, loss in losses.items() if not loss <= EXPLODED_LOSS]
+    bad = [f"{name} {loss:.3g}" for name, loss in losses.items() if not is_sound(loss)]
     lost = row.measures.get("nonfinite_parameters", 0)
     return ", ".join([f"{lost:.0f} parameters not finite"] if lost else bad)
 
 
-def diverged_round(rows: Sequence[Row]) -> int | None:
-    """The first round of a run that ended diverged since then; None where its last round is sound."""
-    first = None
+def diverged_round(rows: Sequence[Row], status: Status = "finished") -> int | None:
+    """The first round of a run that ended diverged since then; None where its last round is sound.
+
+    Args:
+        status: That of the run; one that is `diverged` with sound rounds was stopped by the updates of the round after them.
+    """
+    first = len(rows) + 1 if status == "diverged" else None
     for row in reversed(rows):
         if not divergence(row):
             break

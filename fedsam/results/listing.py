@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from fedsam.overrides import flatten
+from fedsam.results.database import DamagedError
 from fedsam.results.final import diverged_round, final_measures
 from fedsam.results.reading import ResultsReader
 from fedsam.results.rows import Run
@@ -26,9 +27,10 @@ class ListedRun:
     Attributes:
         run: The run.
         rounds: Number of its rounds.
-        accuracy: Final test accuracy, a fraction; None before the first evaluation.
-        loss: Final test loss.
+        accuracy: Final test accuracy, a fraction; None before the first evaluation, NaN where it was stopped because it diverged.
+        loss: Final test loss, likewise.
         status: That of the run; `diverged` where it has finished or is running so.
+        diverged: The round since which it is; None where it is not.
         tags: Given by users.
     """
 
@@ -37,6 +39,7 @@ class ListedRun:
     accuracy: float | None
     loss: float | None
     status: str
+    diverged: int | None
     tags: tuple[str, ...]
 
     @property
@@ -57,7 +60,7 @@ class ListedRun:
 
 
 def listed_runs(results: ResultsReader, where: Sequence[str] = (), sort: str = "") -> list[ListedRun]:
-    """The runs, oldest first.
+    """The runs, oldest first. One that cannot be read is left out, and a line on stderr says so.
 
     Args:
         where: Conditions that all must hold, such as `accuracy>0.5`, `method=sam*` and `client.epochs!=1`.
@@ -67,7 +70,13 @@ def listed_runs(results: ResultsReader, where: Sequence[str] = (), sort: str = "
         ConfigError: A condition cannot be read, or no run has the column or setting.
     """
     tags = results.tags()
-    rows = [(one := _listed(results, run, tags.get(run.id, ())), one.columns) for run in results.runs()]
+    rows = []
+    for run in results.runs():
+        try:
+            one = _listed(results, run, tags.get(run.id, ()))
+            rows.append((one, one.columns))
+        except (DamagedError, ValueError, TypeError, LookupError, AttributeError) as error:
+            results.leave_out(f"run {run.id}", error.__cause__ or error)
     known = {key for _, columns in rows for key in columns}
     for condition in where:
         key, order, wanted = _parsed(condition, known)
@@ -83,8 +92,9 @@ def listed_runs(results: ResultsReader, where: Sequence[str] = (), sort: str = "
 def _listed(results: ResultsReader, run: Run, tags: Sequence[str]) -> ListedRun:
     rows = results.rounds(run.id, clients=False)
     final = final_measures(rows, run.config["measure"]["last"])
-    status = "diverged" if run.status in ("finished", "running") and diverged_round(rows) is not None else run.status
-    return ListedRun(run, len(rows), final.get("test_accuracy"), final.get("test_loss"), status, tuple(tags))
+    accuracy, loss = (math.nan, math.nan) if run.status == "diverged" else (final.get("test_accuracy"), final.get("test_loss"))
+    since = diverged_round(rows, run.status) if run.status in ("finished", "running", "diverged") else None
+    return ListedRun(run, len(rows), accuracy, loss, run.status if since is None else "diverged", since, tuple(tags))
 
 
 def _parsed(condition: str, known: set[str]) -> tuple[str, str, str]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,10 @@ from fedsam.models import architectures
 from fedsam.models.architectures import ImageShape
 from fedsam.results.rows import Run
 from fedsam.results.store import Results
+from fedsam.results.write_queue import StorageError
 
 FINAL_MODEL_NAME = "model.safetensors"
+WRITE_ATTEMPTS, RETRY_SECONDS = 3, 1.0  # of a model, and between two of them
 NETWORK_KEY = "network"  # metadata entry with the image shape and the number of classes
 
 
@@ -29,12 +34,43 @@ def save_model(module: nn.Module, path: Path, image: ImageShape, classes: int) -
         classes: Number of classes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.partial")
+    draft = path.with_name(f".{path.stem}.partial")
     # Parameters are views of one storage, which safetensors refuses to write, so each is copied.
     state = {key: tensor.detach().cpu().clone() for key, tensor in module.state_dict().items()}
     # One entry, because safetensors writes several in arbitrary order, and files of equal models must be equal.
-    save_file(state, partial, metadata={NETWORK_KEY: json.dumps({"image": image, "classes": classes})})
-    partial.replace(path)
+    try:
+        save_file(state, draft, metadata={NETWORK_KEY: json.dumps({"image": image, "classes": classes})})
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def keep_model(module: nn.Module, path: Path, image: ImageShape, classes: int, warn: Callable[[str], None]) -> Path:
+    """As `save_model`, but tried again where that fails, and then written to the folder of temporary files; returns where it is.
+
+    Args:
+        warn: Is told where it is, if it is not at `path`.
+
+    Raises:
+        StorageError: There is no room there either.
+    """
+    for attempt in range(WRITE_ATTEMPTS):
+        threading.Event().wait(RETRY_SECONDS if attempt else 0.0)
+        try:
+            save_model(module, path, image, classes)
+            return path
+        except (OSError, SafetensorError) as error:
+            why = str(error)
+    place = Path(tempfile.mkdtemp(prefix=f"fedsam-model-{path.parent.name}-"))  # which only this user can enter
+    other = place / path.name
+    try:
+        save_model(module, other, image, classes)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(place, ignore_errors=True)
+        raise StorageError(f"{path} cannot be written ({why}), nor can {other} ({error}); free some space, the rounds are kept") from None
+    warn(f"{path} cannot be written ({why}): the model is in {other}; move it there once there is space")
+    return other
 
 
 def round_name(round: int) -> str:

@@ -18,21 +18,21 @@ from fedsam.results.config_hash import config_hash
 from fedsam.results.database import transaction
 from fedsam.results.processes import process_start_time
 from fedsam.results.reading import ResultsReader
-from fedsam.results.rows import Run, Status
+from fedsam.results.rows import CONCLUDED, Run, Status
 from fedsam.wording import ConfigError
 
 CHANGED = "changed midway"  # the name, among the versions of a run, of the settings and versions that differ between its rounds
 
 
 class DuplicateRunError(RuntimeError):
-    """A run of the same experiment has finished or is running.
+    """A run of the same experiment has finished, has diverged or is running.
 
     Attributes:
         run: That run.
     """
 
     def __init__(self, run: Run) -> None:
-        state = "has finished" if run.status == "finished" else f"is at work on {run.host}"
+        state = f"has {run.status}" if run.status in CONCLUDED else f"is at work on {run.host}"
         super().__init__(f"run {run.id} is the same experiment: it {state}")
         self.run = run
 

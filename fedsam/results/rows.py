@@ -8,13 +8,14 @@ import math
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from fedsam.renamed import with_added, with_current_names
 from fedsam.results.processes import process_ended
 from fedsam.results.provenance import Provenance
 
-Status = Literal["running", "finished", "failed", "interrupted"]
+Status = Literal["running", "finished", "failed", "interrupted", "diverged"]
+CONCLUDED: tuple[Status, ...] = ("finished", "diverged")  # of runs that would come to the same if they were made again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +106,8 @@ class Run(Provenance):
     Attributes:
         id: Begins with its start time.
         name: From the config; may be empty.
-        status: `interrupted` also when its process has ended without a final status.
-        error: Why it failed; None otherwise.
+        status: `interrupted` also when its process has ended without a final status; `diverged` where a loss or vector was not finite.
+        error: Why it failed or diverged; None otherwise.
         started: UTC, ISO 8601.
         finished: UTC, ISO 8601; None until it has ended.
         config: Every setting, defaults filled in.
@@ -155,13 +156,18 @@ class Run(Provenance):
 
     @classmethod
     def from_entry(cls, entry: sqlite3.Row) -> Self:
-        """The run of an entry in the database."""
+        """The run of an entry in the database. Raises `ValueError`, `TypeError` or `LookupError` where it is damaged."""
         stored = dict(entry)
         values = {f.name: stored[f.name] for f in fields(cls)}
         values |= {"config": _config(stored["config"]), "versions": json.loads(stored["versions"])}
+        if values["status"] not in get_args(Status) or not all(isinstance(values[name], int) for name in ("seed", "clients", "classes")):
+            raise ValueError("a value is of no kind that fedsam writes")
         if values["status"] == "running" and process_ended(stored["host"], stored["pid"], stored["born"], stored["heartbeat"]):
             values["status"] = "interrupted"
-        return cls(**values)
+        run = cls(**values)
+        if not isinstance(run.method, str) or not isinstance(run.config["rounds"] * run.config["measure"]["last"], int):
+            raise ValueError("its settings are not those of a run")
+        return run
 
 
 @dataclass(frozen=True, kw_only=True)

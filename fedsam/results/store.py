@@ -13,7 +13,8 @@ import os
 import platform
 import shutil
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -28,7 +29,8 @@ from fedsam.results.ownership import DuplicateRunError as DuplicateRunError
 from fedsam.results.ownership import OwnedResults, is_gone, own_process
 from fedsam.results.provenance import Provenance
 from fedsam.results.resuming import differences
-from fedsam.results.rows import CLIENT_COLUMNS, ROUND_COLUMNS, Row, Run, Slice, Status
+from fedsam.results.rows import CLIENT_COLUMNS, CONCLUDED, ROUND_COLUMNS, Row, Run, Slice, Status
+from fedsam.results.write_queue import StorageError, Write, WriteQueue, can_be_later, reason
 from fedsam.wording import ConfigError
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 
 class Results(OwnedResults):
     """The open results file; a context manager that closes it."""
+
+    _queue: WriteQueue | None = None
 
     @classmethod
     def open(cls, runs_dir: Path | str = "runs", *, create: bool = True) -> Self:
@@ -95,7 +99,8 @@ class Results(OwnedResults):
             restart: Also one that seems to be at work on another machine.
 
         Raises:
-            DuplicateRunError: `once`, and a run of this experiment has finished or is running.
+            DuplicateRunError: `once`, and a run of this experiment has finished, has diverged or is running.
+            StorageError: Another process holds the file for long, or there is no space.
         """
         config, now = json.dumps(resolved, default=str, sort_keys=True), datetime.now(UTC)
         columns = {
@@ -121,10 +126,10 @@ class Results(OwnedResults):
             (columns["id"], int(client), int(kind), int(label_distribution[client, kind]))
             for client, kind in np.argwhere(label_distribution)
         ]
-        with transaction(self._connection) as connection:
+        with self._transaction() as connection:
             others = self.runs_with_hash(str(columns["config_hash"]), experiment.seed, dataset) if once else []
             for other in others:
-                if other.status == "finished" or (other.status == "running" and not is_gone(other, restart)):
+                if other.status in CONCLUDED or (other.status == "running" and not is_gone(other, restart)):
                     raise DuplicateRunError(other)
             for other in reversed(others):
                 if not differences(other.versions, provenance.versions):
@@ -148,38 +153,48 @@ class Results(OwnedResults):
         key = {"run": row.run, "round": row.round}
         clients = [key | {name: _plain(getattr(client, name)) for name in CLIENT_COLUMNS} for client in row.clients]
         measures = [(row.run, row.round, name, float(value)) for name, value in row.measures.items()]
+
+        def write(connection: sqlite3.Connection) -> None:
+            self.check_own(row.run)
+            for table in ("slices", "clients", "measures", "rounds") if replace else ():
+                connection.execute(f"DELETE FROM {table} WHERE run = :run AND round = :round", key)
+            connection.execute(insert_statement("rounds", columns), columns)
+            connection.executemany("INSERT INTO measures VALUES (?, ?, ?, ?)", measures)
+            connection.executemany(insert_statement("clients", ("run", "round", *CLIENT_COLUMNS)), clients)
+
         try:
-            with transaction(self._connection) as connection:
-                self.check_own(row.run)
-                for table in ("slices", "clients", "measures", "rounds") if replace else ():
-                    connection.execute(f"DELETE FROM {table} WHERE run = :run AND round = :round", key)
-                connection.execute(insert_statement("rounds", columns), columns)
-                connection.executemany("INSERT INTO measures VALUES (?, ?, ?, ?)", measures)
-                connection.executemany(insert_statement("clients", ("run", "round", *CLIENT_COLUMNS)), clients)
+            self._write(write)
         except sqlite3.IntegrityError as error:
             raise ValueError(f"run {row.run!r}, round {row.round}: cannot be added ({error})") from None
 
     def finish_run(self, run: str, status: Status, error: str | None = None) -> None:
-        """Record the final status of a run, and the error of a failed one. Raises `RunTakenError` if this process is not at it."""
-        with transaction(self._connection):
+        """Record the final status of a run, and why it failed or diverged.
+
+        Raises:
+            RunTakenError: This process is not at the run.
+            StorageError: The end, or a round, cannot be written.
+        """
+
+        def write(connection: sqlite3.Connection) -> None:
             self.check_own(run)
             self._end(run, status, error)
 
+        self._write(write)
+        if self._queue is not None:
+            self._queue.finish()
+
     def record_startup(self, run: str, seconds: float) -> None:
         """Record the seconds from the start of a run to its first round."""
-        with transaction(self._connection) as connection:
-            connection.execute("UPDATE runs SET startup = ? WHERE id = ?", (seconds, run))
+        self._write(lambda connection: connection.execute("UPDATE runs SET startup = ? WHERE id = ?", (seconds, run)))
 
     def record_other_cpu(self, run: str, share: float) -> None:
         """Record the share of this machine's CPU time that other processes took during a run."""
-        with transaction(self._connection) as connection:
-            connection.execute("UPDATE runs SET other_cpu = ? WHERE id = ?", (share, run))
+        self._write(lambda connection: connection.execute("UPDATE runs SET other_cpu = ? WHERE id = ?", (share, run)))
 
     def add_slice(self, slice: Slice) -> None:
         """Add the losses of a slice; its round must have been added."""
         cells = [(slice.run, slice.round, slice.name, *cell) for cell in slice.cells()]
-        with transaction(self._connection) as connection:
-            connection.executemany("INSERT INTO slices VALUES (?, ?, ?, ?, ?, ?, ?, ?)", cells)
+        self._write(lambda connection: connection.executemany("INSERT INTO slices VALUES (?, ?, ?, ?, ?, ?, ?, ?)", cells))
 
     def delete(self, name: str) -> Run:
         """Delete a run and its files.
@@ -190,7 +205,7 @@ class Results(OwnedResults):
         run = self.find_one(name)
         if run.status == "running":
             raise ConfigError(f"run: {name!r} is not allowed: run {run.id} is at work on {run.host}")
-        with transaction(self._connection):
+        with self._transaction():
             self._delete(run.id)
         self._remove_files(run.id)
         return run
@@ -198,10 +213,32 @@ class Results(OwnedResults):
     def set_tags(self, name: str, tags: Sequence[str]) -> Run:
         """Give a run these tags in place of those that it has. Raises `ConfigError` where no run, or more than one, has this id."""
         run = self.find_one(name)
-        with transaction(self._connection) as connection:
+        with self._transaction() as connection:
             connection.execute("DELETE FROM tags WHERE run = ?", (run.id,))
             connection.executemany("INSERT INTO tags VALUES (?, ?)", [(run.id, tag) for tag in dict.fromkeys(tags)])
         return run
+
+    def queue_writes(self, warn: Callable[[str], None]) -> None:
+        """From now on have rounds and the end of a run wait in memory where they cannot be written; `warn` is told."""
+        self._queue = WriteQueue(self._connection, self.path, warn)
+
+    def _write(self, write: Write) -> None:
+        if self._queue is not None:
+            self._queue.add(write)
+        else:
+            with self._transaction() as connection:
+                write(connection)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """As `transaction`. Raises `StorageError` where another process holds the file for long, or there is no space."""
+        try:
+            with transaction(self._connection) as connection:
+                yield connection
+        except sqlite3.OperationalError as error:
+            if can_be_later(error):
+                raise StorageError(reason(self.path, error)) from None
+            raise
 
     def _delete(self, run: str) -> None:
         for table in ("slices", "clients", "measures", "rounds", "holdings", "classes", "tags"):

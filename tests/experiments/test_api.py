@@ -13,6 +13,7 @@ import fedsam
 from experiments.running.result import Result
 from fedsam.config import ConfigError
 from fedsam.results.listing import listed_runs
+from strategies.round import DivergedError
 
 SETTINGS = {
     "rounds": 4,
@@ -92,6 +93,13 @@ def test_what_other_programs_took_of_the_machine_is_kept(result: Result, folder:
     assert share is not None and 0 <= share <= 1
 
 
-def test_parameters_that_overflow_are_divergence(folder: Path) -> None:
-    settings = SETTINGS | {"rounds": 1, "runs_dir": folder, "server": {"strategy": {"name": "fedavg", "lr": 1e300}}}
-    assert fedsam.run(settings).rows[-1].measures["nonfinite_parameters"] > 0
+@pytest.mark.parametrize(("lr", "found"), [(1e300, r"\d+ parameters not finite"), (1e30, "test loss nan")])
+def test_a_global_vector_or_loss_that_is_not_finite_ends_the_run_with_the_rows_so_far(lr: float, found: str, tmp_path: Path) -> None:
+    settings = SETTINGS | {"runs_dir": tmp_path, "server": {"strategy": {"name": "fedavg", "lr": lr}}}
+    with pytest.raises(DivergedError, match=rf"round 1 \(seed 0\) diverged: {found}; the learning rate of the clients was 0.05; a") as it:
+        fedsam.run(settings)
+    assert (it.value.round, it.value.client) == (1, None)
+    with fedsam.Results.open(tmp_path) as results:
+        (run,) = results.runs()
+        assert (run.status, run.error) == ("diverged", str(it.value))
+        assert [row.round for row in results.rounds(run.id)] == [1]

@@ -37,8 +37,8 @@ def write_cifar(folder: Path, kind: type[CIFAR10], counts: dict[str, int], key: 
     folder.mkdir(parents=True)
     for seed, (name, count) in enumerate(counts.items()):
         batch = {"data": rows(seed, count, 3072), key: [i % 10 for i in range(count)]}
-        (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
-    (folder / kind.meta["filename"]).write_bytes(pickle.dumps({kind.meta["key"]: names}, protocol=2))
+        (folder / name).write_bytes(pickle.dumps(batch, protocol=3))
+    (folder / kind.meta["filename"]).write_bytes(pickle.dumps({kind.meta["key"]: names}, protocol=3))
     return {path.name: md5(path) for path in folder.iterdir()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from statistics import mean
@@ -27,13 +28,14 @@ from experiments.cli.options import (
 )
 from experiments.cli.output import (
     FAILED,
+    exit_on_divergence,
     exit_on_failure,
     exit_on_unfinished,
     graceful_shutdown_of_runs,
     print_error,
     print_table,
     progress_callback,
-    report_runs,
+    report_outcomes,
 )
 from fedsam.formatting import duration
 from fedsam.wording import ConfigError
@@ -71,14 +73,16 @@ def command(
     """Run the experiments of CONFIG that have not finished yet; then print the table of all and write their report.
 
     CONFIG is a file as `fedsam run` takes it. The plan comes first: runs, work, bytes and time, estimated from short trials.
-    What was stopped or killed goes on when it is started again: a run with the same settings and seed that has finished is not repeated,
-    one that has not is continued from its latest checkpoint.
+    What was stopped or killed goes on when it is started again: a run with the same settings and seed that has finished or diverged is not
+    repeated, one that has not is continued from its latest checkpoint.
     A run that fails is recorded with its error and does not stop the others; the exit code is then 1. A run that another process is at is
-    left to it; the exit code is then 3, unless it has ended by the end.
+    left to it; the exit code is then 3, unless it has ended by the end. A run whose loss or vectors are not finite is stopped and recorded
+    as diverged, is not made again, and the exit code is 4 if nothing else is wrong; it is 5 where results or a model could not be written.
     """
     experiments = read_experiments(path, overrides, location_settings(data_root, runs_dir, ray_address, allow_unauthenticated_cluster))
     from experiments.planning.plan import plan_comparison
     from experiments.running.grids import DatasetCache
+    from experiments.running.scheduler import Outcome
     from fedsam.data.datasets import DataError
 
     folder, cache = experiments[0].runs_dir, DatasetCache()
@@ -94,10 +98,12 @@ def command(
         outcomes = _carry_out(planned, cache, parallel, dry_run, restart, quiet, tensorboard)
     if not dry_run:
         new = iter(outcomes)
-        ids = [one.finished_run.id if one.finished_run else next(new).run_id for one in planned]
-        report_runs([run_id for run_id in ids if run_id], folder, baseline=baseline, target_accuracy=target)
-        exit_on_failure(outcomes)
+        every = [Outcome.of(one.concluded_run) if one.concluded_run else next(new) for one in planned]
+        ids = [outcome.run_id for outcome in every]
+        report_outcomes([run_id for run_id in ids if run_id], folder, baseline=baseline, target_accuracy=target)
+        exit_on_failure(every)
         exit_on_unfinished(ids, folder)
+        exit_on_divergence(every)
 
 
 def _carry_out(
@@ -107,7 +113,7 @@ def _carry_out(
     from experiments.running.grids import actor_groups
     from experiments.running.scheduler import perform
 
-    todo = [one for one in planned if one.finished_run is None]
+    todo = [one for one in planned if one.concluded_run is None]
     experiments, show_plan = [one.experiment for one in todo], dry_run or not quiet
     forecasts: dict[tuple[str, int], Forecast] = {}
     with ExitStack() as stack:
@@ -153,8 +159,10 @@ def _print_plan(
     from experiments.planning.plan import plan_table, provenance_notes
 
     print_table(plan_table(planned, forecasts))
-    finished = sum(one.finished_run is not None for one in planned)
-    typer.echo("; ".join([f"{len(planned)} runs, {finished} of them finished before", *provenance_notes(planned)]))
+    before = Counter(one.concluded_run.status for one in planned if one.concluded_run)
+    counts = [f"{len(planned)} runs, {before['finished']} of them finished before"]
+    counts += [f"{before['diverged']} diverged before"] if before["diverged"] else []
+    typer.echo("; ".join([", ".join(counts), *provenance_notes(planned)]))
     if seconds:
         at_once = f", {parallel} at once" if parallel > 1 else ""
         typer.echo(f"about {duration(sum(seconds) / parallel)} for the others{at_once}")

@@ -20,7 +20,14 @@ from experiments.cli.options import (
     location_settings,
     read_experiments,
 )
-from experiments.cli.output import exit_on_failure, exit_on_unfinished, graceful_shutdown_of_runs, progress_callback, report_runs
+from experiments.cli.output import (
+    exit_on_divergence,
+    exit_on_failure,
+    exit_on_unfinished,
+    graceful_shutdown_of_runs,
+    progress_callback,
+    report_outcomes,
+)
 from experiments.settings.toml import toml
 
 if TYPE_CHECKING:
@@ -55,6 +62,8 @@ def command(
     CONFIG is a TOML file of settings; what it leaves out has a default, and its table `sweep` makes it several experiments.
     Every setting is checked before anything starts. Each finished round is kept at once: Ctrl-C loses only the current one, and `fedsam
     resume` goes on with it.
+    A run whose loss or vectors are not finite is stopped; the exit code is then 4. It is 1 where a run failed, and 5
+    where its results or its model could not be written, as on a full disk.
     """
     experiments = read_experiments(path, overrides, location_settings(data_root, runs_dir, ray_address, allow_unauthenticated_cluster))
     if print_config:
@@ -66,9 +75,10 @@ def command(
     with progress_callback(quiet, tensorboard) as callback, graceful_shutdown_of_runs(folder):
         outcomes = run_all(experiments, callback, once=resume, lost=when_lost(folder, restarts=resume))
     ids = [outcome.run_id for outcome in outcomes if outcome.run_id]
-    report_runs(ids, folder)
+    report_outcomes(ids, folder)
     exit_on_failure(outcomes)
     exit_on_unfinished(ids, folder)
+    exit_on_divergence(outcomes)
 
 
 def _print_settings(experiments: Sequence[Experiment]) -> None:

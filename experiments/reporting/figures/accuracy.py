@@ -38,7 +38,7 @@ def accuracy_curves(curves: Sequence[Curve], against: str, styles: MethodStyles,
     figure, by_count = _curve_panels(curves, against, styles, title, "test accuracy (%)")
     for curve in curves:
         axes, divisor = by_count[curve.clients]
-        _draw(axes, curve.costs[against] / divisor, 100 * curve.values, 100 * curve.half_width, styles[curve.label], bands)
+        _draw(axes, curve, curve.costs[against] / divisor, 100, styles[curve.label], bands)
     for axes, _ in by_count.values():
         limit_to_percents(axes)
     return figure
@@ -52,7 +52,7 @@ def loss_curves(curves: Sequence[Curve], ylabel: str, styles: MethodStyles, titl
         own = [curve for curve in curves if curve.clients == clients]
         is_log = logarithmic_if_wide(axes, "y", [float(value) for curve in own for value in curve.values])
         for curve in own:
-            _draw(axes, curve.costs["rounds"] / divisor, curve.values, curve.half_width, styles[curve.label], bands and not is_log)
+            _draw(axes, curve, curve.costs["rounds"] / divisor, 1, styles[curve.label], bands and not is_log)
     return figure
 
 
@@ -63,14 +63,13 @@ def _curve_panels(
     return cost_panels(COSTS[against], _largest(totals), _used(styles, totals), title=title, ylabel=ylabel)
 
 
-def _draw(
-    axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], half_width: NDArray[np.float64], style: MethodStyle, bands: bool
-) -> None:
+def _draw(axes: Axes, curve: Curve, x: NDArray[np.float64], scale: int, style: MethodStyle, bands: bool) -> None:
+    y, half_width = scale * curve.values, scale * curve.half_width
     axes.plot(x, y, markevery=max(1, len(x) // 6), **style.line)
     if bands:
         axes.fill_between(x, y - half_width, y + half_width, color=style.color, alpha=0.15, linewidth=0)
     drawn = np.flatnonzero(np.isfinite(y))
-    if 0 < len(drawn) < len(y):
+    if len(drawn) and (curve.diverged or len(drawn) < len(y)):
         axes.plot(x[drawn[-1]], y[drawn[-1]], "x", color=style.color, markersize=6, markeredgewidth=1.4)
 
 

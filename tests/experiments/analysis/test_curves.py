@@ -14,7 +14,7 @@ from experiments.analysis.comparison import compare_runs
 from experiments.analysis.curves import TimeToTarget, equal_costs, measure_curves, time_to_target
 from experiments.analysis.leaderboard import seed_groups
 from fedsam.results.store import Results
-from tests.support.recorded import SAM, add
+from tests.support.recorded import SAM, add, row
 
 
 @pytest.fixture
@@ -38,6 +38,17 @@ def test_series_have_the_rounds_that_all_seeds_have(results: Results) -> None:
     np.testing.assert_allclose(one.values, [0.15, 0.4])
     np.testing.assert_allclose(one.half_width[0], stats.t.ppf(0.975, 1) * 0.05)
     assert not {"flops", "simulated_seconds", "energy"} & set(one.costs)
+
+
+def test_a_run_that_was_stopped_because_it_diverged_has_no_value_from_that_round_on(results: Results) -> None:
+    run = add(results, [0.1, 0.2], status="running")
+    results.append_round(row(run, 3, {"test_accuracy": 0.1, "test_loss": math.nan}, 100))
+    results.finish_run(run, "diverged")
+    add(results, [0.3, 0.4], status="diverged", client__optimizer=SAM)
+    first, second = measure_curves(seed_groups(results, results.runs()))
+    np.testing.assert_array_equal(first.values, [0.1, 0.2, math.nan])
+    np.testing.assert_array_equal(second.values, [0.3, 0.4])
+    assert first.diverged and second.diverged
 
 
 def test_target_is_reached_at_the_first_evaluation_at_or_above_it(results: Results) -> None:

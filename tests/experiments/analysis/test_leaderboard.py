@@ -139,6 +139,22 @@ def test_a_run_that_recovers_or_whose_last_cohort_left_has_not_diverged(results:
     assert [line.status for line in lines_of(results)] == ["finished"]
 
 
+def test_a_run_that_was_stopped_because_it_diverged_has_no_final_figures_and_its_seed_counts(results: Results) -> None:
+    add(results, [0.5, 0.6], seed=0, measures={"hessian_trace": 3.0})
+    add(results, [0.4], seed=1, status="failed")
+    add(results, [0.9], seed=1, status="diverged")
+    add(results, [], seed=2, status="diverged")
+    (line,) = lines_of(results)
+    assert (line.status, line.is_ranked, line.seeds) == ("2 of 3 runs diverged in round 1 and 2", False, (0, 1, 2))
+    assert line.accuracy is not None and math.isnan(line.accuracy.mean)
+    assert line.final_accuracies == {
+        0: pytest.approx(0.55),
+        1: pytest.approx(math.nan, nan_ok=True),
+        2: pytest.approx(math.nan, nan_ok=True),
+    }
+    assert set(line.measures) == {"test_accuracy", "test_loss"}
+
+
 def test_the_share_of_diverged_seeds_is_told(results: Results) -> None:
     add(results, [0.5], seed=0)
     add(results, [0.1], seed=1, losses=math.inf)

@@ -12,7 +12,6 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from rich.console import Console
 
 from experiments.cli import console_tables, main
 from experiments.cli.commands.list import Kind
-from experiments.cli.output import exit_on_failure
+from experiments.cli.output import exit_on_divergence, exit_on_failure
 from experiments.reporting import figures
 from experiments.reporting import report as report_module
 from experiments.running.callback import Callback
@@ -34,7 +33,7 @@ from experiments.settings.sweep import expand
 from fedsam.config import ConfigError, Experiment, parse
 from fedsam.data import datasets
 from fedsam.overrides import read
-from fedsam.results.database import connect
+from fedsam.results.database import DamagedError, connect
 from fedsam.results.listing import listed_runs
 from fedsam.results.provenance import Provenance
 from fedsam.results.rows import Row
@@ -76,14 +75,14 @@ class Runner:
     stop: bool = False
     asked: Sequence[Experiment] = ()
 
-    def run_all(self, experiments: Sequence[Experiment], callback: Callback) -> list[SimpleNamespace]:
+    def run_all(self, experiments: Sequence[Experiment], callback: Callback) -> list[Outcome]:
         self.asked = experiments
         callback.plan(experiments)
         ids = [record(experiment, self.status) for experiment in experiments]
         if self.stop:
             raise KeyboardInterrupt
         error = None if self.status == "finished" else "client 3 of round 1 diverged"
-        return [SimpleNamespace(run_id=run_id, status=self.status, error=error) for run_id in ids]
+        return [Outcome(run_id, self.status, error) for run_id in ids]
 
 
 @pytest.fixture
@@ -317,7 +316,7 @@ def test_a_key_typed_is_swept_no_more(
     optimizers: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("experiments.cli.commands.run.report_runs", lambda *_: True)
+    monkeypatch.setattr("experiments.cli.commands.run.report_outcomes", lambda *_: None)
     assert fedsam("run", QUICKSTART, "-o", override, "--runs-dir", runs_dir)[0] == 0
     assert [experiment.data.clients for experiment in runner.asked] == clients
     assert [experiment.client.optimizer.name for experiment in runner.asked] == optimizers
@@ -751,13 +750,53 @@ def test_a_run_that_was_killed_on_another_machine_exits_3_until_it_is_forgotten_
 
 
 @no_figures
-def test_compare_goes_on_after_a_failure_and_exits_1(fedsam: Fedsam, config_file: Path) -> None:
+def test_compare_goes_on_after_a_run_that_diverged_does_not_make_it_again_and_exits_4(fedsam: Fedsam, config_file: Path) -> None:
     lrs = '[{name = "sgd", lr = 1e30}, {name = "sgd", lr = 0.1}]'
     code, out, err = fedsam("compare", config_file, "-o", f"sweep.client.optimizer={lrs}")
-    assert code == 1
-    assert "diverged" in err
-    assert err.count("failed after") == err.count("finished after") == 1
-    assert "report: " in out
+    assert code == 4
+    assert err.count("diverged after") == err.count("finished after") == 1
+    assert "diverged in round 1" in out and "report: " in out
+    code, out, err = fedsam("compare", config_file, "-o", f"sweep.client.optimizer={lrs}")
+    assert (code, " after" in err) == (4, False)
+    assert "2 runs, 1 of them finished before, 1 diverged before" in out
+    assert "diverged: round 1 (seed 0) diverged: test loss nan; the learning rate of the clients was 1e+30" in err
+
+
+@no_figures
+def test_a_run_that_diverges_exits_4_and_is_listed_with_its_round(fedsam: Fedsam, config_file: Path, runs_dir: Path) -> None:
+    code, out, err = fedsam("run", config_file, "-o", "server.strategy={name='fedavg', lr=1e300}")
+    assert code == 4
+    assert "diverged: round 1 (seed 0) diverged: " in err
+    assert "diverged in round 1" in out
+    _, out, _ = fedsam("runs", "--runs-dir", runs_dir)
+    assert "diverged" in out and "in round 1" in out and "nan" in out
+    code, out, _ = fedsam("runs", "--runs-dir", runs_dir, "--where", "status=diverged")
+    assert (code, "in round 1" in out) == (0, True)
+
+
+@no_figures
+def test_a_report_that_cannot_be_made_does_not_hide_how_the_runs_ended(
+    fedsam: Fedsam, runner: Runner, config_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.cli.output.report_runs", _damaged)
+    runner.status = "diverged"
+    code, _, err = fedsam("run", config_file)
+    assert code == 4
+    assert "fedsam: report: runs_dir: fedsam.db is damaged: malformed" in err and "client 3 of round 1 diverged" in err
+
+
+def _damaged(*_: object, **__: object) -> None:
+    raise DamagedError(Path("fedsam.db"), "malformed")
+
+
+def test_a_failure_weighs_more_than_divergence(capsys: pytest.CaptureFixture[str]) -> None:
+    outcomes = [Outcome("a", "diverged", "round 3"), Outcome("b", "failed", "no memory")]
+    with pytest.raises(typer.Exit) as failed:
+        exit_on_failure(outcomes)
+    with pytest.raises(typer.Exit) as diverged:
+        exit_on_divergence(outcomes)
+    assert (failed.value.exit_code, diverged.value.exit_code) == (1, 4)
+    assert capsys.readouterr().err == "fedsam: run b failed: no memory\nfedsam: run a diverged: round 3\n"
 
 
 def test_more_at_once_than_there_are_actors_exits_2(fedsam: Fedsam, config_file: Path) -> None:

@@ -11,6 +11,8 @@ from experiments.diagnostics import checks, machine
 from experiments.diagnostics.checks import GIB, CheckResult
 from experiments.diagnostics.machine import Gpus
 from fedsam.config import Compute
+from fedsam.results.integrity import problems
+from fedsam.results.store import Results
 
 
 @pytest.mark.parametrize(("version", "verdict"), [((3, 10), "problem"), ((3, 11), "ok"), ((3, 14), "ok"), ((3, 15), "problem")])
@@ -52,6 +54,16 @@ def test_gpus(changes: dict[str, object], verdict: str, said: str) -> None:
 
 def test_an_old_driver_is_told_what_it_supports() -> None:
     assert "supports CUDA up to 12.4" in checks.gpus(Gpus(**(GPU | {"torch_cuda": "13.2", "usable": 0}))).fix  # type: ignore[arg-type]
+
+
+def test_a_damaged_results_file_is_a_problem_with_what_to_do(tmp_path: Path) -> None:
+    assert checks.results([]) == CheckResult("results", "whole")
+    Results.open(tmp_path).close()
+    file = tmp_path / "fedsam.db"
+    assert checks.results(problems(file)).verdict == "ok"
+    file.write_bytes(file.read_bytes()[:-5000])
+    found = checks.results(problems(file))
+    assert found.verdict == "problem" and "malformed" in found.found and ".recover" in found.fix
 
 
 @pytest.mark.parametrize(("limit", "verdict"), [(256, "problem"), (1024, "warning"), (65536, "ok")])

@@ -6,6 +6,7 @@ import itertools
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -94,8 +95,8 @@ def test_panels_share_an_axis_unless_their_costs_are_far_apart() -> None:
     assert [axes.get_xlabel() for axes in figures.accuracy_curves(far, "bytes", STYLES).axes] == ["bytes", "bytes"]
 
 
-def test_a_cross_ends_a_curve_that_diverged() -> None:
-    series = one("sgd", 1, (0.1, 0.2, math.nan))
+@pytest.mark.parametrize("series", [one("sgd", 1, (0.1, 0.2, math.nan)), replace(one("sgd", 1, (0.1, 0.2)), diverged=True)])
+def test_a_cross_ends_a_curve_that_diverged(series: Curve) -> None:
     _, cross = figures.accuracy_curves([series], "rounds", STYLES).axes[0].get_lines()
     assert (cross.get_marker(), np.asarray(cross.get_xydata()).tolist()) == ("x", [[2.0, 20.0]])
 

@@ -279,14 +279,19 @@ def test_diverged_failed_interrupted_and_empty_runs_are_all_listed(results: Resu
     add(results, [0.3, 0.4], status="failed", client__optimizer=SAM, error="client 3 diverged")
     add(results, [], status="interrupted", client__optimizer={"name": "esam"})
     add(results, [None], status="running", client__optimizer={"name": "asam"})
+    add(results, [0.3, 0.4], status="diverged", client__optimizer={"name": "fsam"}, error="client 7 in round 3 sent a non-finite delta")
+    add(results, [], status="diverged", client__optimizer={"name": "gsam"}, error="client 8 in round 1 sent a non-finite delta")
     page = Page(write_report(results, results.runs(), tmp_path))
-    assert [line.is_ranked for line in lines_of(results)] == [False] * 4
+    assert [line.is_ranked for line in lines_of(results)] == [False] * 6
     expected = (
         "diverged",
         "failed after round 2 of 8",
         "interrupted after round 0 of 8",
         "running after round 1 of 8",
         "client 3 diverged",
+        "diverged in round 3",
+        "client 7 in round 3 sent a non-finite delta",
+        "diverged in round 1",
     )
     for words in (*expected, "no run has finished with a finite accuracy"):
         assert words in page.words

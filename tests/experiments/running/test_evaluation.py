@@ -292,6 +292,27 @@ def test_rounds_before_an_error_are_kept_with_all_their_measures_and_none_after_
     assert all({"test_loss", "calibration_error"} <= set(row.measures) for row in rows)
 
 
+@pytest.mark.parametrize("next_fails", [False, True])
+def test_a_round_whose_loss_is_known_late_not_to_be_finite_is_the_last(
+    tmp_path: Path, next_fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = Evaluator._measured
+
+    def lost(evaluator: Evaluator, row: Row, *others: Any, **options: Any) -> tuple[Row, list[Any]]:
+        row, slices = measured(evaluator, row, *others, **options)
+        return (replace(row, measures={**row.measures, "test_loss": math.inf}) if row.round == 2 else row), slices
+
+    monkeypatch.setattr(Evaluator, "_measured", lost)
+    if next_fails:
+        monkeypatch.setattr(client_app, "answer", failing_in(3, ValueError("tired"), client_app.answer))
+    with pytest.raises(RunFailed, match=r"round 2 \(seed 0\) diverged: test loss inf;") as failed:
+        run_late(settings(tmp_path, rounds=4))
+    assert failed.value.status == "diverged"
+    with Results.open(tmp_path) as results:
+        (run,) = results.runs()
+        assert (run.status, [row.round for row in results.rounds(run.id)]) == ("diverged", [1, 2])
+
+
 def test_measuring_changes_no_training(tmp_path: Path) -> None:
     changes: dict[str, Any] = {
         "model": "tests.support.networks:normed",

@@ -245,9 +245,9 @@ def test_changed_files_are_another_experiment(place: Path) -> None:
     (experiment,) = expand({**own(place, grid="inline").dump(), "data": {"dataset": "folder:pets", "clients": 3, "partition": "iid"}})
     results_of(experiment)
     with Results.open(place / "runs") as results:
-        assert plan([experiment], DatasetCache(), results)[0].finished_run == results.runs()[0]
+        assert plan([experiment], DatasetCache(), results)[0].concluded_run == results.runs()[0]
         Image.fromarray(np.full((6, 6), 9, np.uint8)).save(place / "pets" / "train" / "cat" / "99.png")
-        assert plan([experiment], DatasetCache(), results)[0].finished_run is None
+        assert plan([experiment], DatasetCache(), results)[0].concluded_run is None
 
 
 def test_datasets_are_swept() -> None:

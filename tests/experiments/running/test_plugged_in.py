@@ -180,11 +180,11 @@ def test_the_source_is_recorded_and_changed_code_is_another_experiment(project: 
     with Results.open(project / "runs") as results:
         (recorded,) = results.runs()
         assert recorded.versions["module mine"].startswith("sha256:")
-        assert plan([first], DatasetCache(), results)[0].finished_run == recorded
+        assert plan([first], DatasetCache(), results)[0].concluded_run == recorded
         (project / "helper.py").write_text("HALF = 0.25\n")
         changed = experiment(project, "compute.grid=inline", "rounds=1")
         assert changed == first
-        assert plan([changed], DatasetCache(), results)[0].finished_run is None
+        assert plan([changed], DatasetCache(), results)[0].concluded_run is None
 
 
 def test_settings_of_plugged_components_are_checked_and_filled_in(project: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -133,11 +134,19 @@ def models(folder: Path) -> dict[tuple[str, int], bytes]:
         return {(run.config_hash, run.seed): (folder / run.id / "model.safetensors").read_bytes() for run in results.runs()}
 
 
-def test_a_failed_run_is_recorded_stops_nothing_and_is_repeated(tmp_path: Path) -> None:
-    experiments = sweep(tmp_path, sweep={"client.optimizer": [{"name": "sgd", "lr": lr} for lr in (1e30, 0.05)]}, rounds=4)
+def test_a_failed_run_is_recorded_stops_nothing_and_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiments, train = sweep(tmp_path, sweep={"client.optimizer.name": ["sam", "sgd"]}, rounds=4), ClientRuntime.train
+
+    def fail(runtime: ClientRuntime, *arguments: Any) -> Any:
+        if runtime.experiment == experiments[0]:
+            raise MemoryError("no memory")
+        return train(runtime, *arguments)
+
+    monkeypatch.setattr(ClientRuntime, "train", fail)
+    monkeypatch.setattr("experiments.running.grids.try_out", lambda *_: None)
     first, second = carry_out(experiments)
     assert (first.status, second.status) == ("failed", "finished")
-    assert "non-finite" in str(first.error)
+    assert "no memory" in str(first.error)
     again, found = carry_out(experiments)
     assert (again.status, found.status, found.run_id) == ("failed", "skipped", second.run_id)
     assert again.run_id == first.run_id
@@ -161,7 +170,7 @@ def test_the_plan_knows_what_has_finished_and_who_made_it(tmp_path: Path) -> Non
     carry_out(experiments[:2])
     with Results.open(tmp_path) as results:
         planned = plan([*experiments, experiments[0]], DatasetCache(), results)
-    assert [one.finished_run is not None for one in planned] == [True, True, False, False]
+    assert [one.concluded_run is not None for one in planned] == [True, True, False, False]
     assert [one.key for one in planned] == [("sgd", 4)] * 2 + [("sam", 4)] * 2
     assert provenance_notes(planned) == []
     connection = connect(tmp_path / "fedsam.db")
@@ -215,12 +224,14 @@ def test_compare_in_python_makes_what_is_missing_and_knows_the_rest(tmp_path: Pa
     assert page.is_file()
 
 
-def test_a_failed_run_of_a_comparison_is_an_outcome(tmp_path: Path) -> None:
+def test_a_run_of_a_comparison_that_diverges_is_an_outcome_and_is_not_made_again(tmp_path: Path) -> None:
     plain = override({key: value for key, value in SMALL.items() if key != "sweep"}, {"runs_dir": str(tmp_path), "rounds": 1})
-    done = compare([override(plain, {"client.optimizer": {"name": "sgd", "lr": lr}}) for lr in (1e30, 0.1)])
-    assert [outcome.status for outcome in done.outcomes] == ["failed", "finished"]
-    assert "diverged" in str(done.outcomes[0].error)
-    assert len(done.run_ids) == 2
+    each = [override(plain, {"client.optimizer": {"name": "sgd", "lr": lr}}) for lr in (1e30, 0.1)]
+    done = compare(each)
+    assert [outcome.status for outcome in done.outcomes] == ["diverged", "finished"]
+    said = r"client 0 in round 1 \(seed 0\) sent a non-finite delta: its local training diverged; .*; its learning rate was 1e\+30"
+    assert re.fullmatch(said, str(done.outcomes[0].error))
+    assert compare(each) == done
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,10 @@ from experiments.settings.catalogue import resolved
 from experiments.settings.presets import PRESETS, expand
 from fedsam.config import ConfigError, parse
 from fedsam.data.datasets import DataError
+from fedsam.messages.aggregation import NONFINITE
 from fedsam.overrides import override
 from fedsam.results.store import Results
-from strategies.round import RunError
+from strategies.round import DivergedError, RoundConfig, RunError, client_error
 from tests.support.official import offline
 
 SMALL: dict[str, dict[str, Any]] = {"vsam": {"warmup_steps": 4, "window": 4, "blocks": 2}}
@@ -139,19 +140,26 @@ def test_a_mask_of_minus_infinity_kept_as_a_buffer_trains_as_one_that_is_no_buff
     assert run(masked).rows[-1].train_loss == pytest.approx(1.933980638003713, rel=1e-6)
 
 
-def test_a_diverging_client_stops_the_run_and_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"client \d in round \d \(seed 0\) sent a non-finite delta"):
-        run(experiment(tmp_path, client__optimizer__lr=1e30, rounds=5))
+@pytest.mark.parametrize(("mode", "before"), [("fail", ""), ("retry", ""), ("drop", "0 of 4 clients are left in round 1 .*; ")])
+def test_a_diverging_client_stops_the_run_and_is_named(tmp_path: Path, mode: str, before: str) -> None:
+    said = rf"^{before}client (\d) in round 1 \(seed 0\) sent a non-finite delta: .* may help; its learning rate was 1e\+30$"
+    with pytest.raises(DivergedError, match=said) as diverged:
+        run(experiment(tmp_path, client__optimizer__lr=1e30, rounds=5, server__on_client_error=mode))
+    assert (diverged.value.round, f"client {diverged.value.client} " in str(diverged.value)) == (1, True)
     with Results.open(tmp_path) as results:
         (kept,) = results.runs()
-        assert kept.status == "failed"
-        assert "non-finite" in str(kept.error)
+        assert (kept.status, kept.error) == ("diverged", str(diverged.value))
+
+
+def test_clients_of_which_one_failed_otherwise_have_not_diverged() -> None:
+    failures = {2: f"{NONFINITE}delta", 3: "failed: no memory"}
+    assert type(client_error(7, failures, RoundConfig(clients=4, sample=lambda _: (2, 3)))) is RunError
 
 
 def test_a_failed_run_does_not_stop_the_others(tmp_path: Path) -> None:
     bad = experiment(tmp_path, client__optimizer__lr=1e30, rounds=5)
     outcomes = run_all([bad, experiment(tmp_path)], Callback())
-    assert [outcome.status for outcome in outcomes] == ["failed", "finished"]
+    assert [outcome.status for outcome in outcomes] == ["diverged", "finished"]
     assert all(outcome.run_id for outcome in outcomes)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-import torchvision.datasets
 
+from fedsam.data import cifar
 from fedsam.data.datasets import DataError, Dataset, load
+from tests.support.trap import sprung, trap
 
 Reread = Callable[[], bool]
 
@@ -24,15 +26,13 @@ def home(server: Path) -> Path:
 @pytest.fixture
 def reread(root: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Reread:
     """Loads CIFAR-10 again; whether its official files were read for that."""
-    first, read = load("cifar10", root), list[str]()
+    first, read_file, read = load("cifar10", root), cifar.read, list[Path]()
 
-    class Reader(torchvision.datasets.CIFAR10):  # type: ignore[misc]
-        def _check_integrity(self) -> bool:
-            read.append("once")
-            whole: bool = super()._check_integrity()
-            return whole
+    def reader(path: Path, md5: str) -> dict[str, Any]:
+        read.append(path)
+        return read_file(path, md5)
 
-    monkeypatch.setattr(torchvision.datasets, "CIFAR10", Reader)
+    monkeypatch.setattr(cifar, "read", reader)
 
     def loaded() -> bool:
         read.clear()
@@ -93,3 +93,9 @@ def test_without_a_place_to_write_it_goes_without(reread: Reread, home: Path) ->
     (home / "datasets").write_text("no folder")
     assert reread()
     assert reread()
+
+
+def test_a_pickle_in_the_place_of_the_kept_file_is_not_executed(reread: Reread, home: Path, tmp_path: Path) -> None:
+    kept(home).write_bytes(trap(tmp_path / "marker"))
+    assert reread()
+    assert not sprung(tmp_path / "marker")

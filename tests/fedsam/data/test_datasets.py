@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import pickle
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,10 +20,12 @@ from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST
 from experiments.running import grids
 from experiments.running.grids import DatasetCache
 from fedsam.config import ConfigError, parse
-from fedsam.data import datasets, download
+from fedsam.data import dataset_file, datasets, download
 from fedsam.data.augmentation import AUGMENTATIONS, normalize
+from fedsam.data.cifar import ArrayUnpickler
 from fedsam.data.datasets import DataError, load
-from tests.support.official import EACH, offline, rows
+from tests.support.official import EACH, md5, offline, rows
+from tests.support.trap import sprung, trap
 
 SMALL = {"cifar10": (10, (3, 32, 32), 5), "cifar100": (100, (3, 32, 32), 5), "fashion_mnist": (10, (1, 28, 28), 6)}
 
@@ -106,6 +110,43 @@ def test_corrupt_files_are_named_and_kept(name: str, file: str, harm: str, root:
     with pytest.raises(DataError, match=f"{name}: {path} is corrupt or truncated .*delete it to have it downloaded again"):
         load(name, root)
     assert path.read_bytes() == spoiled
+
+
+@pytest.mark.parametrize("name", ["data_batch_2", "batches.meta"])
+@pytest.mark.parametrize("known", [False, True])
+def test_a_pickle_that_calls_something_is_not_executed(
+    name: str, known: bool, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither where its MD5 is wrong, nor where it is the official one: the reader reads arrays alone."""
+    path = root / CIFAR10.base_folder / name
+    path.write_bytes(trap(tmp_path / "marker", np.zeros(3)))
+    if known:
+        official = [[file, md5(path) if file == name else before] for file, before in CIFAR10.train_list]
+        monkeypatch.setattr(CIFAR10, "train_list", official)
+        monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, **({"md5": md5(path)} if name == "batches.meta" else {})})
+    why = r"is refused: it asks for (builtins|_?io)\.open, and only NumPy arrays are read" if known else "is corrupt or truncated"
+    with pytest.raises(DataError, match=f"{path} {why}"):
+        load("cifar10", root)
+    assert not sprung(tmp_path / "marker")
+
+
+def test_a_file_that_is_changed_between_check_and_reading_is_not_read(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, state = root / CIFAR10.base_folder / "data_batch_3", dataset_file.state
+
+    def swapped(*arguments: Any) -> Any:
+        path.write_bytes(trap(tmp_path / "marker"))
+        return state(*arguments)
+
+    monkeypatch.setattr(dataset_file, "state", swapped)
+    with pytest.raises(DataError, match=f"{path} is not the official file any more"):
+        load("cifar10", root)
+    assert not sprung(tmp_path / "marker")
+
+
+@pytest.mark.parametrize("blob", [b"cos\nsystem\n(S'true'\ntR.", b"cbuiltins\neval\n(S'1'\ntR.", b"cnumpy\nload\n(S'x'\ntR."])
+def test_the_reader_of_arrays_calls_nothing(blob: bytes) -> None:
+    with pytest.raises(pickle.UnpicklingError, match=r"it asks for .*, and only NumPy arrays are read"):
+        ArrayUnpickler(io.BytesIO(blob)).load()
 
 
 def test_missing_file_offline(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

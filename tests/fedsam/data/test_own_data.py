@@ -18,6 +18,7 @@ from fedsam.config import Component, ConfigError
 from fedsam.data import own_data
 from fedsam.data.dataset import Dataset
 from fedsam.data.own_data import load
+from tests.support.trap import Trap, sprung, trap
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 8, 3), dtype=np.uint8)
@@ -243,6 +244,21 @@ def test_what_is_wrong_in_a_numpy_file_is_named(tmp_path: Path, arrays: dict[str
     np.savez(tmp_path / "a.npz", **kept)
     with pytest.raises(ConfigError, match=f"data.dataset: 'npz:.*a.npz' is not allowed: .*{message}"):
         load(part(f"npz:{tmp_path / 'a.npz'}"))
+
+
+@pytest.mark.parametrize("form", ["pickle", "array", "member"])
+def test_a_pickle_in_a_numpy_file_is_not_executed(form: str, tmp_path: Path, arrays: dict[str, Any]) -> None:
+    marker, path = tmp_path / "marker", tmp_path / "a.npz"
+    path.write_bytes(trap(marker))
+    trapped = np.array([Trap(marker)], dtype=object)
+    if form == "array":
+        with path.open("wb") as file:
+            np.save(file, trapped, allow_pickle=True)
+    elif form == "member":
+        np.savez(path, **arrays | {"y_train": trapped})
+    with pytest.raises(ConfigError, match=r"is not allowed: .*(no NumPy file of arrays|y_train: cannot be read)"):
+        load(part(f"npz:{path}"))
+    assert not sprung(marker)
 
 
 @pytest.mark.parametrize("content", [b"", b"no array", b"PK\x03\x04 no zip"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,7 +77,14 @@ def test_accuracy_is_that_of_the_report_and_divergence_is_a_status(results: Resu
     add(results, [0.1, 0.1], name="fifth", losses=1e26)
     first, *_, last = listed_runs(results)
     assert (first.accuracy, first.rounds, first.status) == (pytest.approx(0.25), 2, "finished")
-    assert last.status == "diverged"
+    assert (last.status, last.diverged, last.accuracy) == ("diverged", 1, pytest.approx(0.1))
+
+
+def test_a_run_that_was_stopped_because_it_diverged_has_no_final_accuracy(results: Results) -> None:
+    add(results, [0.1, 0.2], name="fifth", status="diverged")
+    *_, last = listed_runs(results, ["status=diverged"])
+    assert (last.status, last.diverged, last.rounds) == ("diverged", 3, 2)
+    assert last.accuracy is not None and math.isnan(last.accuracy)
 
 
 def test_a_run_is_deleted_with_its_tags_and_files(results: Results, runs_dir: Path) -> None:

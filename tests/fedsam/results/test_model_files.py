@@ -17,6 +17,7 @@ from fedsam.config import ConfigError
 from fedsam.overrides import override
 from fedsam.results.model_files import save_model
 from fedsam.results.store import Results
+from tests.support.trap import sprung, trap
 
 SETTINGS: dict[str, Any] = {
     "rounds": 1,
@@ -104,6 +105,8 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     save_file(load_file(path), path)  # as they were written before they said what they are made for
     with pytest.raises(ConfigError, match=f"{path}: does not say what images its network takes: .* make run {result.run_id} again"):
         load_model(result.run_id, tmp_path)
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ConfigError, match=f"{path}: cannot be read"):
-        load_model(result.run_id, tmp_path)
+    for blob in (path.read_bytes()[:1000], trap(tmp_path / "marker")):
+        path.write_bytes(blob)
+        with pytest.raises(ConfigError, match=f"{path}: cannot be read"):
+            load_model(result.run_id, tmp_path)
+        assert not sprung(tmp_path / "marker")

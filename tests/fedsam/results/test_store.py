@@ -250,6 +250,14 @@ def test_a_run_that_was_killed_on_another_machine_is_known_by_its_silence_and_ca
     assert [one.status for one in results.runs()] == ["running"]
 
 
+def test_a_run_that_diverged_is_not_made_again(results: Results) -> None:
+    run = start(results)
+    results.finish_run(run, "diverged", "round 3 diverged")
+    with pytest.raises(DuplicateRunError, match=f"run {run} is the same experiment: it has diverged"):
+        start_once(results)
+    assert [(one.id, one.status, one.error) for one in results.runs()] == [(run, "diverged", "round 3 diverged")]
+
+
 def test_restart_continues_runs_on_other_machines_alone(results: Results) -> None:
     run = start(results)
     with pytest.raises(DuplicateRunError):
@@ -363,33 +371,8 @@ def test_files_of_others_are_refused(runs_dir: Path) -> None:
 def test_a_newer_file_is_refused(runs_dir: Path) -> None:
     with Results.open(runs_dir) as results:
         results._connection.execute("PRAGMA user_version = 99")
-    with pytest.raises(ConfigError, match="its tables have version 99, and this fedsam reads version 4"):
+    with pytest.raises(ConfigError, match="its tables have version 99, and this fedsam reads version 5"):
         Results.open(runs_dir)
-
-
-def test_a_file_of_the_version_before_is_brought_up(runs_dir: Path) -> None:
-    with Results.open(runs_dir) as results:
-        run = start(results)
-        for table in ("classes", "tags"):
-            results._connection.execute(f"DROP TABLE {table}")
-        for column in ("heartbeat", "other_cpu"):
-            results._connection.execute(f"ALTER TABLE runs DROP COLUMN {column}")
-        results._connection.execute("PRAGMA user_version = 2")
-    for _ in range(2):
-        with Results.open(runs_dir) as results:
-            assert next(one.id for one in results.runs()) == run
-            assert results.class_names(run) == ()
-            experiment = Experiment()
-            named = results.start_run(
-                experiment,
-                experiment.dump(),
-                dataset="digits",
-                label_distribution=HOLDINGS,
-                provenance=PROVENANCE,
-                class_names=("a", "b", "c"),
-            )
-            assert results.class_names(named) == ("a", "b", "c")
-            assert (results.label_distribution(run) == HOLDINGS).all()
 
 
 def test_a_file_in_the_place_of_the_folder_is_refused(runs_dir: Path) -> None:
