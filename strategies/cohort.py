@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import ceil
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -154,14 +154,13 @@ class CohortStrategy(Strategy):
         vectors = {**vectors, "buffers": self.buffers} if self.buffers.numel() else vectors
         self._bytes_down = codec.count_bytes(vectors)
         record, nodes = codec.arrays(vectors), self._population(grid)
-        self._spec = AggregationSpec.from_vectors(
-            vectors, self.rule.expects, self.round_config.weights, "delta" if self.reply == "delta" else "w"
-        )
+        moved = "delta" if self.reply == "delta" else "w"
+        self._spec = AggregationSpec.from_vectors(vectors, self.rule.expects, self.round_config.weights, moved)
         spec = self._spec if kind == "train" and self.reply == "delta" else None
         accepted = {client: self._acknowledged(client) for client in self._cohort}
+        common: Any = {"reply": self.reply, "spec": spec, "constants": self.constants, "cohort": len(self._cohort)}
         contents = {  # messages that say the same share their content, as Flower's strategies have it
-            last: codec.encode_broadcast(record, round, reply=self.reply, accepted=last, spec=spec, constants=self.constants)
-            for last in set(accepted.values())
+            last: codec.encode_broadcast(record, round, accepted=last, **common) for last in set(accepted.values())
         }
         return [
             Message(
@@ -286,6 +285,7 @@ class CohortStrategy(Strategy):
             lr=self.round_config.lr(round),
             cohort=size,
             clients=self.round_config.clients,
+            rate=self.round_config.rate,
         )
 
 

@@ -58,6 +58,12 @@ COSTS = {
     "fedgloss": (1, 1, 1, 2, 2, 0),
     "fedgmt": (2, 1, 1, 2, 1, 1),
     "fedsol": (1, 1, 0, 0, 2, 1),
+    "fedswa": (1, 1, 0, 0, 1, 0),
+    "fedmoswa": (2, 2, 1, 1, 1, 0),
+    "fednsam": (1, 1, 0, 1, 2, 0),
+    "fednsam_momentum": (2, 1, 0, 1, 1, 0),
+    "dp_fedsam": (1, 1, 0, 0, 2, 0),
+    "fedwmsam": (3, 2, 1, 2, 1, 0),  # the specification counts its change of c_i as derived from the delta, as SCAFFOLD's could be
 }
 
 
@@ -71,8 +77,15 @@ def test_a_preset_is_complete_and_costs_what_the_specification_says(method: str)
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_every_optimizer_is_a_setting(optimizer: str) -> None:
-    needed = {"fedlesam": "lookback", "fedgmt": "ema_teacher", "fedsmoo": "fedsmoo", "fedgf": "global_point"}
-    preset = {"fedlesam": "fedlesam", "fedgmt": "fedgmt", "fedsmoo": "fedsmoo", "fedgf": "fedgf"}.get(optimizer)
+    needed = {
+        "fedlesam": "lookback",
+        "fednsam": "lookback",
+        "fedgmt": "ema_teacher",
+        "fedsmoo": "fedsmoo",
+        "fedgf": "global_point",
+        "fedwmsam": "fedwmsam",
+    }
+    preset = {"fednsam": "fednsam_momentum"}.get(optimizer, optimizer if optimizer in needed else None)
     experiment = expand({"method": preset} if preset else {"client": {"optimizer": optimizer}})
     assert experiment.client.optimizer.name == optimizer
     assert resolved(experiment)["client"]["correction"]["name"] == needed.get(optimizer, "none")
@@ -165,7 +178,7 @@ def both(folder: Path, on_ray: ActorGroup, changes: dict[str, Any]) -> tuple[Ten
 # Every correction, every optimizer and rule that only one has, once; the others combine these, or differ on the server alone.
 DIFFERENT = (
     *("fedavg", "scaffold", "fednova", "fedcm", "fedacg", "fedexp", "fedspeed_prox", "fedsmoo", "fedlesam_d", "fedgf", "fedgloss"),
-    *("fedgmt", "fedsol"),
+    *("fedgmt", "fedsol", "fedmoswa", "fednsam_momentum", "dp_fedsam", "fedwmsam"),
 )
 
 
