@@ -127,7 +127,7 @@ class LocalRate:
         >>> [LocalRate(0.5).factor(step, 2) for step in range(2)]
         [1.0, 0.75]
         """
-        return (1 - step / steps) + self.floor * (step / steps)
+        return 1 - (1 - self.floor) * step / steps  # exactly 1 where the rate is constant
 
     def reach(self, steps: float) -> float:
         """The sum of the factors of `steps` steps; of a mean number of steps, the mean of the sums.

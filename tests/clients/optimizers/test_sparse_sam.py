@@ -1,14 +1,17 @@
 """Sparse SAM: the mask, when and from what it is refreshed."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
 from clients.objective import Batch
 from clients.optimizers.base import Task
-from clients.optimizers.sparse_sam import SparseSAM
+from clients.optimizers.sparse_sam import DynamicSparseSAM, SparseSAM
 from fedsam.config import ConfigError
-from tests.support.objectives import at_origin, random_batches
+from tests.support.objectives import Softmax, at_origin, random_batches
 from tests.support.recording import NO_DRAW, RHO, START, Watched, batchnorm_network, hill, statistics_after, step, vector
 
 TASK = Task(steps=4, peek=at_origin)
