@@ -29,9 +29,10 @@ def test_it_is_told_once_after_a_tenth_of_the_rounds(round: int, loss: float, is
     assert (told(round, loss) is not None) == is_told
 
 
-def test_it_is_not_told_of_the_first_round() -> None:
-    assert told(1, CHANCE, rounds=5) is None
-    assert told(2, CHANCE, rounds=5) is not None
+def test_it_is_not_told_of_the_first_rounds() -> None:
+    assert told(1, CHANCE, rounds=10) is None
+    assert told(5, CHANCE, rounds=10) is not None
+    assert told(10, CHANCE, rounds=100) is not None
 
 
 @pytest.mark.parametrize(
