@@ -400,7 +400,8 @@ def test_list_shows_year_source_and_backing_of_methods(fedsam: Fedsam) -> None:
     words = " ".join(out.split())
     assert "2025" in words and "arXiv:2511.22080" in words
     assert all(word in words for word in ("authors", "equations", "reconstruction"))
-    assert "Golden trajectory: authors." in " ".join(fedsam("list", "methods", "fedswa")[1].split())
+    details = fedsam("list", "methods", "fedswa")[1]
+    assert "Golden trajectory: authors." in " ".join(details.replace("│", " ").split())
 
 
 @pytest.mark.parametrize("kind", list(TABLES))
