@@ -123,7 +123,8 @@ def assess(runtime: ClientRuntime, message: Message, context: Context) -> Messag
 def _moved(broadcast: codec.Broadcast, result: LocalResult) -> dict[str, Tensor]:
     if broadcast.reply == "delta":
         return {"delta": result.delta}
-    return {"w": result.x}
+    # What goes in place of the delta does so here too: a private client must not send where it really went.
+    return {"w": result.x if result.payload.delta is None else broadcast.vectors["w"] + result.delta}
 
 
 def _buffers(network: Network) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from clients.corrections.base import Corrected, Correction, LocalOutcome, Payloa
 from clients.objective import Batch, Counted, Objective
 from clients.optimizers.base import LocalOptimizer, State, Task
 from fedsam.config import Clip
+from fedsam.schedules import CONSTANT_RATE, LocalRate
 
 
 @dataclass(frozen=True)
@@ -56,20 +57,31 @@ def local_train(
     *,
     task: Task | None = None,
     lr_factor: float = 1.0,
+    rate: LocalRate = CONSTANT_RATE,
     server_payload: Vectors | None = None,
     client_state: Vectors | None = None,
     state: State | None = None,
     clip: Clip = "fl-simulator",
+    statistics_batches: Iterable[Batch] = (),
+    cohort: int | None = None,
+    correction_rng: np.random.Generator | None = None,
 ) -> LocalResult:
     """One local step of `optimizer` per batch, from the received vector `w`, which is left as it was.
 
     Args:
         task: What the optimizer may know about the round; the correction's terms are added to it.
         lr_factor: What the schedule multiplies the learning rate by in this round.
+        rate: The learning rate over the steps of the round, whose number `task` must tell where it is not constant.
         server_payload: The server's vectors besides w that the correction needs.
         client_state: The correction's vectors kept on this client; empty when it takes part for the first time.
         state: The optimizer's state to go on from; default: a fresh one.
         clip: What the optimizer's clip sees.
+        statistics_batches: Passed forward after the last step, for running statistics at its weights.
+        cohort: Clients that were asked in this round, where the server says so.
+        correction_rng: For what the correction draws after the last step.
+
+    Raises:
+        ValueError: The rate is not constant, and the task does not tell how many batches there are.
     """
     server_payload, client_state = server_payload or {}, client_state or correction.initial(w)
     optimizer = replace(optimizer, lr=optimizer.lr * lr_factor)
@@ -80,10 +92,16 @@ def local_train(
     x, state = w, optimizer.init(w, task) if state is None else optimizer.resume(state, w, task)
     total, examples, steps = torch.zeros((), dtype=torch.float64, device=w.device), 0, 0
     for batch in batches:
-        x, state, losses = optimizer.step(x, state, corrected, batch, rng)
+        at_step = optimizer if rate.floor == 1 else replace(optimizer, lr=optimizer.lr * rate.factor(steps, max(task.steps, 1)))
+        x, state, losses = at_step.step(x, state, corrected, batch, rng)
         total += losses.sum(dtype=torch.float64)
         examples, steps = examples + batch.size, steps + 1
-    outcome = LocalOutcome(w, x, state, steps, optimizer)
+    for batch in statistics_batches:
+        counted.begin()
+        counted.losses(x, batch)
+    if rate.floor != 1 and steps != task.steps:
+        raise ValueError(f"a rate that falls within a round needs the number of local steps: the task has {task.steps}, there were {steps}")
+    outcome = LocalOutcome(w, x, state, steps, optimizer, rate, objective.layout, cohort, correction_rng)
     client_state, payload = correction.finish(outcome, server_payload, client_state)
     return LocalResult(
         x=x,

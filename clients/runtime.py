@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from flwr.app import Context
 from torch import Tensor
@@ -23,6 +25,7 @@ from fedsam.data.federated import FederatedDataset
 from fedsam.messages import codec
 from fedsam.models import architectures
 from fedsam.models.network import Network
+from fedsam.schedules import LocalRate
 from fedsam.seeds import seeded_globals, stream
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -38,6 +41,7 @@ class ClientRuntime:
     optimizer: LocalOptimizer
     correction: Correction
     schedule: Callable[[int, int], float]
+    rho_schedule: Callable[[int, int], float] = schedules.constant
 
     @classmethod
     def of(cls, experiment: Experiment, dataset: Dataset) -> ClientRuntime:
@@ -51,6 +55,7 @@ class ClientRuntime:
             optimizers.build(experiment.client.optimizer),
             corrections.build(experiment.client.correction),
             schedules.build(experiment.client.schedule),
+            schedules.build(experiment.client.rho_schedule, "client.rho_schedule"),
         )
 
     def receive(self, broadcast: codec.Broadcast) -> Tensor:
@@ -84,23 +89,32 @@ class ClientRuntime:
             class_counts=self.federation.class_counts(client),
             peek=lambda count: Batch(*self.federation.fixed_sample(client, count)),
         )
-        batches = (Batch(x, y) for x, y in self.federation.batches(client, round, **amount))
+        batches, again = ((Batch(x, y) for x, y in self.federation.batches(client, round, **amount)) for _ in range(2))
+        radii = self.rho_schedule(round, schedules.known_rounds(self.experiment, "client.rho_schedule", settings.rho_schedule))
         devices = [self.federation.device] if self.federation.device.type == "cuda" else []
         with seeded_globals(int(stream(self.experiment.seed, "dropout", round, client).integers(2**63)), devices):
             return local_train(
                 broadcast.vectors["w"],
-                self.optimizer,
+                self.optimizer if radii == 1 else self.optimizer.with_radii(radii),
                 self.correction,
                 NetworkObjective(self.network),
                 batches,
                 stream(self.experiment.seed, "optimizer", round, client),
                 task=task,
                 lr_factor=self.lr_factor(round),
+                rate=LocalRate(settings.rate_floor),
                 server_payload=broadcast.vectors,
                 client_state=client_state,
                 state=state,
                 clip=settings.clip,
+                statistics_batches=islice(again, settings.statistics_batches),
+                cohort=broadcast.cohort,
+                correction_rng=self.correction_rng(round, client),
             )
+
+    def correction_rng(self, round: int, client: int) -> np.random.Generator:
+        """For what the correction of a client draws after its last step of a round."""
+        return stream(self.experiment.seed, "correction", round, client)
 
     def lr_factor(self, round: int) -> float:
         """What the learning rate is multiplied by in a round."""

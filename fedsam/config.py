@@ -74,6 +74,19 @@ class Client(Frozen):
     batch_size: Count = Field(50, description="Examples per local step.")
     last_batch: LastBatch = Field("keep", description="A last batch that is smaller: keep it, drop it, or merge it into the one before.")
     schedule: Named = Field(Component(name="constant"), description="Local learning rate over the rounds; see `fedsam list schedules`.")
+    rate_floor: Fraction = Field(
+        1.0,
+        description="Share of the round's learning rate towards which it falls over a client's local steps, along a straight line that "
+        "would reach it one step after the last; 1: constant within a round.",
+    )
+    statistics_batches: CountOrZero = Field(
+        0,
+        description="Batches passed forward after the last local step, at the weights that it gave, so that running statistics are those "
+        "of these weights and not of perturbed ones; 0: none.",
+    )
+    rho_schedule: Named = Field(
+        Component(name="constant"), description="Perturbation radius of the local optimizer over the rounds; see `fedsam list schedules`."
+    )
     clip: Clip = Field(
         "fl-simulator",
         description="What clip_norm bounds: the gradient with a correction's linear terms, the gradient alone, or with all its terms.",

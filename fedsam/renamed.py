@@ -16,7 +16,9 @@ RENAMED: Mapping[str, Mapping[str, str]] = {
     "corrections": {"smoo": "fedsmoo"},
 }
 # By table: settings that came later, and the value with which a run is what it was before.
-ADDED: Mapping[str, Mapping[str, Any]] = {"client": {"last_batch": "keep"}}
+ADDED: Mapping[str, Mapping[str, Any]] = {
+    "client": {"last_batch": "keep", "rate_floor": 1.0, "rho_schedule": {"name": "constant"}, "statistics_batches": 0}
+}
 _FORMER = {kind: {new: old for old, new in names.items()} for kind, names in RENAMED.items()}
 
 

@@ -1,4 +1,4 @@
-"""The local learning rate over the rounds: factors of the optimizer's `lr`.
+"""Factors over the rounds, of the local learning rate or the perturbation radius, and of the learning rate over the steps of a round.
 
 A schedule that depends on the number of rounds says so in an attribute `uses_rounds`: True, or a function of its hyperparameters. No
 budget may end a run with such a schedule; one that does not say so fails in such a run.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, NoReturn, TypeVar, cast
 
@@ -62,6 +63,23 @@ def cosine(round: int, rounds: int, *, floor: Annotated[float, Field(ge=0, le=1)
     return floor + (1 - floor) * (1 + math.cos(math.pi * (round - 1) / rounds)) / 2
 
 
+@documented(start="Factor of the first round.", end="Factor that a round after the last would have.")
+@_uses_rounds(lambda start, end: start != end)
+def linear(
+    round: int,
+    rounds: int,
+    *,
+    start: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0,
+    end: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0,
+) -> float:
+    """A straight line from `start` in round 1 towards `end`, reached one round after the last.
+
+    >>> [linear(round, 4) for round in (1, 2, 4)]
+    [1.0, 0.75, 0.25]
+    """
+    return start + (end - start) * (round - 1) / rounds
+
+
 @documented(
     source=(
         "Caldarola et al., 2022, arXiv:2203.11834, as in the authors' code; the rate of server rule `swa`. There the position in the "
@@ -91,16 +109,47 @@ def cyclic(
     return (1 - share) + share * floor
 
 
+@dataclass(frozen=True)
+class LocalRate:
+    """The learning rate over the local steps of one round, as factors of the round's rate: a straight line from 1 towards `floor`.
+
+    Source: Liu et al., 2025, arXiv:2507.20016 (FedSWA), in the authors' code. The last of K steps has floor + (1 - floor) / K.
+
+    Attributes:
+        floor: What the step after the last one would have; 1 is a constant rate.
+    """
+
+    floor: float = 1.0
+
+    def factor(self, step: int, steps: int) -> float:
+        """Of a step, counted from 0, of `steps`.
+
+        >>> [LocalRate(0.5).factor(step, 2) for step in range(2)]
+        [1.0, 0.75]
+        """
+        return 1 - (1 - self.floor) * step / steps  # exactly 1 where the rate is constant
+
+    def reach(self, steps: float) -> float:
+        """The sum of the factors of `steps` steps; of a mean number of steps, the mean of the sums.
+
+        >>> LocalRate(0.5).reach(2), LocalRate().reach(2)
+        (1.75, 2.0)
+        """
+        return (steps * (1 + self.floor) + (1 - self.floor)) / 2
+
+
+CONSTANT_RATE = LocalRate()
+
 SCHEDULES = Registry[Callable[..., float]](
     "schedules",
     FunctionContract(("round", "rounds")),
-    {"constant": constant, "exponential": exponential, "cosine": cosine, "cyclic": cyclic},
+    {"constant": constant, "exponential": exponential, "linear": linear, "cosine": cosine, "cyclic": cyclic},
 )
 
 
-def build(component: Component) -> Callable[..., float]:
-    """The schedule that `client.schedule` names. Raises `ConfigError` for an unknown name or a wrong hyperparameter."""
-    schedule: Callable[..., float] = registry.build(SCHEDULES, component, "client.schedule")
+def build(component: Component, where: str = "client.schedule") -> Callable[..., float]:
+    """The schedule that the key `where` names. Raises `ConfigError` for an unknown name or a wrong hyperparameter."""
+    schedule: Callable[..., float] = registry.build(SCHEDULES, component, where)
     return schedule
 
 

@@ -14,8 +14,11 @@ from strategies.feddyn import FedDyn
 from strategies.fedexp import FedExP
 from strategies.fedgf import FedGF
 from strategies.fedgloss import FedGloSS
+from strategies.fedmoswa import FedMoSWA
 from strategies.fednova import FedNova
+from strategies.fednsam import FedNSAM
 from strategies.fedsmoo import FedSMOO
+from strategies.fedwmsam import FedWMSAM
 from strategies.fedyogi import FedYogi
 from strategies.previous import Previous
 from strategies.robust import FlowerBulyan, FlowerKrum, FlowerMedian, FlowerMultiKrum, FlowerTrimmedMean
@@ -37,8 +40,11 @@ __all__ = [
     "FedExP",
     "FedGF",
     "FedGloSS",
+    "FedMoSWA",
+    "FedNSAM",
     "FedNova",
     "FedSMOO",
+    "FedWMSAM",
     "FedYogi",
     "FlowerBulyan",
     "FlowerKrum",
@@ -72,6 +78,9 @@ STRATEGIES.update(
         "ema": Ema,
         "swa": SWA,
         "previous": Previous,
+        "fedmoswa": FedMoSWA,
+        "fednsam": FedNSAM,
+        "fedwmsam": FedWMSAM,
         "flower_median": FlowerMedian,
         "flower_trimmed_mean": FlowerTrimmedMean,
         "flower_krum": FlowerKrum,

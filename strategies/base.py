@@ -17,6 +17,7 @@ from fedsam import registry
 from fedsam.config import Component, ConfigError, Named
 from fedsam.documentation import Documented, hyperparameter
 from fedsam.registry import ClassContract, Registry
+from fedsam.schedules import CONSTANT_RATE, LocalRate
 
 State = Mapping[str, Any]
 FEDAVG = Component(name="fedavg")
@@ -35,7 +36,8 @@ class Aggregate:
         squared_norm: Weighted mean of the deltas' squared L2 norms.
         round: Round, from 1.
         rounds: Rounds of the whole run.
-        lr: Local learning rate of this round.
+        lr: Local learning rate of this round, of the first local step.
+        rate: The learning rate over the local steps of a round.
         cohort: Clients whose update was accepted.
         clients: Population.
     """
@@ -51,6 +53,12 @@ class Aggregate:
     lr: float = 1.0
     cohort: int = 1
     clients: int = 1
+    rate: LocalRate = CONSTANT_RATE
+
+    @property
+    def reach(self) -> float:
+        """Weighted mean of the clients' sums of learning rates in this round: what delta is divided by to be a gradient."""
+        return self.lr * self.rate.reach(self.metrics["steps"])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -165,14 +165,13 @@ class CohortStrategy(Strategy):
         vectors = {**vectors, "buffers": self.buffers} if self.buffers.numel() else vectors
         self._bytes_down = codec.count_bytes(vectors)
         record, nodes = codec.arrays(vectors), self._population(grid)
-        self._spec = AggregationSpec.from_vectors(
-            vectors, self.rule.expects, self.round_config.weights, "delta" if self.reply == "delta" else "w"
-        )
+        moved = "delta" if self.reply == "delta" else "w"
+        self._spec = AggregationSpec.from_vectors(vectors, self.rule.expects, self.round_config.weights, moved)
         spec = self._spec if kind == "train" and self.reply == "delta" else None
         accepted = {client: self._acknowledged(client) for client in self._cohort}
+        common: Any = {"reply": self.reply, "spec": spec, "constants": self.constants, "cohort": len(self._cohort)}
         contents = {  # messages that say the same share their content, as Flower's strategies have it
-            last: codec.encode_broadcast(record, round, reply=self.reply, accepted=last, spec=spec, constants=self.constants)
-            for last in set(accepted.values())
+            last: codec.encode_broadcast(record, round, accepted=last, **common) for last in set(accepted.values())
         }
         return [
             Message(

@@ -20,7 +20,7 @@ class FedCM(Wrapping):
 
     source = (
         "Xu et al., 2021, arXiv:2106.10874, Algorithm 2: m = -mean(delta) / (local steps x local learning rate), both of the round "
-        "that gave delta; with unequal numbers of steps, their mean. Clients need correction `client_momentum`."
+        "that gave delta: the mean over clients of the sums of their rates. Clients need correction `client_momentum`."
     )
 
     def init_state(self, w: Tensor) -> State:
@@ -33,4 +33,4 @@ class FedCM(Wrapping):
 
     def server_step(self, w: Tensor, state: State, aggregate: Aggregate) -> tuple[Tensor, State]:
         w, state = super().server_step(w, state, aggregate)
-        return w, {**state, "m": -aggregate.delta / (aggregate.metrics["steps"] * aggregate.lr)}
+        return w, {**state, "m": -aggregate.delta / aggregate.reach}

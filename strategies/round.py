@@ -12,6 +12,7 @@ from torch import Tensor
 from fedsam.config import OnClientError, Weights
 from fedsam.messages import aggregation
 from fedsam.messages.codec import PartialSum
+from fedsam.schedules import CONSTANT_RATE, LocalRate
 from fedsam.system.cost import EnergyCounter
 from strategies.base import Aggregate
 from strategies.sampling import Sampler
@@ -75,6 +76,7 @@ class RoundConfig:
         rounds: Rounds of the whole run.
         seed: Named in errors.
         lr: Local learning rate of a round, for rules that need it.
+        rate: The learning rate over the local steps of a round.
         weights: Weights of the clients in means.
         on_client_error: Stop when a client fails, go on without it, or ask it once more and then stop.
         deadline: Seconds after which a client that is asked once more is late; None: never.
@@ -91,6 +93,7 @@ class RoundConfig:
     rounds: int = 1
     seed: int = 0
     lr: Callable[[int], float] = field(default=lambda round: 1.0)
+    rate: LocalRate = CONSTANT_RATE
     weights: Weights = "examples"
     on_client_error: OnClientError = "fail"
     deadline: float | None = None
@@ -127,6 +130,7 @@ def combined(round: int, total: PartialSum, config: RoundConfig) -> Aggregate:
         lr=config.lr(round),
         cohort=size,
         clients=config.clients,
+        rate=config.rate,
     )
 
 

@@ -7,11 +7,14 @@ from clients.corrections.client_momentum import ClientMomentum
 from clients.corrections.control_variate import ControlVariate
 from clients.corrections.dual import Dual
 from clients.corrections.ema_teacher import EmaTeacher
+from clients.corrections.fedmoswa import MovingVariate
 from clients.corrections.fedsmoo import SmooDual
+from clients.corrections.fedwmsam import PersonalMomentum
 from clients.corrections.global_point import GlobalPoint
 from clients.corrections.lookback import Lookback
 from clients.corrections.none import NoCorrection
 from clients.corrections.normalized import Normalized
+from clients.corrections.private import Private
 from clients.corrections.prox_correction import ProxCorrection
 from clients.corrections.proximal import Proximal
 
@@ -25,9 +28,12 @@ __all__ = [
     "GlobalPoint",
     "LocalOutcome",
     "Lookback",
+    "MovingVariate",
     "NoCorrection",
     "Normalized",
     "Payload",
+    "PersonalMomentum",
+    "Private",
     "ProxCorrection",
     "Proximal",
     "SmooDual",
@@ -48,5 +54,8 @@ CORRECTIONS.update(
         "normalized": Normalized,
         "global_point": GlobalPoint,
         "ema_teacher": EmaTeacher,
+        "fedmoswa": MovingVariate,
+        "fedwmsam": PersonalMomentum,
+        "private": Private,
     }
 )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +22,9 @@ from clients.optimizers.base import LocalOptimizer
 from fedsam import registry
 from fedsam.config import Clip, Component, Named
 from fedsam.documentation import Documented, hyperparameter
+from fedsam.models.flat import Layout
 from fedsam.registry import ClassContract, Registry
+from fedsam.schedules import CONSTANT_RATE, LocalRate
 
 Vectors = Mapping[str, Tensor]
 NONE = Component(name="none")
@@ -37,6 +40,10 @@ class LocalOutcome:
         state: The local optimizer's final state.
         steps: Local steps really taken.
         optimizer: The local optimizer, its learning rate that of this round.
+        rate: The learning rate over the steps of the round.
+        layout: Of the vectors; None outside local training.
+        cohort: Clients that were asked in this round; None where the server does not say.
+        rng: For what a correction draws after the last step; None outside a federation.
     """
 
     w: Tensor
@@ -44,11 +51,20 @@ class LocalOutcome:
     state: Mapping[str, Any]
     steps: int
     optimizer: LocalOptimizer
+    rate: LocalRate = CONSTANT_RATE
+    layout: Layout | None = None
+    cohort: int | None = None
+    rng: np.random.Generator | None = None
 
     @property
     def delta(self) -> Tensor:
         """Where local training went: after - before (P,)."""
         return self.x - self.w
+
+    @property
+    def reach(self) -> float:
+        """The sum of the learning rates of all steps: how far a gradient of 1 was followed by plain SGD."""
+        return self.optimizer.lr * self.rate.reach(self.steps)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,6 @@ class Normalized(Proximal):
     mu: NonNegative = hyperparameter(0.0, "Coefficient of a proximal term; 0: none.")
 
     def finish(self, outcome: LocalOutcome, server_payload: Vectors, client_state: Vectors) -> tuple[Vectors, Payload]:
-        """D / a, and a (K where there is a proximal term)."""
-        a = outcome.optimizer.effective_steps(outcome.steps, self.kappa)
-        return client_state, Payload(delta=outcome.delta / a, metrics={"tau": float(outcome.steps) if self.mu else a})
+        """D / a, and a (K where there is a proximal term; less where the rate falls within the round)."""
+        a = outcome.optimizer.effective_steps(outcome.steps, self.kappa, outcome.rate)
+        return client_state, Payload(delta=outcome.delta / a, metrics={"tau": outcome.rate.reach(outcome.steps) if self.mu else a})

@@ -12,8 +12,10 @@ from clients.optimizers.esam import ESAM
 from clients.optimizers.fedgf import FedGF
 from clients.optimizers.fedgmt import FedGMT
 from clients.optimizers.fedlesam import FedLESAM
+from clients.optimizers.fednsam import FedNSAM
 from clients.optimizers.fedsmoo import FedSMOO
 from clients.optimizers.fedsol import FedSOL
+from clients.optimizers.fedwmsam import FedWMSAM
 from clients.optimizers.focal_sam import FocalSAM
 from clients.optimizers.fsam import FSAM
 from clients.optimizers.gcsam import GCSAM
@@ -28,7 +30,7 @@ from clients.optimizers.sam import SAM
 from clients.optimizers.sam_on import SAMON
 from clients.optimizers.sampa import SAMPa
 from clients.optimizers.sgd import SGD
-from clients.optimizers.sparse_sam import SparseSAM
+from clients.optimizers.sparse_sam import DynamicSparseSAM, SparseSAM
 from clients.optimizers.torch.adapter import TorchOptimizer, as_torch
 from clients.optimizers.vsam import VSAM
 from clients.optimizers.warm_sam import WarmSAM
@@ -55,11 +57,14 @@ __all__ = [
     "WSAM",
     "ZOSAM",
     "Batch",
+    "DynamicSparseSAM",
     "FedGF",
     "FedGMT",
     "FedLESAM",
+    "FedNSAM",
     "FedSMOO",
     "FedSOL",
+    "FedWMSAM",
     "FocalSAM",
     "Formula",
     "Gradient",
@@ -100,6 +105,8 @@ OPTIMIZERS = Registry[type[LocalOptimizer]](
         "fedgf": FedGF,
         "fedgmt": FedGMT,
         "fedlesam": FedLESAM,
+        "fednsam": FedNSAM,
+        "fedwmsam": FedWMSAM,
         "mixed": Mixed,
         "fedsmoo": FedSMOO,
         "fedsol": FedSOL,
@@ -112,6 +119,7 @@ OPTIMIZERS = Registry[type[LocalOptimizer]](
         "gcsam": GCSAM,
         "sam_on": SAMON,
         "sparse_sam": SparseSAM,
+        "dynamic_sparse_sam": DynamicSparseSAM,
         "m_sharpness_sam": MSharpnessSAM,
         "wsam": WSAM,
         "aesam": AESAM,

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -20,11 +20,13 @@ from clients.optimizers.cost import StepCost
 from fedsam.config import NonNegative, Positive
 from fedsam.documentation import Documented, hyperparameter
 from fedsam.models.flat import Layout
+from fedsam.schedules import CONSTANT_RATE, LocalRate
 
 State = Mapping[str, Any]
 Gradient = tuple[Tensor, Tensor, State]  # descent gradient (..., P), per-example losses (..., B) of the first pass, new state
 Stepped = tuple[Tensor, State, Tensor]  # new weights (..., P), new state, per-example losses (..., B) of the first pass
 Decay = Annotated[float, Field(ge=0, lt=1)]
+RADII = ("rho", "rho_max", "rho_min", "ascent_radii", "warmup_start")  # what a perturbation radius is called
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,19 @@ class LocalOptimizer(Documented, ABC):
         """The state before the first step from weights `w`."""
         return {}
 
+    def radii(self) -> dict[str, Any]:
+        """The perturbation radii among its hyperparameters, by name; those that are unset are left out."""
+        return {item.name: value for item in fields(self) if item.name in RADII and (value := getattr(self, item.name)) is not None}
+
+    def with_radii(self, factor: float) -> Self:
+        """The optimizer with its perturbation radii multiplied."""
+
+        def times(radius: float | tuple[float, ...]) -> float | tuple[float, ...]:
+            return tuple(factor * one for one in radius) if isinstance(radius, tuple) else factor * radius
+
+        changed: dict[str, Any] = {name: times(radius) for name, radius in self.radii().items()}
+        return replace(self, **changed)
+
     def check(self, layout: Layout) -> None:
         """Raise `ConfigError` where the rule cannot work on a network of this layout."""
 
@@ -190,8 +205,10 @@ class LocalOptimizer(Documented, ABC):
         """The base step from the restored weights `w` with descent gradient `q`."""
         return self._adamw(w, state, q) if self.base == "adamw" else self._sgd(w, state, q)
 
-    def effective_steps(self, steps: int, kappa: float = 0.0) -> float:
+    def effective_steps(self, steps: int, kappa: float = 0.0, rate: LocalRate = CONSTANT_RATE) -> float:
         """How far `steps` steps along a gradient of 1 go, in units of lr; `kappa` is the curvature of a quadratic penalty.
+
+        `rate` is that of the steps.
 
         >>> from clients.optimizers import SGD
         >>> SGD(lr=0.1).effective_steps(5), round(SGD(lr=0.1, momentum=0.5).effective_steps(2), 12)
@@ -200,8 +217,9 @@ class LocalOptimizer(Documented, ABC):
         plain = replace(self, weight_decay=0.0)
         x = torch.zeros(1, dtype=torch.float64)
         state: State = {}
-        for _ in range(steps):
-            x, state = LocalOptimizer.descend(plain, x, state, 1 + kappa * x)
+        for step in range(steps):
+            at_step = replace(plain, lr=self.lr * rate.factor(step, steps))
+            x, state = LocalOptimizer.descend(at_step, x, state, 1 + kappa * x)
         return -float(x) / self.lr
 
     def clip(self, g: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from experiments.settings import descriptions
 from experiments.settings.descriptions import Description, Setting, StepCostCells
-from experiments.settings.presets import COMPONENT_KEYS, PRESETS, unknown_names
+from experiments.settings.presets import COMPONENT_KEYS, PRESETS, Preset, unknown_names
 from fedsam import plugins, wording
 from fedsam.formatting import literal
 from fedsam.renamed import current_name
@@ -136,8 +136,13 @@ def methods(names: Sequence[str]) -> Table:
         rest = ", ".join(f"{key} = {wording.value(value)}" for key, value in preset.settings.items() if key not in NAME_KEYS)
         result.add_section()
         result.add_row(name, preset.expansion, *(f"{value:g}" for value in costs[name]), literal(rest))
-        result.add_row("", *[""] * 7, Text.assemble(literal(f"Source: {preset.source}"), style="dim"))
+        result.add_row("", *[""] * 7, Text.assemble(literal(f"Source: {preset.source}. {_backing(preset)}"), style="dim"))
     return result
+
+
+def _backing(preset: Preset) -> str:
+    """What the preset's numbers are tested with, in a sentence."""
+    return "No golden trajectory." if preset.golden == "none" else f"Golden trajectory: {preset.golden}."
 
 
 def _shared(settings: Sequence[tuple[Setting, ...]]) -> tuple[Setting, ...]:

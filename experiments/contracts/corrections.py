@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +27,7 @@ from experiments.contracts.base import (
     first_few,
     snapshot,
 )
+from experiments.contracts.objectives import layout_of
 
 SIZE, STEPS, LR = 6, 4, 0.5
 
@@ -45,7 +47,9 @@ class Round:
         names = ("w", *correction.needs)
         server_payload = {name: w if name == "w" else vector(10 + place) for place, name in enumerate(names)}
         state = {name: vector(20 + place) for place, name in enumerate(correction.reads)}
-        return cls(server_payload, correction.initial(w), LocalOutcome(w, x, state, STEPS, SGD(lr=LR)))
+        layout = layout_of(("norm.weight", (2,)), ("fc.weight", (SIZE - 2,)))
+        outcome = LocalOutcome(w, x, state, STEPS, SGD(lr=LR), layout=layout, cohort=3, rng=np.random.default_rng(0))
+        return cls(server_payload, correction.initial(w), outcome)
 
     def inputs(self) -> dict[str, Any]:
         """The vectors that go in, by name."""

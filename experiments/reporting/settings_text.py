@@ -17,6 +17,7 @@ OFFICIAL: Mapping[str, tuple[int, tuple[str, ...]]] = {
     "digits": (1_442, ()),
 }
 
+RADIUS = "client.rho_schedule"
 Facts = list[tuple[str, list[str]]]  # (heading, distinct values)
 
 
@@ -35,7 +36,8 @@ def setup(comparison: Comparison) -> Facts:
         ("Cohort", [_cohort(one["server.participation"]) for one in settings]),
         ("Length", [_length(one) for one in settings]),
         ("Local training", [_local_training(one) for one in settings]),
-        ("Local learning rate", [component_text(one, "client.schedule") for one in settings]),
+        ("Local learning rate", [_local_rate(one) for one in settings]),
+        ("Perturbation radius", [component_text(one, RADIUS) for one in settings if one.get(f"{RADIUS}.name", "constant") != "constant"]),
         ("Model", [component_text(one, "model") for one in settings]),
         ("Seeds", [", ".join(str(seed) for seed in sorted({run.seed for run in runs}))]),
         ("Flatness", [_flatness(one) for one in settings if one.get("measure.flatness.measures")]),
@@ -52,6 +54,12 @@ def provenance(runs: Sequence[Run]) -> Facts:
         "Versions": [", ".join(f"{name} {version}" for name, version in run.versions.items()) for run in runs],
     }
     return [(heading, list(dict.fromkeys(values))) for heading, values in facts.items()]
+
+
+def _local_rate(settings: Settings) -> str:
+    floor = float(settings.get("client.rate_floor", 1.0))
+    falling = "" if floor == 1 else f", within a round falling towards {floor:g} of it"
+    return f"{component_text(settings, 'client.schedule')}{falling}"
 
 
 def _components(settings: Settings) -> str:

@@ -20,13 +20,15 @@ from numpy.typing import NDArray
 
 from clients import runtime
 from experiments.running.callback import Callback
+from experiments.running.chance import at_chance
 from experiments.running.checkpointing import Checkpointer
+from experiments.running.client_rows import client_row, failed_row
 from experiments.running.divergence import check_finite, finish
 from experiments.running.evaluation import Evaluator
 from experiments.running.result import Result
 from experiments.settings.catalogue import sampler
 from experiments.settings.method import Method
-from fedsam.config import Experiment
+from fedsam.config import ConfigError, Experiment
 from fedsam.data.datasets import Dataset
 from fedsam.grid.base import LocalGrid
 from fedsam.grid.process import torch_threads
@@ -34,9 +36,9 @@ from fedsam.messages import aggregation, codec
 from fedsam.models.network import Network
 from fedsam.results.final import nonfinite
 from fedsam.results.model_files import FINAL_MODEL_NAME, keep_model, round_name
-from fedsam.results.rows import ClientRow, Row, Slice
+from fedsam.results.rows import Row, Slice
 from fedsam.results.store import Results
-from fedsam.schedules import known_rounds
+from fedsam.schedules import LocalRate, known_rounds
 from fedsam.system.cost import OtherProcesses, count_flops, gpu_energy
 from fedsam.system.heterogeneity import ClientLoad, Heterogeneity
 from strategies.cohort import CohortStrategy
@@ -71,7 +73,7 @@ class Session:
         callback: Callback,
         started: float,
     ) -> None:
-        self.experiment, self.dataset, self.grid = experiment, dataset, grid
+        self.experiment, self.method, self.dataset, self.grid = experiment, method, dataset, grid
         self.results, self.run_id, self.callback = results, run_id, callback
         self.rows: list[Row] = []
         self.spent = 0
@@ -79,6 +81,8 @@ class Session:
         self._others = OtherProcesses()
         self.network = self._network()
         method.optimizer.check(self.network.layout)
+        if experiment.client.statistics_batches and not self.network.buffers_size:
+            raise ConfigError(f"client.statistics_batches: is not allowed here: model {experiment.model.name!r} has no running statistics")
         self.flops = count_flops(self.network, dataset.image)
         self.heterogeneity = Heterogeneity.of(experiment)
         self.strategy = cohort_strategy(experiment, method)
@@ -183,6 +187,8 @@ class Session:
         self.rows.append(row)
         self.callback.round(row)
         check_finite(row, self.strategy.round_config)
+        if note := at_chance(self.experiment, self.method.optimizer, self.dataset.classes, row):
+            self.callback.warn(self.run_id, note)
 
     def _is_last(self, row: Row) -> bool:
         """Whether the run ends with this round, whose training `row` tells; it is not among `rows` yet."""
@@ -190,9 +196,9 @@ class Session:
         return row.round == self.experiment.rounds or (budget is not None and self.spent + row.gradient_evaluations >= budget)
 
     def _row(self, result: RoundResult) -> Row:
-        clients = tuple(_client_row(client, m, result.evaluate_failures.get(client)) for client, m in result.metrics.items())
+        clients = tuple(client_row(client, m, result.evaluate_failures.get(client)) for client, m in result.metrics.items())
         reasons = dict(result.failures) | dict.fromkeys(result.dropped, DROPPED)
-        failed = tuple(_failed_row(client, what) for client, what in reasons.items())
+        failed = tuple(failed_row(client, what) for client, what in reasons.items())
         retries = len(result.retried) + len(result.evaluate_retried)
         loads = self._loads(result)
         total = {name: sum(int(m[name]) for m in result.metrics.values()) for name in ("gradient-evaluations", "forward-evaluations")}
@@ -252,6 +258,7 @@ def cohort_strategy(experiment: Experiment, method: Method) -> CohortStrategy:
         rounds=known_rounds(experiment, "server.strategy", experiment.server.strategy),
         seed=experiment.seed,
         lr=lambda round: method.optimizer.lr * runtime.lr_factor(experiment, method.schedule, round),
+        rate=LocalRate(experiment.client.rate_floor),
         weights=experiment.server.weights,
         on_client_error=experiment.server.on_client_error,
         deadline=experiment.server.deadline,
@@ -262,18 +269,3 @@ def cohort_strategy(experiment: Experiment, method: Method) -> CohortStrategy:
         energy=gpu_energy() if experiment.compute.gpus_per_actor > 0 else None,
     )
     return FlowerCohort(method.rule, round_config) if isinstance(method.rule, FlowerRule) else CohortStrategy(method.rule, round_config)
-
-
-def _failed_row(client: int, what: str) -> ClientRow:
-    return ClientRow(client=client, examples=0, steps=0, train_loss=math.nan, seconds=0.0, status=what.splitlines()[0])
-
-
-def _client_row(client: int, metrics: Any, unevaluated: str | None) -> ClientRow:
-    return ClientRow(
-        client=client,
-        examples=int(metrics["examples"]),
-        steps=int(metrics["steps"]),
-        train_loss=metrics["train-loss"],
-        seconds=metrics["seconds"],
-        status="ok" if unevaluated is None else f"evaluation: {unevaluated.splitlines()[0]}",
-    )

@@ -80,7 +80,7 @@ def _step(experiment: Experiment, dataset: Dataset, examples: int) -> str | None
     trial.optimizer.check(network.layout)
     rule: Any = strategies.build(experiment.server.strategy)
     vectors = {**rule.broadcast(w.cpu(), rule.init_state(w.cpu())), "buffers": network.buffers.cpu()}
-    broadcast = Broadcast({name: vector.to(w.device) for name, vector in vectors.items()}, 1)
+    broadcast = Broadcast({name: vector.to(w.device) for name, vector in vectors.items()}, 1, cohort=1)
     with component_errors("client.optimizer", experiment.client.optimizer.name):
         trial.train(broadcast, 0, {}, None)
     try:
@@ -105,6 +105,7 @@ def _runtime(experiment: Experiment, dataset: Dataset, examples: int) -> ClientR
         optimizers.build(experiment.client.optimizer),
         corrections.build(experiment.client.correction),
         schedules.build(experiment.client.schedule),
+        schedules.build(experiment.client.rho_schedule, "client.rho_schedule"),
     )
 
 

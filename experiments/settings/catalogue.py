@@ -48,6 +48,7 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "client.optimizer": OPTIMIZERS,
     "client.correction": CORRECTIONS,
     "client.schedule": SCHEDULES,
+    "client.rho_schedule": SCHEDULES,
     "server.strategy": STRATEGIES,
     "data.partition": PARTITIONS,
     "model": MODELS,

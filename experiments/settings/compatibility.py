@@ -54,6 +54,7 @@ def _names(experiment: Experiment) -> dict[str, str]:
     """The names of the method's components, by key."""
     client = experiment.client
     components = {"optimizer": client.optimizer, "correction": client.correction, "schedule": client.schedule}
+    components |= {"rho_schedule": client.rho_schedule}
     return {f"client.{key}": component.name for key, component in components.items()} | {"server.strategy": experiment.server.strategy.name}
 
 
@@ -69,6 +70,8 @@ def _try(experiment: Experiment, method: Method) -> None:
             method.optimizer.init(torch.zeros(1), _task(experiment.rounds, given))
     with component_errors("client.schedule", names["client.schedule"]):
         float(method.schedule(1, experiment.rounds))
+    with component_errors("client.rho_schedule", names["client.rho_schedule"]):
+        float(method.rho_schedule(1, experiment.rounds))
 
 
 def _task(rounds: int, given: Mapping[str, torch.Tensor]) -> Task:
@@ -113,6 +116,8 @@ def _problems(experiment: Experiment, method: Method) -> Iterator[tuple[str, str
             givers = [name for name in GIVERS[need.giver] if missing in need.given(_default(need.giver, name))]
             others = f"; one of {', '.join(sorted(givers))} does" if givers else ""
             yield need.key, f"{need.giver} {names[need.giver]!r} {need.lacks} {missing}{others}"
+    if experiment.client.rho_schedule.name != "constant" and not method.optimizer.radii():
+        yield "client.rho_schedule", f"client.optimizer {names['client.optimizer']!r} has no perturbation radius"
     if method.correction.reads:
         state = method.optimizer.init(torch.zeros(1), Task(terms=terms(method.correction)))
         if missing := _missing(method.correction.reads, state):
@@ -147,6 +152,7 @@ def _check_rounds(experiment: Experiment, method: Method) -> None:
     """Refuse components that use the number of rounds, which a run with a budget does not know."""
     uses_rounds = {
         "client.schedule": schedules.uses_rounds(method.schedule),
+        "client.rho_schedule": schedules.uses_rounds(method.rho_schedule),
         "client.optimizer": method.optimizer.uses_rounds,
         "server.strategy": method.rule.uses_rounds,
     }
@@ -160,6 +166,7 @@ def _try_without_rounds(experiment: Experiment, method: Method) -> None:
     """Use each component once without the number of rounds: one that computes with it and does not say so raises `ConfigError`."""
     client, w = experiment.client, torch.zeros(1)
     method.schedule(1, known_rounds(experiment, "client.schedule", client.schedule))
+    method.rho_schedule(1, known_rounds(experiment, "client.rho_schedule", client.rho_schedule))
     method.optimizer.init(w, _task(known_rounds(experiment, "client.optimizer", client.optimizer), terms(method.correction)))
     rule = method.rule
     if not isinstance(rule, FlowerRule):

@@ -16,12 +16,13 @@ from strategies import ServerRule
 
 @dataclass(frozen=True)
 class Method:
-    """Local optimizer x correction x server rule, and the schedule of the learning rate: `schedule(round, rounds)` multiplies it."""
+    """Local optimizer x correction x server rule, and what `schedule(round, rounds)` multiplies: the learning rate, the radius."""
 
     optimizer: LocalOptimizer
     correction: Correction
     rule: ServerRule
     schedule: Callable[[int, int], float]
+    rho_schedule: Callable[[int, int], float]
 
     @classmethod
     def of(cls, experiment: Experiment) -> Method:
@@ -32,4 +33,5 @@ class Method:
             corrections.build(client.correction),
             strategies.build(experiment.server.strategy),
             schedules.build(client.schedule),
+            schedules.build(client.rho_schedule, "client.rho_schedule"),
         )

@@ -48,7 +48,18 @@ def cost(method: Method, rounds: int) -> MethodCost:
     down = method.rule.broadcast(w, state)
     task = toy_task(rounds, batches)
     rng = np.random.default_rng(0)
-    result = local_train(down["w"], method.optimizer, method.correction, objective, batches, rng, task=task, server_payload=down)
+    result = local_train(
+        down["w"],
+        method.optimizer,
+        method.correction,
+        objective,
+        batches,
+        rng,
+        task=task,
+        server_payload=down,
+        cohort=1,
+        correction_rng=rng,
+    )
     size = objective.layout.size
     return MethodCost(
         down=_vectors(down.values(), size),

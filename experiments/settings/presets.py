@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from experiments.settings import names
 from fedsam.overrides import flatten, override
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PRESETS_PATH = Path(__file__).with_suffix(".toml")
 COMPONENT_KEYS = ("client.optimizer", "client.correction", "server.strategy")
+Backing = Literal["authors", "reconstruction", "equations", "none"]
 # Hyperparameters that every local optimizer has.
 SHARED = ("client.optimizer.lr", "client.optimizer.weight_decay", "client.optimizer.momentum", "client.optimizer.clip_norm")
 
@@ -43,17 +44,25 @@ class Preset:
 
     Attributes:
         source: Paper, and whose settings the defaults are.
+        year: Of the paper.
+        golden: Whose code computed the trajectory that the preset is tested with.
         settings: Dotted keys of the experiment that the preset sets; the experiment's own settings win over them.
     """
 
     source: str
+    year: int
+    golden: Backing
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def expansion(self) -> str:
         """The names of the three components, with those inside them in brackets."""
-        inner = {key: f" ({self.settings[f'{key}.inner.name']})" if f"{key}.inner.name" in self.settings else "" for key in COMPONENT_KEYS}
-        return " x ".join(f"{self.settings[f'{key}.name']}{inner[key]}" for key in COMPONENT_KEYS)
+        return " x ".join(map(self._named, COMPONENT_KEYS))
+
+    def _named(self, key: str) -> str:
+        """The name of a component, with those inside it in brackets."""
+        inner = f"{key}.inner"
+        return f"{self.settings[f'{key}.name']}{f' ({self._named(inner)})' if f'{inner}.name' in self.settings else ''}"
 
 
 def _read() -> dict[str, Preset]:
@@ -61,8 +70,8 @@ def _read() -> dict[str, Preset]:
     return {name: _preset(tables["recipes"], **table) for name, table in tables["presets"].items()}
 
 
-def _preset(recipes: Mapping[str, Any], source: str, recipe: str | None = None, **settings: Any) -> Preset:
-    return Preset(source, {**flatten(recipes[recipe] if recipe else {}), **flatten(settings)})
+def _preset(recipes: Mapping[str, Any], source: str, year: int, golden: Backing, recipe: str | None = None, **settings: Any) -> Preset:
+    return Preset(source, year, golden, {**flatten(recipes[recipe] if recipe else {}), **flatten(settings)})
 
 
 # Read at import: the catalogue lists the presets among its tables, which are plain mappings, and whoever imports this expands them.

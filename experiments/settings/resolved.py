@@ -16,9 +16,10 @@ from fedsam.config import Component, Experiment
 
 METHOD = ("client.optimizer", "client.correction", "server.strategy")
 KINDS = {kind.setting: name for name, kind in names.KINDS.items() if name not in ("datasets", "samplers")} | {
-    "simulate.bandwidth": "distributions"
+    "simulate.bandwidth": "distributions",
+    "client.rho_schedule": "schedules",
 }
-FILLED = (*METHOD, "client.schedule", "data.partition", "model")
+FILLED = (*METHOD, "client.schedule", "client.rho_schedule", "data.partition", "model")
 TYPES: Mapping[str, tuple[type, ...]] = {"number": (float, int), "integer": (int,), "boolean": (bool,), "string": (str,)}
 
 
@@ -66,6 +67,7 @@ def _resolve(experiment: Experiment) -> dict[str, Any]:
         and server.sampling in ("fixed", "independent")
         and cohort <= clients
         and not (isinstance(server.quorum, int) and server.quorum > cohort)
+        and experiment.client.rho_schedule == Component(name="constant")
         and experiment.simulate.speed is None
         and experiment.simulate.bandwidth is None
         and signature(experiment) in descriptions.fitting()

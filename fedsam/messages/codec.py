@@ -39,6 +39,7 @@ class Broadcast:
         reply: Whether the client is to send its delta (our strategies) or its vector (Flower's strategies).
         accepted: The last round in which this client's update was accepted, 0 if none; None where every update is.
         constants: Digest of the server's tensors that do not travel, as `Network.constants`; None where the sender does not say.
+        cohort: Clients that were asked in this round; None where the sender does not say.
     """
 
     vectors: Vectors
@@ -46,6 +47,7 @@ class Broadcast:
     reply: str = "model"
     accepted: int | None = None
     constants: str | None = None
+    cohort: int | None = None
 
 
 @dataclass(frozen=True)
@@ -178,17 +180,13 @@ def encode_broadcast(
     accepted: int | None = None,
     spec: AggregationSpec | None = None,
     constants: str | None = None,
+    cohort: int | None = None,
 ) -> RecordDict:
-    """The message content for one client; `record` comes from `arrays` and is shared by all messages of a round.
-
-    With `spec` a grid may add the replies up.
-    """
+    """The message content for one client; `record` comes from `arrays` and is shared by all of a round. With `spec` a grid may add up."""
     merge = {} if spec is None else {"fedsam.merge": spec.weights, "fedsam.expects": list(spec.expects)}
-    config = ConfigRecord({"server-round": round, "reply": reply, **merge})
-    if accepted is not None:
-        config["accepted"] = accepted
-    if constants is not None:
-        config["constants"] = constants
+    told = {"accepted": accepted, "constants": constants, "cohort": cohort}
+    known = {name: value for name, value in told.items() if value is not None}
+    config = ConfigRecord({"server-round": round, "reply": reply, **merge, **known})
     return flower_private.make_content({"arrays": record, "config": config})
 
 
@@ -209,6 +207,7 @@ def decode_broadcast(content: RecordDict, device: str | torch.device = "cpu") ->
         reply=str(config.get("reply", "model")),
         accepted=int(str(config["accepted"])) if "accepted" in config else None,
         constants=str(config["constants"]) if "constants" in config else None,
+        cohort=int(str(config["cohort"])) if "cohort" in config else None,
     )
 
 

@@ -4,15 +4,18 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
 from clients.corrections import NoCorrection, Proximal
+from clients.corrections.base import LocalOutcome
 from clients.local import LocalResult, local_train
 from clients.objective import Batch, NetworkObjective
 from clients.optimizers import SAM, SGD
-from clients.optimizers.base import LocalOptimizer
+from clients.optimizers.base import LocalOptimizer, Task
 from fedsam.models.network import Network
+from fedsam.schedules import LocalRate
 
 
 def setting() -> tuple[Network, list[Batch]]:
@@ -52,6 +55,20 @@ def test_sam_without_radius_is_sgd_to_the_bit() -> None:
     assert not torch.equal(trained(SAM(rho=0.1, **settings)).x, trained(SGD(**settings)).x)
 
 
+def test_the_rate_falls_over_the_steps_of_a_round() -> None:
+    network, batches = setting()
+    w, objective = network.initial.clone(), NetworkObjective(network)
+    for rate, batch in zip((0.1, 0.08, 0.06), batches, strict=True):  # towards 0.04, which a fourth step would have
+        w = w - rate * objective.grad(w, batch)[0]
+    task, falling = Task(steps=3), LocalRate(0.4)
+    rng = np.random.default_rng(0)
+    result = local_train(network.initial, SGD(lr=0.1), NoCorrection(), objective, batches, rng, task=task, rate=falling)
+    assert torch.allclose(result.x, w, rtol=0, atol=1e-6)
+    assert LocalOutcome(w, w, {}, 3, SGD(lr=0.1), falling).reach == pytest.approx(0.24)
+    with pytest.raises(ValueError, match="needs the number of local steps: the task has 0, there were 3"):
+        local_train(network.initial, SGD(), NoCorrection(), objective, batches, rng, rate=falling)
+
+
 def test_costs_are_counted() -> None:
     sgd, sam = trained(SGD()), trained(SAM())
     assert (sgd.steps, sgd.examples, sgd.gradient_evaluations, sgd.forward_evaluations) == (3, 12, 12, 0)
@@ -73,3 +90,16 @@ def test_the_clip_bounds_each_step() -> None:
     moved = trained(SGD(lr=1.0, clip_norm=0.01)).x - network.initial
     assert moved.norm() <= 3 * 0.01
     assert torch.equal(trained(replace(SGD(), clip_norm=1e6)).x, trained(SGD()).x)
+
+
+def test_running_statistics_can_be_those_of_the_last_weights() -> None:
+    module = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2))
+    network, batches = Network(module), setting()[1]
+    local_train(network.initial, SGD(), NoCorrection(), NetworkObjective(network), batches, np.random.default_rng(0))
+    once = network.buffers.clone()
+    network.buffers = Network(nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2))).buffers
+    rng, optimizer = np.random.default_rng(0), SAM()
+    again = local_train(network.initial, optimizer, NoCorrection(), NetworkObjective(network), [], rng, statistics_batches=batches)
+    assert torch.allclose(network.buffers, once)  # the first layer's inputs do not depend on weights
+    assert torch.equal(again.x, network.initial)
+    assert (again.forward_evaluations, again.gradient_evaluations) == (12, 0)

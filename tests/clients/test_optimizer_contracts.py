@@ -28,6 +28,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "vsam": {"window": 4, "blocks": 2, "warmup_steps": 4},
     "aesam": {"total_steps": 100},
     "sparse_sam": {"num_samples": 4, "steps_per_epoch": 5},
+    "dynamic_sparse_sam": {"steps_per_epoch": 5},
     "m_sharpness_sam": {"m": 3},
     "zosam": {"num_probes": 2},
     "warm_sam": {"warmup_rounds": 2},
@@ -38,6 +39,7 @@ KINDS: dict[str, set[str]] = {
     "aesam": {"probe", "sam", "plain"},
     "looksam": {"sam", "reuse"},
     "sparse_sam": {"step", "refresh"},
+    "dynamic_sparse_sam": {"step", "refresh"},
     "vsam": {"sam", "reuse"},
 }
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, cast
 
+import numpy as np
 import torch
 from flwr.app import ConfigRecord, Context, Message
 from flwr.clientapp import ClientApp
@@ -39,8 +40,10 @@ OPTIMIZER, CORRECTION, STRATEGY = "client.optimizer", "client.correction", "serv
 
 def _server_lr(value: float, preset: Mapping[str, Any]) -> Settings:
     """To the rule itself, or to the one that it wraps."""
-    wraps = preset[f"{STRATEGY}.name"] in ("scaffold", "fedcm", "fednova", "swa", "previous")
-    return {f"{STRATEGY}.inner.lr" if wraps else f"{STRATEGY}.lr": value}
+    key = STRATEGY
+    while f"{key}.inner.name" in preset:
+        key += ".inner"
+    return {f"{key}.lr": value}
 
 
 def _at(*keys: str, change: Callable[[Any], Any] = lambda value: value) -> Callable[[Any, Mapping[str, Any]], Settings]:
@@ -62,6 +65,10 @@ def _only(*allowed: Any) -> Callable[[Any, Mapping[str, Any]], Settings]:
 def _direction(value: str, preset: Mapping[str, Any]) -> Settings:
     strategy = {f"{STRATEGY}.name": "previous", f"{STRATEGY}.inner.name": "fedavg"} if value == "previous_round" else {}
     return {f"{CORRECTION}.direction": value, **strategy}
+
+
+def _adaptive(value: bool, preset: Mapping[str, Any]) -> Settings:
+    return {f"{OPTIMIZER}.name": "asam", f"{OPTIMIZER}.variant": "elementwise"} if value else {f"{OPTIMIZER}.name": "sam"}
 
 
 def _s_variant(value: str, preset: Mapping[str, Any]) -> Settings:
@@ -89,6 +96,8 @@ COMMON: Mapping[str, Callable[[Any, Mapping[str, Any]], Settings]] = {
     "bias_correction": _only("none"),
     "server_momentum": _at(f"{STRATEGY}.momentum"),
     "local_momentum": _at(f"{OPTIMIZER}.momentum"),
+    "rate_floor": _at("client.rate_floor"),
+    "clip_placement": _at("client.clip"),
 }
 OWN: Mapping[str, Mapping[str, Callable[[Any, Mapping[str, Any]], Settings]]] = {
     "fedacg": {"beta": _at(f"{CORRECTION}.mu", change=lambda beta: 2 * beta)},
@@ -102,6 +111,12 @@ OWN: Mapping[str, Mapping[str, Callable[[Any, Mapping[str, Any]], Settings]]] = 
     },
     "fedasam": {"eta": _at(f"{OPTIMIZER}.eta"), "swa": _only(False)},
     "fedexp": {"epsilon": _at(f"{STRATEGY}.epsilon"), "lr_decay_for_epsilon": _at(f"{STRATEGY}.epsilon_decay"), "server_lr": _only(1.0)},
+    "dp_fedsam": {
+        "adaptive": _adaptive,
+        "update_clip": _at(f"{CORRECTION}.clip"),
+        "clip_scope": _at(f"{CORRECTION}.scope"),
+        "noise_multiplier": _at(f"{CORRECTION}.sigma"),
+    },
     "fedgf": {
         "rho_global": _at(f"{STRATEGY}.rho"),
         "T_D": _at(f"{STRATEGY}.threshold"),
@@ -124,6 +139,17 @@ OWN: Mapping[str, Mapping[str, Callable[[Any, Mapping[str, Any]], Settings]]] = 
     },
     "fedlesam_d": {"lambda": _at(f"{CORRECTION}.inner.lam")},
     "fedlesam_s": {"correction_scale": _at(f"{CORRECTION}.inner.scale")},
+    "fedmoswa": {
+        "variate_momentum": _at(f"{STRATEGY}.gamma"),
+        "variate_rate": _at(f"{CORRECTION}.variate_rate"),
+        "first_round": _at(f"{STRATEGY}.first_round"),
+    },
+    "fednsam": {"perturbation": _only("gradient")},
+    "fednsam_momentum": {
+        "perturbation": _only("momentum"),
+        "server_momentum": _at(f"{STRATEGY}.momentum", f"{OPTIMIZER}.lookahead"),
+    },
+    "fedwmsam": {name: _at(f"{STRATEGY}.{name}") for name in ("alpha", "alpha_rate", "alpha_min", "alpha_max")},
     "fedsmoo": {
         "rho": _at(f"{OPTIMIZER}.rho", f"{STRATEGY}.rho"),
         "norm_eps": _at(f"{OPTIMIZER}.norm_eps", f"{STRATEGY}.norm_eps"),
@@ -148,6 +174,7 @@ HELD = {
     "swa_n": "k",
     "w_prev": "w_old",
     "c_per_round": "share",
+    "alpha_per_round": "alpha",
     "eta_g_per_round": "lr",
 }
 
@@ -158,7 +185,8 @@ def preset_of(algorithm: str, hyper: Case) -> str:
     Raises:
         Unknown: There is no such method.
     """
-    name = algorithm + ("_prox" if "prox_lambda" in hyper else "_swa" if hyper.get("swa") else "")
+    forms = {"_prox": "prox_lambda" in hyper, "_swa": hyper.get("swa"), "_momentum": hyper.get("perturbation") == "momentum"}
+    name = algorithm + next((form for form, is_meant in forms.items() if is_meant), "")
     if name not in PRESETS:
         raise Unknown(f"algorithm {algorithm!r} is not known")
     return name
@@ -204,9 +232,11 @@ class ScriptedData:
         """Number of examples that the client holds."""
         return len(self.federation["data"]["clients"][client]["y"])
 
+    round: list[int] = field(default_factory=lambda: [0])  # the one that is played, which `steps` is not told
+
     def steps(self, client: int, **_: Any) -> int:
-        """Not asked for by any method with golden cases."""
-        return 0
+        """Number of batches listed for the round that is played."""
+        return len(self.federation["schedule"][self.round[0] - 1]["batches"][str(client)])
 
     def class_counts(self, client: int) -> tuple[int, ...]:
         """Not asked for by any method with golden cases."""
@@ -221,11 +251,28 @@ class ScriptedData:
 
 
 @dataclass(frozen=True)
+class Listed:
+    """Stands in for a numpy generator: gives the recorded normal numbers."""
+
+    numbers: np.ndarray
+
+    def standard_normal(self, size: int) -> np.ndarray:
+        """All of them. Raises `ValueError` where another number of them is wanted."""
+        return self.numbers.reshape(size)
+
+
+@dataclass(frozen=True)
 class ScriptedRuntime(ClientRuntime):
     """A runtime whose learning rates are listed and which remembers what came of each local training."""
 
     rates: tuple[float, ...] = ()
+    noise: tuple[Mapping[str, list[float]], ...] = ()
     seen: dict[int, LocalResult] = field(default_factory=dict)
+
+    def correction_rng(self, round: int, client: int) -> np.random.Generator:
+        """Gives the numbers listed for the client, where there are any."""
+        listed = self.noise[round - 1].get(str(client))
+        return super().correction_rng(round, client) if listed is None else cast(np.random.Generator, Listed(np.array(listed)))
 
     def lr_factor(self, round: int) -> float:
         """The listed rate, as a multiple of the first."""
@@ -302,12 +349,15 @@ class Stage:
         strategy.round_config = replace(strategy.round_config, lr=lambda round: rates[round - 1])
         strategy.begin(torch.tensor(federation["init"], dtype=torch.float64), torch.empty(0))
         data = cast(FederatedDataset, ScriptedData(federation))
-        place = ScriptedRuntime(experiment, data, _network(federation), optimizer, method.correction, method.schedule, rates)
+        noise = tuple(entry.get("noise", {}) for entry in federation["schedule"])
+        components = (optimizer, method.correction, method.schedule, method.rho_schedule)
+        place = ScriptedRuntime(experiment, data, _network(federation), *components, rates, noise)
         return cls(strategy, InlineGrid(lambda: app_of(place), experiment.data.clients, {}), place)
 
     def play(self, round: int) -> Tensor:
         """One round; the global vector after it."""
         self.place.seen.clear()
+        cast(ScriptedData, self.place.federation).round[0] = round
         replies = self.grid.send_and_receive(self.strategy.configure_train(round, codec.arrays({}), ConfigRecord(), self.grid))
         self.strategy.aggregate_train(round, replies)
         return cast(Tensor, self.strategy.w)
@@ -371,8 +421,9 @@ def _server(
     for golden, want in (case["expected"]["final_server_state"] or {}).items():
         # FedGF's c is a number, SCAFFOLD's a vector.
         name = "share" if golden == "c" and not isinstance(want, list) else HELD.get(golden, golden)
+        name, sign = ("v", -1.0) if golden == "m" and name not in history[-1] else (name, 1.0)  # FedAvgM's momentum points uphill
         got = [state[name] for state in history] if golden.endswith("_per_round") else history[-1][name]
-        yield f"final {golden}", compare(_scale(golden, experiment) * got if isinstance(got, Tensor) else got, want)
+        yield f"final {golden}", compare(sign * _scale(golden, experiment) * got if isinstance(got, Tensor) else got, want)
 
 
 def _scale(golden: str, experiment: Experiment) -> float:

@@ -13,10 +13,25 @@ from torch import Tensor
 from experiments.settings.presets import expand
 from fedsam.config import Experiment
 from fedsam.overrides import override
+from fedsam.schedules import LocalRate
 from tests.golden_replay.strategies import Stage, flat
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "strategies"
 RHO = "client.optimizer.rho"
+NO_VARIATE = "client.correction.scale"
+# DP-FedSAM without clip, noise and adaptive perturbation.
+PUBLIC = {
+    "client.optimizer.name": "sam",
+    "client.optimizer.norm_eps": 1e-7,
+    RHO: 0.1,
+    "client.correction.clip": 1e9,
+    "client.correction.sigma": 0.0,
+}
+# Simpler methods that are no preset of their own.
+SIMPLER: dict[str, tuple[str, dict[str, Any]]] = {
+    "fedacg_plain": ("fedacg", {"client.correction.mu": 0.0}),
+    "fedcm_0.3": ("fedcm", {"client.correction.alpha": 0.3}),
+}
 
 
 def federation(name: str = "partial", file: str = "feddyn") -> dict[str, Any]:
@@ -75,17 +90,27 @@ def path(method: str, scene: dict[str, Any] | None = None, /, **changes: Any) ->
         ("fedprox", {"client.correction.mu": 0.0}, "fedavg"),
         ("fednova", {}, "fedavg"),
         ("fedasam_swa", {RHO: 0.0}, "fedavg"),
+        ("fedswa", {"client.rate_floor": 1.0, "server.strategy.lr": 1.0}, "fedavg"),
+        ("fednsam", {"server.strategy.momentum": 0.0, "client.optimizer.norm_eps": 1e-7, RHO: 0.1}, "fedsam"),
+        ("fednsam", {RHO: 0.0}, "fedacg_plain"),
+        ("fednsam_momentum", {"server.strategy.momentum": 0.0, "client.optimizer.lookahead": 0.0, RHO: 0.0}, "fedavg"),
+        ("dp_fedsam", PUBLIC, "fedsam"),
+        ("fedwmsam", {RHO: 0.0, "server.strategy.alpha": 0.3, "server.strategy.alpha_rate": 0.0, NO_VARIATE: 0.0}, "fedcm_0.3"),
     ],
 )
 @pytest.mark.parametrize("weights", ["uniform", "examples"])
 def test_a_method_without_its_point_is_the_simpler_one(method: str, changes: dict[str, Any], simpler: str, weights: str) -> None:
     reduced = path(method, server__weights=weights, **changes)
-    assert torch.allclose(reduced, path(simpler, server__weights=weights), rtol=0, atol=1e-12)
+    name, settings = SIMPLER.get(simpler, (simpler, {}))
+    assert torch.allclose(reduced, path(name, server__weights=weights, **settings), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(
     "method",
-    ["fedsam", "mofedsam", "fedgamma", "fedspeed", "fedsmoo", "fedlesam", "fedlesam_s", "fedlesam_d", "fedcm", "scaffold", "feddyn"],
+    [
+        *("fedsam", "mofedsam", "fedgamma", "fedspeed", "fedsmoo", "fedlesam", "fedlesam_s", "fedlesam_d", "fedcm", "scaffold", "feddyn"),
+        *("fedswa", "fedmoswa", "fednsam", "fednsam_momentum", "dp_fedsam", "fedwmsam"),
+    ],
 )
 def test_a_method_with_its_point_is_not_the_simpler_one(method: str) -> None:
     assert not torch.allclose(path(method), path("fedavg"), rtol=0, atol=1e-6)
@@ -138,6 +163,63 @@ def test_the_server_holds_the_mean_of_the_clients_states(method: str, name: str,
         mean = torch.stack([played.client_state(client).get(name, torch.zeros(43, dtype=torch.float64)) for client in range(4)]).mean(dim=0)
         assert torch.allclose(flat(played.strategy.state)[name], mean, rtol=0, atol=1e-12)
         assert float(mean.norm()) > 1e-3
+
+
+def test_fedmoswa_over_everybody_with_full_weight_is_scaffold() -> None:
+    scene = federation("full")
+    same = {"client.rate_floor": 1.0, "server.strategy.inner.lr": 1.0, "server.strategy.gamma": 1.0}
+    assert torch.allclose(path("fedmoswa", scene, **same), path("scaffold", scene), rtol=0, atol=1e-12)
+    assert not torch.allclose(path("fedmoswa", **same), path("scaffold"), rtol=0, atol=1e-6)
+
+
+def test_both_rates_of_fedmoswas_variate_agree_where_the_rate_is_constant() -> None:
+    def paths(floor: float) -> list[Tensor]:
+        return [path("fedmoswa", client__rate_floor=floor, client__correction__variate_rate=rate) for rate in ("sum", "mean")]
+
+    assert torch.allclose(*paths(1.0), rtol=0, atol=1e-12)
+    assert not torch.allclose(*paths(0.1), rtol=0, atol=1e-6)
+
+
+def test_fedwmsam_without_momentum_in_its_mixture_is_scaffold() -> None:
+    """alpha close to 1 leaves the gradient and (c - c_i); the momentum's weight is 1 - alpha."""
+    almost = {RHO: 0.0, "server.strategy.alpha": 1 - 1e-9, "server.strategy.alpha_rate": 0.0}
+    assert torch.allclose(path("fedwmsam", **almost), path("scaffold"), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("method", "held"), [("scaffold", "c"), ("fedcm", "m"), ("fedgamma", "c")])
+def test_a_falling_rate_leaves_states_in_units_of_a_gradient(method: str, held: str) -> None:
+    """Steps so short on one batch that the gradient is the same in all of them: what is kept is that gradient, however the rate falls."""
+    scene, states = federation(), []
+    schedule = [{**e, "lr": 1e-6, "batches": {c: [b[0]] * len(b) for c, b in e["batches"].items()}} for e in scene["schedule"]]
+    for floor in (1.0, 0.5, 0.0):
+        played = stage(method, {**scene, "schedule": schedule}, client__rate_floor=floor, client__optimizer__weight_decay=0.0)
+        played.play(1)
+        states.append(flat(played.strategy.state)[held])
+    assert float(states[0].norm()) > 1e-2
+    assert all(torch.allclose(state, states[0], rtol=0, atol=1e-4) for state in states)
+
+
+def test_fednova_takes_back_a_falling_rate_of_unequal_clients() -> None:
+    scene = federation("unequal_steps", "fednova")
+    rate = LocalRate(0.1)
+    played = stage("fedavg", scene, client__rate_floor=0.1)
+    played.play(1)
+    seen, start = played.place.seen, torch.tensor(scene["init"], dtype=torch.float64)
+    normalized = torch.stack([(seen[c].x - start) / rate.reach(seen[c].steps) for c in seen]).mean(dim=0)
+    reach = sum(rate.reach(seen[c].steps) for c in seen) / len(seen)
+    assert torch.allclose(path("fednova", scene, client__rate_floor=0.1)[0], start + reach * normalized, rtol=0, atol=1e-12)
+
+
+def test_a_private_clients_update_is_short_and_its_noise_has_the_published_deviation() -> None:
+    scene, clip = federation(), {"client.correction.clip": 0.01}
+    scene = {**scene, "schedule": [{**e, "noise": {str(c): [1.0] * 43 for c in e["clients"]}} for e in scene["schedule"]]}
+    noisy, quiet = (
+        stage("dp_fedsam", scene, client__correction__sigma=sigma, client__correction__scope="vector", **clip) for sigma in (0.5, 0.0)
+    )
+    noisy.play(1)
+    quiet.play(1)
+    assert torch.allclose(noisy.strategy.w - quiet.strategy.w, torch.full((43,), 0.5 * 0.01 / 2**0.5, dtype=torch.float64), atol=1e-12)
+    assert all(float(result.delta.norm()) == pytest.approx(0.01) for result in quiet.place.seen.values())
 
 
 def test_fedsmoo_sends_a_perturbation_of_length_rho_and_opposite_ones_agree() -> None:

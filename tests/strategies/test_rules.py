@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fedsam.config import Component, ConfigError
+from fedsam.schedules import LocalRate
 from strategies import build
 from strategies.base import Aggregate, ServerRule, State
 from strategies.fedgloss import FedGloSS
@@ -170,3 +171,38 @@ def test_ema_and_previous_send_older_vectors() -> None:
 def test_a_rule_named_inside_another_is_checked() -> None:
     with pytest.raises(ConfigError, match=r"server.strategy.inner: 'warp' is not known"):
         made("scaffold", inner="warp").init_state(W)
+
+
+@pytest.mark.parametrize(("first_round", "first", "second"), [("average", (0.5, 1.0), (0.75, 0.5)), ("replace", (2.0, 4.0), (2.25, 3.5))])
+def test_fedmoswa_averages_the_cohorts_variates(first_round: str, first: tuple[float, float], second: tuple[float, float]) -> None:
+    rule = made("fedmoswa", gamma=0.25, first_round=first_round)
+    sent = [Aggregate(vector(0, 0), mean={"c": vector(2, 4)}), Aggregate(vector(0, 0), mean={"c": vector(1, -2)})]
+    states = [played(rule, *sent[:rounds])[1] for rounds in (1, 2)]
+    assert torch.equal(states[0]["c"], vector(*first))
+    assert torch.equal(states[1]["c"], vector(*second))
+    assert torch.equal(rule.broadcast(W, states[1])["c"], vector(*second))
+
+
+def test_fednsam_sends_fedavgms_momentum() -> None:
+    rule = made("fednsam", momentum=0.5)
+    (w,), state = played(rule, Aggregate(vector(2, 4)))
+    assert torch.equal(w, W + vector(2, 4))
+    assert torch.equal(rule.broadcast(w, state)["v"], vector(-2, -4))
+
+
+def test_fedwmsam_follows_how_far_clients_go_up_the_momentum() -> None:
+    rule, still = made("fedwmsam", alpha=0.5, alpha_rate=0.5), {"c": vector(0, 0)}
+    weights = []
+    for disagreement in (2.0, 0.0, 0.4):  # counted as 0.9, 0.1 and itself
+        sent = Aggregate(vector(1, 0), population=still, metrics={"steps": 2.0, "disagreement": disagreement}, lr=0.5)
+        weights.append(played(rule, sent)[1]["alpha"])
+    assert weights == pytest.approx([0.7, 0.3, 0.45])
+    assert rule.broadcast(W, rule.init_state(W))["alpha"].tolist() == [0.5]
+    with pytest.raises(ConfigError, match=r"alpha_min: 0.5 is not allowed: must be <= alpha_max, 0.3"):
+        made("fedwmsam", alpha_min=0.5, alpha_max=0.3)
+
+
+def test_a_momentum_in_units_of_a_gradient_divides_by_the_rates_really_taken() -> None:
+    # Rates 0.5 (1, 0.75, 0.5, 0.25): their sum is 1.25.
+    sent = Aggregate(vector(2.5, 5), metrics={"steps": 4.0}, lr=0.5, rate=LocalRate(0.0))
+    assert torch.equal(played(made("fedcm"), sent)[1]["m"], vector(-2, -4))

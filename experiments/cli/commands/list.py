@@ -79,11 +79,27 @@ def _names() -> Table:
 
 def _meanings(kind: Kind) -> Table:
     """The names of a kind, each with what it is."""
+    if kind is Kind.METHODS:
+        return _methods()
     result = _table("name", "meaning", title=kind)
     for name, meaning in _meanings_by_name(kind, entry_points()).items():
         result.add_row(literal(name), literal(meaning))
     if kind is not Kind.CONFIGS:
         result.caption = f"fedsam list {kind} NAME: settings, limits and sources, of module:attribute too; --details: of all"
+    return result
+
+
+def _methods() -> Table:
+    """The methods, each with its components, its year, its paper and whose code backs its numbers."""
+    result = _table("name", "optimizer x correction x strategy", title=Kind.METHODS)
+    for column in ("year", "golden", "source"):
+        result.add_column(column, overflow="fold")
+    for name, preset in PRESETS.items():
+        result.add_row(name, preset.expansion, str(preset.year), preset.golden, literal(preset.source))
+    result.caption = (
+        "golden: whose code computed the trajectory that a method is tested with: its authors', others' (reconstruction), or none but the "
+        f"paper's equations. fedsam list {Kind.METHODS} NAME: settings and costs; --details: of all"
+    )
     return result
 
 

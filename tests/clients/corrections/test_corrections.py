@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -11,7 +13,9 @@ from torch import Tensor
 from clients.corrections import build
 from clients.corrections.base import Correction, LocalOutcome, Payload, Vectors
 from clients.optimizers.sgd import SGD
-from fedsam.config import Component
+from fedsam.config import Component, ConfigError
+from fedsam.schedules import LocalRate
+from tests.support.objectives import layout_of
 
 W, X, G = (torch.tensor(values, dtype=torch.float64) for values in ([1.0, 2.0], [3.0, 1.0], [10.0, 20.0]))
 
@@ -108,3 +112,59 @@ def test_normalized_divides_by_how_far_gradients_were_carried() -> None:
     assert proximal.delta is not None
     assert torch.allclose(proximal.delta, vector(2, -1) / 1.75, rtol=1e-12)
     assert proximal.metrics["tau"] == 2
+
+
+def test_a_rate_that_falls_within_the_round_shortens_the_reach() -> None:
+    # Rates 0.5 (1, 0.75, 0.5, 0.25) with a floor of 0: their sum is 1.25.
+    outcome = LocalOutcome(W, X, {}, 4, SGD(lr=0.5), LocalRate(0.0))
+    assert outcome.reach == 1.25
+    after, payload = made("control_variate").finish(outcome, {"c": vector(0, 0)}, {"c": vector(0, 0)})
+    assert torch.equal(after["c"], -vector(2, -1) / 1.25)
+    assert torch.equal(payload.population["c"], after["c"])
+    nova = made("normalized").finish(outcome, {}, {})[1]
+    assert nova.metrics["tau"] == pytest.approx(2.5)
+
+
+@pytest.mark.parametrize(("variate_rate", "divisor"), [("sum", 1.25), ("mean", 1.0)])
+def test_fedmoswa_sends_its_distance_to_the_servers_variate(variate_rate: str, divisor: float) -> None:
+    outcome = LocalOutcome(W, X, {}, 4, SGD(lr=0.5), LocalRate(0.0))
+    c, mine = vector(1, 1), vector(3, -1)
+    after, payload = made("fedmoswa", variate_rate=variate_rate).finish(outcome, {"c": c}, {"c": mine})
+    assert torch.allclose(after["c"], mine - c - vector(2, -1) / divisor, rtol=1e-12)
+    assert torch.equal(payload.mean["c"], after["c"] - c)
+    assert not payload.population
+
+
+@pytest.mark.parametrize(("m", "disagreement"), [((2.0, -1.0), 2.0), ((-2.0, 1.0), 0.0), ((1.0, 2.0), 1.0), ((0.0, 0.0), 0.0)])
+def test_fedwmsam_says_how_far_a_client_went_up_the_momentum(m: tuple[float, float], disagreement: float) -> None:
+    received = {"c": vector(0, 0), "m": vector(*m), "alpha": vector(0.25)}
+    direction, _, payload = round_of(made("fedwmsam"), received, {"c": vector(0, -3)})
+    assert payload.metrics["disagreement"] == pytest.approx(disagreement, abs=1e-12)
+    # alpha (g + c - c_i) + (1 - alpha) m
+    assert torch.allclose(direction, 0.25 * (G + vector(0, 3)) + 0.75 * vector(*m), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("scope", "sent"), [("vector", (3 / 5, 4 / 5)), ("tensor", (1.0, 1.0))])
+def test_a_private_delta_is_clipped_as_one_or_by_tensors(scope: str, sent: tuple[float, float]) -> None:
+    layout = layout_of(("a", (1,)), ("b", (1,)))
+    outcome = LocalOutcome(W, W + vector(3, 4), {}, 1, SGD(), layout=layout, cohort=4, rng=np.random.default_rng(0))
+    quiet = made("private", clip=1.0, scope=scope, sigma=0.0).finish(outcome, {}, {})[1]
+    assert quiet.delta is not None
+    assert torch.allclose(quiet.delta, vector(*sent), rtol=1e-12)
+    noisy = made("private", clip=1.0, scope=scope, sigma=2.0).finish(outcome, {}, {})[1]
+    assert noisy.delta is not None
+    assert torch.allclose(noisy.delta, vector(*sent) + torch.from_numpy(np.random.default_rng(0).standard_normal(2)), rtol=1e-12)
+    still = made("private", clip=1.0, scope=scope, sigma=0.0).finish(replace(outcome, x=W), {}, {})[1]
+    assert still.delta is not None
+    assert torch.equal(still.delta, vector(0, 0))
+
+
+@pytest.mark.parametrize("inner", ["control_variate", "dual", "normalized", "prox_correction"])
+def test_a_private_client_keeps_and_sends_nothing_that_follows_its_delta(inner: str) -> None:
+    with pytest.raises(ConfigError, match=rf"client.correction.inner: '{inner}' is not allowed in 'private'"):
+        made("private", inner=inner)
+
+
+def test_a_private_client_must_know_its_cohort() -> None:
+    with pytest.raises(ConfigError, match="does not say how many clients a round has"):
+        made("private").finish(LocalOutcome(W, X, {}, 1, SGD()), {}, {})

@@ -17,8 +17,10 @@ from clients.optimizers.base import LocalOptimizer, State, Task
 from clients.optimizers.fedgf import FedGF
 from clients.optimizers.fedgmt import FedGMT
 from clients.optimizers.fedlesam import FedLESAM
+from clients.optimizers.fednsam import FedNSAM
 from clients.optimizers.fedsmoo import FedSMOO
 from clients.optimizers.fedsol import FedSOL, movement
+from clients.optimizers.fedwmsam import FedWMSAM
 from clients.optimizers.mixed import Mixed
 from clients.optimizers.warm_sam import WarmSAM
 from fedsam.models.network import Network
@@ -46,6 +48,23 @@ def test_lesam_takes_its_gradient_one_radius_back_along_the_global_move() -> Non
     w, _ = stepped(FedLESAM(lr=0.1, rho=0.5, norm_eps=1e-15), ascent=vector(0, 2))
     assert close(w, 3 - 0.3, 4 - 0.45)
     assert close(stepped(FedLESAM(lr=0.1, rho=0.5), ascent=vector(0, 0))[0], 2.7, 3.6)
+
+
+def test_fednsam_looks_ahead_along_the_momentum_and_climbs_back() -> None:
+    # The momentum is (0, -2): w + 0.25 (0, -2) + 0.5 (0, 1) is w again, and w + 0.5 (0, -2) + 0.5 (0, 1) is (3, 3.5).
+    assert close(stepped(FedNSAM(lr=0.1, rho=0.5, lookahead=0.25, norm_eps=1e-15), ascent=vector(0, 2))[0], 2.7, 3.6)
+    assert close(stepped(FedNSAM(lr=0.1, rho=0.5, lookahead=0.5, norm_eps=1e-15), ascent=vector(0, 2))[0], 2.7, 4 - 0.35)
+
+
+def test_fedwmsam_perturbs_towards_the_start_moved_along_the_momentum() -> None:
+    optimizer, objective, rng = FedWMSAM(lr=0.1, rho=0.5, norm_eps=1e-15), Quadratic([1.0, 1.0]), np.random.default_rng(0)
+    state = optimizer.init(W, Task(terms={"q": vector(-0.3, 0)}))
+    w, state, _ = optimizer.step(W, state, objective, at_origin(), rng)
+    assert close(w, 2.7, 3.6)  # no direction yet
+    # (3, 4) + (-0.3, 0) - (2.7, 3.6) = (0, 0.4): e = (0, 0.5).
+    w, state, _ = optimizer.step(w, state, objective, at_origin(), rng)
+    assert close(w, 2.7 - 0.27, 3.6 - 0.41)
+    assert state["taken"] == 2
 
 
 def test_smoo_perturbs_along_what_its_dual_leaves_of_the_gradient() -> None:

@@ -1,14 +1,17 @@
 """Sparse SAM: the mask, when and from what it is refreshed."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
 from clients.objective import Batch
 from clients.optimizers.base import Task
-from clients.optimizers.sparse_sam import SparseSAM
+from clients.optimizers.sparse_sam import DynamicSparseSAM, SparseSAM
 from fedsam.config import ConfigError
-from tests.support.objectives import at_origin, random_batches
+from tests.support.objectives import Softmax, at_origin, random_batches
 from tests.support.recording import NO_DRAW, RHO, START, Watched, batchnorm_network, hill, statistics_after, step, vector
 
 TASK = Task(steps=4, peek=at_origin)
@@ -69,3 +72,32 @@ def test_it_needs_examples() -> None:
         SparseSAM().init(START, Task())
     assert "base optimizer" in (SparseSAM().reduction_reason(1) or "")
     assert SparseSAM().reduction_reason(2) is None
+
+
+def test_the_dynamic_mask_drops_small_gradients_and_grows_others() -> None:
+    optimizer = DynamicSparseSAM(sparsity=0.5, drop_rate=0.5, lr=0.1)
+    state = optimizer.init(torch.zeros(8, dtype=torch.float64), Task(round=1, rounds=4, steps=2))
+    assert state["dropped"] == 0.5
+    mask, g = torch.tensor([1.0, 1, 1, 1, 0, 0, 0, 0]), torch.tensor([4.0, -3, 2, 1, 9, 9, 9, 9])
+    draws = torch.tensor([0.9, 0.9, 0.9, 0.9, 0.1, 0.4, 0.3, 0.2])
+    assert optimizer._exchanged(mask, g, draws, 0.5).tolist() == [1, 1, 0, 0, 0, 1, 1, 0]
+    assert optimizer._exchanged(mask, g, draws, 0.0).tolist() == mask.tolist()
+    later = optimizer.resume({**state, "mask": mask}, torch.zeros(8), Task(round=3, rounds=4, steps=2))
+    assert later["dropped"] == pytest.approx(0.25)
+    assert torch.equal(later["mask"], mask)
+
+
+def test_the_dynamic_mask_starts_at_random_and_serves_from_the_next_step_on() -> None:
+    optimizer, objective, rng = DynamicSparseSAM(lr=0.1), Softmax(), np.random.default_rng(0)
+    w = torch.ones(objective.layout.size, dtype=torch.float64)
+    state, watched = optimizer.init(w, Task(rounds=2, steps=3)), Watched(objective)
+    masks = []
+    for batch in random_batches(3):
+        before, (w, state, _) = w, optimizer.step(w, state, watched, batch, rng)
+        masks.append(state["mask"])
+        moved = watched.points[-1] - before
+        active = len(w) - math.ceil(len(w) / 2)
+        assert int((moved != 0).sum()) <= active
+        assert int(state["mask"].sum()) <= active + 1
+    assert torch.equal(masks[0], masks[1])  # a refresh in every round of three steps
+    assert optimizer.uses_rounds and not DynamicSparseSAM(drop_rate=0.0).uses_rounds

@@ -393,6 +393,16 @@ def test_completion_knows_the_configs(tmp_path: Path, monkeypatch: pytest.Monkey
     assert done.stdout.split() == ["quickstart", "quiet.toml"]
 
 
+def test_list_shows_year_source_and_backing_of_methods(fedsam: Fedsam) -> None:
+    code, out, _ = fedsam("list", "methods")
+    assert code == 0
+    words = " ".join(out.split())
+    assert "2025" in words and "arXiv:2511.22080" in words
+    assert all(word in words for word in ("authors", "equations", "reconstruction"))
+    details = fedsam("list", "methods", "fedswa")[1]
+    assert "Golden trajectory: authors." in " ".join(details.replace("│", " ").split())
+
+
 @pytest.mark.parametrize("kind", list(TABLES))
 def test_list_shows_every_name(fedsam: Fedsam, kind: str) -> None:
     for arguments in ([], [kind]):
