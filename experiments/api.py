@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments.callbacks.callback import Callback
+from experiments.callbacks.progress import shown
 from experiments.planning.plan import plan_comparison
 from experiments.reporting.report import write_report
-from experiments.running.callback import Callback
 from experiments.running.grids import DatasetCache, actor_groups
-from experiments.running.progress import shown
 from experiments.running.result import Result
 from experiments.running.scheduler import Outcome, perform
 from experiments.settings.catalogue import CheckedExperiment

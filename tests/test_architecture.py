@@ -20,7 +20,8 @@ PACKAGES = ("fedsam", "clients", "strategies", "experiments")
 
 ROOT_OF_FEDSAM = "fedsam"  # the modules of fedsam/ itself, which everything may import
 BELOW = {ROOT_OF_FEDSAM, "fedsam.models", "fedsam.data", "fedsam.messages", "fedsam.evaluation", "fedsam.system"}
-EVERYTHING = BELOW | {"fedsam.results", "fedsam.grid", "clients", "strategies"}
+EVERYTHING = BELOW | {"fedsam.results", "fedsam.checkpoints", "fedsam.grid", "clients", "strategies"}
+WATCHED = EVERYTHING | {"experiments.callbacks"}
 # What the modules of a room may import besides those of their own room.
 ROOMS: dict[str, set[str]] = {
     ROOT_OF_FEDSAM: set(),
@@ -28,22 +29,24 @@ ROOMS: dict[str, set[str]] = {
     "fedsam.data": {ROOT_OF_FEDSAM},
     "fedsam.messages": {ROOT_OF_FEDSAM},
     "fedsam.results": {ROOT_OF_FEDSAM, "fedsam.models"},
+    "fedsam.checkpoints": {ROOT_OF_FEDSAM, "fedsam.results"},
     "fedsam.evaluation": {ROOT_OF_FEDSAM, "fedsam.data", "fedsam.models"},
     "fedsam.system": {ROOT_OF_FEDSAM, "fedsam.models"},
     "fedsam.grid": {ROOT_OF_FEDSAM, "fedsam.messages"},
     "clients": BELOW,
     "strategies": BELOW,
     "experiments.settings": EVERYTHING,
-    "experiments.running": EVERYTHING | {"experiments.settings"},
+    "experiments.callbacks": EVERYTHING | {"experiments.settings"},
+    "experiments.running": WATCHED | {"experiments.settings"},
     "experiments.analysis": EVERYTHING,
     "experiments.reporting": EVERYTHING | {"experiments.analysis"},
-    "experiments.planning": EVERYTHING | {"experiments.settings", "experiments.running", "experiments.analysis"},
+    "experiments.planning": WATCHED | {"experiments.settings", "experiments.running", "experiments.analysis"},
     "experiments.diagnostics": EVERYTHING | {"experiments.running", "experiments.analysis"},
-    "experiments.contracts": EVERYTHING | {"experiments.settings", "experiments.running"},
-    "experiments.benchmarks": EVERYTHING | {"experiments.settings", "experiments.running", "experiments.reporting"},
+    "experiments.contracts": WATCHED | {"experiments.settings", "experiments.running"},
+    "experiments.benchmarks": WATCHED | {"experiments.settings", "experiments.running", "experiments.reporting"},
     "experiments.project_template": EVERYTHING | {"experiments.contracts", "experiments"},
-    "experiments.api": EVERYTHING | {"experiments.settings", "experiments.running", "experiments.planning", "experiments.reporting"},
-    "experiments.cli": EVERYTHING
+    "experiments.api": WATCHED | {"experiments.settings", "experiments.running", "experiments.planning", "experiments.reporting"},
+    "experiments.cli": WATCHED
     | {f"experiments.{room}" for room in ("settings", "running", "planning", "reporting", "diagnostics", "contracts", "benchmarks")},
 }
 # What users import from or start: above everything else, whose names they find when they are used.

@@ -21,7 +21,7 @@ from fedsam.wording import ConfigError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from experiments.running.callback import Callback
+    from experiments.callbacks.callback import Callback
     from experiments.running.scheduler import Outcome
 
 FAILED, USAGE, UNFINISHED, DIVERGED, STORAGE, INTERRUPTED, TERMINATED = 1, 2, 3, 4, 5, 130, 143
@@ -82,13 +82,13 @@ def print_table(table: Table) -> None:
 @contextmanager
 def progress_callback(quiet: bool, tensorboard: bool = False) -> Iterator[Callback]:
     """The callback that shows progress on the terminal, unless quiet, and writes TensorBoard event files, if asked to."""
-    from experiments.running.callback import Callback, CallbackList
-    from experiments.running.progress import ConsoleCallback
+    from experiments.callbacks.callback import Callback, CallbackList
+    from experiments.callbacks.progress import ConsoleCallback
 
     with ExitStack() as stack:
         shown: Callback = Callback() if quiet else stack.enter_context(ConsoleCallback(Console(stderr=True)))
         if tensorboard:
-            from experiments.running.tensorboard import TensorBoardCallback
+            from experiments.callbacks.tensorboard import TensorBoardCallback
 
             shown = CallbackList(stack.enter_context(TensorBoardCallback()), shown)
         yield shown

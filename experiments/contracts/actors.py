@@ -111,7 +111,7 @@ class _Outcome:
 
 
 def _outcome(experiment: Experiment, group: ActorGroup) -> _Outcome:
-    from experiments.running.callback import Callback
+    from experiments.callbacks.callback import Callback
     from experiments.running.server_app import run_on
     from experiments.settings.catalogue import check
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.running.callback import Callback
+from experiments.callbacks.callback import Callback
 from experiments.running.grids import DatasetCache, grids
 from experiments.running.scheduler import Outcome, carry_out
 from experiments.running.server_app import Continued, provenance_of

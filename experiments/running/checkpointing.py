@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fedsam.checkpoints.checkpoints import Checkpoint, CheckpointError, CheckpointFolder
 from fedsam.config import Experiment
 from fedsam.grid.base import LocalGrid
 from fedsam.messages.state_tree import from_tree, to_tree
-from fedsam.results.checkpoints import Checkpoint, CheckpointError, CheckpointFolder
 from fedsam.results.resuming import row_from_tree, row_tree
 from fedsam.results.rows import Row
 from fedsam.results.store import Results

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 from flwr.app import Context, RecordDict
 
+from experiments.callbacks.app_progress import AppProgress
 from experiments.running.actors import actor_pool, check_cpus
-from experiments.running.app_progress import AppProgress
 from fedsam.config import Compute
 from fedsam.grid.base import LocalGrid
 from fedsam.grid.flower_app import DEFAULT_SUPERNODES, FlowerApp

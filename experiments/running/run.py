@@ -19,7 +19,7 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from clients import runtime
-from experiments.running.callback import Callback
+from experiments.callbacks.callback import Callback
 from experiments.running.chance import at_chance
 from experiments.running.checkpointing import Checkpointer
 from experiments.running.client_rows import client_row, failed_row

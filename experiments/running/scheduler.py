@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Self
 
-from experiments.running.callback import Callback
+from experiments.callbacks.callback import Callback
 from experiments.running.grids import ActorGroup, DatasetCache, grids
 from experiments.running.server_app import Continued, RunFailed, serve
 from experiments.settings.catalogue import CheckedExperiment, check

@@ -16,9 +16,9 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from clients.optimizers import LocalOptimizer
-from experiments.running.callback import Callback
+from experiments.callbacks.callback import Callback
+from experiments.callbacks.progress import shown
 from experiments.running.grids import DatasetCache, grids
-from experiments.running.progress import shown
 from experiments.running.result import Result
 from experiments.running.run import Session
 from experiments.running.space import check_space

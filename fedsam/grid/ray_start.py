@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
+import os
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -23,6 +26,9 @@ START_POLL_SECONDS = 0.5  # between questions whether it is
 START_ATTEMPTS = 3
 DAEMONS = ("raylet", "gcs_server")  # without which Ray ends the process that started it, within a minute and without a word
 WATCH_SECONDS = 1.0  # between looks at them
+
+PREFIX = "fedsam-ray-"
+OWNER = "owner"  # a file that the owner holds a lock on, which ends with its process, however that ends
 
 WhenLost = Callable[[str, Callable[[], None]], None]  # gets what has ended, and what ends the rest of Ray and removes its files
 
@@ -161,3 +167,37 @@ def end_processes(ended: Iterable[psutil.Process]) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(late, timeout=PROCESS_END_SECONDS)
+
+
+@contextmanager
+def ray_folder() -> Iterator[str]:
+    """A new folder for the length of a block, after those of dead owners are removed. It stays where Ray did not come up, with its logs."""
+    # Ray's socket paths add about 64 characters, and a socket path may have 107.
+    parent = tempfile.gettempdir() if len(tempfile.gettempdir()) < 22 else "/tmp"
+    remove_left_over(Path(parent))
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+    draft = folder / f".{OWNER}"
+    with draft.open("w") as owner:
+        fcntl.flock(owner, fcntl.LOCK_EX)
+        draft.rename(folder / OWNER)  # whoever sees it finds it locked
+        try:
+            yield str(folder)
+        except RayStartError:
+            (folder / OWNER).unlink()
+            raise
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_left_over(parent: Path) -> None:
+    """End the Rays of dead owners whose folders are in `parent`, and remove the folders; those of other users are left alone."""
+    for folder in parent.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):  # it is another's, or is being removed
+            if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+                continue
+            with (folder / OWNER).open("r+") as owner:
+                fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: it lives
+                end_processes(processes(str(folder)))
+                shutil.rmtree(folder, ignore_errors=True)

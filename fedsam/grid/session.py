@@ -19,8 +19,7 @@ from typing import Any
 import psutil
 
 from fedsam.config import ConfigError
-from fedsam.grid.ray_folder import ray_folder
-from fedsam.grid.ray_start import WhenLost, end_processes, processes, start_private, watch
+from fedsam.grid.ray_start import WhenLost, end_processes, processes, ray_folder, start_private, watch
 from fedsam.imports import ROOT
 from fedsam.places import cache_folder
 

@@ -13,8 +13,8 @@ import pytest
 from rich.console import Console
 
 from experiments.analysis.comparison import compare_runs
+from experiments.callbacks.progress import ConsoleCallback
 from experiments.running import actors
-from experiments.running.progress import ConsoleCallback
 from experiments.running.server_app import run
 from fedsam.config import Compute, Frozen, parse
 from fedsam.results.store import Results

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.benchmarks.ways.task import Clock, Task
-from experiments.running.callback import Callback
+from experiments.callbacks.callback import Callback
 from experiments.running.server_app import run
 from fedsam.config import Experiment, parse
 from fedsam.results.rows import Row

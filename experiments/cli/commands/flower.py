@@ -53,7 +53,7 @@ def command(
     compute = validated(Compute, settings, "compute")
     from rich.console import Console
 
-    from experiments.running.app_progress import AppProgress
+    from experiments.callbacks.app_progress import AppProgress
     from experiments.running.flower_apps import run
     from fedsam.grid.flower_app import FlowerApp
 

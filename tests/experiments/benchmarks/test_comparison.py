@@ -23,7 +23,7 @@ from experiments.benchmarks.ways import fedsam, flower
 from experiments.benchmarks.ways.plain import Trainer
 from experiments.benchmarks.ways.task import Task
 from experiments.benchmarks.workloads import GROWTH, WORKLOADS, Workload, noop, training
-from experiments.running.callback import Callback
+from experiments.callbacks.callback import Callback
 from experiments.running.server_app import run
 from fedsam.grid.inline import InlineGrid
 from fedsam.imports import ROOT

@@ -19,12 +19,12 @@ import pytest
 import typer
 from rich.console import Console
 
+from experiments.callbacks.callback import Callback
 from experiments.cli import console_tables, main
 from experiments.cli.commands.list import Kind
 from experiments.cli.output import exit_on_divergence, exit_on_failure
 from experiments.reporting import figures
 from experiments.reporting import report as report_module
-from experiments.running.callback import Callback
 from experiments.running.scheduler import Outcome
 from experiments.settings import names, shipped
 from experiments.settings.catalogue import REGISTRIES, TABLES, resolved

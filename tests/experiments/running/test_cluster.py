@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from experiments.running.callback import Callback
+from experiments.callbacks.callback import Callback
 from experiments.running.grids import grids
 from experiments.running.server_app import run, serve
 from experiments.settings.catalogue import check

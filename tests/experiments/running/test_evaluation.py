@@ -20,8 +20,8 @@ from torch.nn.functional import cross_entropy
 from clients import client_app, queries
 from clients.runtime import ClientRuntime
 from experiments import Experiment, run
+from experiments.callbacks.callback import Callback
 from experiments.running import run as running
-from experiments.running.callback import Callback
 from experiments.running.evaluation import UNION_CHUNKS, Evaluator
 from experiments.running.grids import grids
 from experiments.running.result import Result

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from sklearn.datasets import load_diabetes
 
+from experiments.callbacks.app_progress import AppProgress
 from experiments.cli import main
 from experiments.cli.commands.run_config import run_config
 from experiments.running import actors, flower_apps
-from experiments.running.app_progress import AppProgress
 from fedsam.config import Compute, ConfigError
 from fedsam.grid.flower_app import FlowerApp
 from fedsam.grid.pool import ActorPool

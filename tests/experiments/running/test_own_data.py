@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 
 from experiments.analysis.labels import labels
+from experiments.callbacks.callback import Callback
 from experiments.cli import main
 from experiments.cli.commands.run_config import run_config
 from experiments.planning.plan import plan
 from experiments.reporting import figure_list, report
 from experiments.running import grids as grids_module
-from experiments.running.callback import Callback
 from experiments.running.grids import DatasetCache, actor_groups
 from experiments.running.server_app import serve
 from experiments.settings.catalogue import check, resolved

@@ -11,17 +11,17 @@ from typing import Any
 
 import pytest
 
+from experiments.callbacks.callback import Callback
 from experiments.planning.resuming import Request, resume
 from experiments.running import checkpointing
-from experiments.running.callback import Callback
 from experiments.running.checkpointing import FOLDER_NAME, Checkpointer
 from experiments.running.grids import actor_groups
 from experiments.running.scheduler import Outcome, perform
 from experiments.settings.catalogue import check
 from experiments.settings.presets import expand
+from fedsam.checkpoints import checkpoints
 from fedsam.config import ConfigError, Experiment
 from fedsam.overrides import override
-from fedsam.results import checkpoints
 from fedsam.results.rows import Row
 from fedsam.results.store import Results
 from tests.support.content import content

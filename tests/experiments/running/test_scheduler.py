@@ -15,9 +15,9 @@ import torch
 
 from clients.runtime import ClientRuntime
 from experiments.api import compare
+from experiments.callbacks.callback import Callback
 from experiments.planning import forecast
 from experiments.planning.plan import plan, provenance_notes
-from experiments.running.callback import Callback
 from experiments.running.grids import DatasetCache, actor_groups
 from experiments.running.scheduler import Outcome, perform, run_all
 from experiments.settings.catalogue import check, sampler

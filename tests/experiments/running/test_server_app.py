@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from clients.optimizers import OPTIMIZERS
 from experiments import Experiment, run
+from experiments.callbacks.callback import Callback
 from experiments.running import actors
-from experiments.running.callback import Callback
 from experiments.running.grids import actor_groups
 from experiments.running.scheduler import run_all
 from experiments.settings.catalogue import resolved

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.running.progress import Callback
+from experiments.callbacks.progress import Callback
 from experiments.running.server_app import run
 from experiments.settings import shipped
 from experiments.settings.catalogue import check

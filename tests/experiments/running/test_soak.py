@@ -8,7 +8,7 @@ from statistics import mean
 import psutil
 import pytest
 
-from experiments.running.callback import Callback
+from experiments.callbacks.callback import Callback
 from experiments.running.server_app import run
 from fedsam.results.rows import Row
 

@@ -16,9 +16,9 @@ import typer
 from safetensors.torch import load_file, save_file
 
 from experiments import Experiment, run
+from experiments.callbacks.progress import Callback
 from experiments.cli.output import exit_on_failure
 from experiments.running import space
-from experiments.running.progress import Callback
 from experiments.running.scheduler import run_all
 from fedsam.config import parse
 from fedsam.overrides import override

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from clients import runtime
 from clients.optimizers import OPTIMIZERS
-from experiments.running.callback import Callback
+from experiments.callbacks.callback import Callback
 from experiments.running.grids import ActorGroup, grids
 from experiments.running.server_app import serve
 from experiments.settings.catalogue import check, resolved

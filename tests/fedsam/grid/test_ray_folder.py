@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fedsam.grid import ray_folder as module
-from fedsam.grid.ray_folder import OWNER, PREFIX, ray_folder, remove_left_over
-from fedsam.grid.ray_start import RayStartError
+from fedsam.grid import ray_start as module
+from fedsam.grid.ray_start import OWNER, PREFIX, RayStartError, ray_folder, remove_left_over
 
 ROOT = Path(__file__).parents[3]
 
@@ -32,7 +31,7 @@ def owner(tmp_path: Path) -> subprocess.Popen[str]:
     """A process that owns a folder until it is killed."""
     code = f"""
 import sys
-from fedsam.grid import ray_folder as module
+from fedsam.grid import ray_start as module
 module.tempfile.tempdir = {str(tmp_path)!r}
 module.tempfile.gettempdir = lambda: type("Short", (str,), {{"__len__": lambda self: 10}})({str(tmp_path)!r})
 with module.ray_folder() as folder:

@@ -8,7 +8,7 @@ import pytest
 from flwr.app import Error, Message, RecordDict
 from rich.console import Console
 
-from experiments.running.app_progress import MAX_FAILURES, QUIET_SECONDS, AppProgress
+from experiments.callbacks.app_progress import MAX_FAILURES, QUIET_SECONDS, AppProgress
 from fedsam.messages import flower_private
 
 

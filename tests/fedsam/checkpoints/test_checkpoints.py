@@ -1,4 +1,4 @@
-"""Tests of fedsam.results.checkpoints."""
+"""Tests of fedsam.checkpoints.checkpoints."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedsam.results import checkpoints
-from fedsam.results.checkpoints import MANIFEST_NAME, CheckpointError, CheckpointFolder
+from fedsam.checkpoints import checkpoints
+from fedsam.checkpoints.checkpoints import MANIFEST_NAME, CheckpointError, CheckpointFolder
 
 SERVER = {"w": torch.arange(3.0), "state": {"inner": {"v": torch.ones(2), "k": 3}, "started": True, "none": None}, "accepted": [[1, 2]]}
 IDENTITY = {"config_hash": "abc"}

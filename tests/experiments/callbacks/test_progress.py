@@ -9,8 +9,8 @@ from rich.cells import cell_len
 from rich.console import Console as RichConsole
 from rich.text import Text
 
-from experiments.running.callback import Callback
-from experiments.running.progress import ConsoleCallback, shown
+from experiments.callbacks.callback import Callback
+from experiments.callbacks.progress import ConsoleCallback, shown
 from fedsam.config import Experiment, parse
 from fedsam.results.rows import Row
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from experiments.running.callback import Callback, CallbackList
+from experiments.callbacks.callback import Callback, CallbackList
+from experiments.callbacks.tensorboard import TensorBoardCallback, scalars
 from experiments.running.scheduler import run_all
-from experiments.running.tensorboard import TensorBoardCallback, scalars
 from fedsam.config import ConfigError
 from fedsam.results.rows import Row, cumulative
 from fedsam.results.store import Results

@@ -15,7 +15,7 @@ import rich.console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.text import Text
 
-from experiments.running.callback import Callback
+from experiments.callbacks.callback import Callback
 from fedsam.formatting import duration, literal, plural, printable
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from experiments.running.callback import Callback
+from experiments.callbacks.callback import Callback
 from experiments.settings.toml import toml
 from fedsam.imports import require
 from fedsam.results.rows import OPTIONAL_COLUMNS, PEAK_COLUMNS, TOTAL_COLUMNS, Row, cumulative

@@ -17,8 +17,8 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
+from fedsam.checkpoints.tensor_trees import Tree, join, load, packed, save, split, sync, write
 from fedsam.results.config_hash import digest
-from fedsam.results.tensor_trees import Tree, join, load, packed, save, split, sync, write
 
 FORMAT = 1  # of the manifest
 MANIFEST_NAME, SERVER_NAME = "manifest.json", "server.safetensors"

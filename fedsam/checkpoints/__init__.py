@@ -1,0 +1,1 @@
+"""Checkpoints of runs in progress, in files that are there whole or not at all."""
