@@ -5,7 +5,7 @@ Legend: `w: (P,)` received global vector, `x: (P,)` local iterate.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -64,7 +64,7 @@ def local_train(
     clip: Clip = "fl-simulator",
     statistics_batches: Iterable[Batch] = (),
     cohort: int | None = None,
-    correction_rng: np.random.Generator | None = None,
+    correction_rng: Callable[[], np.random.Generator] | None = None,
 ) -> LocalResult:
     """One local step of `optimizer` per batch, from the received vector `w`, which is left as it was.
 
@@ -78,7 +78,7 @@ def local_train(
         clip: What the optimizer's clip sees.
         statistics_batches: Passed forward after the last step, for running statistics at its weights.
         cohort: Clients that were asked in this round, where the server says so.
-        correction_rng: For what the correction draws after the last step.
+        correction_rng: Makes the generator of what the correction draws after the last step.
 
     Raises:
         ValueError: The rate is not constant, and the task does not tell how many batches there are.

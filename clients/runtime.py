@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -109,7 +110,7 @@ class ClientRuntime:
                 clip=settings.clip,
                 statistics_batches=islice(again, settings.statistics_batches),
                 cohort=broadcast.cohort,
-                correction_rng=self.correction_rng(round, client),
+                correction_rng=partial(self.correction_rng, round, client),
             )
 
     def correction_rng(self, round: int, client: int) -> np.random.Generator:

@@ -43,7 +43,7 @@ class LocalOutcome:
         rate: The learning rate over the steps of the round.
         layout: Of the vectors; None outside local training.
         cohort: Clients that were asked in this round; None where the server does not say.
-        rng: For what a correction draws after the last step; None outside a federation.
+        rng: Makes the generator of what a correction draws after the last step; None outside a federation.
     """
 
     w: Tensor
@@ -54,7 +54,7 @@ class LocalOutcome:
     rate: LocalRate = CONSTANT_RATE
     layout: Layout | None = None
     cohort: int | None = None
-    rng: np.random.Generator | None = None
+    rng: Callable[[], np.random.Generator] | None = None
 
     @property
     def delta(self) -> Tensor:

@@ -48,7 +48,7 @@ class Private(Wrapping):
             raise ConfigError("client.correction: 'private' is not allowed with a server that does not say how many clients a round has")
         sent = self._clipped(outcome.delta if payload.delta is None else payload.delta, outcome.layout)
         if self.sigma:
-            z = torch.from_numpy(outcome.rng.standard_normal(len(sent))).to(sent)
+            z = torch.from_numpy(outcome.rng().standard_normal(len(sent))).to(sent)
             sent = sent + self.sigma * self.clip / math.sqrt(outcome.cohort) * z
         return client_state, replace(payload, delta=sent)
 

@@ -58,7 +58,7 @@ def cost(method: Method, rounds: int) -> MethodCost:
         task=task,
         server_payload=down,
         cohort=1,
-        correction_rng=rng,
+        correction_rng=lambda: rng,
     )
     size = objective.layout.size
     return MethodCost(

@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from fedsam.config import ConfigError
+from fedsam.wording import ConfigError
 
 PROCESS_END_SECONDS = 2.0  # for a process to end
 SLOW_START_SECONDS = 15.0  # after which the user hears that Ray is not up

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -147,7 +148,7 @@ def test_fedwmsam_says_how_far_a_client_went_up_the_momentum(m: tuple[float, flo
 @pytest.mark.parametrize(("scope", "sent"), [("vector", (3 / 5, 4 / 5)), ("tensor", (1.0, 1.0))])
 def test_a_private_delta_is_clipped_as_one_or_by_tensors(scope: str, sent: tuple[float, float]) -> None:
     layout = layout_of(("a", (1,)), ("b", (1,)))
-    outcome = LocalOutcome(W, W + vector(3, 4), {}, 1, SGD(), layout=layout, cohort=4, rng=np.random.default_rng(0))
+    outcome = LocalOutcome(W, W + vector(3, 4), {}, 1, SGD(), layout=layout, cohort=4, rng=partial(np.random.default_rng, 0))
     quiet = made("private", clip=1.0, scope=scope, sigma=0.0).finish(outcome, {}, {})[1]
     assert quiet.delta is not None
     assert torch.allclose(quiet.delta, vector(*sent), rtol=1e-12)

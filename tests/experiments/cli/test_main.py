@@ -75,7 +75,7 @@ class Runner:
     stop: bool = False
     asked: Sequence[Experiment] = ()
 
-    def run_all(self, experiments: Sequence[Experiment], callback: Callback) -> list[Outcome]:
+    def run_all(self, experiments: Sequence[Experiment], callback: Callback, **options: object) -> list[Outcome]:
         self.asked = experiments
         callback.plan(experiments)
         ids = [record(experiment, self.status) for experiment in experiments]

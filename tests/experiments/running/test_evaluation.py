@@ -359,6 +359,7 @@ def test_a_vector_that_is_not_finite_is_measured(tmp_path: Path) -> None:
     assert math.isnan(measured.measures["union_loss"]) and math.isnan(measured.measures["test_loss"])
     assert all(math.isnan(loss) for found in slices for losses in found.losses for loss in losses)
     with Results.open(tmp_path) as results:
+        results.continue_run(results.find_one(row.run), experiment.dump(), {})
         results.append_round(replace(measured, round=2))
         results.add_slice(replace(slices[0], round=2))
         assert math.isnan(results.rounds(row.run)[-1].measures["hessian_trace"])

@@ -13,6 +13,7 @@ from threading import Timer
 import pytest
 
 from fedsam.results import write_queue
+from fedsam.results.ownership import RunTakenError
 from fedsam.results.store import Results
 from fedsam.results.write_queue import StorageError
 from tests.fedsam.results.test_store import row, start
@@ -100,7 +101,9 @@ def test_rounds_wait_for_space(results: Results, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(StorageError, match="database or disk is full"):
         results.finish_run(run, "finished")
     limit(10_000)
-    results.finish_run(run, "finished")
+    with pytest.raises(RunTakenError):  # it ends as was said first
+        results.finish_run(run, "failed")
+    assert results.find_one(run).status == "finished"
     assert results.rounds(run) == [row(run, round, measures=measures) for round in (1, 2)]
 
 
