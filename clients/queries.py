@@ -21,6 +21,7 @@ from fedsam.messages import codec
 def speed(runtime: ClientRuntime, message: Message, context: Context) -> Message:
     """The reply to `query.speed`: `seconds` per local step of the client, from the second of two trainings of `steps` local steps."""
     broadcast, asked = codec.decode_query(message.content, runtime.federation.device)
+    broadcast = replace(broadcast, cohort=1)  # which some corrections want to know
     client, settings = int(context.node_config["partition-id"]), runtime.experiment.client.model_copy(update={"steps": int(asked["steps"])})
     probe = replace(runtime, experiment=runtime.experiment.model_copy(update={"client": settings}))
     for _ in range(2):  # the first warms up

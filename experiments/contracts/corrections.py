@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ class Round:
         server_payload = {name: w if name == "w" else vector(10 + place) for place, name in enumerate(names)}
         state = {name: vector(20 + place) for place, name in enumerate(correction.reads)}
         layout = layout_of(("norm.weight", (2,)), ("fc.weight", (SIZE - 2,)))
-        outcome = LocalOutcome(w, x, state, STEPS, SGD(lr=LR), layout=layout, cohort=3, rng=np.random.default_rng(0))
+        outcome = LocalOutcome(w, x, state, STEPS, SGD(lr=LR), layout=layout, cohort=3, rng=partial(np.random.default_rng, 0))
         return cls(server_payload, correction.initial(w), outcome)
 
     def inputs(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from experiments.running.chance import at_chance
 from experiments.settings.method import Method
 from experiments.settings.presets import expand
 from fedsam.overrides import override
-from tests.experiments.running.test_progress import row
+from tests.experiments.callbacks.test_progress import row
 
 CHANCE = math.log(10)
 
