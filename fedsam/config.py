@@ -208,6 +208,16 @@ class Checkpoint(Frozen):
     )
 
 
+class Published(Frozen):
+    """What was published of a run with these settings; it changes no run."""
+
+    accuracy: Annotated[float, Field(ge=0, le=100)] = Field(description="Test accuracy in percent, as papers print it.")
+    interval: NonNegative | None = Field(None, description="What stands behind its ±, in points.")
+    source: Annotated[str, Field(min_length=1)] = Field(description="Paper or repository, table, and where it was read.")
+    best_round: bool = Field(False, description="Whether it is the accuracy of the best round, not of the last ones.")
+    changed: tuple[str, ...] = Field((), description="Settings that the command line changed, so that this is another run than theirs.")
+
+
 class Experiment(Frozen):
     """One run: every setting, with its default."""
 
@@ -227,6 +237,9 @@ class Experiment(Frozen):
     compute: Compute = Compute()
     simulate: Simulate = Simulate()
     checkpoint: Checkpoint = Checkpoint()
+    published: Annotated[Published | None, BeforeValidator(lambda value: value or None)] = Field(
+        None, description="What was published of a run with these settings, which reports put beside the measured."
+    )
 
     def dump(self) -> dict[str, Any]:
         """The experiment as plain values, ready for JSON or TOML; unset optional keys are left out."""

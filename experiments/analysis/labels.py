@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedsam import overrides
+from fedsam.config import Published
 from fedsam.formatting import printable
 from fedsam.results.rows import Run
 
@@ -24,6 +25,7 @@ UNLABELLED = {
     "measure.target",
     "checkpoint.every",
     "checkpoint.seconds",
+    *(f"published.{key}" for key in Published.model_fields),
 }
 UNLABELLED |= {f"compute.{key}" for key in ("grid", "actors", "cpus_per_actor", "gpus_per_actor", "ray_address", "shard_size")}
 PER_CLIENT_COUNT = {"rounds", "budget", "server.participation"}  # compared among runs with the same number of clients

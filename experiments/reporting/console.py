@@ -14,6 +14,7 @@ from experiments.analysis.format import number, p_value, percent, points
 from experiments.analysis.leaderboard import LeaderboardEntry
 from experiments.analysis.statistics import Estimate
 from experiments.reporting import tables, text
+from experiments.reporting.published import published_lines
 from fedsam.formatting import count, literal
 from fedsam.results.rows import Run
 from fedsam.results.store import Results
@@ -37,7 +38,8 @@ def leaderboard_table(results: Results, runs: Sequence[Run], baseline: str | Non
     for index, row in enumerate(rows):
         table.add_row(*(literal(row[column] or "–") for column in columns), style="bold" if index in best else "")
     unfinished = [f"{entry.label}, {entry.clients} clients: {entry.status}." for entry in comparison.entries if entry.status != "finished"]
-    sentences = [*text.notes(comparison), text.significance_note(comparison), *unfinished]
+    published = ["Published beside measured: " + line for line in published_lines(comparison)]
+    sentences = [*text.notes(comparison), text.significance_note(comparison), *unfinished, *published]
     table.caption = literal("\n".join(filter(None, sentences)))
     table.caption_justify = "left"
     return table

@@ -18,6 +18,8 @@ from experiments.analysis.comparison import Comparison, compare_runs
 from experiments.analysis.labels import labels
 from experiments.reporting import figures, settings_text, text
 from experiments.reporting.figure_list import SECTIONS, report_figures
+from experiments.reporting.published import NOTE as PUBLISHED_NOTE
+from experiments.reporting.published import published_beside_measured
 from experiments.reporting.table import ResultTable, as_csv, as_latex
 from experiments.reporting.tables import TABLES
 from fedsam.overrides import flatten
@@ -68,7 +70,7 @@ def write_report(
     for folder in ("figures", "tables"):
         (target / folder).mkdir(parents=True, exist_ok=True)
     sections, not_drawn = _write_figures(comparison, target / "figures")
-    tables = {table.name: table for table in (make(comparison) for make in TABLES)}
+    tables = {table.name: table for table in (make(comparison) for make in (*TABLES, published_beside_measured))}
     for name, table in tables.items():
         if len(table.columns) > 2:
             (target / "tables" / f"{name}.csv").write_text(as_csv(table), encoding="utf-8")
@@ -115,6 +117,7 @@ def _page(
         significance_note=text.significance_note(comparison),
         equal_cost_note=text.equal_cost_note(comparison),
         target_note=text.target_note(comparison),
+        published_note=PUBLISHED_NOTE,
         setup=settings_text.setup(comparison),
         provenance=settings_text.provenance(comparison.runs),
         tables=tables,

@@ -1,4 +1,4 @@
-"""The configs that come with fedsam, each known by the name of its file: `fedsam run quickstart`."""
+"""The configs that come with fedsam, each known by the name of its file: `fedsam run quickstart`, `fedsam run papers/fedswa`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ FOLDER = Path(__file__).parents[1] / "configs"
 
 
 def configs() -> dict[str, Path]:
-    """The files by name."""
-    return {path.stem: path for path in sorted(FOLDER.glob("*.toml"))}
+    """The files by name; those in a folder after the others, as `folder/name`."""
+    paths = sorted([*FOLDER.glob("*.toml"), *FOLDER.glob("*/*.toml")], key=lambda path: (path.parent != FOLDER, path))
+    return {path.relative_to(FOLDER).with_suffix("").as_posix(): path for path in paths}
 
 
 def find(given: Path) -> Path:
@@ -21,10 +22,9 @@ def find(given: Path) -> Path:
     Raises:
         ConfigError: `given` is a bare name and neither is there.
     """
-    named, bare = configs(), given.name == str(given)
-    if not bare or (given.exists() and not given.is_dir()):
+    named, name = configs(), given.as_posix().removesuffix(".toml")
+    if (given.name != str(given) and name not in named) or (given.exists() and not given.is_dir()):
         return given
-    name = given.name.removesuffix(".toml")
     if name not in named:
         raise ConfigError(f"config: no file {str(given)!r} is here{nearest(name, list(named))}; these come with fedsam: {', '.join(named)}")
     return named[name]

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any, TypeGuard
 
+from experiments.settings import published_results
+from experiments.settings.conditions import Condition, check_key, is_fixed
 from experiments.settings.presets import expand as expand_preset
 from experiments.settings.presets import unknown_names
 from experiments.settings.resolved import accepted
 from fedsam.config import ConfigError, Experiment
 from fedsam.overrides import flatten, override
 from fedsam.renamed import with_current_names
-from fedsam.wording import nearest, shown
+from fedsam.wording import shown
 
 SPECIAL = ("seeds", "zip", "overrides", "max_runs")
 MAX_RUNS = 1000  # unless `max_runs` says otherwise
@@ -26,24 +28,10 @@ Point = dict[str, Any]
 
 @dataclass(frozen=True)
 class Override:
-    """Settings of the points of a sweep that have certain others.
+    """What the points of a sweep that fit a condition are changed by: dotted keys and their values."""
 
-    Attributes:
-        where: Its key in the file, for messages.
-        when: Dotted keys and the values that a point must have, all of them.
-        set: Dotted keys and their values in such a point.
-        may_miss: Whether it is no mistake that no point is such, because the command line fixes a key of `when`.
-    """
-
-    where: str
-    when: Point
+    condition: Condition
     set: Point
-    may_miss: bool
-
-    def applies(self, experiment: Experiment) -> bool:
-        """Whether the point has all the values; those that it has by default or from its preset count."""
-        settings = experiment.dump()
-        return all(_setting(settings, key) == value for key, value in self.when.items())
 
 
 @unknown_names()
@@ -54,7 +42,8 @@ def expand(settings: Mapping[str, Any], fixed: Collection[str] = (), warn: Calla
     `seed`. The keys of one `[[sweep.zip]]` vary together. The first key varies slowest, groups vary faster, seeds fastest. Where the
     names of a component are swept, a hyperparameter beside the name goes to those that have it (`rho` to `sam` and not to `sgd`);
     points that are the same experiment are run once. `[[sweep.overrides]]` then changes the points that its `when` fits by what its `set`
-    says, which wins over presets. More than `max_runs` points, by default `MAX_RUNS`, are an error.
+    says, which wins over presets. More than `max_runs` points, by default `MAX_RUNS`, are an error. `[[published]]` beside the sweep says
+    what was published of the points that its `when` fits.
 
     Args:
         fixed: Dotted keys that the command line sets: they are swept and overridden no more.
@@ -68,7 +57,7 @@ def expand(settings: Mapping[str, Any], fixed: Collection[str] = (), warn: Calla
     sweep = settings.get("sweep", {})
     if not isinstance(sweep, dict):
         raise ConfigError(f"sweep: {shown(sweep)} is not allowed: must be a table of lists")
-    base = {key: value for key, value in settings.items() if key != "sweep"}
+    base, published = published_results.split({key: value for key, value in settings.items() if key != "sweep"}, fixed)
     groups, overrides = _groups(sweep, fixed, warn), _overrides(sweep, fixed)
     _check_size(sweep, groups)
     axes = {key: [point[key] for point in group] for group in groups for key in group[0]}
@@ -78,7 +67,7 @@ def expand(settings: Mapping[str, Any], fixed: Collection[str] = (), warn: Calla
     command_line = {key: value for key in fixed if (value := _value(base, key)) is not None}
     changes = _changes(swept, overrides)
     experiments = [expand_preset(override(point, change | command_line)) for point, change in zip(swept, changes, strict=True)]
-    return list({experiment.dumps(): experiment for experiment in experiments}.values())
+    return published_results.attached(list({experiment.dumps(): experiment for experiment in experiments}.values()), published, fixed)
 
 
 def as_sweep(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -87,6 +76,9 @@ def as_sweep(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     Raises:
         ConfigError: Some of the runs have a setting that others leave unset, and it is in no table of its own.
     """
+    known = [run.get("published") for run in runs]
+    if any(known):  # an empty table stands for none, where only some have it
+        runs = [{**run, "published": published or {}} for run, published in zip(runs, known, strict=True)]
     same, varying = _same_and_varying(runs)
     return same | ({"sweep": {"zip": [varying]}} if varying else {})
 
@@ -138,7 +130,7 @@ def _groups(sweep: Mapping[str, Any], fixed: Collection[str], warn: Callable[[st
     for where, table in tables:
         lists = {"seed" if key == "seeds" else key: _as_list(f"{where}.{key}", values) for key, values in table.items()}
         for key in lists:
-            _check_key(key, where)
+            check_key(key, where, SPECIAL if where == "sweep" else ())
             if key in seen:
                 raise ConfigError(f"{where}.{key}: is swept twice; a key may stand in one place of [sweep]")
             seen.add(key)
@@ -147,7 +139,7 @@ def _groups(sweep: Mapping[str, Any], fixed: Collection[str], warn: Callable[[st
             raise ConfigError(f"{where}: lists of {lengths} values are not allowed: what varies together must be equally long")
         if repeated := _repeated(lists):
             warn(f"{where}: {repeated} stands there more than once, and is run once")
-        free = {key: values for key, values in lists.items() if not _is_fixed(key, fixed)}
+        free = {key: values for key, values in lists.items() if not is_fixed(key, fixed)}
         groups += [[dict(zip(free, point, strict=True)) for point in zip(*free.values(), strict=True)]] if free else []
     return groups
 
@@ -159,14 +151,6 @@ def _repeated(lists: Mapping[str, Sequence[Any]]) -> str:
     return next((text for text, times in texts.items() if times > 1), "")
 
 
-def _check_key(key: str, where: str) -> None:
-    """Raise `ConfigError` where a dotted key is in no table of an experiment."""
-    first = key.partition(".")[0]
-    if first not in Experiment.model_fields:
-        known = [*Experiment.model_fields, *(SPECIAL if where == "sweep" else ())]
-        raise ConfigError(f"{where}.{key}: unknown key{nearest(first, known)}; allowed here: {', '.join(sorted(known))}")
-
-
 def _overrides(sweep: Mapping[str, Any], fixed: Collection[str]) -> list[Override]:
     given, found = sweep.get("overrides", []), []
     if not isinstance(given, list):
@@ -176,11 +160,7 @@ def _overrides(sweep: Mapping[str, Any], fixed: Collection[str]) -> list[Overrid
         filled = isinstance(table, dict) and all(isinstance(value, dict) and value for value in table.values())
         if not filled or set(table) != {"when", "set"}:
             raise ConfigError(f"{where}: {shown(table)} is not allowed: must be two tables of settings, `when` and `set`")
-        when = flatten(table["when"])
-        for key in when:
-            _check_key(key, f"{where}.when")
-        may_miss = any(_is_fixed(key, fixed) or _is_fixed(f"{key}.name", fixed) for key in when)
-        found.append(Override(where, when, flatten(table["set"]), may_miss))
+        found.append(Override(Condition.of(where, table["when"], fixed), flatten(table["set"])))
     return found
 
 
@@ -188,9 +168,11 @@ def _changes(points: Sequence[Mapping[str, Any]], overrides: Sequence[Override])
     """For each point what the overrides set whose `when` fits it as it was swept; of two, the later one wins."""
     plain = [expand_preset(point) for point in points] if overrides else []
     for change in overrides:
-        if not change.may_miss and not any(change.applies(experiment) for experiment in plain):
-            raise ConfigError(f"{change.where}.when: {change.when} fits no point of the sweep")
-    return [_merged([change.set for change in overrides if change.applies(experiment)]) for experiment in plain] or [{}] * len(points)
+        if not change.condition.may_miss and not any(map(change.condition.fits, plain)):
+            raise change.condition.missed()
+    return [_merged([change.set for change in overrides if change.condition.fits(experiment)]) for experiment in plain] or [{}] * len(
+        points
+    )
 
 
 def _applicable(settings: dict[str, Any], axes: Mapping[str, list[Any]]) -> dict[str, Any]:
@@ -218,22 +200,9 @@ def _accepted(key: str, name: str) -> set[str]:
     return REGISTRIES[key].accepts(name, key) if key in REGISTRIES else set()
 
 
-def _setting(settings: Any, key: str) -> Any:
-    """The value at a dotted key; of a component, its name. None where there is none."""
-    for step in key.split("."):
-        if not (step == "name" and isinstance(settings, str)):  # a component without hyperparameters is its name
-            settings = settings.get(step) if isinstance(settings, dict) else None
-    return settings.get("name", settings) if isinstance(settings, dict) else settings
-
-
 def _value(settings: Any, key: str) -> Any:
     """The value at a dotted key; None where there is none."""
     return reduce(lambda table, step: table.get(step) if isinstance(table, dict) else None, key.split("."), settings)
-
-
-def _is_fixed(key: str, fixed: Collection[str]) -> bool:
-    """Whether the command line fixes the key, or a table that it is in."""
-    return any(f"{key}.".startswith(f"{name}.") for name in fixed)
 
 
 def _merged(points: Sequence[Point]) -> Point:

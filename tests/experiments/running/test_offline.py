@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from torchvision.datasets import CIFAR10, CIFAR100
 
 from experiments.cli import main
 from experiments.planning import forecast
@@ -15,7 +16,9 @@ from fedsam.config import ConfigError, parse
 from fedsam.data.datasets import load
 from fedsam.data.federated import partition_examples
 from fedsam.overrides import read
-from tests.support.official import offline
+from tests.support.official import offline, root, server
+
+__all__ = ["root", "server"]  # fixtures
 
 
 def test_examples_that_are_not_there_are_an_error_unless_the_fallback_took_over(tmp_path: Path) -> None:
@@ -36,7 +39,10 @@ def nothing_to_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     return
 
 
-@pytest.mark.parametrize("path", shipped.configs().values(), ids=lambda path: path.stem)
+PAPERS = [name for name in shipped.configs() if "/" in name]
+
+
+@pytest.mark.parametrize("path", [path for name, path in shipped.configs().items() if name not in PAPERS], ids=lambda path: path.stem)
 def test_every_file_that_we_ship_can_be_planned_on_what_it_falls_back_to(
     path: Path, tmp_path: Path, nothing_to_be_had: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -63,3 +69,34 @@ def test_every_file_that_we_ship_can_be_planned_on_what_it_falls_back_to(
     plan = said("compare", str(path), "--dry-run", *cheap)
     assert f"{runs} runs, 0 of them finished before" in plan
     assert "–" not in plan  # every line has a forecast
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_every_recipe_of_a_paper_can_be_planned(
+    name: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On small files in CIFAR's format, with few clients and a small network: as they are, planning them takes minutes."""
+    monkeypatch.setattr(forecast, "PROBE_SECONDS", 0.0)
+    monkeypatch.setenv("COLUMNS", "200")
+    small = ("data.clients=10", "server.participation=2", "model=lenet5", "client.batch_size=5", "compute.grid=inline")
+    changes = [word for text in small for word in ("-o", text)]
+    with pytest.raises(SystemExit) as stopped:
+        main.main(["compare", name, "--dry-run", "--runs-dir", str(tmp_path / "runs"), "--data-root", str(root), *changes])
+    out, err = capsys.readouterr()
+    assert stopped.value.code == 0, err
+    assert "runs, 0 of them finished before" in out
+    assert "–" not in out  # every line has a forecast
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_recipe_of_a_paper_falls_back_to_nothing(
+    name: str, nothing_to_be_had: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for kind in (CIFAR10, CIFAR100):
+        offline(monkeypatch, kind)
+    with pytest.raises(SystemExit) as stopped:
+        main.main(["compare", name, "--dry-run", "--runs-dir", str(tmp_path / "runs"), "-o", "compute.grid=inline"])
+    out, err = capsys.readouterr()
+    assert (stopped.value.code, out) == (1, "")
+    assert "cifar10" in err.lower()
+    assert "cannot be" in err or "could not be" in err, err
