@@ -155,7 +155,19 @@ def assert_compared(out: str, err: str) -> None:
 
 
 def test_quickstart_from_an_empty_folder_without_data_and_network(scripts: Path, here: Path, no_network: str) -> None:
-    short = ("-o", "rounds=1", "-o", "client.epochs=1", "-o", "server.participation=2", "-o", "measure.union=false", *INLINE)
+    short = (
+        "-o",
+        "rounds=1",
+        "-o",
+        "sweep.seeds=[0]",
+        "-o",
+        "client.epochs=1",
+        "-o",
+        "server.participation=2",
+        "-o",
+        "measure.union=false",
+        *INLINE,
+    )
     status, out, err = call(here, scripts / "fedsam", "run", "quickstart", *short, PYTHONPATH=no_network)
     assert status == 0, err
     assert_compared(out, err)

@@ -153,7 +153,7 @@ check([["run", "compare", "--print-config"], ["run", "quickstart", "--print-conf
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.strip()) == (0, "")
-    assert "Usage" in done.stdout and "arXiv:2010.01412" in done.stdout and "# 4 runs" in done.stdout
+    assert "Usage" in done.stdout and "arXiv:2010.01412" in done.stdout and "# 8 runs" in done.stdout
 
 
 def test_the_module_is_the_same_command() -> None:
