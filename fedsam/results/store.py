@@ -241,7 +241,7 @@ class Results(OwnedResults):
             raise
 
     def _delete(self, run: str) -> None:
-        for table in ("slices", "clients", "measures", "rounds", "holdings", "classes", "tags"):
+        for table in ("slices", "clients", "measures", "rounds", "holdings", "classes", "tags", "trials", "tuned"):
             self._connection.execute(f"DELETE FROM {table} WHERE run = ?", (run,))
         self._connection.execute("DELETE FROM runs WHERE id = ?", (run,))
 
