@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from experiments.analysis.comparison import Comparison
 from experiments.analysis.conditions import condition_name, condition_text, data_text
@@ -20,6 +18,7 @@ from experiments.analysis.leaderboard import EntryKey
 from experiments.analysis.statistics import Estimate
 from experiments.reporting import figures, tables
 from experiments.reporting.figures import ClassAccuracy, ClientAccuracy, CostPoint, FlatnessPoint, MethodSlice, MethodStyles
+from experiments.reporting.report_figure import ReportFigure
 from experiments.reporting.text import fallback_warning
 from fedsam.formatting import listed
 from fedsam.results.rows import Run, Slice
@@ -35,23 +34,6 @@ CURVE_COSTS = {
 LOSSES = {"test_loss": "test loss", "train_loss": "training loss"}
 MAX_BANDS = 4  # with more methods, curves are drawn without their intervals
 TOTAL_COSTS = ("gradient_evaluations", "client_seconds", "bytes", "wall_seconds")
-
-
-@dataclass(frozen=True)
-class ReportFigure:
-    """A figure of the report.
-
-    Attributes:
-        section: One of `SECTIONS`.
-        name: Stem of its file names.
-        caption: Plain text.
-        draw: Draws it.
-    """
-
-    section: str
-    name: str
-    caption: str
-    draw: Callable[[], Figure]
 
 
 def report_figures(comparison: Comparison) -> Iterator[ReportFigure]:

@@ -71,7 +71,7 @@ def _mean(format: Callable[[float], str]) -> Callable[[Estimate], str]:
     return lambda estimate: format(estimate.mean)
 
 
-def _table(
+def condition_table(
     name: str, columns: Sequence[Column], rows: Sequence[Sequence[Value]], *, best_rows: Sequence[int] = (), by: str = ""
 ) -> ResultTable:
     """A table, with a column of data settings behind that of client counts where runs differ in them."""
@@ -143,7 +143,7 @@ def leaderboard(comparison: Comparison) -> ResultTable:
                 None if entry.shown_status == "finished" else entry.shown_status,
             ]
         )
-    return _table("leaderboard", columns, rows, best_rows=best_rows(comparison.entries), by="clients")
+    return condition_table("leaderboard", columns, rows, best_rows=best_rows(comparison.entries), by="clients")
 
 
 def target_text(comparison: Comparison) -> str:
@@ -155,7 +155,7 @@ def _estimates(comparison: Comparison, name: str, columns: Mapping[str, tuple[st
     """A table with a row for each entry and a column for each measure, given with its title and format."""
     shown = [Column(key, title, format) for key, (title, format) in columns.items()]
     rows = [[entry.label, entry.clients, *(entry.measures.get(key) for key in columns)] for entry in comparison.entries]
-    return _table(name, [METHOD, CLIENTS, *shown], rows, by="clients")
+    return condition_table(name, [METHOD, CLIENTS, *shown], rows, by="clients")
 
 
 def generalization(comparison: Comparison) -> ResultTable:
@@ -177,7 +177,7 @@ def class_accuracy(comparison: Comparison) -> ResultTable:
         names = comparison.results.class_names(run.id) or tuple(map(str, range(run.classes)))
         measured = [(name, entry.measures.get(f"{CLASS_ACCURACY}{kind}")) for kind, name in enumerate(names)]
         rows += [[entry.label, entry.clients, printable(name), value] for name, value in measured if value]
-    return _table("class-accuracy", [METHOD, CLIENTS, Column("class", "class"), Column("accuracy", "accuracy", percent)], rows)
+    return condition_table("class-accuracy", [METHOD, CLIENTS, Column("class", "class"), Column("accuracy", "accuracy", percent)], rows)
 
 
 def client_accuracy(comparison: Comparison) -> ResultTable:
@@ -216,7 +216,7 @@ def correlations(comparison: Comparison) -> ResultTable:
             if found:
                 rows.append([title.replace("\n", " "), clients, found.methods, found.rho, found.p_value])
     columns = [Column("measure", "measure"), CLIENTS, Column("methods", "methods"), rho, Column("p", "p", p_value)]
-    return _table("flatness-correlations", columns, rows, by="measure")
+    return condition_table("flatness-correlations", columns, rows, by="measure")
 
 
 def time_to_target(comparison: Comparison) -> ResultTable:
@@ -225,7 +225,7 @@ def time_to_target(comparison: Comparison) -> ResultTable:
     columns += [Column(name, _title(name), _mean(COSTS[name].format)) for name in TARGET_COSTS]
     found = [one for entry in comparison.entries if (one := comparison.times_to_target.get(entry.key))]
     rows = [[one.label, one.clients, one.target, f"{one.reached} of {one.seeds}", *map(one.costs.get, TARGET_COSTS)] for one in found]
-    return _table("time-to-target", columns, rows, by="clients")
+    return condition_table("time-to-target", columns, rows, by="clients")
 
 
 def equal_cost_title(equal: EqualCost) -> str:
@@ -241,7 +241,7 @@ def equal_cost(comparison: Comparison) -> ResultTable:
         [entry.label, entry.clients, *(equal.accuracy[entry.key] for equal in comparison.equal_costs)]
         for entry in comparison.ranked_entries
     ]
-    return _table("equal-cost", [METHOD, CLIENTS, *columns], rows, by="clients")
+    return condition_table("equal-cost", [METHOD, CLIENTS, *columns], rows, by="clients")
 
 
 def _cost_columns() -> list[Column]:
@@ -253,7 +253,7 @@ def costs(comparison: Comparison) -> ResultTable:
     """Costs of a run of each entry, mean over seeds."""
     columns = _cost_columns()
     rows = [[entry.label, entry.clients, *(entry.costs.get(column.key) for column in columns)] for entry in comparison.entries]
-    return _table("costs", [METHOD, CLIENTS, *columns], rows, by="clients")
+    return condition_table("costs", [METHOD, CLIENTS, *columns], rows, by="clients")
 
 
 def runs(comparison: Comparison) -> ResultTable:
@@ -269,7 +269,7 @@ def runs(comparison: Comparison) -> ResultTable:
         cost = run_cost(run, total[0]) if total else {}
         values = [cost.get(column.key) for column in _cost_columns()]
         rows.append([run.id, names[run.id], where[run.id], run.seed, status, *done, *values])
-    return _table("runs", [*identity, *work, *_cost_columns()], rows)
+    return condition_table("runs", [*identity, *work, *_cost_columns()], rows)
 
 
 TABLES = (
