@@ -63,12 +63,22 @@ def _equals(one: Interaction) -> str:
 
 
 def dead_methods(comparison: Comparison) -> list[str]:
-    """A sentence for each method that has runs at chance level or not finite, with the likely cause."""
+    """A sentence for each method that has runs at chance level or not finite, with the likely cause; one where all methods have."""
+    return [sentence for clients in comparison.conditions for sentence in _dead_methods(comparison, clients)]
+
+
+def _dead_methods(comparison: Comparison, clients: int) -> list[str]:
+    entries = [entry for entry in comparison.entries if entry.clients == clients]
+    dead = [entry for entry in entries if entry.dead_runs]
+    where, beyond = condition_text(clients), "what they show is no property of the methods"
+    if len(dead) == len(entries) > 1:
+        status = "; ".join(f"{entry.label}: {entry.shown_status}" for entry in dead)
+        cause = "too few rounds, or client.optimizer.lr does not suit this network"
+        return [f"Every method with {where} has runs that did not learn ({status}); {beyond}. Likely cause: {cause}."]
     return [
-        f"{entry.label} with {condition_text(entry.clients)}: {entry.shown_status}. "
-        f"What it shows is no property of the method; likely cause: {dead_runs.cause(entry.dead_runs[0])}."
-        for entry in comparison.entries
-        if entry.dead_runs
+        f"{entry.label} with {where}: {entry.shown_status}. What it shows is no property of the method; "
+        f"likely cause: {dead_runs.cause(entry.dead_runs[0])}."
+        for entry in dead
     ]
 
 

@@ -63,6 +63,14 @@ def test_a_method_at_chance_is_named_with_its_cause(results: Results) -> None:
     assert ("sam", 4) in found.ranks  # the accuracy is what it is
 
 
+def test_where_no_method_learns_none_is_blamed(results: Results) -> None:
+    add(results, [0.1])
+    add(results, [0.1], client__optimizer=SAM)
+    (said,) = (sentence for sentence in findings(compare_runs(results, results.runs())) if "did not learn" in sentence)
+    assert said.startswith("Every method with 4 clients has runs that did not learn (sgd: at chance; sam: at chance)")
+    assert "too few rounds" in said and "rho" not in said
+
+
 def test_a_diverged_run_is_named_once_with_its_cause(results: Results) -> None:
     add(results, [0.5])
     add(results, [0.3, math.nan], status="diverged", client__optimizer=SAM)
