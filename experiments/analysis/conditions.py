@@ -92,16 +92,13 @@ def condition_name(clients: int) -> str:
 def conditions(each: Sequence[Settings]) -> list[Condition]:
     """The condition of each run, of which the settings by dotted key are given."""
     keys = [key for key in dict.fromkeys(key for one in each for key in one) if is_about_data(key) and _differ(key, each)]
-    values = [tuple(one.get(key) for key in keys) for one in each]
-    distinct = sorted(dict.fromkeys(tuple(map(plain, value)) for value in values), key=lambda one: tuple(map(_sortable, one)))
-    numbers = all(_is_number(item) for value in values for item in value)
-    return [
-        Condition(
-            one["data.clients"],
-            DataSetting(distinct.index(tuple(map(plain, value))), _text(one, each, keys), numbers and len(keys) == 1) if keys else None,
-        )
-        for one, value in zip(each, values, strict=True)
-    ]
+    values = [tuple(plain(one.get(key)) for key in keys) for one in each]
+    distinct = dict(zip(values, each, strict=True))
+    places = sorted(distinct, key=lambda value: tuple(map(_sortable, value)))
+    numbers = len(keys) == 1 and all(_is_number(one.get(keys[0])) for one in distinct.values())
+    shown = list(distinct.values())
+    found = {value: DataSetting(place, _text(distinct[value], shown, keys), numbers) for place, value in enumerate(places)}
+    return [Condition(one["data.clients"], found[value] if keys else None) for one, value in zip(each, values, strict=True)]
 
 
 def run_conditions(runs: Sequence[Run]) -> dict[str, Condition]:

@@ -38,8 +38,15 @@ def labels(runs: Sequence[Run], tuned: Collection[str] = ()) -> dict[str, str]:
     """
     settings = {run.id: flatten(run) for run in runs}
     names = {run.id: run.name or run.config.get("method", "") for run in runs}
-    peers = {name: [settings[run.id] for run in runs if names[run.id] == name] for name in names.values()}
-    return {run.id: label(settings[run.id], peers[names[run.id]], names[run.id], tuned) for run in runs}
+    lines = {run.id: (names[run.id], _but_seed(settings[run.id])) for run in runs}  # runs that differ in their seed are looked at once
+    shown = {line: settings[run] for run, line in lines.items()}
+    peers = {name: [own for (other, _), own in shown.items() if other == name] for name in names.values()}
+    found = {(name, line): label(own, peers[name], name, tuned) for (name, line), own in shown.items()}
+    return {run: found[line] for run, line in lines.items()}
+
+
+def _but_seed(settings: Settings) -> str:
+    return json.dumps({key: plain(value) for key, value in settings.items() if key != "seed"})
 
 
 def label(settings: Settings, shown: Sequence[Settings], name: str = "", tuned: Collection[str] = ()) -> str:
