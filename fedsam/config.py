@@ -52,6 +52,11 @@ class Data(Frozen):
     )
     examples: Count | None = Field(None, description="Use only this many training examples, drawn by seed; default: all.")
     augment: tuple[Augmentation, ...] | None = Field(None, description="Training augmentation; default: the dataset's own.")
+    validation: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0,
+        description="Share of the training examples, drawn by seed, that no client gets: the server holds them out, and loss and accuracy "
+        "on them are measured beside those on the test set.",
+    )
 
     @property
     def source(self) -> Component:

@@ -36,10 +36,12 @@ FLATNESS_COSTS: Mapping[str, tuple[str, Callable[[float], str]]] = {
 }
 GENERALIZATION: Mapping[str, tuple[str, Callable[[Estimate], str]]] = {
     "test_accuracy": ("final test\naccuracy", percent),
+    "validation_accuracy": ("final validation\naccuracy", percent),
     "union_accuracy": ("training accuracy,\nlast round", percent),
     "last_test_accuracy": ("test accuracy,\nlast round", percent),
     "gap": ("gap\n(points)", points),
     "test_loss": ("final\ntest loss", number),
+    "validation_loss": ("final\nvalidation loss", number),
     "union_loss": ("training loss,\nlast round", number),
     "last_test_loss": ("test loss,\nlast round", number),
     "loss_gap": ("gap in\nloss", number),
