@@ -34,6 +34,7 @@ from strategies.round import RunError
 
 UNION_CHUNKS = 16  # of clients, whose examples one query of the union covers
 TEST_CHUNKS = 20  # of batches of the test set, and as many of the validation set
+VALIDATION = "validation_accuracy"  # a measure
 SCORED = ("validation", "test")  # actions whose answers are `Scores`, in this order
 
 
@@ -80,6 +81,21 @@ class Evaluator:
             *(EvaluationRequest("test", chunk) for chunk in _chunks(tested, parts)),
         ]
 
+    def validate(self, row: Row, w: Tensor, buffers: Tensor) -> Row:
+        """The row with the validation measures, if they are due and not in it yet: `evaluate` then takes them from there.
+
+        Raises:
+            RunError: As `evaluate`.
+        """
+        if row.round % self.experiment.measure.every or VALIDATION in row.measures:
+            return row
+        queries = [query for query in self.due(row.round, last=False) if query.action == "validation"]
+        ours = isinstance(self.grid, LocalGrid)
+        replies = self.grid.send_and_receive(self._messages(queries, w, buffers, row.round)) if ours else ()
+        answers = self._answers(queries, replies, row.round) if ours else [self._scored("validation", w, buffers)]
+        seconds = row.evaluate_seconds + sum(answer.cost["seconds"] for answer in answers)
+        return replace(row, measures={**row.measures, **self._validation_measures(answers)}, evaluate_seconds=seconds)
+
     def evaluate(self, row: Row, w: Tensor, buffers: Tensor, done: Callable[[Row, Sequence[Slice]], None], *, last: bool) -> None:
         """Have a round evaluated: in the background where the grid is ours, and now where it is not.
 
@@ -91,7 +107,7 @@ class Evaluator:
         Raises:
             RunError: A query failed; the message names it and the round. What is in the background is raised by the grid's methods.
         """
-        queries = self.due(row.round, last=last)
+        queries = [query for query in self.due(row.round, last=last) if query.action != "validation" or VALIDATION not in row.measures]
         sent = [query for query in queries if query.action not in SCORED or isinstance(self.grid, LocalGrid)]
         messages = self._messages(sent, w, buffers, row.round)
 
@@ -114,7 +130,8 @@ class Evaluator:
         scored = {**self._test_measures(answered["test"], last=last), **self._validation_measures(answered["validation"])}
         values = {**row.measures, **scored, **_flatness(answered["flatness"]), **_union(answered["union"])}
         slices = [_slice(row, str(query.parameters["measure"]), answer.slice) for query, answer in pairs if answer.slice]
-        return replace(row, measures=values, evaluate_seconds=sum(answer.cost["seconds"] for answer in answers)), slices
+        seconds = row.evaluate_seconds + sum(answer.cost["seconds"] for answer in answers)
+        return replace(row, measures=values, evaluate_seconds=seconds), slices
 
     def _test_measures(self, answers: Sequence[Answer], *, last: bool) -> dict[str, float]:
         if not answers:
@@ -133,7 +150,7 @@ class Evaluator:
             return {}
         found = Scores.joined([Scores(**answer.vectors) for answer in answers])
         evaluation = found.evaluation(self.dataset.train.y[self.held_out], self.dataset.classes)
-        return {"validation_accuracy": evaluation.accuracy, "validation_loss": evaluation.loss}
+        return {VALIDATION: evaluation.accuracy, "validation_loss": evaluation.loss}
 
     def _scored(self, action: str, w: Tensor, buffers: Tensor) -> Answer:
         """As a client's answer to a query of the whole test or validation set."""
