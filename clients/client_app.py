@@ -71,6 +71,10 @@ def make(dataset: Dataset | None = None) -> ClientApp:
     def test(message: Message, context: Context) -> Message:
         return queries.test(cache.get(context), message)
 
+    @made.query("validation")
+    def validation(message: Message, context: Context) -> Message:
+        return queries.validation(cache.get(context), message)
+
     @made.query("union")
     def union(message: Message, context: Context) -> Message:
         return queries.union(cache.get(context), message)

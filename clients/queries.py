@@ -6,6 +6,7 @@ The content of each query is that of `codec.encode_query`.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 from flwr.app import Context, Message
@@ -33,12 +34,23 @@ def speed(runtime: ClientRuntime, message: Message, context: Context) -> Message
 
 def test(runtime: ClientRuntime, message: Message) -> Message:
     """The reply to `query.test`: the `Scores` of the batches `from` to `to` - 1 of the test set."""
+    images = runtime.federation.dataset.test
+    return _scored(runtime, message, lambda first, end: Images(images.x[first:end], images.y[first:end]))
+
+
+def validation(runtime: ClientRuntime, message: Message) -> Message:
+    """The reply to `query.validation`: the `Scores` of the batches `from` to `to` - 1 of the examples held out for validation."""
+    return _scored(runtime, message, runtime.federation.validation)
+
+
+def _scored(runtime: ClientRuntime, message: Message, images: Callable[[int, int], Images]) -> Message:
+    """The reply with the `Scores` of the batches `from` to `to` - 1 of `images`, which gives those from one index to before another."""
     start = time.perf_counter()
     broadcast, asked = codec.decode_query(message.content, runtime.federation.device)
-    dataset, size = runtime.federation.dataset, runtime.experiment.measure.batch_size
-    part = slice(int(asked["from"]) * size, int(asked["to"]) * size)
-    images = Images(dataset.test.x[part], dataset.test.y[part])
-    scores = score(runtime.network, broadcast.vectors["w"], runtime.receive(broadcast), images, dataset, size)
+    size = runtime.experiment.measure.batch_size
+    part = images(int(asked["from"]) * size, int(asked["to"]) * size)
+    w, buffers = broadcast.vectors["w"], runtime.receive(broadcast)
+    scores = score(runtime.network, w, buffers, part, runtime.federation.dataset, size)
     cost = {"seconds": time.perf_counter() - start}
     return Message(codec.encode_answer(codec.Answer(cost=cost, vectors=vars(scores))), reply_to=message)
 

@@ -52,6 +52,11 @@ class Data(Frozen):
     )
     examples: Count | None = Field(None, description="Use only this many training examples, drawn by seed; default: all.")
     augment: tuple[Augmentation, ...] | None = Field(None, description="Training augmentation; default: the dataset's own.")
+    validation: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0,
+        description="Share of the training examples, drawn by seed, that no client gets: the server holds them out, and loss and accuracy "
+        "on them are measured beside those on the test set.",
+    )
 
     @property
     def source(self) -> Component:
@@ -155,6 +160,10 @@ class Measure(Frozen):
 
     every: Count = Field(1, description="Evaluate the global vector on the test set every so many rounds, and after the last.")
     last: Count = Field(5, description="Final accuracy: the mean of so many evaluations at the end of a run.")
+    patience: Count | None = Field(
+        None,
+        description="Stop after so many evaluations in a row without a better accuracy on data.validation; rounds is then the most.",
+    )
     clients: bool = Field(False, description="Also have each round's cohort evaluate the new global vector on its own examples.")
     batch_size: Count = Field(500, description="Examples per evaluation batch.")
     union: bool = Field(True, description="After the last round, also evaluate on the training examples of all clients together.")

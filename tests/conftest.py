@@ -19,14 +19,21 @@ __all__ = ["root", "server"]  # fixtures
 collect_ignore = ["apps"]  # Flower apps that tests run, whose modules import each other by names of their own
 
 RAY = {"shared_ray", "open_ray"}  # fixtures that start Ray
+DEAR = {"wheel", "project"}  # fixtures of a module that take long to make
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have all tests that start Ray run in one process, one after another: two Rays at once would fight for memory and cores."""
+    """Have all tests that start Ray run in one process, one after another: two Rays at once would fight for memory and cores.
+
+    The others of a fixture that takes long to make run in one process, too, so that it is made once.
+    """
     for item in items:
-        if item.get_closest_marker("ray") or RAY & set(getattr(item, "fixturenames", ())):
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if item.get_closest_marker("ray") or RAY & fixtures:
             item.add_marker(pytest.mark.xdist_group("ray"))
+        elif dear := DEAR & fixtures:
+            item.add_marker(pytest.mark.xdist_group(min(dear)))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,8 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
 
+from experiments.analysis.conditions import data_text
 from experiments.analysis.curves import Curve, EqualCost, TimeToTarget, equal_costs, measure_curves, time_to_target
+from experiments.analysis.interaction import Interaction, interactions
 from experiments.analysis.labels import flatten
 from experiments.analysis.leaderboard import EntryKey, LeaderboardEntry, SeedGroup, seed_groups, summarize
 from experiments.analysis.statistics import Correlation, Estimate, holm_correction, paired_differences, ranks, sign_flip_test, spearman
@@ -22,16 +25,19 @@ DEFAULT_BASELINES = ("sgd", "fedavg")  # names of the default baseline, in order
 
 @dataclass(frozen=True)
 class PairedTest:
-    """A method compared with the baseline at the same client count, over the seeds that both have.
+    """A method compared with the baseline in the same condition, over the seeds that both have.
 
     Attributes:
         difference: Final test accuracy minus that of the baseline, a fraction, paired by seed.
+        simultaneous: The same with an interval at the 95 % level for all methods of the condition together: Bonferroni's, the t-interval
+            at 1 - 0.05 / m for m methods that were compared.
         seeds: Number of pairs.
         p_value: Two-sided, of the sign-flip test; None for one seed.
-        adjusted_p_value: After Holm's correction over the methods of this client count; None for one seed.
+        adjusted_p_value: After Holm's correction over the methods of this condition; None for one seed.
     """
 
     difference: Estimate
+    simultaneous: Estimate
     seeds: int
     p_value: float | None
     adjusted_p_value: float | None
@@ -44,10 +50,10 @@ class Comparison:
     Attributes:
         results: The open database of the runs.
         runs: In the order given.
-        groups: The runs by method and client count.
+        groups: The runs by method and condition.
         entries: The leaderboard, one entry for each group.
         baseline: Label of the method that the others are compared with.
-        target_accuracy: The target that was asked for, a fraction; None: the weakest ranked method sets one for each client count.
+        target_accuracy: The target that was asked for, a fraction; None: the weakest ranked method sets one for each condition.
     """
 
     results: Results
@@ -58,15 +64,29 @@ class Comparison:
     target_accuracy: float | None
 
     @cached_property
+    def labels(self) -> Mapping[str, str]:
+        """The label of each run by its id."""
+        return {run.id: group.label for group in self.groups for run in group.runs}
+
+    @cached_property
     def methods(self) -> list[str]:
         """Labels of the methods, in the order of their first run."""
-        found = {run.id: group.label for group in self.groups for run in group.runs}
-        return list(dict.fromkeys(found[run.id] for run in self.runs))
+        return list(dict.fromkeys(self.labels[run.id] for run in self.runs))
+
+    @cached_property
+    def conditions(self) -> list[int]:
+        """What methods are compared within, in order: a `Condition` each, which is a client count where runs differ in no data setting."""
+        return sorted({group.clients for group in self.groups})
 
     @cached_property
     def client_counts(self) -> list[int]:
         """Client counts, ascending."""
-        return sorted({group.clients for group in self.groups})
+        return sorted({int(clients) for clients in self.conditions})
+
+    @cached_property
+    def data_settings(self) -> list[str]:
+        """The data settings of the conditions in words, in order; a single empty text where all runs have the same."""
+        return list(dict.fromkeys(map(data_text, self.conditions)))
 
     @property
     def counted_runs(self) -> list[Run]:
@@ -84,19 +104,32 @@ class Comparison:
 
     @cached_property
     def ranks(self) -> Mapping[EntryKey, int]:
-        """Rank of each ranked entry, from 1, within its client count."""
+        """Rank of each ranked entry, from 1, within its condition."""
         found: dict[EntryKey, int] = {}
-        for clients in self.client_counts:
+        for clients in self.conditions:
             entries = self._ranked(clients)
             order = ranks([entry.measures["test_accuracy"].mean for entry in entries])
             found |= {entry.key: rank for entry, rank in zip(entries, order, strict=True)}
         return found
 
     @cached_property
+    def mean_ranks(self) -> Mapping[str, float]:
+        """Mean over conditions of the rank of each method that is ranked in all of them; empty for one condition."""
+        if len(self.conditions) == 1:
+            return {}
+        own = {label: [self.ranks.get((label, clients)) for clients in self.conditions] for label in self.methods}
+        return {label: fmean(rank for rank in found if rank) for label, found in own.items() if None not in found}
+
+    @cached_property
+    def interactions(self) -> list[Interaction]:
+        """Whether the gaps of the methods to the baseline change with the number of clients, and with the data."""
+        return interactions(self.baseline, {entry.key: entry.final_accuracies for entry in self.ranked_entries})
+
+    @cached_property
     def paired_tests(self) -> Mapping[EntryKey, PairedTest]:
         """Ranked methods against the baseline, where they have a seed in common."""
         found: dict[EntryKey, PairedTest] = {}
-        for clients in self.client_counts:
+        for clients in self.conditions:
             entries = {entry.label: entry for entry in self._ranked(clients)}
             base = entries.pop(self.baseline, None)
             if base is None:
@@ -105,7 +138,13 @@ class Comparison:
             p_values = {label: sign_flip_test(differences) for label, differences in pairs.items() if len(differences) > 1}
             adjusted = holm_correction(p_values)
             found |= {
-                (label, clients): PairedTest(Estimate.of(differences), len(differences), p_values.get(label), adjusted.get(label))
+                (label, clients): PairedTest(
+                    difference=Estimate.of(differences),
+                    simultaneous=Estimate.of(differences, comparisons=len(p_values)),
+                    seeds=len(differences),
+                    p_value=p_values.get(label),
+                    adjusted_p_value=adjusted.get(label),
+                )
                 for label, differences in pairs.items()
                 if differences
             }
@@ -118,10 +157,10 @@ class Comparison:
 
     @cached_property
     def targets(self) -> Mapping[int, float]:
-        """Target accuracy by client count: the one asked for, else the final accuracy of the weakest ranked method."""
+        """Target accuracy by condition: the one asked for, else the final accuracy of the weakest ranked method."""
         if self.target_accuracy is not None:
-            return dict.fromkeys(self.client_counts, self.target_accuracy)
-        accuracies = {n: [entry.measures["test_accuracy"].mean for entry in self._ranked(n)] for n in self.client_counts}
+            return dict.fromkeys(self.conditions, self.target_accuracy)
+        accuracies = {n: [entry.measures["test_accuracy"].mean for entry in self._ranked(n)] for n in self.conditions}
         return {clients: min(values) for clients, values in accuracies.items() if values}
 
     @cached_property
@@ -132,9 +171,9 @@ class Comparison:
 
     @cached_property
     def costs_differ(self) -> Mapping[str, bool]:
-        """For each of `FRONT_COSTS` that all ranked entries have: whether methods of one client count differ in it by over 1 %."""
+        """For each of `FRONT_COSTS` that all ranked entries have: whether methods of one condition differ in it by over 1 %."""
         names = [name for name in FRONT_COSTS if self.ranked_entries and all(name in entry.costs for entry in self.ranked_entries)]
-        values = {name: [[entry.costs[name] for entry in self._ranked(n)] for n in self.client_counts] for name in names}
+        values = {name: [[entry.costs[name] for entry in self._ranked(n)] for n in self.conditions] for name in names}
         return {name: any(max(costs) > 1.01 * min(costs) for costs in values[name] if costs) for name in names}
 
     @cached_property
@@ -144,8 +183,8 @@ class Comparison:
         return equal_costs([group for group in self.groups if group.key in keys]) if len(keys) > 1 else []
 
     def correlation(self, measure: str, clients: int) -> Correlation | None:
-        """Rank correlation of final accuracy with a measure over the ranked methods of one client count; None for too few of them."""
-        entries = [entry for entry in self._ranked(clients) if measure in entry.measures]
+        """Rank correlation of final accuracy with a measure over the methods of one condition that learn; None for too few of them."""
+        entries = [entry for entry in self._ranked(clients) if entry.is_alive and measure in entry.measures]
         return spearman([entry.measures[measure].mean for entry in entries], [entry.measures["test_accuracy"].mean for entry in entries])
 
     def _ranked(self, clients: int) -> list[LeaderboardEntry]:

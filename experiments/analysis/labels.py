@@ -12,8 +12,8 @@ from fedsam.formatting import printable
 from fedsam.results.rows import Run
 
 METHOD_COMPONENTS = ("client.optimizer", "client.correction", "server.strategy")
-COMPONENTS = (*METHOD_COMPONENTS, "client.schedule", "data.partition", "model")
-# Left out of labels: they change no method, or have a column of their own.
+COMPONENTS = (*METHOD_COMPONENTS, "client.schedule", "model")
+# Left out of labels, as is everything about data: they change no method, or are a condition in which methods are compared.
 UNLABELLED = {
     "name",
     "method",
@@ -28,7 +28,7 @@ UNLABELLED = {
     *(f"published.{key}" for key in Published.model_fields),
 }
 UNLABELLED |= {f"compute.{key}" for key in ("grid", "actors", "cpus_per_actor", "gpus_per_actor", "ray_address", "shard_size")}
-PER_CLIENT_COUNT = {"rounds", "budget", "server.participation"}  # compared among runs with the same number of clients
+PER_CONDITION = {"rounds", "budget", "server.participation"}  # compared among runs with the same data and number of clients
 Settings = Mapping[str, Any]
 
 
@@ -36,8 +36,15 @@ def labels(runs: Sequence[Run]) -> dict[str, str]:
     """A label of one line for each run id: its name, preset or components, with the settings in which the runs differ."""
     settings = {run.id: flatten(run) for run in runs}
     names = {run.id: run.name or run.config.get("method", "") for run in runs}
-    peers = {name: [settings[run.id] for run in runs if names[run.id] == name] for name in names.values()}
-    return {run.id: label(settings[run.id], peers[names[run.id]], names[run.id]) for run in runs}
+    lines = {run.id: (names[run.id], _but_seed(settings[run.id])) for run in runs}  # runs that differ in their seed are looked at once
+    shown = {line: settings[run] for run, line in lines.items()}
+    peers = {name: [own for (other, _), own in shown.items() if other == name] for name in names.values()}
+    found = {(name, line): label(own, peers[name], name) for (name, line), own in shown.items()}
+    return {run: found[line] for run, line in lines.items()}
+
+
+def _but_seed(settings: Settings) -> str:
+    return json.dumps({key: plain(value) for key, value in settings.items() if key != "seed"})
 
 
 def label(settings: Settings, shown: Sequence[Settings], name: str = "") -> str:
@@ -47,17 +54,18 @@ def label(settings: Settings, shown: Sequence[Settings], name: str = "") -> str:
     >>> label(sam, [sgd, sam]), label(sam, [sgd, sam, sam | {"client.optimizer.rho": 0.2}]), label(sgd, [sgd, sgd | {"rounds": 9}])
     ('sam', 'sam(rho=0.1)', 'sgd, rounds=3')
     """
-    varied = {component: text for component in COMPONENTS if (text := _varied(settings, shown, component))}
+    varied = {component: text for component in COMPONENTS if (text := component_variation(settings, shown, component))}
     method = [varied[component] for component in METHOD_COMPONENTS if component in varied]
     if not name and "client.optimizer" not in varied:
         method.insert(0, settings["client.optimizer.name"])
-    keys = [key for key in settings if key not in UNLABELLED and not any(key.startswith(f"{component}.") for component in COMPONENTS)]
-    rest = [f"{key.rpartition('.')[2]}={_plain(settings[key])}" for key in keys if _varies(key, shown, by_count=key in PER_CLIENT_COUNT)]
+    apart = ("data.", *(f"{component}." for component in COMPONENTS))
+    rest = [key for key in settings if key not in UNLABELLED and not key.startswith(apart) and _varies(key, shown)]
+    texts = [f"{key.rpartition('.')[2]}={plain(settings[key])}" for key in rest]
     others = [varied[component] for component in COMPONENTS if component in varied and component not in METHOD_COMPONENTS]
-    return printable(", ".join(filter(None, [name, " × ".join(method), *others, *rest])))
+    return printable(", ".join(filter(None, [name, " × ".join(method), *others, *texts])))
 
 
-def _varied(settings: Settings, shown: Sequence[Settings], component: str) -> str:
+def component_variation(settings: Settings, shown: Sequence[Settings], component: str) -> str:
     """The component with the hyperparameters in which it varies among `shown`; empty where it does not vary."""
     name = settings.get(f"{component}.name")
     same = [other for other in shown if other.get(f"{component}.name") == name]
@@ -65,10 +73,20 @@ def _varied(settings: Settings, shown: Sequence[Settings], component: str) -> st
     return _call(settings, component, keys) if keys or len(same) < len(shown) else ""
 
 
-def _varies(key: str, shown: Sequence[Settings], *, by_count: bool = False) -> bool:
-    """Whether a setting differs; with `by_count`, among runs with the same number of clients."""
-    values = {(other.get("data.clients") if by_count else None, _plain(other.get(key))) for other in shown}
-    return len(values) > len({count for count, _ in values})
+def _varies(key: str, shown: Sequence[Settings]) -> bool:
+    """Whether a setting differs; one of `PER_CONDITION`, among runs with the same data and number of clients."""
+    within = key in PER_CONDITION
+    values = {(_condition(other) if within else "", plain(other.get(key))) for other in shown}
+    return len(values) > len({condition for condition, _ in values})
+
+
+def _condition(settings: Settings) -> str:
+    return json.dumps([[key, plain(settings[key])] for key in sorted(settings) if key == "data.clients" or is_about_data(key)])
+
+
+def is_about_data(key: str) -> bool:
+    """Whether a setting says on which data runs are made, the number of clients apart."""
+    return key.startswith("data.") and key not in UNLABELLED
 
 
 def component_text(settings: Settings, component: str) -> str:
@@ -77,7 +95,7 @@ def component_text(settings: Settings, component: str) -> str:
 
 
 def _call(settings: Settings, component: str, keys: Sequence[str]) -> str:
-    given = ", ".join(f"{key.removeprefix(f'{component}.')}={_plain(settings[key])}" for key in keys)
+    given = ", ".join(f"{key.removeprefix(f'{component}.')}={plain(settings[key])}" for key in keys)
     return f"{settings.get(f'{component}.name')}({given})" if given else str(settings.get(f"{component}.name"))
 
 
@@ -91,5 +109,6 @@ def flat(settings: Settings) -> dict[str, Any]:
     return {"data.dataset" if key == "data.dataset.name" else key: value for key, value in overrides.flatten(settings).items()}
 
 
-def _plain(value: object) -> str:
+def plain(value: object) -> str:
+    """A value of a setting as text."""
     return json.dumps(value) if isinstance(value, list | bool) else str(value)

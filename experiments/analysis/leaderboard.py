@@ -14,7 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from experiments.analysis.conditions import run_conditions
 from experiments.analysis.cost import run_cost
+from experiments.analysis.dead_runs import chance_level, is_dead
 from experiments.analysis.labels import labels
 from experiments.analysis.statistics import Estimate, interquartile_mean
 from fedsam.formatting import listed
@@ -22,16 +24,16 @@ from fedsam.results.final import diverged_round, final_measures
 from fedsam.results.rows import CONCLUDED, Row, Run, cumulative
 from fedsam.results.store import Results
 
-EntryKey = tuple[str, int]  # label and client count
+EntryKey = tuple[str, int]  # label and client count, a `Condition` where runs differ in other data settings too
 
 
 @dataclass(frozen=True)
 class LeaderboardEntry:
-    """A method with a client count, over its seeds.
+    """A method in a condition, over its seeds.
 
     Attributes:
         label: The method.
-        clients: The client count.
+        clients: The client count, a `Condition`.
         seeds: Of the runs that count.
         status: `finished`, or the status and progress of its most advanced run, and which runs diverged.
         evaluations_averaged: Number of evaluations behind the final figures of each run; 0 when there was none.
@@ -40,6 +42,7 @@ class LeaderboardEntry:
         rounds: Fewest rounds of its runs.
         costs: Totals of a run, mean over seeds, by the names of `run_cost`.
         excluded_runs: Number of runs that do not count: unfinished, or a repetition of a seed.
+        dead_runs: Those that count and ended at chance level or not finite; their results are not what the method can do.
     """
 
     label: str
@@ -52,6 +55,7 @@ class LeaderboardEntry:
     rounds: int
     costs: Mapping[str, float]
     excluded_runs: int
+    dead_runs: tuple[Run, ...] = ()
 
     @property
     def key(self) -> EntryKey:
@@ -69,6 +73,20 @@ class LeaderboardEntry:
         return self.status == "finished" and self.accuracy is not None and math.isfinite(self.accuracy.mean)
 
     @property
+    def is_alive(self) -> bool:
+        """Whether it is ranked and none of its runs is dead, so that claims about the method may rest on it."""
+        return self.is_ranked and not self.dead_runs
+
+    @property
+    def shown_status(self) -> str:
+        """Its status, and how many of its runs ended at chance level."""
+        dead = [run for run in self.dead_runs if run.status != "diverged"]
+        if not dead:
+            return self.status
+        share = "" if len(dead) == len(self.seeds) else f"{len(dead)} of {len(self.seeds)} runs "
+        return f"{'' if self.status == 'finished' else f'{self.status}, '}{share}at chance"
+
+    @property
     def interquartile_mean(self) -> float | None:
         """Interquartile mean of the final accuracies; None for few seeds."""
         return interquartile_mean(list(self.final_accuracies.values()))
@@ -80,10 +98,11 @@ class SeedGroup:
 
     Attributes:
         label: The method.
-        clients: The client count.
+        clients: The client count, a `Condition`.
         runs: All of them.
         rows: By run id, the rows with cumulative costs of the runs that count.
         diverged: By run id, the round since which a run that counts is diverged.
+        chance_level: An accuracy, a fraction, up to which its runs are no better than a guess.
     """
 
     label: str
@@ -91,6 +110,7 @@ class SeedGroup:
     runs: tuple[Run, ...]
     rows: Mapping[str, Sequence[Row]]
     diverged: Mapping[str, int]
+    chance_level: float
 
     @property
     def key(self) -> EntryKey:
@@ -112,10 +132,10 @@ class SeedGroup:
 
 
 def seed_groups(results: Results, runs: Sequence[Run]) -> list[SeedGroup]:
-    """Runs grouped by method and client count: fewer clients first, methods in the order of their first run."""
-    names, members = labels(runs), defaultdict(list)
+    """Runs grouped by method and condition: fewer clients first, methods in the order of their first run."""
+    names, where, members = labels(runs), run_conditions(runs), defaultdict(list)
     for run in runs:
-        members[run.clients, names[run.id]].append(run)
+        members[where[run.id], names[run.id]].append(run)
     order = list(dict.fromkeys(names[run.id] for run in runs))
     return [
         _seed_group(results, label, clients, group)
@@ -127,7 +147,8 @@ def _seed_group(results: Results, label: str, clients: int, runs: Sequence[Run])
     rows = {run.id: results.rounds(run.id) for run in _counted(runs)}
     status = {run.id: run.status for run in runs}
     diverged = {run: round for run, own in rows.items() if (round := diverged_round(own, status[run])) is not None}
-    return SeedGroup(label, clients, tuple(runs), {run: cumulative(own) for run, own in rows.items()}, diverged)
+    level = chance_level(runs[0].dataset, results.label_distribution(runs[0].id))
+    return SeedGroup(label, clients, tuple(runs), {run: cumulative(own) for run, own in rows.items()}, diverged, level)
 
 
 def _counted(runs: Sequence[Run]) -> list[Run]:
@@ -164,6 +185,9 @@ def _entry(group: SeedGroup) -> LeaderboardEntry:
         rounds=min(rounds),
         costs={name: float(np.mean([cost[name] for cost in costs])) for name in _common_names(costs)},
         excluded_runs=len(group.runs) - len(runs),
+        dead_runs=tuple(
+            run for run, final in zip(runs, finals, strict=True) if run.status in CONCLUDED and is_dead(final, group.chance_level)
+        ),
     )
 
 

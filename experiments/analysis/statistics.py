@@ -32,8 +32,11 @@ class Estimate:
     half_width: float | None
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Estimate:
+    def of(cls, values: Sequence[float], comparisons: int = 1) -> Estimate:
         """Estimate from one value per seed.
+
+        Args:
+            comparisons: Number of intervals that together cover with 95 %, by Bonferroni's inequality.
 
         >>> Estimate.of([1.0, 2.0, 3.0]).half_width.__format__(".4f")  # 4.3027 standard errors
         '2.4841'
@@ -42,7 +45,8 @@ class Estimate:
             return cls(float(values[0]), None)
         with np.errstate(invalid="ignore", over="ignore"):  # of a run that diverged
             deviation = np.std(values, ddof=1)
-        return cls(float(np.mean(values)), float(stdtrit(len(values) - 1, 0.975) * deviation / math.sqrt(len(values))))
+        quantile = stdtrit(len(values) - 1, 1 - SIGNIFICANCE_LEVEL / 2 / max(1, comparisons))
+        return cls(float(np.mean(values)), float(quantile * deviation / math.sqrt(len(values))))
 
     @property
     def excludes_zero(self) -> bool:

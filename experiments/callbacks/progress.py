@@ -274,4 +274,6 @@ def _measures(row: Row) -> str:
     accuracy, loss = row.measures.get("test_accuracy"), row.measures.get("test_loss")
     if accuracy is None or loss is None:
         return f"train loss {row.train_loss:.3g}"
-    return f"acc {100 * accuracy:.1f} % loss {loss:.3g}"
+    validated = row.measures.get("validation_accuracy")
+    held_out = "" if validated is None else f" (validation {100 * validated:.1f} %)"
+    return f"acc {100 * accuracy:.1f} % loss {loss:.3g}{held_out}"

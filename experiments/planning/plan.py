@@ -12,6 +12,7 @@ from rich import box
 from rich.table import Table
 
 from experiments.analysis import labels
+from experiments.analysis.conditions import Condition, conditions, data_text
 from experiments.analysis.leaderboard import EntryKey
 from experiments.planning.forecast import Forecast
 from experiments.running.grids import DatasetCache
@@ -33,11 +34,13 @@ class PlannedRun:
     Attributes:
         checked: What is run.
         label: The method.
+        condition: The number of clients, and the data settings where runs differ in them.
         concluded_run: An earlier run of the same experiment that has finished or diverged; None where it is still to be made.
     """
 
     checked: CheckedExperiment
     label: str
+    condition: Condition
     concluded_run: Run | None
 
     @property
@@ -47,8 +50,8 @@ class PlannedRun:
 
     @property
     def key(self) -> EntryKey:
-        """Label and client count, shared with the runs of other seeds."""
-        return self.label, self.experiment.data.clients
+        """Label and condition, shared with the runs of other seeds."""
+        return self.label, self.condition
 
 
 def plan(experiments: Sequence[Experiment], cache: DatasetCache, results: Results | None) -> list[PlannedRun]:
@@ -63,14 +66,15 @@ def plan(experiments: Sequence[Experiment], cache: DatasetCache, results: Result
     keys = [config_hash(checked.settings, source) for checked, source in zip(each, hashes, strict=True)]
     unique = {(key, checked.experiment.seed): checked for key, checked in zip(keys, each, strict=True)}
     names = _labels([checked.settings for checked in unique.values()])
+    where = conditions([labels.flat(checked.settings) for checked in unique.values()])
     planned = []
-    for (key, checked), name in zip(unique.items(), names, strict=True):
+    for (key, checked), name, condition in zip(unique.items(), names, where, strict=True):
         dataset = cache.get(checked.experiment)
         runs = results.runs_with_hash(*key, dataset.name) if results else []
         concluded_run = next((run for run in runs if run.status in CONCLUDED), None)
         if concluded_run is None:
             partition_examples(checked.experiment, dataset)
-        planned.append(PlannedRun(checked, name, concluded_run))
+        planned.append(PlannedRun(checked, name, condition, concluded_run))
     return planned
 
 
@@ -112,7 +116,7 @@ def provenance_notes(planned: Sequence[PlannedRun]) -> list[str]:
 
 
 def plan_table(planned: Sequence[PlannedRun], forecasts: Mapping[EntryKey, Forecast]) -> Table:
-    """The plan for a terminal: a row for each method and client count, with the work and time of one of its runs.
+    """The plan for a terminal: a row for each method and condition, with the work and time of one of its runs.
 
     Args:
         forecasts: Of the rows that have runs to be made.
@@ -123,12 +127,16 @@ def plan_table(planned: Sequence[PlannedRun], forecasts: Mapping[EntryKey, Forec
     result = Table(box=box.SIMPLE_HEAD, padding=(0, 0), header_style="bold")
     result.caption, result.caption_justify = "work and time of one run", "right"
     result.add_column("method", overflow="fold")
+    has_data = any(data_text(clients) for _, clients in groups)
+    if has_data:
+        result.add_column("data", overflow="fold")
     for column in ("clients", "runs", "of them\nended", "rounds", "gradient\nevals", "bytes", "client\ntime", "time"):
         result.add_column(column, justify="right", no_wrap=True)
     for (label, clients), members in groups.items():
         done, forecast = sum(one.concluded_run is not None for one in members), forecasts.get((label, clients))
         cells = _cells(forecast) if forecast else ("–",) * 5
-        result.add_row(literal(label), str(clients), str(len(members)), str(done or ""), *cells)
+        data = [literal(data_text(clients))] if has_data else []
+        result.add_row(literal(label), *data, str(clients), str(len(members)), str(done or ""), *cells)
     return result
 
 

@@ -9,11 +9,12 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.analysis.comparison import Comparison, compare_runs
+from experiments.analysis.conditions import condition_text, data_text
 from experiments.analysis.cost import COSTS
 from experiments.analysis.format import number, p_value, percent, points
 from experiments.analysis.leaderboard import LeaderboardEntry
 from experiments.analysis.statistics import Estimate
-from experiments.reporting import tables, text
+from experiments.reporting import inference, tables, text
 from experiments.reporting.published import published_lines
 from fedsam.formatting import count, literal
 from fedsam.results.rows import Run
@@ -30,16 +31,25 @@ def leaderboard_table(results: Results, runs: Sequence[Run], baseline: str | Non
     )
     columns = [column for column in rows[0] if any(row[column] for row in rows)]
     for column in columns:
-        is_name = column == "method"
+        is_text = column in ("method", "data")
         table.add_column(
-            literal(column), justify="left" if is_name else "right", overflow="fold", no_wrap=not is_name, min_width=8 if is_name else None
+            literal(column),
+            justify="left" if is_text else "right",
+            overflow="fold",
+            no_wrap=not is_text,
+            min_width=8 if is_text else None,
         )
     best = tables.best_rows(comparison.entries)
     for index, row in enumerate(rows):
         table.add_row(*(literal(row[column] or "–") for column in columns), style="bold" if index in best else "")
-    unfinished = [f"{entry.label}, {entry.clients} clients: {entry.status}." for entry in comparison.entries if entry.status != "finished"]
+    dead = inference.dead_methods(comparison)
     published = ["Published beside measured: " + line for line in published_lines(comparison)]
-    sentences = [*text.notes(comparison), text.significance_note(comparison), *unfinished, *published]
+    unfinished = [
+        f"{entry.label}, {condition_text(entry.clients)}: {entry.status}."
+        for entry in comparison.entries
+        if entry.status != "finished" and not entry.dead_runs
+    ]
+    sentences = [*text.notes(comparison), text.significance_note(comparison), *unfinished, *dead, *published]
     table.caption = literal("\n".join(filter(None, sentences)))
     table.caption_justify = "left"
     return table
@@ -56,6 +66,7 @@ def _cells(comparison: Comparison, entry: LeaderboardEntry) -> dict[str, str]:
     return {
         "method": entry.label,
         "clients": str(entry.clients),
+        "data": data_text(entry.clients),
         "accuracy\n(%)": "diverged" if "diverged" in entry.status else percent(entry.accuracy).removesuffix(" %"),
         "loss": number(Estimate(loss.mean, None)) if loss and not comparison.paired_tests else "",
         f"above {baseline}\n(points)": points(test.difference) if test else "",

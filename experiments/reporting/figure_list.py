@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from experiments.analysis.comparison import Comparison
+from experiments.analysis.conditions import condition_name, condition_text, data_text
 from experiments.analysis.cost import COSTS
 from experiments.analysis.curves import Curve, measure_curves
 from experiments.analysis.labels import component_text, flatten
+from experiments.analysis.leaderboard import EntryKey
+from experiments.analysis.statistics import Estimate
 from experiments.reporting import figures, tables
 from experiments.reporting.figures import ClassAccuracy, ClientAccuracy, CostPoint, FlatnessPoint, MethodSlice, MethodStyles
+from experiments.reporting.report_figure import ReportFigure
 from experiments.reporting.text import fallback_warning
-from fedsam.formatting import listed, plural
+from fedsam.formatting import listed
 from fedsam.results.rows import Run, Slice
 
 SECTIONS = ("accuracy", "loss", "clients", "fronts", "classes", "spread", "flatness", "slices", "planes", "holdings")
@@ -34,29 +36,12 @@ MAX_BANDS = 4  # with more methods, curves are drawn without their intervals
 TOTAL_COSTS = ("gradient_evaluations", "client_seconds", "bytes", "wall_seconds")
 
 
-@dataclass(frozen=True)
-class ReportFigure:
-    """A figure of the report.
-
-    Attributes:
-        section: One of `SECTIONS`.
-        name: Stem of its file names.
-        caption: Plain text.
-        draw: Draws it.
-    """
-
-    section: str
-    name: str
-    caption: str
-    draw: Callable[[], Figure]
-
-
 def report_figures(comparison: Comparison) -> Iterator[ReportFigure]:
     """Every figure for which the runs have data."""
     styles, title = figures.method_styles(comparison.methods), fallback_warning(comparison.runs)
     yield from _curves(comparison, styles, title)
     yield from _losses(comparison, styles, title)
-    if len({entry.clients for entry in comparison.ranked_entries}) > 1:
+    if len({int(entry.clients) for entry in comparison.ranked_entries}) > 1:
         yield from _client_counts(comparison, styles, title)
     yield from _fronts(comparison, styles, title)
     yield from _class_accuracies(comparison, title)
@@ -101,19 +86,33 @@ def _about_seeds(curves: Sequence[Curve]) -> str:
 def _client_counts(comparison: Comparison, styles: MethodStyles, title: str) -> Iterator[ReportFigure]:
     entries = comparison.ranked_entries
     bars = " Bars are 95 % intervals over seeds." if any(len(entry.seeds) > 1 for entry in entries) else ""
-    final = {"": {entry.key: entry.measures["test_accuracy"] for entry in entries}}
+    final = _by_data({"": {entry.key: entry.measures["test_accuracy"] for entry in entries}})
     caption = f"Final test accuracy against the number of clients that share the same training examples.{bars}"
     yield ReportFigure("clients", "accuracy-clients", caption, partial(figures.accuracy_against_clients, final, styles, title))
-    at_equal_cost = {
-        tables.equal_cost_title(one): {key: accuracy for key, accuracy in one.accuracy.items() if accuracy}
-        for one in comparison.equal_costs
-    }
+    at_equal_cost = _by_data(
+        {
+            tables.equal_cost_title(one): {key: accuracy for key, accuracy in one.accuracy.items() if accuracy}
+            for one in comparison.equal_costs
+        }
+    )
     caption = f"Test accuracy against the number of clients where all have spent the same, the most that every run has spent.{bars}"
     draw = partial(figures.accuracy_against_clients, at_equal_cost, styles, title)
     yield ReportFigure("clients", "accuracy-clients-equal-cost", caption, draw)
-    totals = {name: {entry.key: entry.costs[name] for entry in entries if name in entry.costs} for name in TOTAL_COSTS}
-    caption = "What a whole run costs, against the number of clients."
-    yield ReportFigure("clients", "costs-clients", caption, partial(figures.costs_against_clients, totals, styles, title))
+    for number, data in enumerate(comparison.data_settings, 1):
+        own = [entry for entry in entries if data_text(entry.clients) == data]
+        totals = {name: {entry.key: entry.costs[name] for entry in own if name in entry.costs} for name in TOTAL_COSTS}
+        caption = f"What a whole run costs, against the number of clients{f': {data}' if data else ''}."
+        draw = partial(figures.costs_against_clients, totals, styles, title)
+        yield ReportFigure("clients", f"costs-clients-data-{number}" if data else "costs-clients", caption, draw)
+
+
+def _by_data(panels: Mapping[str, Mapping[EntryKey, Estimate]]) -> dict[str, dict[EntryKey, Estimate]]:
+    """Panels, one for each data setting where runs differ in them."""
+    found: defaultdict[str, dict[EntryKey, Estimate]] = defaultdict(dict)
+    for title, accuracies in panels.items():
+        for (label, clients), accuracy in accuracies.items():
+            found["\n".join(filter(None, [title, data_text(clients)]))][label, clients] = accuracy
+    return dict(found)
 
 
 def _fronts(comparison: Comparison, styles: MethodStyles, title: str) -> Iterator[ReportFigure]:
@@ -121,7 +120,7 @@ def _fronts(comparison: Comparison, styles: MethodStyles, title: str) -> Iterato
         points = [
             CostPoint(entry.label, entry.clients, entry.measures["test_accuracy"], entry.costs[name]) for entry in comparison.ranked_entries
         ]
-        on_front = [_front_text(points, clients) for clients in comparison.client_counts]
+        on_front = [_front_text(points, clients) for clients in comparison.conditions]
         start = f"Final test accuracy against {COSTS[name].title} of a whole run. On the front, where nothing cheaper is as good:"
         caption = f"{start} {'; '.join(filter(None, on_front))}. By means: a neighbour whose interval crosses the front may belong to it."
         yield ReportFigure("fronts", f"front-{_file_name(name)}", caption, partial(figures.pareto, points, name, styles, title))
@@ -133,7 +132,7 @@ def _front_text(points: Sequence[CostPoint], clients: int) -> str:
     front = [point.label for point in figures.front_points(own)]
     if not front:
         return ""
-    return f"{'all methods' if len(front) == len(own) > 2 else listed(front)} with {plural(clients, 'client')}"
+    return f"{'all methods' if len(front) == len(own) > 2 else listed(front)} with {condition_text(clients)}"
 
 
 def _class_accuracies(comparison: Comparison, title: str) -> Iterator[ReportFigure]:
@@ -161,10 +160,10 @@ def _client_accuracies(comparison: Comparison, styles: MethodStyles, title: str)
 
 
 def _flatness(comparison: Comparison, styles: MethodStyles, title: str) -> Iterator[ReportFigure]:
-    for clients in comparison.client_counts:
+    for clients in comparison.conditions:
         panels: dict[str, list[FlatnessPoint]] = {}
         for name, heading in tables.FLATNESS.items():
-            entries = [entry for entry in comparison.ranked_entries if entry.clients == clients and name in entry.measures]
+            entries = [one for one in comparison.entries if one.is_alive and one.clients == clients and name in one.measures]
             if len(entries) < 2:
                 continue
             correlation = comparison.correlation(name, clients)
@@ -172,9 +171,9 @@ def _flatness(comparison: Comparison, styles: MethodStyles, title: str) -> Itera
             points = [FlatnessPoint(entry.label, entry.measures["test_accuracy"], entry.measures[name]) for entry in entries]
             panels[heading.replace("\n", " ") + rho] = points
         if panels:
-            caption = f"Flatness of the final model against test accuracy, {plural(clients, 'client')}; ρ: Spearman's rank correlation."
+            caption = f"Flatness of the final model against test accuracy, {condition_text(clients)}; ρ: Spearman's rank correlation."
             draw = partial(figures.flatness_against_accuracy, panels, styles, title)
-            yield ReportFigure("flatness", f"flatness-{clients}-clients", caption, draw)
+            yield ReportFigure("flatness", f"flatness-{condition_name(clients)}", caption, draw)
 
 
 def _slices(comparison: Comparison, styles: MethodStyles, title: str) -> Iterator[ReportFigure]:
@@ -194,8 +193,8 @@ def _slices(comparison: Comparison, styles: MethodStyles, title: str) -> Iterato
         caption = "Training loss along a random direction through the final model, each filter as long as its weights; mean over seeds."
         yield ReportFigure("slices", "loss-line", caption, partial(figures.loss_lines, lines, styles, title))
     for clients, slices in planes.items():
-        caption = f"Training loss over a plane through the final model of one seed, {plural(clients, 'client')}; the cross is the model."
-        yield ReportFigure("planes", f"loss-plane-{clients}-clients", caption, partial(figures.loss_planes, slices, title))
+        caption = f"Training loss over a plane through the final model of one seed, {condition_text(clients)}; the cross is the model."
+        yield ReportFigure("planes", f"loss-plane-{condition_name(clients)}", caption, partial(figures.loss_planes, slices, title))
 
 
 def _label_distributions(comparison: Comparison, title: str) -> Iterator[ReportFigure]:
@@ -204,7 +203,7 @@ def _label_distributions(comparison: Comparison, title: str) -> Iterator[ReportF
         partitions.setdefault((run.clients, component_text(flatten(run), "data.partition")), run)
     for number, ((clients, partition), run) in enumerate(sorted(partitions.items()), 1):
         counts, names = comparison.results.label_distribution(run.id), comparison.results.class_names(run.id)
-        caption = f"Who holds what: {plural(clients, 'client')}, {partition}, seed {run.seed}. White: no example of that class."
+        caption = f"Who holds what: {condition_text(clients)}, {partition}, seed {run.seed}. White: no example of that class."
         if clients > figures.MAX_CLIENTS:
             caption += f" The first {figures.MAX_CLIENTS} of {clients} clients are shown."
         draw = partial(figures.label_distribution, counts, title, names)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from experiments.analysis.comparison import Comparison
+from experiments.analysis.conditions import condition_text
 from experiments.analysis.format import percent, points
 from experiments.analysis.published import PublishedComparison, published_comparisons
 from experiments.reporting.table import Column, ResultTable, Value
+from experiments.reporting.tables import CLIENTS, METHOD, condition_table
 
 NOTE = (
     "Difference: measured less published, in points, with the interval of the measured over seeds; the published ± is what its source "
@@ -17,8 +19,8 @@ NOTE = (
 def published_beside_measured(comparison: Comparison) -> ResultTable:
     """Published and measured accuracy of each entry of which a result was published, with the difference and the source."""
     columns = [
-        Column("method", "method"),
-        Column("clients", "clients"),
+        METHOD,
+        CLIENTS,
         Column("published_accuracy", "published", percent),
         Column("measured_accuracy", "measured", percent),
         Column("difference", "difference\n(points)", points),
@@ -26,7 +28,7 @@ def published_beside_measured(comparison: Comparison) -> ResultTable:
         Column("changed", "changed"),
         Column("source", "source"),
     ]
-    return ResultTable.of("published", columns, [_row(one) for one in published_comparisons(comparison)], by="clients")
+    return condition_table("published", columns, [_row(one) for one in published_comparisons(comparison)], by="clients")
 
 
 def _row(one: PublishedComparison) -> list[Value]:
@@ -46,4 +48,5 @@ def _line(one: PublishedComparison) -> str:
     else:
         compared = f"not compared, as {', '.join(one.changed)} differs" if one.changed else "not compared"
     measured = f"measured {percent(one.measured)}{' (best round)' if one.best_round else ''}"
-    return f"{one.entry.label}, {one.entry.clients} clients: {percent(one.published)} published, {measured}: {compared}. {one.source}."
+    whose = f"{one.entry.label}, {condition_text(one.entry.clients)}"
+    return f"{whose}: {percent(one.published)} published, {measured}: {compared}. {one.source}."

@@ -15,8 +15,8 @@ from typing import Any
 import jinja2
 
 from experiments.analysis.comparison import Comparison, compare_runs
-from experiments.analysis.labels import labels
-from experiments.reporting import figures, settings_text, text
+from experiments.analysis.conditions import condition_text, run_conditions
+from experiments.reporting import figures, inference, settings_text, text
 from experiments.reporting.figure_list import SECTIONS, report_figures
 from experiments.reporting.published import NOTE as PUBLISHED_NOTE
 from experiments.reporting.published import published_beside_measured
@@ -70,7 +70,7 @@ def write_report(
     for folder in ("figures", "tables"):
         (target / folder).mkdir(parents=True, exist_ok=True)
     sections, not_drawn = _write_figures(comparison, target / "figures")
-    tables = {table.name: table for table in (make(comparison) for make in (*TABLES, published_beside_measured))}
+    tables = {table.name: table for table in (make(comparison) for make in (*TABLES, *inference.TABLES, published_beside_measured))}
     for name, table in tables.items():
         if len(table.columns) > 2:
             (target / "tables" / f"{name}.csv").write_text(as_csv(table), encoding="utf-8")
@@ -112,6 +112,7 @@ def _page(
     return template.render(
         fallback_warning=text.fallback_warning(comparison.runs),
         question=text.question(comparison),
+        baseline=comparison.baseline,
         findings=text.findings(comparison),
         notes=text.notes(comparison),
         significance_note=text.significance_note(comparison),
@@ -130,11 +131,11 @@ def _page(
 
 
 def _details(comparison: Comparison) -> Iterator[dict[str, Any]]:
-    """Each run with its label and settings."""
-    names = labels(comparison.runs)
+    """Each run with its label, condition and settings."""
+    where = run_conditions(comparison.runs)
     for run in comparison.runs:
         lines = (f"{key} = {_toml(value)}" for key, value in flatten(run.config).items())
-        yield {"run": run, "label": names[run.id], "settings": "\n".join(lines)}
+        yield {"run": run, "label": comparison.labels[run.id], "condition": condition_text(where[run.id]), "settings": "\n".join(lines)}
 
 
 def _toml(value: object) -> str:

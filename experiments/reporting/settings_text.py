@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from experiments.analysis.comparison import Comparison
+from experiments.analysis.conditions import condition_text
 from experiments.analysis.labels import METHOD_COMPONENTS, Settings, component_text, flatten
 from fedsam.formatting import listed, plural
 from fedsam.results.rows import Run
@@ -25,9 +27,8 @@ def setup(comparison: Comparison) -> Facts:
     """The settings of the runs."""
     runs = comparison.runs
     settings = [flatten(run) for run in runs]
-    methods = {group.label: flatten(group.runs[0]) for group in comparison.groups}
     facts: Facts = [
-        ("Methods", [f"{name}: {_components(own)}" for name, own in methods.items()]),
+        ("Methods", _methods(comparison)),
         ("Dataset", sorted({_dataset(run) for run in runs})),
         ("Training examples", [_examples(comparison, run) for run in runs]),
         ("Augmentation", [_augmentation(run) for run in runs]),
@@ -60,6 +61,18 @@ def _local_rate(settings: Settings) -> str:
     floor = float(settings.get("client.rate_floor", 1.0))
     falling = "" if floor == 1 else f", within a round falling towards {floor:g} of it"
     return f"{component_text(settings, 'client.schedule')}{falling}"
+
+
+def _methods(comparison: Comparison) -> list[str]:
+    """Each method with its settings, once for all conditions or for each group of conditions in which they are the same."""
+    found: defaultdict[str, defaultdict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for group in comparison.groups:
+        found[group.label][_components(flatten(group.runs[0]))].append(condition_text(group.clients))
+    return [
+        f"{label}: {components}" + (f" with {'; '.join(where)}" if len(settings) > 1 else "")
+        for label, settings in found.items()
+        for components, where in settings.items()
+    ]
 
 
 def _components(settings: Settings) -> str:

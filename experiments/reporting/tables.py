@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from experiments.analysis.comparison import Comparison
+from experiments.analysis.conditions import data_text, run_conditions
 from experiments.analysis.cost import COSTS, TARGET_COSTS, run_cost
 from experiments.analysis.curves import EqualCost
 from experiments.analysis.format import measure, number, p_value, percent, points
-from experiments.analysis.labels import labels
 from experiments.analysis.leaderboard import LeaderboardEntry
 from experiments.analysis.statistics import Estimate
 from experiments.reporting.table import Column, ResultTable, Value
@@ -19,6 +19,7 @@ from fedsam.results.final import diverged_round
 from fedsam.results.rows import cumulative
 
 METHOD, CLIENTS = Column("method", "method"), Column("clients", "clients")
+DATA = Column("data", "data")
 FLATNESS: Mapping[str, str] = {  # smaller is flatter
     "hessian_top_1": "top\neigenvalue",
     "hessian_trace": "Hessian\ntrace",
@@ -35,10 +36,12 @@ FLATNESS_COSTS: Mapping[str, tuple[str, Callable[[float], str]]] = {
 }
 GENERALIZATION: Mapping[str, tuple[str, Callable[[Estimate], str]]] = {
     "test_accuracy": ("final test\naccuracy", percent),
+    "validation_accuracy": ("final validation\naccuracy", percent),
     "union_accuracy": ("training accuracy,\nlast round", percent),
     "last_test_accuracy": ("test accuracy,\nlast round", percent),
     "gap": ("gap\n(points)", points),
     "test_loss": ("final\ntest loss", number),
+    "validation_loss": ("final\nvalidation loss", number),
     "union_loss": ("training loss,\nlast round", number),
     "last_test_loss": ("test loss,\nlast round", number),
     "loss_gap": ("gap in\nloss", number),
@@ -70,8 +73,25 @@ def _mean(format: Callable[[float], str]) -> Callable[[Estimate], str]:
     return lambda estimate: format(estimate.mean)
 
 
+def condition_table(
+    name: str, columns: Sequence[Column], rows: Sequence[Sequence[Value]], *, best_rows: Sequence[int] = (), by: str = ""
+) -> ResultTable:
+    """A table, with a column of data settings behind that of client counts where runs differ in them."""
+    keys = [column.key for column in columns]
+    if "clients" not in keys:
+        return ResultTable.of(name, columns, rows, best_rows=best_rows, by=by)
+    place = keys.index("clients")
+    wider = [[*row[:place], *_condition(row[place]), *row[place + 1 :]] for row in rows]
+    return ResultTable.of(name, [*columns[: place + 1], DATA, *columns[place + 1 :]], wider, best_rows=best_rows, by=by)
+
+
+def _condition(clients: Value) -> tuple[Value, Value]:
+    """The number of clients, and the data settings in words; None where all runs have the same."""
+    return clients, (data_text(clients) or None) if isinstance(clients, int) else None
+
+
 def best_rows(entries: Sequence[LeaderboardEntry]) -> list[int]:
-    """Indices of the best entry of each client count with more than one ranked entry."""
+    """Indices of the best entry of each condition with more than one ranked entry."""
     firsts: dict[int, int] = {}
     for index, entry in enumerate(entries):
         if entry.is_ranked and sum(other.is_ranked and other.clients == entry.clients for other in entries) > 1:
@@ -80,7 +100,7 @@ def best_rows(entries: Sequence[LeaderboardEntry]) -> list[int]:
 
 
 def leaderboard(comparison: Comparison) -> ResultTable:
-    """Accuracy, difference to the baseline, flatness, gap and cost of each entry, the best first within a client count."""
+    """Accuracy, difference to the baseline, flatness, gap and cost of each entry, the best first within a condition."""
     shown_if_different = ("seeds", "evaluations_averaged", "rounds")
     differ = {name: len({getattr(entry, name) for entry in comparison.entries}) > 1 for name in shown_if_different}
     flat = ("sharpness_worst", "hessian_top_1", "hessian_trace")
@@ -90,6 +110,7 @@ def leaderboard(comparison: Comparison) -> ResultTable:
         CLIENTS,
         Column("test_accuracy", "accuracy\n(%)", lambda value: percent(value).removesuffix(" %")),
         Column("difference", f"above {comparison.baseline}\n(points)", points),
+        Column("simultaneous_half_width", "± for all\ntogether", lambda value: f"{100 * value:.2f}"),
         Column("p_holm", "p\n(Holm)", p_value),
         Column("interquartile_mean", "interquar-\ntile mean", lambda value: f"{100 * value:.2f}"),
         Column("seeds", "seeds"),
@@ -112,6 +133,7 @@ def leaderboard(comparison: Comparison) -> ResultTable:
                 entry.clients,
                 entry.accuracy,
                 test.difference if test else None,
+                test.simultaneous.half_width if test and test.simultaneous != test.difference else None,
                 test.adjusted_p_value if test else None,
                 entry.interquartile_mean if entry.is_ranked else None,
                 len(entry.seeds) if differ["seeds"] else None,
@@ -120,10 +142,10 @@ def leaderboard(comparison: Comparison) -> ResultTable:
                 to_target.costs.get("gradient_evaluations") if to_target and comparison.target_accuracy is not None else None,
                 *(entry.costs.get(name) for name in LEADERBOARD_COSTS),
                 *(entry.measures.get(name) for name in ("gap", *flat)),
-                None if entry.status == "finished" else entry.status,
+                None if entry.shown_status == "finished" else entry.shown_status,
             ]
         )
-    return ResultTable.of("leaderboard", columns, rows, best_rows=best_rows(comparison.entries), by="clients")
+    return condition_table("leaderboard", columns, rows, best_rows=best_rows(comparison.entries), by="clients")
 
 
 def target_text(comparison: Comparison) -> str:
@@ -135,7 +157,7 @@ def _estimates(comparison: Comparison, name: str, columns: Mapping[str, tuple[st
     """A table with a row for each entry and a column for each measure, given with its title and format."""
     shown = [Column(key, title, format) for key, (title, format) in columns.items()]
     rows = [[entry.label, entry.clients, *(entry.measures.get(key) for key in columns)] for entry in comparison.entries]
-    return ResultTable.of(name, [METHOD, CLIENTS, *shown], rows, by="clients")
+    return condition_table(name, [METHOD, CLIENTS, *shown], rows, by="clients")
 
 
 def generalization(comparison: Comparison) -> ResultTable:
@@ -157,7 +179,7 @@ def class_accuracy(comparison: Comparison) -> ResultTable:
         names = comparison.results.class_names(run.id) or tuple(map(str, range(run.classes)))
         measured = [(name, entry.measures.get(f"{CLASS_ACCURACY}{kind}")) for kind, name in enumerate(names)]
         rows += [[entry.label, entry.clients, printable(name), value] for name, value in measured if value]
-    return ResultTable.of("class-accuracy", [METHOD, CLIENTS, Column("class", "class"), Column("accuracy", "accuracy", percent)], rows)
+    return condition_table("class-accuracy", [METHOD, CLIENTS, Column("class", "class"), Column("accuracy", "accuracy", percent)], rows)
 
 
 def client_accuracy(comparison: Comparison) -> ResultTable:
@@ -187,16 +209,16 @@ def flatness_errors(comparison: Comparison) -> ResultTable:
 
 
 def correlations(comparison: Comparison) -> ResultTable:
-    """Rank correlation of final accuracy with each measure of flatness, over the methods of a client count."""
+    """Rank correlation of final accuracy with each measure of flatness, over the methods of a condition that learn."""
     rho = Column("spearman", "Spearman's ρ", lambda value: f"{value:+.2f}".replace("-", "−"))
     rows: list[list[Value]] = []
     for name, title in FLATNESS.items():
-        for clients in comparison.client_counts:
+        for clients in comparison.conditions:
             found = comparison.correlation(name, clients)
             if found:
                 rows.append([title.replace("\n", " "), clients, found.methods, found.rho, found.p_value])
     columns = [Column("measure", "measure"), CLIENTS, Column("methods", "methods"), rho, Column("p", "p", p_value)]
-    return ResultTable.of("flatness-correlations", columns, rows, by="measure")
+    return condition_table("flatness-correlations", columns, rows, by="measure")
 
 
 def time_to_target(comparison: Comparison) -> ResultTable:
@@ -205,7 +227,7 @@ def time_to_target(comparison: Comparison) -> ResultTable:
     columns += [Column(name, _title(name), _mean(COSTS[name].format)) for name in TARGET_COSTS]
     found = [one for entry in comparison.entries if (one := comparison.times_to_target.get(entry.key))]
     rows = [[one.label, one.clients, one.target, f"{one.reached} of {one.seeds}", *map(one.costs.get, TARGET_COSTS)] for one in found]
-    return ResultTable.of("time-to-target", columns, rows, by="clients")
+    return condition_table("time-to-target", columns, rows, by="clients")
 
 
 def equal_cost_title(equal: EqualCost) -> str:
@@ -221,7 +243,7 @@ def equal_cost(comparison: Comparison) -> ResultTable:
         [entry.label, entry.clients, *(equal.accuracy[entry.key] for equal in comparison.equal_costs)]
         for entry in comparison.ranked_entries
     ]
-    return ResultTable.of("equal-cost", [METHOD, CLIENTS, *columns], rows, by="clients")
+    return condition_table("equal-cost", [METHOD, CLIENTS, *columns], rows, by="clients")
 
 
 def _cost_columns() -> list[Column]:
@@ -233,14 +255,14 @@ def costs(comparison: Comparison) -> ResultTable:
     """Costs of a run of each entry, mean over seeds."""
     columns = _cost_columns()
     rows = [[entry.label, entry.clients, *(entry.costs.get(column.key) for column in columns)] for entry in comparison.entries]
-    return ResultTable.of("costs", [METHOD, CLIENTS, *columns], rows, by="clients")
+    return condition_table("costs", [METHOD, CLIENTS, *columns], rows, by="clients")
 
 
 def runs(comparison: Comparison) -> ResultTable:
     """Progress and costs of each single run; none for a run without a round."""
     identity = [Column("run", "run"), METHOD, CLIENTS, Column("seed", "seed"), Column("status", "status")]
     work = [Column("cohorts", "clients\ntrained", count), Column("failures", "failures"), Column("steps", "local\nsteps", count)]
-    names, rows = labels(comparison.runs), []
+    names, where, rows = comparison.labels, run_conditions(comparison.runs), list[list[Value]]()
     for run in comparison.runs:
         own = comparison.results.rounds(run.id)
         total, since = cumulative(own)[-1:], diverged_round(own, run.status)
@@ -248,8 +270,8 @@ def runs(comparison: Comparison) -> ResultTable:
         done = (total[0].cohort, total[0].failures, total[0].steps) if total else (None, None, None)
         cost = run_cost(run, total[0]) if total else {}
         values = [cost.get(column.key) for column in _cost_columns()]
-        rows.append([run.id, names[run.id], run.clients, run.seed, status, *done, *values])
-    return ResultTable.of("runs", [*identity, *work, *_cost_columns()], rows)
+        rows.append([run.id, names[run.id], where[run.id], run.seed, status, *done, *values])
+    return condition_table("runs", [*identity, *work, *_cost_columns()], rows)
 
 
 TABLES = (

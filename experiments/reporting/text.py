@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from experiments.analysis.comparison import Comparison
+from experiments.analysis.conditions import condition_text, data_text
 from experiments.analysis.cost import COSTS
 from experiments.analysis.format import p_value, percent, points
 from experiments.analysis.leaderboard import EntryKey, LeaderboardEntry
 from experiments.analysis.statistics import SIGNIFICANCE_LEVEL, Estimate, paired_differences, smallest_p
+from experiments.reporting.inference import about_intervals, dead_methods, interaction_findings, unit
 from fedsam.formatting import listed, plural, printable
 from fedsam.results.rows import Run
 
@@ -30,17 +32,19 @@ def question(comparison: Comparison) -> str:
         start = f"How well does {methods[0]} generalize"
     else:
         start = f"Which of {listed(methods) if len(methods) <= MAX_METHODS_IN_TITLE else f'{len(methods)} methods'} generalizes best"
-    return f"{start} when {listed(comparison.client_counts)} clients share {listed(datasets)}, and what does it cost?"
+    data = f" ({'; '.join(comparison.data_settings)})" if len(comparison.data_settings) > 1 else ""
+    return f"{start} when {listed(comparison.client_counts)} clients share {listed(datasets)}{data}, and what does it cost?"
 
 
 def findings(comparison: Comparison) -> list[str]:
     """Sentences on the best method of each client count, on the tests against the baseline, and on the effect of more clients."""
-    best = [_best_method(comparison, clients) for clients in comparison.client_counts]
-    return [*best, *_significance(comparison), *_effect_of_clients(comparison)]
+    best = [_best_method(comparison, clients) for clients in comparison.conditions]
+    changes = [*_effect_of_clients(comparison), *interaction_findings(comparison)]
+    return [*best, *_significance(comparison), *changes, *dead_methods(comparison)]
 
 
 def _best_method(comparison: Comparison, clients: int) -> str:
-    start = f"With {plural(clients, 'client')}"
+    start = f"With {condition_text(clients)}"
     entries = [entry for entry in comparison.ranked_entries if entry.clients == clients]
     if not entries:
         return f"{start}, no run has finished with a finite accuracy."
@@ -90,21 +94,26 @@ def _significance(comparison: Comparison) -> list[str]:
 
 
 def _by_sign(comparison: Comparison, differences: Mapping[EntryKey, float]) -> str:
-    """The methods above and below the baseline, by client count."""
+    """The methods above and below the baseline, by condition."""
     parts = []
-    for clients in comparison.client_counts:
+    for clients in comparison.conditions:
         above = [label for (label, n), difference in differences.items() if n == clients and difference > 0]
         below = [label for (label, n), difference in differences.items() if n == clients and not difference > 0]
         sides = [f"{listed(labels)} {side} it" for side, labels in (("above", above), ("below", below)) if labels]
         if sides:
-            where = f" with {plural(clients, 'client')}" if len(comparison.client_counts) > 1 else ""
+            where = f" with {condition_text(clients)}" if len(comparison.conditions) > 1 else ""
             parts.append(" and ".join(sides) + where)
     return "; ".join(parts) or "none"
 
 
 def _effect_of_clients(comparison: Comparison) -> list[str]:
     """The change of accuracy from the fewest to the most clients, of the methods that change least and most."""
-    fewest, most = comparison.client_counts[0], comparison.client_counts[-1]
+    return [sentence for data in comparison.data_settings for sentence in _effect_of_clients_on(comparison, data)]
+
+
+def _effect_of_clients_on(comparison: Comparison, data: str) -> list[str]:
+    conditions = [clients for clients in comparison.conditions if data_text(clients) == data]
+    fewest, most = conditions[0], conditions[-1]
     before, after = ({e.label: e.final_accuracies for e in comparison.ranked_entries if e.clients == n} for n in (fewest, most))
     pairs = {label: paired_differences(after[label], before[label]) for label in after if label in before}
     changes = {label: Estimate.of(differences) for label, differences in pairs.items() if differences}
@@ -112,7 +121,8 @@ def _effect_of_clients(comparison: Comparison) -> list[str]:
         return []
     extremes = dict.fromkeys(pick(changes, key=lambda label: changes[label].mean) for pick in (min, max))
     parts = [f"{points(changes[label])} ({label})" for label in extremes]
-    return [f"From {fewest} to {most} clients test accuracy changes by {' to '.join(parts)} points."]
+    where = f", {data}," if data else ""
+    return [f"From {int(fewest)} to {int(most)} clients{where} test accuracy changes by {' to '.join(parts)} points."]
 
 
 def notes(comparison: Comparison) -> list[str]:
@@ -160,8 +170,8 @@ def significance_note(comparison: Comparison) -> str:
     if seeds == {1}:
         return f"{start}; with one seed in common there is no test."
     least = f"with {plural(max(seeds), 'seed')} p cannot be below {p_value(smallest_p(max(seeds)))} before the correction"
-    test = f"p is that of a two-sided sign-flip test, Holm-corrected over the methods of a client count; {least}"
-    return f"{start}; {test}. Intervals are not corrected."
+    test = f"p is that of a two-sided sign-flip test, Holm-corrected over the methods of a {unit(comparison)}; {least}"
+    return f"{start}; {test}. {about_intervals(comparison)}"
 
 
 def target_note(comparison: Comparison) -> str:
@@ -169,11 +179,11 @@ def target_note(comparison: Comparison) -> str:
     if comparison.target_accuracy is not None:
         target = f"Target: {100 * comparison.target_accuracy:g} % test accuracy."
     else:
-        target = "Target: for each client count the final accuracy of its weakest method, since none was set."
+        target = f"Target: for each {unit(comparison)} the final accuracy of its weakest method, since none was set."
     return f"{target} What a run had spent at its first evaluation at or above it, mean over the runs that reached it; a dash: none did."
 
 
 def equal_cost_note(comparison: Comparison) -> str:
     """Which costs are the same for all methods, so that no front is drawn; empty where there is none, or one method."""
     same = [COSTS[name].title for name, differ in comparison.costs_differ.items() if not differ]
-    return f"All methods of a client count spent the same {listed(same)}: no front." if same and len(comparison.methods) > 1 else ""
+    return f"All methods of a {unit(comparison)} spent the same {listed(same)}: no front." if same and len(comparison.methods) > 1 else ""

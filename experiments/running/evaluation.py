@@ -1,4 +1,4 @@
-"""Evaluation of the global vector after a round by queries to clients: of the test set, of all clients' examples, of flatness.
+"""Evaluation of the global vector after a round by queries to clients: of the test set, held-out and clients' examples, and flatness.
 
 The client that a query is addressed to decides where it is computed, nothing else. Queries and the order of sums are fixed, so the
 number of actors changes no value, nor does what they do meanwhile.
@@ -10,10 +10,12 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import torch
 from flwr.app import Message
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
@@ -21,6 +23,7 @@ from torch import Tensor
 
 from fedsam.config import Experiment
 from fedsam.data.datasets import Dataset
+from fedsam.data.federated import validation_examples
 from fedsam.evaluation.accuracy import Scores, class_accuracies, client_accuracies, client_accuracy_summary, score
 from fedsam.grid.base import LocalGrid
 from fedsam.messages import codec
@@ -30,7 +33,9 @@ from fedsam.results.rows import Row, Slice
 from strategies.round import RunError
 
 UNION_CHUNKS = 16  # of clients, whose examples one query of the union covers
-TEST_CHUNKS = 20  # of batches of the test set
+TEST_CHUNKS = 20  # of batches of the test set, and as many of the validation set
+VALIDATION = "validation_accuracy"  # a measure
+SCORED = ("validation", "test")  # actions whose answers are `Scores`, in this order
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Evaluator:
     """What a run measures, and with what.
 
     Attributes:
-        network: Evaluates the test set where the grid is not ours: no vectors are sent for it.
+        network: Evaluates test and validation set where the grid is not ours: no vectors are sent for them.
         label_distribution: Examples of each class that each client holds, (clients, classes).
     """
 
@@ -56,18 +61,40 @@ class Evaluator:
     dataset: Dataset
     label_distribution: NDArray[np.integer[Any]]
 
+    @cached_property
+    def held_out(self) -> NDArray[np.integer[Any]]:
+        """Indices of the training examples for validation."""
+        return validation_examples(self.experiment, self.dataset)
+
     def due(self, round: int, *, last: bool) -> list[EvaluationRequest]:
         """What is measured after a round, the longest queries first; `last`: the run ends with it."""
         settings = self.experiment.measure
         every, parts = settings.flatness.every, TEST_CHUNKS if isinstance(self.grid, LocalGrid) else 1
         names = dict.fromkeys(settings.flatness.measures) if last or (every and round % every == 0) else ()
         clients = len(self.label_distribution) if last and settings.union else 0
-        batches = -(-len(self.dataset.test.y) // settings.batch_size) if last or round % settings.every == 0 else 0
+        due = last or round % settings.every == 0
+        tested, validated = (-(-size // settings.batch_size) * due for size in (len(self.dataset.test.y), len(self.held_out)))
         return [
             *(EvaluationRequest("flatness", {"measure": name}) for name in names),
             *(EvaluationRequest("union", chunk) for chunk in _chunks(clients, UNION_CHUNKS)),
-            *(EvaluationRequest("test", chunk) for chunk in _chunks(batches, parts)),
+            *(EvaluationRequest("validation", chunk) for chunk in _chunks(validated, parts)),
+            *(EvaluationRequest("test", chunk) for chunk in _chunks(tested, parts)),
         ]
+
+    def validate(self, row: Row, w: Tensor, buffers: Tensor) -> Row:
+        """The row with the validation measures, if they are due and not in it yet: `evaluate` then takes them from there.
+
+        Raises:
+            RunError: As `evaluate`.
+        """
+        if row.round % self.experiment.measure.every or VALIDATION in row.measures:
+            return row
+        queries = [query for query in self.due(row.round, last=False) if query.action == "validation"]
+        ours = isinstance(self.grid, LocalGrid)
+        replies = self.grid.send_and_receive(self._messages(queries, w, buffers, row.round)) if ours else ()
+        answers = self._answers(queries, replies, row.round) if ours else [self._scored("validation", w, buffers)]
+        seconds = row.evaluate_seconds + sum(answer.cost["seconds"] for answer in answers)
+        return replace(row, measures={**row.measures, **self._validation_measures(answers)}, evaluate_seconds=seconds)
 
     def evaluate(self, row: Row, w: Tensor, buffers: Tensor, done: Callable[[Row, Sequence[Slice]], None], *, last: bool) -> None:
         """Have a round evaluated: in the background where the grid is ours, and now where it is not.
@@ -80,13 +107,13 @@ class Evaluator:
         Raises:
             RunError: A query failed; the message names it and the round. What is in the background is raised by the grid's methods.
         """
-        queries = self.due(row.round, last=last)
-        sent = [query for query in queries if query.action != "test" or isinstance(self.grid, LocalGrid)]
+        queries = [query for query in self.due(row.round, last=last) if query.action != "validation" or VALIDATION not in row.measures]
+        sent = [query for query in queries if query.action not in SCORED or isinstance(self.grid, LocalGrid)]
         messages = self._messages(sent, w, buffers, row.round)
 
         def finish(replies: Iterable[Message]) -> None:
             found = self._answers(sent, replies, row.round)
-            found += [self._tested(w, buffers)] if len(sent) < len(queries) else []
+            found += [self._scored(query.action, w, buffers) for query in queries[len(sent) :]]
             done(*self._measured(row, queries, found, last=last))
 
         if isinstance(self.grid, LocalGrid):
@@ -99,11 +126,12 @@ class Evaluator:
     ) -> tuple[Row, list[Slice]]:
         """The row with the measures that the answers come to, and the slices."""
         pairs = list(zip(queries, answers, strict=True))
-        flat, union, test = ([pair for pair in pairs if pair[0].action == action] for action in ("flatness", "union", "test"))
-        tested = self._test_measures([answer for _, answer in test], last=last)
-        values = {**row.measures, **tested, **_flatness([answer for _, answer in flat]), **_union([answer for _, answer in union])}
-        slices = [_slice(row, str(query.parameters["measure"]), answer.slice) for query, answer in flat if answer.slice]
-        return replace(row, measures=values, evaluate_seconds=sum(answer.cost["seconds"] for answer in answers)), slices
+        answered = {action: [answer for query, answer in pairs if query.action == action] for action in ("flatness", "union", *SCORED)}
+        scored = {**self._test_measures(answered["test"], last=last), **self._validation_measures(answered["validation"])}
+        values = {**row.measures, **scored, **_flatness(answered["flatness"]), **_union(answered["union"])}
+        slices = [_slice(row, str(query.parameters["measure"]), answer.slice) for query, answer in pairs if answer.slice]
+        seconds = row.evaluate_seconds + sum(answer.cost["seconds"] for answer in answers)
+        return replace(row, measures=values, evaluate_seconds=seconds), slices
 
     def _test_measures(self, answers: Sequence[Answer], *, last: bool) -> dict[str, float]:
         if not answers:
@@ -117,10 +145,18 @@ class Evaluator:
         classes = {f"class_accuracy_{kind}": value for kind, value in enumerate(class_accuracies(test)) if last and math.isfinite(value)}
         return {"test_accuracy": test.accuracy, "test_loss": test.loss, "calibration_error": test.calibration_error, **clients, **classes}
 
-    def _tested(self, w: Tensor, buffers: Tensor) -> Answer:
-        """As a client's answer to a query of the whole test set."""
+    def _validation_measures(self, answers: Sequence[Answer]) -> dict[str, float]:
+        if not answers:
+            return {}
+        found = Scores.joined([Scores(**answer.vectors) for answer in answers])
+        evaluation = found.evaluation(self.dataset.train.y[self.held_out], self.dataset.classes)
+        return {VALIDATION: evaluation.accuracy, "validation_loss": evaluation.loss}
+
+    def _scored(self, action: str, w: Tensor, buffers: Tensor) -> Answer:
+        """As a client's answer to a query of the whole test or validation set."""
         start, device = time.perf_counter(), self.network.parameters[0].device
-        scores = score(self.network, w.to(device), buffers.to(device), self.dataset.test, self.dataset, self.experiment.measure.batch_size)
+        images = self.dataset.test if action == "test" else self.dataset.train.select(torch.from_numpy(self.held_out))
+        scores = score(self.network, w.to(device), buffers.to(device), images, self.dataset, self.experiment.measure.batch_size)
         return Answer(cost={"seconds": time.perf_counter() - start}, vectors=vars(scores))
 
     def _messages(self, queries: Sequence[EvaluationRequest], w: Tensor, buffers: Tensor, round: int) -> list[Message]:

@@ -24,7 +24,7 @@ from experiments.running.chance import at_chance
 from experiments.running.checkpointing import Checkpointer
 from experiments.running.client_rows import client_row, failed_row
 from experiments.running.divergence import check_finite, finish
-from experiments.running.evaluation import Evaluator
+from experiments.running.evaluation import VALIDATION, Evaluator
 from experiments.running.result import Result
 from experiments.settings.catalogue import sampler
 from experiments.settings.method import Method
@@ -49,8 +49,8 @@ from strategies.round import RoundConfig, RoundResult
 DROPPED = "dropped out (simulated)"  # status of a client
 
 
-class _BudgetSpentError(Exception):
-    """The budget is reached: what ends Flower's loop, which knows of rounds alone."""
+class _EndedEarlyError(Exception):
+    """The budget is reached or patience is over: what ends Flower's loop, which knows of rounds alone."""
 
 
 class Session:
@@ -59,6 +59,7 @@ class Session:
     Attributes:
         rows: The rounds that are evaluated so far.
         spent: Gradient evaluations of all rounds so far.
+        validated: Validation accuracies so far, where `measure.patience` looks at them.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Session:
         self.results, self.run_id, self.callback = results, run_id, callback
         self.rows: list[Row] = []
         self.spent = 0
+        self.validated: list[float] = []
         self._started = started  # time.perf_counter() when the run began
         self._others = OtherProcesses()
         self.network = self._network()
@@ -100,7 +102,7 @@ class Session:
         deadline = self.experiment.server.deadline or math.inf
         try:
             # As many threads as a client has: sums of many threads round otherwise, and vectors of this length gain little by them.
-            with suppress(_BudgetSpentError), torch_threads(self.experiment.compute.cpus_per_actor):
+            with suppress(_EndedEarlyError), torch_threads(self.experiment.compute.cpus_per_actor):
                 self._go_on()
                 if left := self.experiment.rounds - self.strategy.resumed_round:
                     self.strategy.start(self.grid, codec.arrays(initial), left, timeout=deadline, evaluate_fn=self._evaluate)
@@ -111,7 +113,7 @@ class Session:
                 finish(self.grid)  # the rounds before the error are kept, and the actors are free for the next run
             raise
         budget = self.experiment.budget
-        if budget is not None and self.spent < budget:
+        if budget is not None and self.spent < budget and not self._is_patience_over():
             note = f"rounds: all {len(self.rows)} are over after {self.spent} gradient evaluations of a budget of {budget}"
             self.callback.warn(self.run_id, note)
         self._save(FINAL_MODEL_NAME)
@@ -135,6 +137,8 @@ class Session:
         if found is not None:
             self.rows, row = found
             self.spent = sum(row.gradient_evaluations for row in self.rows)
+            if self.experiment.measure.patience is not None:
+                self.validated = [accuracy for row in self.rows if (accuracy := row.measures.get(VALIDATION)) is not None]
             self.callback.resumed(self.run_id, tuple(self.rows))
             self._end_round(row)
 
@@ -150,9 +154,12 @@ class Session:
         return None
 
     def _end_round(self, row: Row) -> None:
-        """Have a round evaluated, whose training `row` tells, and note its end. Raises `_BudgetSpentError` if the run ends with it."""
+        """Have a round evaluated, whose training `row` tells, and note its end. Raises `_EndedEarlyError` if the run ends with it."""
         if not aggregation.usable(evaluated := self.strategy.evaluated):
             row = replace(row, measures={**row.measures, "nonfinite_parameters": int((~torch.isfinite(evaluated)).sum())})
+        if self.experiment.measure.patience is not None:
+            row = self.evaluator.validate(row, self.strategy.evaluated, self.strategy.buffers)
+            self.validated += [accuracy] if (accuracy := row.measures.get(VALIDATION)) is not None else []
         last, lost = self._is_last(row), nonfinite(row)
         self.spent += row.gradient_evaluations
         self.evaluator.evaluate(row, self.strategy.evaluated, self.strategy.buffers, self._keep, last=last)
@@ -166,7 +173,7 @@ class Session:
         if last and isinstance(self.grid, LocalGrid) and self.experiment.compute.ray_address is None:
             self.results.record_other_cpu(self.run_id, self._others.share())
         if last and row.round < self.experiment.rounds:
-            raise _BudgetSpentError
+            raise _EndedEarlyError
 
     def _may_overlap(self, round: int) -> bool:
         """Whether the next round may train while this one is evaluated.
@@ -193,7 +200,15 @@ class Session:
     def _is_last(self, row: Row) -> bool:
         """Whether the run ends with this round, whose training `row` tells; it is not among `rows` yet."""
         budget = self.experiment.budget
-        return row.round == self.experiment.rounds or (budget is not None and self.spent + row.gradient_evaluations >= budget)
+        spent = budget is not None and self.spent + row.gradient_evaluations >= budget
+        return spent or row.round == self.experiment.rounds or self._is_patience_over()
+
+    def _is_patience_over(self) -> bool:
+        """Whether the last `measure.patience` validation accuracies were no better than one before them."""
+        patience = self.experiment.measure.patience
+        return (
+            patience is not None and len(self.validated) > patience and max(self.validated[-patience:]) <= max(self.validated[:-patience])
+        )
 
     def _row(self, result: RoundResult) -> Row:
         clients = tuple(client_row(client, m, result.evaluate_failures.get(client)) for client, m in result.metrics.items())

@@ -100,7 +100,7 @@ def _runtime(experiment: Experiment, dataset: Dataset, examples: int) -> ClientR
     step = experiment.client.model_copy(update={"batch_size": examples, "steps": 1})
     return ClientRuntime(
         experiment.model_copy(update={"client": step}),
-        FederatedDataset(replace(dataset, train=first), indices, experiment.seed, augmentations, device, dtype),
+        FederatedDataset(replace(dataset, train=first), indices, experiment.seed, augmentations, device, dtype, indices[0][:0]),
         runtime.network(experiment, dataset, device, dtype),
         optimizers.build(experiment.client.optimizer),
         corrections.build(experiment.client.correction),

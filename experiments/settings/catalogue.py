@@ -97,6 +97,9 @@ def check(experiment: Experiment) -> CheckedExperiment:
     with plugins.component_errors("server.sampling", how.name if isinstance(how, Component) else str(how)):
         sampler(experiment)(1)
     Heterogeneity.of(experiment)
+    if experiment.measure.patience is not None and not experiment.data.validation:
+        refused = f"measure.patience: {experiment.measure.patience} is not allowed without data.validation"
+        raise ConfigError(f"{refused}: it waits for a better accuracy on examples that are held out; 0.1 holds out a tenth")
     method = Method.of(experiment)
     compatibility.check(experiment, method)
     rule, size, quorum = method.rule, cohort(experiment), experiment.server.quorum

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.settings.conditions import Condition, is_fixed
+from experiments.settings.selector import Selector, is_fixed
 from fedsam.config import ConfigError, Experiment, Published, validated
 from fedsam.wording import shown
 
@@ -20,9 +20,9 @@ UNCHANGED = ("seed", "sweep.seeds", "sweep.max_runs", "name", "runs_dir", "data.
 
 @dataclass(frozen=True)
 class PublishedResult:
-    """What was published of the experiments that fit a condition."""
+    """What was published of the experiments that a selector fits."""
 
-    condition: Condition
+    selector: Selector
     published: Published
 
 
@@ -47,7 +47,7 @@ def _result(where: str, table: Any, fixed: Collection[str]) -> PublishedResult:
         needs = "must be a table with `when`, `accuracy` and `source`"
         raise ConfigError(f"{where}: {shown(table)} is not allowed: {needs}")
     values = {key: value for key, value in table.items() if key != "when"}
-    return PublishedResult(Condition.of(where, table["when"], fixed), validated(Published, values, where))
+    return PublishedResult(Selector.of(where, table["when"], fixed), validated(Published, values, where))
 
 
 def attached(experiments: Sequence[Experiment], results: Sequence[PublishedResult], fixed: Collection[str]) -> list[Experiment]:
@@ -56,23 +56,21 @@ def attached(experiments: Sequence[Experiment], results: Sequence[PublishedResul
     Raises:
         ConfigError: A result fits no experiment, or two fit the same.
     """
-    fits = [[experiment for experiment in experiments if result.condition.fits(experiment)] for result in results]
+    fits = [[experiment for experiment in experiments if result.selector.fits(experiment)] for result in results]
     for result, fitting in zip(results, fits, strict=True):
-        if not fitting and not result.condition.may_miss:
-            raise result.condition.missed()
+        if not fitting and not result.selector.may_miss:
+            raise result.selector.missed()
     return [_with_published(experiment, results, fixed) for experiment in experiments]
 
 
 def _with_published(experiment: Experiment, results: Sequence[PublishedResult], fixed: Collection[str]) -> Experiment:
-    fitting = [result for result in results if result.condition.fits(experiment)]
+    fitting = [result for result in results if result.selector.fits(experiment)]
     if len(fitting) > 1:
-        raise ConfigError(
-            f"{fitting[1].condition.where}.when: fits what {fitting[0].condition.where} fits; one result is published of a run"
-        )
+        raise ConfigError(f"{fitting[1].selector.where}.when: fits what {fitting[0].selector.where} fits; one result is published of a run")
     published = fitting[0].published if fitting else experiment.published
     if published is None:
         return experiment
-    chosen = fitting[0].condition.settings if fitting else {}
+    chosen = fitting[0].selector.settings if fitting else {}
     changed = (*published.changed, *sorted(key for key in fixed if not _chosen(key, chosen)))
     return experiment.model_copy(update={"published": published.model_copy(update={"changed": changed})})
 

@@ -12,10 +12,10 @@ from functools import reduce
 from typing import Any, TypeGuard
 
 from experiments.settings import published_results
-from experiments.settings.conditions import Condition, check_key, is_fixed
 from experiments.settings.presets import expand as expand_preset
 from experiments.settings.presets import unknown_names
 from experiments.settings.resolved import accepted
+from experiments.settings.selector import Selector, check_key, is_fixed
 from fedsam.config import ConfigError, Experiment
 from fedsam.overrides import flatten, override
 from fedsam.renamed import with_current_names
@@ -28,9 +28,9 @@ Point = dict[str, Any]
 
 @dataclass(frozen=True)
 class Override:
-    """What the points of a sweep that fit a condition are changed by: dotted keys and their values."""
+    """What the points of a sweep that a selector fits are changed by: dotted keys and their values."""
 
-    condition: Condition
+    selector: Selector
     set: Point
 
 
@@ -160,7 +160,7 @@ def _overrides(sweep: Mapping[str, Any], fixed: Collection[str]) -> list[Overrid
         filled = isinstance(table, dict) and all(isinstance(value, dict) and value for value in table.values())
         if not filled or set(table) != {"when", "set"}:
             raise ConfigError(f"{where}: {shown(table)} is not allowed: must be two tables of settings, `when` and `set`")
-        found.append(Override(Condition.of(where, table["when"], fixed), flatten(table["set"])))
+        found.append(Override(Selector.of(where, table["when"], fixed), flatten(table["set"])))
     return found
 
 
@@ -168,11 +168,9 @@ def _changes(points: Sequence[Mapping[str, Any]], overrides: Sequence[Override])
     """For each point what the overrides set whose `when` fits it as it was swept; of two, the later one wins."""
     plain = [expand_preset(point) for point in points] if overrides else []
     for change in overrides:
-        if not change.condition.may_miss and not any(map(change.condition.fits, plain)):
-            raise change.condition.missed()
-    return [_merged([change.set for change in overrides if change.condition.fits(experiment)]) for experiment in plain] or [{}] * len(
-        points
-    )
+        if not change.selector.may_miss and not any(map(change.selector.fits, plain)):
+            raise change.selector.missed()
+    return [_merged([change.set for change in overrides if change.selector.fits(experiment)]) for experiment in plain] or [{}] * len(points)
 
 
 def _applicable(settings: dict[str, Any], axes: Mapping[str, list[Any]]) -> dict[str, Any]:

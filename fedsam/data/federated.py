@@ -34,17 +34,12 @@ def fallback_note(dataset: Dataset, experiment: Experiment) -> str:
 def partition_examples(experiment: Experiment, dataset: Dataset) -> list[np.ndarray]:
     """The partition of the experiment, from its seed alone: index arrays into the training examples, one per client.
 
-    A fallback with fewer examples than `data.examples` is used whole.
+    A fallback with fewer examples than `data.examples` is used whole. What is held out for validation belongs to no client.
 
     Raises:
         ConfigError: The partition cannot be drawn, for example because there are more clients than examples.
     """
-    labels, limit = dataset.train.y.numpy(), experiment.data.examples
-    if limit is not None and limit > len(labels) and not fallback_note(dataset, experiment):
-        raise ConfigError(f"data.examples: {limit} is not allowed: {dataset.name} has {len(labels)} training examples")
-    chosen = np.arange(len(labels))
-    if limit is not None and limit < len(labels):
-        chosen = np.sort(stream(experiment.seed, "examples").choice(len(labels), size=limit, replace=False))
+    labels, (chosen, _) = dataset.train.y.numpy(), _split(experiment, dataset)
     draw = registry.build(partition.PARTITIONS, experiment.data.partition, "data.partition")
     owner = inspect.signature(draw).parameters.get("owner")
     if owner is not None and dataset.clients is not None:
@@ -56,6 +51,33 @@ def partition_examples(experiment: Experiment, dataset: Dataset) -> list[np.ndar
         assigned = draw(labels[chosen], experiment.data.clients, stream(experiment.seed, "partition"))
     indices = partition.validate_partition(assigned, len(chosen), experiment.data.clients, experiment.data.partition.name)
     return [chosen[index] for index in indices]
+
+
+def validation_examples(experiment: Experiment, dataset: Dataset) -> np.ndarray:
+    """Indices of the training examples that are held out for validation, from the seed alone, ascending; none unless `data.validation`.
+
+    Raises:
+        ConfigError: `data.examples` or `data.validation` does not suit the dataset.
+    """
+    return _split(experiment, dataset)[1]
+
+
+def _split(experiment: Experiment, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """The examples for clients, and those held out for validation, by index, both ascending."""
+    limit, share, there = experiment.data.examples, experiment.data.validation, len(dataset.train.y)
+    if limit is not None and limit > there and not fallback_note(dataset, experiment):
+        raise ConfigError(f"data.examples: {limit} is not allowed: {dataset.name} has {there} training examples")
+    used = np.arange(there)
+    if limit is not None and limit < there:
+        used = np.sort(stream(experiment.seed, "examples").choice(there, size=limit, replace=False))
+    if not share:
+        return used, used[:0]
+    size = round(share * len(used))
+    if not 0 < size < len(used):
+        left = "no example" if size == 0 else "all"
+        raise ConfigError(f"data.validation: {share:g} is not allowed: of {len(used)} training examples it holds out {left}")
+    held_out = np.sort(stream(experiment.seed, "validation").choice(used, size=size, replace=False))
+    return np.setdiff1d(used, held_out), held_out
 
 
 def batch_sizes(examples: int, batch_size: int, last_batch: LastBatch) -> list[int]:
@@ -82,6 +104,7 @@ class FederatedDataset:
         augmentations: Names of training augmentations.
         device: Where batches are made.
         dtype: Of the images in batches.
+        held_out: Indices into `dataset.train` of the examples for validation.
     """
 
     dataset: Dataset
@@ -90,6 +113,7 @@ class FederatedDataset:
     augmentations: tuple[str, ...]
     device: torch.device
     dtype: torch.dtype
+    held_out: np.ndarray
 
     @classmethod
     def of(cls, experiment: Experiment, dataset: Dataset, device: torch.device, dtype: torch.dtype) -> FederatedDataset:
@@ -97,7 +121,8 @@ class FederatedDataset:
         augmentations = dataset.augment if experiment.data.augment is None else experiment.data.augment
         x = dataset.train.x if device.type == "cpu" else dataset.train.x.contiguous()  # channels last is for the CPU
         resident = Images(x.to(device), dataset.train.y.to(device))
-        return cls(replace(dataset, train=resident), partition_examples(experiment, dataset), experiment.seed, augmentations, device, dtype)
+        indices, held_out = partition_examples(experiment, dataset), validation_examples(experiment, dataset)
+        return cls(replace(dataset, train=resident), indices, experiment.seed, augmentations, device, dtype, held_out)
 
     def num_examples(self, client: int) -> int:
         """Number of examples of the client."""
@@ -143,6 +168,10 @@ class FederatedDataset:
     def client_examples(self, *clients: int) -> Images:
         """Training examples of the clients as uint8 images, one client after another."""
         return self._images(np.concatenate([self.indices[client] for client in clients]))
+
+    def validation(self, first: int, end: int) -> Images:
+        """The examples `first` to `end` - 1 of those held out for validation, as uint8 images."""
+        return self._images(self.held_out[first:end])
 
     def sample(self, count: int) -> Images:
         """A random sample of all training examples as uint8 images; all of them if there are fewer than `count`.

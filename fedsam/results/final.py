@@ -11,7 +11,7 @@ from fedsam.results.rows import Row, Status
 
 # These are averaged over the last evaluations; of any other measure the last value counts.
 AVERAGED_MEASURES = (
-    *("test_accuracy", "test_loss", "calibration_error", "client_accuracy", "client_loss"),
+    *("test_accuracy", "test_loss", "validation_accuracy", "validation_loss", "calibration_error", "client_accuracy", "client_loss"),
     *(f"client_accuracy_{name}" for name in ("mean", "std", "worst10")),
 )
 EXPLODED_LOSS = 1000.0  # nats; a model that guesses has the logarithm of the number of classes
@@ -62,7 +62,9 @@ def nonfinite(row: Row) -> str:
 
 def _outside(row: Row, is_sound: Callable[[float], bool]) -> str:
     losses = {"train loss": row.train_loss} if row.cohort else {}
-    losses |= {name.replace("_", " "): row.measures[name] for name in ("test_loss", "union_loss") if name in row.measures}
+    losses |= {
+        name.replace("_", " "): row.measures[name] for name in ("test_loss", "validation_loss", "union_loss") if name in row.measures
+    }
     bad = [f"{name} {loss:.3g}" for name, loss in losses.items() if not is_sound(loss)]
     lost = row.measures.get("nonfinite_parameters", 0)
     return ", ".join([f"{lost:.0f} parameters not finite"] if lost else bad)

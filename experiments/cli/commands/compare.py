@@ -157,12 +157,13 @@ def _print_plan(
     planned: Sequence[PlannedRun], forecasts: Mapping[tuple[str, int], Forecast], seconds: Sequence[float] | None, parallel: int
 ) -> None:
     from experiments.planning.plan import plan_table, provenance_notes
+    from experiments.planning.power_notes import power_notes
 
     print_table(plan_table(planned, forecasts))
     before = Counter(one.concluded_run.status for one in planned if one.concluded_run)
     counts = [f"{len(planned)} runs, {before['finished']} of them finished before"]
     counts += [f"{before['diverged']} diverged before"] if before["diverged"] else []
-    typer.echo("; ".join([", ".join(counts), *provenance_notes(planned)]))
+    typer.echo("\n".join(["; ".join([", ".join(counts), *provenance_notes(planned)]), *power_notes(planned)]))
     if seconds:
         at_once = f", {parallel} at once" if parallel > 1 else ""
         typer.echo(f"about {duration(sum(seconds) / parallel)} for the others{at_once}")

@@ -82,8 +82,9 @@ def accuracy_against_clients(accuracies: Mapping[str, Mapping[EntryKey, Estimate
     """
     used, columns = _used(styles, *accuracies.values()), min(2, len(accuracies))
     figure, grid = panels(list(accuracies), used, title=title, columns=columns, height=1.9 if columns == 1 else 1.6)
-    counts = sorted({clients for panel in accuracies.values() for _, clients in panel})
+    counts = sorted({int(clients) for panel in accuracies.values() for _, clients in panel})
     for index, (panel, axes) in enumerate(zip(accuracies.values(), grid, strict=True)):
+        panel = {(label, int(clients)): accuracy for (label, clients), accuracy in panel.items()}
         for label, factor in dodge_factors(used).items():
             own = [(clients * factor, panel[label, clients]) for clients in counts if (label, clients) in panel]
             x, y = [clients for clients, _ in own], [100 * accuracy.mean for _, accuracy in own]
@@ -100,8 +101,9 @@ def costs_against_clients(costs: Mapping[str, Mapping[EntryKey, float]], styles:
     """Total costs of a run against the number of clients, a panel for each name of `COSTS`."""
     used = _used(styles, *costs.values())
     figure, grid = panels([""] * len(costs), used, title=title, columns=min(2, len(costs)), height=1.5)
-    counts = sorted({clients for panel in costs.values() for _, clients in panel})
+    counts = sorted({int(clients) for panel in costs.values() for _, clients in panel})
     for (name, panel), axes in zip(costs.items(), grid, strict=True):
+        panel = {(label, int(clients)): cost for (label, clients), cost in panel.items()}
         divisor = cost_axis(axes.yaxis, COSTS[name], max(panel.values()))
         for label, factor in dodge_factors(used).items():
             own = [(clients * factor, panel[label, clients] / divisor) for clients in counts if (label, clients) in panel]

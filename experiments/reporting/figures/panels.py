@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter, NullLocator, StrMethodFormatter
 
+from experiments.analysis.conditions import condition_text
 from experiments.analysis.cost import Cost
 from experiments.reporting.figures.style import FAINT, WARNING_COLOUR, WIDTH, MethodStyles
 
@@ -143,8 +144,8 @@ def cost_panels(
 
 
 def client_count_titles(counts: Sequence[int]) -> list[str]:
-    """Titles of one panel for each client count; empty where there is one count."""
-    return [f"{clients} clients" for clients in counts] if len(counts) > 1 else [""]
+    """Titles of one panel for each client count or condition; empty where there is one count."""
+    return [condition_text(clients) for clients in counts] if len(counts) > 1 else [""]
 
 
 def client_count_axis(axes: Axes, counts: Sequence[int]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.analysis.conditions import condition_text, run_conditions
 from experiments.analysis.labels import label, labels
 from fedsam.results.store import Results
 from tests.support.recorded import SAM, add
@@ -37,10 +38,11 @@ def test_names_are_labels_and_are_told_apart(results: Results) -> None:
     assert list(labels(results.runs()).values()) == ["mine, sam(rho=0.05)", "yours", "mine, sam(rho=0.2)"]
 
 
-def test_a_fallback_dataset_is_another_method(results: Results) -> None:
+def test_a_fallback_dataset_is_another_condition(results: Results) -> None:
     add(results, [0.1])
     add(results, [0.9], dataset="digits")
-    assert list(labels(results.runs()).values()) == ["sgd, dataset=cifar10", "sgd, dataset=digits"]
+    assert list(labels(results.runs()).values()) == ["sgd", "sgd"]
+    assert [condition_text(one) for one in run_conditions(results.runs()).values()] == ["4 clients, cifar10", "4 clients, digits"]
 
 
 def test_label_of_a_single_run_is_its_optimizer() -> None:

@@ -301,9 +301,9 @@ def test_options_are_settings(fedsam: Fedsam, runner: Runner, config_file: Path,
 @pytest.mark.parametrize(
     ("override", "clients", "optimizers"),
     [
-        ("data.clients=7", [7, 7], ["sgd", "sam"]),
-        ("client.optimizer.name=sam", [10, 30], ["sam", "sam"]),
-        ("client.optimizer=sam", [10, 30], ["sam", "sam"]),
+        ("data.clients=7", [7, 7, 7, 7], ["sgd", "sgd", "sam", "sam"]),
+        ("client.optimizer.name=sam", [10, 10, 30, 30], ["sam", "sam", "sam", "sam"]),
+        ("client.optimizer=sam", [10, 10, 30, 30], ["sam", "sam", "sam", "sam"]),
         ("sweep.seeds=[0]", [10, 30, 10, 30], ["sgd", "sgd", "sam", "sam"]),
     ],
 )

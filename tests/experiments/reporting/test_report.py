@@ -328,7 +328,7 @@ def test_everything_measured_is_shown(results: Results, tmp_path: Path, monkeypa
     compare(results, ["sgd", "sam", "esam", "msam"], [4, 9], [0, 1], rounds=3)
     page = Page(write_report(results, results.runs(), tmp_path, baseline="esam", target_accuracy=0.3))
     tables = {"leaderboard", "equal-cost", "time-to-target", "generalization", "clients", "flatness", "flatness-errors"}
-    tables |= {"flatness-correlations", "costs", "runs"}
+    tables |= {"flatness-correlations", "costs", "runs", "interaction", "mean-ranks"}
     assert {attributes["id"] for tag, attributes in page.tags if tag == "table"} == {f"table-{name}" for name in tables}
     for kind in ("csv", "tex"):
         assert {path.stem for path in (tmp_path / "tables").glob(f"*.{kind}")} == tables

@@ -165,12 +165,13 @@ def test_the_session_says_which_round_is_the_last(tmp_path: Path, monkeypatch: p
 def test_actors_measure_the_same_bits_as_this_process(tmp_path: Path, shared_actors: None, actors: int) -> None:
     flatness = ALL | {"measures": ["top", "worst_adaptive", "line", "plane"], "examples": 20}
     changes: dict[str, Any] = {"model": "lenet5", "compute__precision": "float32", "measure__flatness": flatness}
-    changes |= {"rounds": 3, "measure__batch_size": 16}
+    changes |= {"rounds": 3, "measure__batch_size": 16, "data__validation": 0.1}
     inline, told = run(settings(tmp_path, **changes)), Told()
     on_ray = run(settings(tmp_path, **changes, compute__grid="ray", compute__actors=actors), told)
     assert told.rows == list(on_ray.rows)
     assert [row.round for row in told.rows if "test_loss" in row.measures] == [1, 2, 3]
     assert without_seconds(on_ray.rows) == without_seconds(inline.rows)
+    assert all("validation_accuracy" in row.measures for row in inline.rows)
     assert kept(on_ray, tmp_path) == kept(inline, tmp_path)
     assert len(kept(on_ray, tmp_path)) == 2
 

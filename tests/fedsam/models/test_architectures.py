@@ -54,6 +54,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> str:
         ("cnn", (3, 32, 32), 2_156_490),
         ("lenet5", (1, 28, 28), 61_706),
         ("lenet5", (3, 32, 32), 62_006),
+        ("mlp", (1, 28, 28), 199_210),  # "199,210" in McMahan et al.
         ("resnet18", (3, 32, 32), 11_173_962),
         ("resnet20", (3, 32, 32), 269_722),  # "0.27M" in He et al., table 6
     ],
@@ -123,7 +124,7 @@ def test_shortcut() -> None:
 @pytest.mark.parametrize(
     ("piece", "message"),
     [
-        (part("resnet81"), r"model: 'resnet81' is not known, did you mean 'resnet18'\?; allowed: cnn, lenet5, resnet18, resnet20"),
+        (part("resnet81"), r"model: 'resnet81' is not known, did you mean 'resnet18'\?; allowed: cnn, lenet5, mlp, resnet18, resnet20"),
         (part("cnn", norm="group"), r"model\.norm: unknown key"),
         (part("resnet20", norm="layer"), r"model\.norm: 'layer' is not allowed"),
         (part("resnet20", groups=3), r"model\.groups: 3 is not allowed"),

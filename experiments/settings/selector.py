@@ -1,4 +1,4 @@
-"""Conditions `when = { ... }` in a file: which experiments of a sweep a table is about."""
+"""Selectors `when = { ... }` in a file: which experiments of a sweep a table is about."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fedsam.wording import nearest
 
 
 @dataclass(frozen=True)
-class Condition:
+class Selector:
     """Settings that an experiment must have, all of them.
 
     Attributes:
@@ -26,8 +26,8 @@ class Condition:
     may_miss: bool
 
     @classmethod
-    def of(cls, where: str, when: Mapping[str, Any], fixed: Collection[str]) -> Condition:
-        """The condition of a table `when` below the key `where`.
+    def of(cls, where: str, when: Mapping[str, Any], fixed: Collection[str]) -> Selector:
+        """The selector of a table `when` below the key `where`.
 
         Args:
             fixed: Dotted keys that the command line sets.
