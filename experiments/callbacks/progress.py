@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import TracebackType
@@ -167,7 +167,7 @@ class ConsoleCallback(Callback):
             self._end(run.work)
             passed = self._clock() - run.started
             text = f"{run.title} {status} after {duration(passed)}: {error or _outcome(run)}{_checkpoint_cost(run, passed)}"
-            self._print(text, style="" if status == "finished" else "bold red")
+            self._print(text, style="" if status in ("finished", "pruned") else "bold red")
 
     def skipped(self, experiment: Experiment, why: str) -> None:
         """Replace the live line of the run by one that stays."""
@@ -253,15 +253,16 @@ def _method(experiment: Experiment) -> str:
 
 def _outcome(run: _RunProgress) -> str:
     """What a finished run came to: its final accuracy and loss, and divergence."""
-    from fedsam.results.final import diverged_round, final_measures
+    from fedsam.results.final import diverged_round, final_measures, is_evaluated
 
     final, since = final_measures(run.rows, run.experiment.measure.last), diverged_round(run.rows)
-    if "test_accuracy" not in final:
+    figures = _figures(final)
+    if not figures:
         return run.last
-    evaluations = min(run.experiment.measure.last, sum("test_accuracy" in row.measures for row in run.rows))
+    evaluations = min(run.experiment.measure.last, sum(map(is_evaluated, run.rows)))
     mean = f", mean of the last {evaluations} evaluations" if evaluations > 1 else ""
     diverged = f"diverged in round {since}, " if since is not None else ""
-    return f"{diverged}final acc {100 * final['test_accuracy']:.1f} % loss {final['test_loss']:.3g}{mean}"
+    return f"{diverged}final {figures}{mean}"
 
 
 def _checkpoint_cost(run: _RunProgress, passed: float) -> str:
@@ -271,9 +272,12 @@ def _checkpoint_cost(run: _RunProgress, passed: float) -> str:
 
 
 def _measures(row: Row) -> str:
-    accuracy, loss = row.measures.get("test_accuracy"), row.measures.get("test_loss")
-    if accuracy is None or loss is None:
-        return f"train loss {row.train_loss:.3g}"
-    validated = row.measures.get("validation_accuracy")
-    held_out = "" if validated is None else f" (validation {100 * validated:.1f} %)"
-    return f"acc {100 * accuracy:.1f} % loss {loss:.3g}{held_out}"
+    return _figures(row.measures) or f"train loss {row.train_loss:.3g}"
+
+
+def _figures(measures: Mapping[str, float]) -> str:
+    """Accuracy and loss on the test set, and accuracy on what is held out for validation, as far as they were measured."""
+    validated = f"validation {100 * measures['validation_accuracy']:.1f} %" if "validation_accuracy" in measures else ""
+    if "test_accuracy" not in measures:
+        return validated
+    return f"acc {100 * measures['test_accuracy']:.1f} % loss {measures['test_loss']:.3g}{validated and f' ({validated})'}"

@@ -12,6 +12,7 @@ from typing import Self
 
 from experiments.callbacks.callback import Callback
 from experiments.running.grids import ActorGroup, DatasetCache, grids
+from experiments.running.judging import Judge
 from experiments.running.server_app import Continued, RunFailed, serve
 from experiments.settings.catalogue import CheckedExperiment, check
 from fedsam import plugins
@@ -25,7 +26,7 @@ from fedsam.results.write_queue import StorageError
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run of several ended: `finished`, `diverged`, `failed`, or `skipped` because another process had made it or is at it.
+    """How a run of several ended: `finished`, `diverged`, `pruned`, `failed`, or `skipped`: another process had made it or is at it.
 
     Attributes:
         run_id: Its id in the results, or that of the other's run; None if it did not begin.
@@ -73,6 +74,7 @@ def perform(
     *,
     once: bool = False,
     restart: bool = False,
+    judges: Sequence[Judge | None] | None = None,
 ) -> list[Outcome]:
     """Run experiments, as many at once as there are groups; how each ended, in order. A failed one does not stop the others.
 
@@ -81,14 +83,16 @@ def perform(
     Args:
         once: Go on with runs of the same experiments that did not finish, and leave out what has finished or is at work.
         restart: Go on also with those that seem to be at work on other machines.
+        judges: The judge of each, as of `serve`; they are called from several threads where there are several groups.
 
     Raises:
         ConfigError: The examples cannot be partitioned over the clients of one of them; the other runs are stopped.
         KeyboardInterrupt: The user stopped it; the rounds finished so far are kept.
     """
+    judged = list(zip(experiments, judges or [None] * len(experiments), strict=True))
     if len(groups) == 1:
-        return [carry_out(checked, groups[0], callback, once=once, restart=restart) for checked in experiments]
-    todo, outcomes = deque(enumerate(experiments)), dict[int, Outcome]()
+        return [carry_out(checked, groups[0], callback, once=once, restart=restart, judge=judge) for checked, judge in judged]
+    todo, outcomes = deque(enumerate(judged)), dict[int, Outcome]()
     turn = threading.Lock()
 
     def work(group: ActorGroup) -> None:
@@ -96,8 +100,8 @@ def perform(
             with turn:
                 if not todo:
                     return
-                number, checked = todo.popleft()
-            outcomes[number] = carry_out(checked, group, callback, once=once, restart=restart)
+                number, (checked, judge) = todo.popleft()
+            outcomes[number] = carry_out(checked, group, callback, once=once, restart=restart, judge=judge)
 
     with ThreadPoolExecutor(len(groups)) as threads:
         working = [threads.submit(work, group) for group in groups]
@@ -121,10 +125,12 @@ def carry_out(
     once: bool = False,
     restart: bool = False,
     continued: Continued | None = None,
+    judge: Judge | None = None,
 ) -> Outcome:
     """Run one experiment; how it ended. Options are those of `serve`. Raises as `perform`."""
     try:
-        result = serve(checked, *group(checked.experiment), callback, once=once, restart=restart, continued=continued)
+        grid, dataset = group(checked.experiment)
+        result = serve(checked, grid, dataset, callback, once=once, restart=restart, continued=continued, judge=judge)
         return Outcome(result.run_id, "finished")
     except DuplicateRunError as taken:
         callback.skipped(checked.experiment, str(taken))
