@@ -16,14 +16,15 @@ from experiments.analysis.comparison import compare_runs
 from experiments.callbacks.progress import ConsoleCallback
 from experiments.running import actors
 from experiments.running.server_app import run
-from fedsam.config import Compute, Frozen, parse
+from fedsam.config import Compute, Frozen, Published, parse
 from fedsam.results.store import Results
 from tests.support.recorded import add
 
 TABLES = Frozen.__subclasses__()
 # These read all settings of a kind alike, whatever becomes of them.
 CHECKS = {("experiments.settings.catalogue", "_named"), ("experiments.settings.compatibility", "_names")}
-REPORTED = {("Measure", "target")}  # read by reports, from what is stored of a run
+# Read by reports, from what is stored of a run.
+REPORTED = {("Measure", "target"), ("Experiment", "published"), *(("Published", key) for key in Published.model_fields)}
 SETTINGS: dict[str, Any] = {
     "rounds": 2,
     "data": {"dataset": "digits", "clients": 4, "examples": 80},
