@@ -124,6 +124,7 @@ def _sortable(text: str) -> tuple[bool, float, str]:
 
 def _text(settings: Settings, each: Sequence[Settings], keys: Sequence[str]) -> str:
     partition = component_variation(settings, each, "data.partition")
-    rest = [key for key in keys if not key.startswith("data.partition.")]
+    unset = {key for key in keys if key.startswith("data.dataset.") and settings.get(key) is None}  # settings of another dataset
+    rest = [key for key in sorted(keys, key="data.dataset".__ne__) if key not in unset and not key.startswith("data.partition.")]
     others = [str(settings.get(key)) if key == "data.dataset" else f"{key.rpartition('.')[2]}={plain(settings.get(key))}" for key in rest]
     return printable(", ".join(filter(None, [*others, partition])))

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from experiments.analysis.conditions import data_text, run_conditions
 from experiments.analysis.labels import labels
 from experiments.callbacks.callback import Callback
 from experiments.cli import main
@@ -265,16 +266,14 @@ def test_overrides_of_a_sweep_know_a_dataset_by_its_name() -> None:
     assert [experiment.rounds for experiment in swept] == [3, 4]
 
 
-def test_runs_are_labelled_by_dataset_and_its_settings(runs_dir: Path) -> None:
+def test_conditions_tell_datasets_and_their_settings(runs_dir: Path) -> None:
     with Results.open(runs_dir) as results:
         for name, size in (("folder:pets", 4), ("folder:pets", 6), ("digits", None)):
             dataset = {"name": name, "image_size": size} if size else name
             add(results, [0.9], dataset=name, data__dataset=dataset)
-        assert list(labels(results.runs()).values()) == [
-            "sgd, image_size=4, dataset=folder:pets",
-            "sgd, image_size=6, dataset=folder:pets",
-            "sgd, dataset=digits",
-        ]
+        assert set(labels(results.runs()).values()) == {"sgd"}
+        texts = [data_text(condition) for condition in run_conditions(results.runs()).values()]
+        assert texts == ["folder:pets, image_size=4", "folder:pets, image_size=6", "digits"]
 
 
 def test_print_config_can_be_run_again(fedsam: Fedsam, place: Path) -> None:
@@ -293,8 +292,7 @@ def test_paths_are_absolute_for_flowers_runtime(place: Path) -> None:
 def test_the_plan_shows_what_each_run_is_called(place: Path) -> None:
     datasets = ["npz:pets.npz", {"name": "folder:pets", "image_size": 5}]
     experiments = [parse({"data": {"dataset": dataset, "clients": 2, "partition": "iid"}}) for dataset in datasets]
-    assert [one.label for one in plan(experiments, DatasetCache(), None)] == [
-        "sgd, dataset=npz:pets.npz",
-        "sgd, dataset=folder:pets, image_size=5",
-    ]
+    planned = plan(experiments, DatasetCache(), None)
+    assert [one.label for one in planned] == ["sgd", "sgd"]
+    assert [data_text(one.condition) for one in planned] == ["npz:pets.npz", "folder:pets, image_size=5"]
     assert resolved(experiments[1])["data"]["dataset"] == datasets[1]
