@@ -43,6 +43,5 @@ def is_dead(final: Mapping[str, float], level: float) -> bool:
 def cause(run: Run) -> str:
     """The setting that probably keeps a run from learning, and what to try."""
     optimizer, correction = run.config["client"]["optimizer"], run.config["client"].get("correction", {})
-    sigma = correction.get("sigma", 0.0) if correction.get("name") == "private" else 0.0
     radii = {name: optimizer[name] for name in RADII if optimizer.get(name) is not None}
-    return likely_cause(optimizer.get("lr", math.nan), radii, sigma)
+    return likely_cause(optimizer.get("lr", math.nan), radii, correction)

@@ -62,5 +62,5 @@ def _expected_interval(planned: Sequence[PlannedRun], seeds: int, methods: int) 
     width, found = half_width(deviation, seeds, methods), smallest_difference(deviation, seeds, methods)
     return [
         f"accuracy varies by {100 * pooled:.2g} points over seeds ({lines} that ended): a difference from the baseline would come with "
-        f"± {100 * width:.2g} points, and one of {100 * found:.2g} points be found with 80 % probability; with fewer where seeds agree"
+        f"± {100 * width:.2g} points, and one of {100 * found:.2g} points be found with 80 % probability"
     ]

@@ -18,7 +18,6 @@ def at_chance(experiment: Experiment, optimizer: LocalOptimizer, classes: int, r
     """What to say where the training loss is that of equal scores after a tenth of the rounds, and five at least; else None."""
     if row.round != max(EARLIEST, math.ceil(SHARE * experiment.rounds)) or row.train_loss < CHANCE * math.log(classes):
         return None
-    correction = experiment.client.correction
-    sigma = correction.settings.get("sigma", 0.0) if correction.name == "private" else 0.0
     loss = f"the training loss is {row.train_loss:.3g} after {row.round} of {experiment.rounds} rounds, no better than chance"
-    return f"{likely_cause(optimizer.lr, optimizer.radii(), sigma)} ({loss}: ln {classes} = {math.log(classes):.3g})"
+    cause = likely_cause(optimizer.lr, optimizer.radii(), experiment.client.correction.model_dump())
+    return f"{cause} ({loss}: ln {classes} = {math.log(classes):.3g})"

@@ -18,7 +18,8 @@ class Selector:
     Attributes:
         where: The key of its table in the file, for messages.
         settings: Their values by dotted key; of a component, its name. None at all: every experiment fits.
-        may_miss: Whether it is no mistake that no experiment fits, because the command line fixes one of the keys.
+        may_miss: Whether it is no mistake that no experiment fits, because the command line fixes one of the keys, or the values
+            that are swept of it.
     """
 
     where: str
@@ -38,7 +39,8 @@ class Selector:
         settings = flatten(when)
         for key in settings:
             check_key(key, f"{where}.when")
-        return cls(where, settings, any(is_fixed(key, fixed) or is_fixed(f"{key}.name", fixed) for key in settings))
+        typed = {name.removeprefix("sweep.") for name in fixed}  # a shorter list of values may leave out some
+        return cls(where, settings, any(is_fixed(key, typed) or is_fixed(f"{key}.name", typed) for key in settings))
 
     def fits(self, experiment: Experiment) -> bool:
         """Whether the experiment has all the values; those that it has by default or from its preset count."""

@@ -1,4 +1,4 @@
-"""The configs that come with fedsam, each known by the name of its file: `fedsam run quickstart`, `fedsam run papers/fedswa`."""
+"""The configs that come with fedsam, each known by the name of its file: `fedsam run quickstart`, `fedsam run papers/fedswa_cifar10`."""
 
 from __future__ import annotations
 

@@ -63,5 +63,5 @@ def test_the_interval_is_expected_from_runs_that_ended(results: Results, runs_di
     assert told == (
         "accuracy varies by 1.4 points over seeds (1 line that ended): a difference from the baseline would come with "
         f"± {100 * half_width(deviation, 2):.2g} points, and one of {100 * smallest_difference(deviation, 2):.2g} points be found with "
-        "80 % probability; with fewer where seeds agree"
+        "80 % probability"
     )

@@ -111,6 +111,14 @@ def test_what_is_typed_is_swept_and_overridden_no_more(fixed: dict[str, object],
     assert [(e.data.clients, e.server.participation, e.client.optimizer.settings.get("rho")) for e in swept] == got
 
 
+def test_a_typed_list_of_values_may_leave_out_those_of_an_override() -> None:
+    overrides = [{"when": {"method": "fedprox"}, "set": {"rounds": 2}}, {"when": {"method": "fedsam"}, "set": {"rounds": 3}}]
+    settings = {"sweep": {"method": ["fedavg", "fedsam"], "overrides": overrides}}
+    with pytest.raises(ConfigError, match=r"overrides\[1\]\.when: .*fedprox.* fits no point"):
+        expand(settings)
+    assert [experiment.rounds for experiment in expand(settings, {"sweep.method"})] == [30, 3]
+
+
 def test_a_typed_setting_of_a_swept_table_and_a_typed_seed_hold() -> None:
     fixed = {"client.optimizer.lr": 0.5, "seed": 7}
     swept = expand(override({"sweep": {"client.optimizer": [{"name": "sam", "lr": 0.1}, "sgd"], "seeds": [0, 1]}}, fixed), fixed)
