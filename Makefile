@@ -3,6 +3,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.fedsam-setup
+DOCS_STAMP := $(VENV)/.fedsam-docs
 UV_VERSION := $(shell sed -n 's/^uv==\([0-9.]*\).*/\1/p' requirements-uv.lock)
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
 COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-annotate --custom-compile-command "make lock"
@@ -18,7 +19,7 @@ export UV_HTTP_TIMEOUT ?= 300
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test tests proofs bench check format lock clean
+.PHONY: help setup quickstart test tests proofs bench docs check format lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | awk -F'\t' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -40,6 +41,10 @@ proofs: setup ## The tests that take long (a quarter of an hour, nothing else at
 bench: setup ## Time and memory beside bare PyTorch and Flower, an hour with nothing else at work; BENCH_ARGS adds options, such as --quick
 	$(BIN)/fedsam bench $(BENCH_ARGS)
 
+docs: setup $(DOCS_STAMP) ## Build the documentation into site/, which opens offline; a broken link fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "site/index.html"
+
 check: setup ## Lint and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -51,10 +56,11 @@ format: setup ## Format the code, and mend what the linter can mend
 
 lock: setup ## Resolve the dependencies again, keeping locked versions where they still fit
 	$(COMPILE) --extra dev --output-file requirements.lock pyproject.toml
+	$(COMPILE) --group docs --constraint requirements.lock --output-file requirements-docs.lock
 	sed -n 's/^\(uv==[0-9.]*\).*/\1/p' requirements.lock | $(COMPILE) --output-file requirements-uv.lock -
 
-clean: ## Remove .venv and the tools' caches
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+clean: ## Remove .venv, the built documentation and the tools' caches
+	rm -rf $(VENV) site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(STAMP): requirements.lock requirements-uv.lock pyproject.toml | $(BIN)/python
 	@$(BIN)/python -c '$(SUPPORTED)' || { echo "make: $(BIN)/python is broken or not Python 3.11 to 3.14: remove $(VENV) and run make again" >&2; exit 1; }
@@ -63,6 +69,10 @@ $(STAMP): requirements.lock requirements-uv.lock pyproject.toml | $(BIN)/python
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-uv.lock;; esac
 	$(BIN)/uv pip install --python $(BIN)/python --require-hashes --requirement requirements.lock
 	$(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(DOCS_STAMP): requirements-docs.lock $(STAMP)
+	$(BIN)/uv pip install --python $(BIN)/python --require-hashes --requirement requirements-docs.lock
 	@touch $@
 
 $(BIN)/python:

@@ -55,6 +55,8 @@ def allowed(schema: Mapping[str, Any], *, brief: bool = True) -> str:
     'number > 0, <= 1'
     >>> allowed({"anyOf": [{"enum": ["crop", "flip"]}, {"type": "null"}]})
     'crop | flip | unset'
+    >>> allowed({"type": "array", "items": {"enum": ["crop", "flip"]}})
+    'list of (crop | flip)'
     """
     if "anyOf" in schema:
         return " | ".join(allowed(option, brief=brief) for option in schema["anyOf"])
@@ -64,7 +66,9 @@ def allowed(schema: Mapping[str, Any], *, brief: bool = True) -> str:
         return value(schema["const"])
     limits = ", ".join(f"{sign} {value(schema[key])}" for key, sign in SIGNS.items() if schema.get(key, TOO_LARGE) != TOO_LARGE)
     if "$ref" in schema:
-        return "part"
+        return "component"
+    if schema.get("type") == "array" and schema.get("items"):
+        return f"list of ({allowed(schema['items'], brief=False)})"
     word = WORDS.get(schema.get("type", ""), "any")
     return f"{word} {limits}" if limits and (word == "whole number" or not brief) else limits or word
 

@@ -817,3 +817,26 @@ def test_more_at_once_than_there_are_actors_exits_2(fedsam: Fedsam, config_file:
 def test_what_cannot_be_checked_is_told(fedsam: Fedsam) -> None:
     code, _, err = fedsam("check", "clients.optimizers.sam:Nothing")
     assert code == 2 and "clients.optimizers.sam:Nothing" in err
+
+
+def test_explain_says_what_a_setting_a_table_and_a_hyperparameter_are(fedsam: Fedsam) -> None:
+    code, out, _ = fedsam("explain", "client.epochs")
+    assert (code, "Local epochs per round." in out, "whole number >= 1" in out) == (0, True, True)
+    code, out, _ = fedsam("explain", "client.optimizer.rho")
+    assert code == 0
+    assert all(word in out for word in ("sam, fsam", "asam", "0.5", "Perturbation radius"))
+    code, out, _ = fedsam("explain", "client.optimizer")
+    assert (code, "Descend with the gradient taken at the worst nearby point." in out) == (0, True)
+    code, out, _ = fedsam("explain", "measure")
+    assert (code, "measure.patience" in out, "measure.flatness.rho" in out) == (0, True, True)
+
+
+def test_explain_lists_all_settings(fedsam: Fedsam) -> None:
+    code, out, _ = fedsam("explain")
+    assert code == 0
+    assert all(key in out for key in ("data.clients", "server.participation", "sweep.seeds"))
+
+
+def test_explain_of_an_unknown_key_proposes_the_nearest(fedsam: Fedsam) -> None:
+    code, _, err = fedsam("explain", "server.particpation")
+    assert (code, "did you mean server.participation" in err) == (2, True)

@@ -1,0 +1,1 @@
+"""What every setting means, for `fedsam explain` and the documentation."""
