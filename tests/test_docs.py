@@ -34,7 +34,7 @@ LANGUAGES = ("bash", "toml", "python")
 DATA = ("text", "diff")  # blocks that are no code
 # Every config that comes with fedsam is this one, so that commands take moments.
 SMALL = """
-rounds = 2
+rounds = 1
 model = "mlp"
 [data]
 dataset = "digits"
@@ -44,6 +44,8 @@ examples = 200
 batch_size = 20
 [server]
 participation = 0.5
+[measure]
+union = false
 [compute]
 grid = "inline"
 [sweep]

@@ -34,4 +34,4 @@ def _options(command: click.Command, context: click.Context) -> str:
 def _rows(command: click.Command, context: click.Context) -> Iterator[tuple[str, str]]:
     for option in command.params:
         if isinstance(option, click.Option) and (record := option.get_help_record(context)):
-            yield code(record[0]), escaped(record[1])
+            yield code(record[0]), escaped(record[1].replace("\\[", "["))

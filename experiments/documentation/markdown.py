@@ -22,7 +22,7 @@ def code(text: str) -> str:
     >>> code("sam"), code("")
     ('`sam`', '')
     """
-    return f"`{text}`" if text else ""
+    return f"`{text}`".replace("|", r"\|") if text else ""
 
 
 def block(text: str, language: str) -> str:
