@@ -40,6 +40,7 @@ ROOMS: dict[str, set[str]] = {
     "experiments.running": WATCHED | {"experiments.settings"},
     "experiments.analysis": EVERYTHING,
     "experiments.reporting": EVERYTHING | {"experiments.analysis"},
+    "experiments.watching": EVERYTHING | {"experiments.analysis", "experiments.reporting"},
     "experiments.planning": WATCHED | {"experiments.settings", "experiments.running", "experiments.analysis"},
     "experiments.diagnostics": EVERYTHING | {"experiments.running", "experiments.analysis"},
     "experiments.contracts": WATCHED | {"experiments.settings", "experiments.running"},
@@ -47,7 +48,10 @@ ROOMS: dict[str, set[str]] = {
     "experiments.project_template": EVERYTHING | {"experiments.contracts", "experiments"},
     "experiments.api": WATCHED | {"experiments.settings", "experiments.running", "experiments.planning", "experiments.reporting"},
     "experiments.cli": WATCHED
-    | {f"experiments.{room}" for room in ("settings", "running", "planning", "reporting", "diagnostics", "contracts", "benchmarks")},
+    | {
+        f"experiments.{room}"
+        for room in ("settings", "running", "planning", "reporting", "watching", "diagnostics", "contracts", "benchmarks")
+    },
 }
 # What users import from or start: above everything else, whose names they find when they are used.
 FACES = {"fedsam", "fedsam.__main__", "experiments"}

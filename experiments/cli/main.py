@@ -31,6 +31,7 @@ from experiments.cli.commands import (
     run,
     run_config,
     runs,
+    watch,
 )
 from experiments.cli.commands import list as list_
 from experiments.cli.output import FAILED, INTERRUPTED, STORAGE, TERMINATED, USAGE, print_error
@@ -44,6 +45,7 @@ COMMANDS = {
     "list": list_,
     "runs": runs,
     "report": report,
+    "watch": watch,
     "partition": partition,
     "check": check,
     "new": new,
