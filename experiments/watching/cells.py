@@ -36,9 +36,9 @@ def statuses_cell(statuses: Mapping[str, int]) -> Cell:
 
 
 def progress_cell(run: IndexedRun, rounds: int, fraction: float) -> Cell:
-    """Rounds with a bar."""
-    limit = "" if run.rounds is None or run.budget else f"/{run.rounds}"
-    return {"text": f"{rounds}{limit}", "bar": fraction}
+    """Rounds, with a bar where more of them may come."""
+    text = f"{rounds}" if run.rounds is None or run.budget else f"{rounds}/{run.rounds}"
+    return {"text": text, "bar": fraction} if run.status in ("running", "interrupted") else text
 
 
 def value_text(value: float | None, measure: str) -> str:

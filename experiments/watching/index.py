@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,8 @@ from fedsam.wording import ConfigError
 AT_ONCE = 500  # ids in one query
 RESYNC_SECONDS = 30.0  # after which the status of every run is read again: one that was continued has no round yet
 SETTINGS = (
-    *("data.examples", "budget", "rounds", "compute.actors", "compute.grid", "method"),
+    *("data.examples", "budget", "rounds", "method"),
+    *(f"compute.{key}" for key in ("grid", "actors", "cpus_per_actor", "gpus_per_actor", "ray_address")),
     *("client.optimizer.name", "client.correction.name", "server.strategy.name"),
 )
 SAME = ("id", "error", "started", "finished", "seed", "dataset", "clients", "command", "heartbeat", "startup")  # shown as they are
@@ -45,7 +47,7 @@ class IndexedRun:
         startup: Seconds from its start to the first round; None before.
         rounds: The most that it is to have; None where that cannot be read.
         budget: Gradient evaluations after which it ends; None without that limit.
-        actors: That its clients are trained by, as far as its settings say; None where they do not.
+        actors: That there are for it and the runs beside it; None where that is not known, as on another machine.
         alike: What runs share that can be compared, in words: the dataset, its examples, the length.
     """
 
@@ -78,6 +80,10 @@ class IndexedRun:
 class RunIndex:
     """The runs of a folder; `refresh` reads what is new.
 
+    Args:
+        folder: Of the results.
+        cores: Of this machine, for runs that have an actor on each.
+
     Attributes:
         path: The results file, which may be missing.
         runs: By id, oldest first.
@@ -85,8 +91,9 @@ class RunIndex:
         problem: Why there is nothing to read, in a sentence; empty where there is.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, cores: int) -> None:
         self.path = folder / DATABASE_NAME
+        self._cores = cores
         self.runs: dict[str, IndexedRun] = {}
         self.version = 0
         self.problem = ""
@@ -159,8 +166,7 @@ class RunIndex:
             self.version += before is None or _shown(before) != _shown(entry)
             self.runs[entry.id] = entry
 
-    @staticmethod
-    def _entry(row: sqlite3.Row) -> IndexedRun:
+    def _entry(self, row: sqlite3.Row) -> IndexedRun:
         settings = dict(zip(SETTINGS, json.loads(row["settings"] or "null") or [None] * len(SETTINGS), strict=True))
         process = row["host"], row["pid"], row["born"]
         ended = row["status"] == "running" and process_ended(*process, row["heartbeat"])
@@ -176,10 +182,17 @@ class RunIndex:
             process=process,
             rounds=rounds,
             budget=budget,
-            actors=1 if settings["compute.grid"] == "inline" else settings["compute.actors"],
+            actors=self._actors(settings, row["host"]),
             alike=", ".join(filter(None, [row["dataset"], f"{examples:,} examples" if examples else "", length])),
             **{name: row[name] for name in SAME},
         )
+
+    def _actors(self, settings: Mapping[str, Any], host: str) -> int | None:
+        if settings["compute.grid"] == "inline":
+            return 1
+        elsewhere = settings["compute.gpus_per_actor"] or settings["compute.ray_address"] or host != platform.node()
+        default = None if elsewhere else self._cores // (settings["compute.cpus_per_actor"] or 1)
+        return settings["compute.actors"] or default
 
 
 def open_read_only(path: Path) -> sqlite3.Connection:

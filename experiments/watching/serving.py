@@ -13,6 +13,7 @@ import uvicorn
 from experiments.watching.reports import Reports
 from experiments.watching.server import application
 from experiments.watching.views import Views
+from fedsam.grid.session import cores
 from fedsam.wording import ConfigError
 
 SHUTDOWN_SECONDS = 2  # that open windows have to take note
@@ -44,7 +45,7 @@ class WatchServer:
 
     def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Answer until `stop` or a signal; `ready` is called before."""
-        views = Views(self._folder)
+        views = Views(self._folder, cores())
         reports = Reports(views.index.path)
         app = application(views, reports, self._token, lambda: self._server is not None and self._server.should_exit)
         # Addresses with the token are in no log.

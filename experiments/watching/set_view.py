@@ -97,10 +97,10 @@ class SetViews:
             done = sum(run_fraction(run, rounds[run.id]) for run in shown) / len(shown)
             ended = sum(run.status in ("finished", "diverged", "failed") for run in shown)
             eta = _only_eta(shown, rounds)
-            return {"fraction": done, "ended": ended, "runs": len(shown), "eta": eta, "planned": False}
+            return {"fraction": done, "ended": ended, "runs": len(shown), "eta": eta}
         ours = [run for one in plan.runs if (run := index.runs.get(one.run or "")) and run.id not in rounds]
         found = plan_progress(plan, index.runs, {**self._rounds.read(connection, ours, measure), **rounds}, time.time())
-        return {"fraction": found.fraction, "ended": found.ended, "runs": found.runs, "eta": found.eta, "planned": True}
+        return {"fraction": found.fraction, "ended": found.ended, "runs": found.runs, "eta": found.eta}
 
 
 def _only_eta(shown: Sequence[IndexedRun], rounds: Mapping[str, RunRounds]) -> float | None:

@@ -47,10 +47,10 @@ class ViewRequest:
 
 
 class Views:
-    """Makes what windows of the page show; safe to use from several threads."""
+    """Makes what windows of the page show; safe to use from several threads. Arguments are those of `RunIndex`."""
 
-    def __init__(self, folder: Path) -> None:
-        self.index = RunIndex(folder)
+    def __init__(self, folder: Path, cores: int) -> None:
+        self.index = RunIndex(folder, cores)
         self._lock = threading.Lock()
         self._refreshed = 0.0
         self._rounds = RoundsCache()

@@ -100,4 +100,4 @@ def browser(folder: Path) -> Iterator[Page]:
             yield Page(socket)
     finally:
         process.terminate()
-        process.wait()
+        process.wait(HANG)
