@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from experiments.callbacks.callback import Callback
+from experiments.callbacks.plans import PlannedWork, add_plan, update_planned_run
 from fedsam.results.database import DATABASE_NAME
-from fedsam.results.plans import PlannedWork, add_plan, update_planned_run
 from fedsam.wording import ConfigError
 
 if TYPE_CHECKING:

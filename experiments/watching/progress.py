@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from experiments.callbacks.plans import RunPlan
 from experiments.watching.index import IndexedRun
 from experiments.watching.rounds import RunRounds
-from fedsam.results.plans import RunPlan
 
 
 @dataclass(frozen=True)

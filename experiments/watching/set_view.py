@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiments.callbacks.plans import RunPlan, plan_of
 from experiments.watching import cells
 from experiments.watching.cells import Cell, table
 from experiments.watching.curves import Method, MethodTable, Point, curve
@@ -16,7 +17,6 @@ from experiments.watching.progress import plan_progress, run_eta, run_fraction
 from experiments.watching.rounds import RoundsCache, RunRounds
 from experiments.watching.sets import RunSet
 from fedsam.formatting import plural, printable
-from fedsam.results.plans import RunPlan, plan_of
 
 MOST_RUNS = 400  # of a set, the newest
 MOST_PANELS, MOST_LINES = 12, 40
