@@ -21,14 +21,16 @@ QUERY = """
     WHERE rounds.run = :run AND rounds.round >= :first ORDER BY rounds.round"""
 
 
-class _Round(NamedTuple):
+class RoundFigures(NamedTuple):
+    """A round as the results hold it, with one measure; None: it was not taken in this round."""
+
     round: int
     cohort: int
     failures: int
     client_seconds: float
     wall_seconds: float
     gradient_evaluations: int
-    value: float | None  # None: not measured
+    value: float | None
     retries: int
 
 
@@ -41,7 +43,7 @@ class RunRounds:
         complete: Whether the run had ended, and how, when they were read; None while it was running.
     """
 
-    rows: list[_Round] = field(default_factory=list)
+    rows: list[RoundFigures] = field(default_factory=list)
     complete: tuple[str, str | None] | None = None
 
     @property
@@ -116,10 +118,10 @@ def _extend(connection: sqlite3.Connection, kept: RunRounds, run: str, measure: 
     kept.rows[:] = [row for row in kept.rows if row.round < first] + rows
 
 
-def _row(row: sqlite3.Row, measure: str) -> _Round:
+def _row(row: sqlite3.Row, measure: str) -> RoundFigures:
     measured, value = (True, row["train_loss"]) if measure == "train_loss" else (row["measured"], row["value"])
     number = math.nan if value is None else float(value)
-    return _Round(
+    return RoundFigures(
         round=row["round"],
         cohort=row["cohort"],
         failures=row["failures"],

@@ -48,8 +48,14 @@ class WatchServer:
         views = Views(self._folder, cores())
         reports = Reports(views.index.path)
         app = application(views, reports, self._token, lambda: self._server is not None and self._server.should_exit)
-        # Addresses with the token are in no log.
-        config = uvicorn.Config(app, log_level="error", access_log=False, lifespan="off", timeout_graceful_shutdown=SHUTDOWN_SECONDS)
+        config = uvicorn.Config(
+            app,
+            access_log=False,  # its addresses have the token
+            lifespan="off",
+            log_level="error",
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+            ws="none",
+        )
         self._server = uvicorn.Server(config)
         try:
             ready()
