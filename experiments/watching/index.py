@@ -76,6 +76,11 @@ class IndexedRun:
         """Whether a process is at it."""
         return self.status == "running"
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether nobody will go on with it by itself: one that was interrupted has not ended."""
+        return self.status not in ("running", "interrupted")
+
 
 class RunIndex:
     """The runs of a folder; `refresh` reads what is new.

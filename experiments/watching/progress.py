@@ -30,7 +30,7 @@ class Progress:
 
 def run_fraction(run: IndexedRun, rounds: RunRounds | None) -> float:
     """How much of a run is done, from 0 to 1, by its rounds or its budget, whichever ends it first; 1 of one that has ended."""
-    if run.status in ("finished", "diverged", "failed"):
+    if run.has_ended:
         return 1.0
     if rounds is None or not run.rounds:
         return 0.0
@@ -70,7 +70,7 @@ def plan_progress(plan: RunPlan, runs: Mapping[str, IndexedRun], rounds: Mapping
         run = runs.get(one.run or "")
         fraction = 0.0 if run is None else run_fraction(run, rounds.get(run.id))
         before = min(fraction, one.rounds_before / one.rounds) if one.rounds_before else 0.0
-        number, ended = number + 1, ended + (fraction == 1.0 and run is not None and not run.is_running)
+        number, ended = number + 1, ended + (run is not None and run.has_ended)
         work, done, new = work + one.work, done + one.work * fraction, new + one.work * (fraction - before)
     at_work = any(run.is_running for one in plan.runs if (run := runs.get(one.run or "")))
     elapsed = now - plan.started - startup

@@ -24,7 +24,8 @@ RUNS, AT_WORK, FAILURES = 25, 40, 20  # rows of tables
 # Of the curves, the first that most rounds have; then whatever else was measured.
 USUAL_MEASURES = ("test_accuracy", "validation_accuracy", "train_loss")
 LOSSES = ("test_loss", "validation_loss")
-LOOKED_AT = 5  # runs, to see what is measured
+LOOKED_AT = 5  # of the oldest and of the newest runs, to see what is measured
+COUNTED_EVERY = 50  # rounds of a long run
 ENDED_BADLY = ("failed", "diverged")
 
 
@@ -39,6 +40,7 @@ class SetViews:
     def __init__(self, rounds: RoundsCache) -> None:
         self._rounds = rounds
         self._methods = MethodTable()
+        self._counts: dict[tuple[str, str, int], dict[str, int]] = {}
 
     def show(self, connection: sqlite3.Connection, chosen: RunSet, index: RunIndex, page: int, measure: str) -> dict[str, Any]:
         """The view of a set.
@@ -48,14 +50,14 @@ class SetViews:
             measure: Of the curves; empty, or one that was not taken: a usual one.
         """
         shown = chosen.runs[-MOST_RUNS:]
-        measures, usual = _measures(connection, shown)
+        measures, usual = self._measures(connection, shown)
         measure = measure if measure in measures else usual
         rounds = self._rounds.read(connection, shown, measure)
         methods, unreadable = self._methods.methods(connection, shown)
         curves = [curve(method.runs, rounds) for method in methods]
         styles = {label: number for number, label in enumerate(dict.fromkeys(method.label for method in methods))}
         names = {run.id: method.label for method in methods for run in method.every}
-        plan = plan_of(connection, chosen.runs[-1].id)
+        plan = plan_of(connection, chosen.runs[-1].id) if chosen.kind == "command" else None
         notes = [f"the newest {MOST_RUNS} of {len(chosen.runs)} runs"] if len(shown) < len(chosen.runs) else []
         notes += [f"{plural(unreadable, 'run')} cannot be read and {'is' if unreadable == 1 else 'are'} in no curve"] if unreadable else []
         tables = [
@@ -95,29 +97,36 @@ class SetViews:
         """How far the command is, by its plan; without one, how far its runs are."""
         if plan is None:
             done = sum(run_fraction(run, rounds[run.id]) for run in shown) / len(shown)
-            ended = sum(run.status in ("finished", "diverged", "failed") for run in shown)
+            ended = sum(run.has_ended for run in shown)
             eta = _only_eta(shown, rounds)
             return {"fraction": done, "ended": ended, "runs": len(shown), "eta": eta}
         ours = [run for one in plan.runs if (run := index.runs.get(one.run or "")) and run.id not in rounds]
         found = plan_progress(plan, index.runs, {**self._rounds.read(connection, ours, measure), **rounds}, time.time())
         return {"fraction": found.fraction, "ended": found.ended, "runs": found.runs, "eta": found.eta}
 
+    def _measures(self, connection: sqlite3.Connection, runs: Sequence[IndexedRun]) -> tuple[list[str], str]:
+        """The measures that the runs have, and the one to show first: a usual one that has several values, as some of the runs show."""
+        found: dict[str, int] = {"train_loss": 2}
+        for run in (*runs[:LOOKED_AT], *runs[-LOOKED_AT:]):
+            for name, number in self._count(connection, run).items():
+                found[name] = max(found.get(name, 0), number)
+        known = [name for name in (*USUAL_MEASURES, *LOSSES) if name in found]
+        return known + sorted(found.keys() - set(known)), next(name for name in USUAL_MEASURES if found.get(name, 0) > 1)
+
+    def _count(self, connection: sqlite3.Connection, run: IndexedRun) -> dict[str, int]:
+        """How many values of each measure a run has; of a long run at work not after every round, since all of them are counted."""
+        (last,) = connection.execute("SELECT max(round) FROM rounds WHERE run = ?", (run.id,)).fetchone()
+        state = run.id, run.status, last if (last or 0) < COUNTED_EVERY else last // COUNTED_EVERY * COUNTED_EVERY
+        if state not in self._counts:
+            query = "SELECT name, count(*) FROM measures WHERE run = ? AND name NOT LIKE 'class!_accuracy!_%' ESCAPE '!' GROUP BY name"
+            self._counts[state] = dict(connection.execute(query, (run.id,)).fetchall())
+        return self._counts[state]
+
 
 def _only_eta(shown: Sequence[IndexedRun], rounds: Mapping[str, RunRounds]) -> float | None:
     """The remaining time of the last to end of the runs at work."""
     times = [run_eta(run, rounds[run.id], 0, time.time()) for run in shown if run.is_running]
     return max((each for each in times if each is not None), default=None)
-
-
-def _measures(connection: sqlite3.Connection, runs: Sequence[IndexedRun]) -> tuple[list[str], str]:
-    """The measures that the runs have, and the one to show first: a usual one that has several values, as the first runs show."""
-    found: dict[str, int] = {"train_loss": 2}
-    for run in (*runs[:LOOKED_AT], *runs[-LOOKED_AT:]):
-        query = "SELECT name, count(*) FROM measures WHERE run = ? AND name NOT LIKE 'class!_accuracy!_%' ESCAPE '!' GROUP BY name"
-        for name, number in connection.execute(query, (run.id,)):
-            found[name] = max(found.get(name, 0), number)
-    known = [name for name in (*USUAL_MEASURES, *LOSSES) if name in found]
-    return known + sorted(found.keys() - set(known)), next(name for name in USUAL_MEASURES if found.get(name, 0) > 1)
 
 
 def _panels(methods: Sequence[Method], curves: Sequence[Sequence[Point]], styles: Mapping[str, int]) -> list[dict[str, Any]]:

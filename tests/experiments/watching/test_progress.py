@@ -51,6 +51,7 @@ def test_the_fraction_of_a_run_is_that_of_its_rounds_or_of_its_budget_whichever_
     assert run_fraction(indexed("a", budget=500), rounds(4)) == 0.8
     assert run_fraction(indexed("a", budget=300), rounds(4)) == 1.0  # the last round goes beyond it
     assert run_fraction(indexed("a", "finished"), rounds(4)) == 1.0  # which patience or the budget ended
+    assert run_fraction(indexed("a", "of a later version"), rounds(4)) == 1.0
     assert run_fraction(indexed("a", "interrupted"), rounds(4)) == 0.4
 
 
