@@ -50,8 +50,9 @@ class Page:
                 return result
 
     def evaluate(self, expression: str) -> Any:
-        """The value of an expression in the page."""
-        return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+        """The value of an expression in the page; True for an element."""
+        plain = f"(value => value instanceof Node ? true : value)({expression})"
+        return self.call("Runtime.evaluate", expression=plain, returnByValue=True)["result"].get("value")
 
     def open(self, url: str) -> None:
         """Go to an address."""
