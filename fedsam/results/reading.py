@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsam.results.database import DamagedError, is_busy
-from fedsam.results.holders import held_by
+from fedsam.results.database import DamagedError, held_by, is_busy
 from fedsam.results.rows import CLIENT_COLUMNS, ROUND_COLUMNS, ClientRow, Row, Run, Slice
 from fedsam.wording import ConfigError
 
