@@ -20,10 +20,11 @@ from experiments.reporting import figures, tables
 from experiments.reporting.figures import ClassAccuracy, ClientAccuracy, CostPoint, FlatnessPoint, MethodSlice, MethodStyles
 from experiments.reporting.report_figure import ReportFigure
 from experiments.reporting.text import fallback_warning
+from experiments.reporting.tuning import tuning_figures
 from fedsam.formatting import listed
 from fedsam.results.rows import Run, Slice
 
-SECTIONS = ("accuracy", "loss", "clients", "fronts", "classes", "spread", "flatness", "slices", "planes", "holdings")
+SECTIONS = ("accuracy", "loss", "clients", "fronts", "classes", "spread", "flatness", "slices", "planes", "holdings", "tuning")
 CURVE_COSTS = {
     "rounds": "rounds",
     "gradient_evaluations": "compute: one gradient evaluation is one example forward and backward, on any client",
@@ -49,6 +50,7 @@ def report_figures(comparison: Comparison) -> Iterator[ReportFigure]:
     yield from _flatness(comparison, styles, title)
     yield from _slices(comparison, styles, title)
     yield from _label_distributions(comparison, title)
+    yield from tuning_figures(comparison, title)
 
 
 def _curves(comparison: Comparison, styles: MethodStyles, title: str) -> Iterator[ReportFigure]:

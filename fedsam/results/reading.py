@@ -181,6 +181,10 @@ class ResultsReader:
         """The run of each name, each once. Raises `ConfigError` as `find_one`."""
         return list({(run := self.find_one(name)).id: run for name in names}.values())
 
+    def trial_runs(self) -> set[str]:
+        """Ids of the runs that are trials of a study."""
+        return {run for (run,) in self._select("SELECT DISTINCT run FROM trials")}
+
     def tags(self) -> dict[str, list[str]]:
         """The tags of each run that has any, by run id."""
         found: defaultdict[str, list[str]] = defaultdict(list)

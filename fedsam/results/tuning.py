@@ -125,10 +125,6 @@ class TuningResults(OwnedResults):
         with transaction(self._connection) as connection:
             connection.execute("INSERT OR IGNORE INTO tuned VALUES (?, ?)", (run, study))
 
-    def trial_runs(self) -> set[str]:
-        """Ids of the runs that are trials of a study."""
-        return {run for (run,) in self._select("SELECT DISTINCT run FROM trials")}
-
     def studies(self, runs: Sequence[str]) -> list[Study]:
         """The studies by whose choices these runs were made, in the order of the runs, each once."""
         of_run: defaultdict[str, list[str]] = defaultdict(list)

@@ -73,8 +73,8 @@ def command(
 ) -> None:
     """Run the experiments of CONFIG that have not finished yet; then print the table of all and write their report.
 
-    CONFIG is a file as `fedsam run` takes it. Where it has a table `tune`, the settings named there are tuned first, with as many trials for
-    every method; the final runs have the values that the validation examples chose.
+    CONFIG is a file as `fedsam run` takes it. Where it has a table `tune`, the settings named there are tuned first, with as many trials
+    for every method; the final runs have the values that the validation examples chose.
     The plan comes first: runs, work, bytes and time, estimated from short trials.
     What was stopped or killed goes on when it is started again: a run with the same settings and seed that has finished or diverged is not
     repeated, one that has not is continued from its latest checkpoint.
