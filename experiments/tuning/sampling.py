@@ -39,18 +39,25 @@ class OpenTrial:
         self._study, self._trial, self._metric = study, trial, metric
         self.parameters = {key: _value(allowed, trial.params[key]) for key, allowed in space.items()}
         self._steps = set[int]()
+        self._is_worse: dict[int, bool] = {}  # by round: Optuna decides by what it was told last
 
     def judge(self, experiment: Experiment) -> Judge:
-        """The judge of a run of this trial: it may end where it is worse than the median of the trials before at the same progress."""
+        """The judge of a run of this trial: it may end where it is worse than the median of the trials before at the same progress.
+
+        It must be told of every evaluated round, in order, the last one of the run included. Told of one again, it says the same again.
+        """
 
         def is_worse(row: Row) -> bool:
+            if row.round in self._is_worse:
+                return self._is_worse[row.round]
             budget = experiment.budget or math.inf
             progress = max(row.round / experiment.rounds, row.round * row.gradient_evaluations / budget)
             step = min(STEPS, int(STEPS * progress))
             if step not in self._steps:
                 self._steps.add(step)
                 self._trial.report(_finite(row.measures.get(self._metric, math.nan), self._metric), step)
-            return self._trial.should_prune()
+            self._is_worse[row.round] = self._trial.should_prune()
+            return self._is_worse[row.round]
 
         return is_worse
 

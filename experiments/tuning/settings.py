@@ -20,7 +20,7 @@ from experiments.settings.sweep import has_setting
 from fedsam.component import Count, CountOrZero, Frozen, validated
 from fedsam.config import ConfigError, Experiment
 from fedsam.overrides import flatten, override
-from fedsam.results.config_hash import digest
+from fedsam.results.config_hash import config_hash, digest
 from fedsam.wording import shown
 
 TUNABLE = ("client", "server", "model")  # tables of an experiment: whatever else decides what is compared, or on what
@@ -186,7 +186,7 @@ def _study(tuning: Tuning, experiment: Experiment, space: Space) -> StudyPlan:
     length = {key: value for key, value in (("rounds", tuning.rounds), ("budget", tuning.budget)) if value is not None}
     base = with_settings(experiment.model_copy(update={"published": None, "seed": 0}), {**OF_TRIALS, **length, **flatten(tuning.at)})
     study = StudyPlan("", tuning, base, space, ())
-    same = {key: value for key, value in flatten(base.dump()).items() if key not in {*space, "runs_dir"}}
+    same = config_hash(override(base.dump(), dict.fromkeys(space, 0)))  # whatever the file gives what is tuned
     return replace(study, id=digest(json.dumps([same, study.settings], default=str, sort_keys=True))[:12])
 
 

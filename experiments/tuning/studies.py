@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -18,7 +18,7 @@ from experiments.tuning.settings import StudyPlan
 from fedsam.results.database import DATABASE_NAME
 from fedsam.results.final import final_measures, is_evaluated
 from fedsam.results.model_files import FINAL_MODEL_NAME
-from fedsam.results.rows import CONCLUDED
+from fedsam.results.rows import CONCLUDED, Row, Run
 from fedsam.results.store import Results
 from fedsam.results.tuning import METRICS, Study, Trial, best, worst
 
@@ -140,10 +140,10 @@ class StudyRunner:
             if run.status not in (*CONCLUDED, "pruned"):
                 continue
             rows = results.rounds(run.id, clients=False)
-            evaluated = [row for row in rows if is_evaluated(row)]
-            # The judge has no say about the last round of a run that has concluded.
-            judged = evaluated[:-1] if run.status in CONCLUDED else evaluated
-            ended = next((row.round for row in judged if judge is not None and judge(row)), None)
+            judged = [row for row in rows if is_evaluated(row)]
+            if run.status == "diverged":
+                judged = judged[:-1]  # its run was stopped before a judge was asked
+            ended = next((row.round for row in judged if judge is not None and judge(row) and not _is_last(row, judged, run)), None)
             if ended is None and run.status == "pruned":
                 continue
             last = checked.experiment.measure.last
@@ -160,6 +160,11 @@ class _End:
     run: str
     value: float
     pruned: bool
+
+
+def _is_last(row: Row, judged: Sequence[Row], run: Run) -> bool:
+    """Whether a run finished with this round, about which a judge has no say."""
+    return run.status == "finished" and row is judged[-1]
 
 
 def value_text(value: float, metric: str) -> str:
