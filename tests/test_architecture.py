@@ -41,13 +41,17 @@ ROOMS: dict[str, set[str]] = {
     "experiments.analysis": EVERYTHING,
     "experiments.reporting": EVERYTHING | {"experiments.analysis"},
     "experiments.planning": WATCHED | {"experiments.settings", "experiments.running", "experiments.analysis"},
+    "experiments.tuning": WATCHED | {"experiments.settings", "experiments.running", "experiments.analysis", "experiments.planning"},
     "experiments.diagnostics": EVERYTHING | {"experiments.running", "experiments.analysis"},
     "experiments.contracts": WATCHED | {"experiments.settings", "experiments.running"},
     "experiments.benchmarks": WATCHED | {"experiments.settings", "experiments.running", "experiments.reporting"},
     "experiments.project_template": EVERYTHING | {"experiments.contracts", "experiments"},
-    "experiments.api": WATCHED | {"experiments.settings", "experiments.running", "experiments.planning", "experiments.reporting"},
+    "experiments.api": WATCHED | {f"experiments.{room}" for room in ("settings", "running", "planning", "tuning", "reporting")},
     "experiments.cli": WATCHED
-    | {f"experiments.{room}" for room in ("settings", "running", "planning", "reporting", "diagnostics", "contracts", "benchmarks")},
+    | {
+        f"experiments.{room}"
+        for room in ("settings", "running", "planning", "tuning", "reporting", "diagnostics", "contracts", "benchmarks")
+    },
 }
 # What users import from or start: above everything else, whose names they find when they are used.
 FACES = {"fedsam", "fedsam.__main__", "experiments"}

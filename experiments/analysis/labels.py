@@ -38,13 +38,21 @@ def labels(runs: Sequence[Run], tuned: Collection[str] = ()) -> dict[str, str]:
     Args:
         tuned: Settings by dotted key that were chosen for each condition, and are no part of a label where they differ between conditions.
     """
-    settings = {run.id: flatten(run) for run in runs}
-    names = {run.id: run.name or run.config.get("method", "") for run in runs}
-    lines = {run.id: (names[run.id], _but_seed(settings[run.id])) for run in runs}  # runs that differ in their seed are looked at once
-    shown = {line: settings[run] for run, line in lines.items()}
-    peers = {name: [own for (other, _), own in shown.items() if other == name] for name in names.values()}
+    texts = method_labels([flatten(run) for run in runs], [run.name or run.config.get("method", "") for run in runs], tuned)
+    return {run.id: text for run, text in zip(runs, texts, strict=True)}
+
+
+def method_labels(settings: Sequence[Settings], names: Sequence[str], tuned: Collection[str] = ()) -> list[str]:
+    """As `labels`, for settings by dotted key.
+
+    Args:
+        names: The name or preset of each; may be empty.
+    """
+    lines = [(name, _but_seed(own)) for name, own in zip(names, settings, strict=True)]  # what differs in its seed is looked at once
+    shown = dict(zip(lines, settings, strict=True))
+    peers = {name: [own for (other, _), own in shown.items() if other == name] for name in names}
     found = {(name, line): label(own, peers[name], name, tuned) for (name, line), own in shown.items()}
-    return {run: found[line] for run, line in lines.items()}
+    return [found[line] for line in lines]
 
 
 def _but_seed(settings: Settings) -> str:

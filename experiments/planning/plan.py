@@ -103,9 +103,7 @@ def named(each: Sequence[CheckedExperiment], tuned: Collection[str] = ()) -> lis
     """
     flat = [labels.flat(checked.settings) for checked in each]
     names = [settings["name"] or settings.get("method", "") for settings in flat]
-    peers = {name: [settings for settings, other in zip(flat, names, strict=True) if other == name] for name in names}
-    texts = [labels.label(settings, peers[name], name, tuned) for settings, name in zip(flat, names, strict=True)]
-    return list(zip(texts, conditions(flat), strict=True))
+    return list(zip(labels.method_labels(flat, names, tuned), conditions(flat), strict=True))
 
 
 def provenance_notes(planned: Sequence[PlannedRun]) -> list[str]:
