@@ -97,7 +97,8 @@ def _client_counts(comparison: Comparison, styles: MethodStyles, title: str) -> 
             for one in comparison.equal_costs
         }
     )
-    caption = f"Test accuracy against the number of clients where all have spent the same, the most that every run has spent.{bars}"
+    same = "all methods with the same number of clients and data have spent the same, the most that each of their runs has"
+    caption = f"Test accuracy against the number of clients where {same}.{bars}"
     draw = partial(figures.accuracy_against_clients, at_equal_cost, styles, title)
     yield ReportFigure("clients", "accuracy-clients-equal-cost", caption, draw)
     for number, data in enumerate(comparison.data_settings, 1):
