@@ -158,7 +158,10 @@ class Flatness(Frozen):
 class Measure(Frozen):
     """What is measured, and how often."""
 
-    every: Count = Field(1, description="Evaluate the global vector on the test set every so many rounds, and after the last.")
+    every: Count = Field(
+        1, description="Evaluate the global vector on the test set and data.validation every so many rounds, and after the last."
+    )
+    test: bool = Field(True, description="Evaluate on the test set; false: the run never looks at it, as in trials of settings.")
     last: Count = Field(5, description="Final accuracy: the mean of so many evaluations at the end of a run.")
     patience: Count | None = Field(
         None,

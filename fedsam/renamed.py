@@ -19,6 +19,7 @@ RENAMED: Mapping[str, Mapping[str, str]] = {
 ADDED: Mapping[str, Mapping[str, Any]] = {
     "client": {"last_batch": "keep", "rate_floor": 1.0, "rho_schedule": {"name": "constant"}, "statistics_batches": 0},
     "data": {"validation": 0.0},
+    "measure": {"test": True},
 }
 _FORMER = {kind: {new: old for old, new in names.items()} for kind, names in RENAMED.items()}
 

@@ -42,15 +42,16 @@ ROOMS: dict[str, set[str]] = {
     "experiments.reporting": EVERYTHING | {"experiments.analysis"},
     "experiments.watching": WATCHED | {"experiments.analysis", "experiments.reporting"},
     "experiments.planning": WATCHED | {"experiments.settings", "experiments.running", "experiments.analysis"},
+    "experiments.tuning": WATCHED | {"experiments.settings", "experiments.running", "experiments.analysis", "experiments.planning"},
     "experiments.diagnostics": EVERYTHING | {"experiments.running", "experiments.analysis"},
     "experiments.contracts": WATCHED | {"experiments.settings", "experiments.running"},
     "experiments.benchmarks": WATCHED | {"experiments.settings", "experiments.running", "experiments.reporting"},
     "experiments.project_template": EVERYTHING | {"experiments.contracts", "experiments"},
-    "experiments.api": WATCHED | {"experiments.settings", "experiments.running", "experiments.planning", "experiments.reporting"},
+    "experiments.api": WATCHED | {f"experiments.{room}" for room in ("settings", "running", "planning", "tuning", "reporting")},
     "experiments.cli": WATCHED
     | {
         f"experiments.{room}"
-        for room in ("settings", "running", "planning", "reporting", "watching", "diagnostics", "contracts", "benchmarks")
+        for room in ("settings", "running", "planning", "tuning", "reporting", "watching", "diagnostics", "contracts", "benchmarks")
     },
 }
 # What users import from or start: above everything else, whose names they find when they are used.

@@ -20,7 +20,7 @@ from experiments.analysis.dead_runs import chance_level, is_dead
 from experiments.analysis.labels import labels
 from experiments.analysis.statistics import Estimate, interquartile_mean
 from fedsam.formatting import listed
-from fedsam.results.final import diverged_round, final_measures
+from fedsam.results.final import diverged_round, final_measures, is_evaluated
 from fedsam.results.rows import CONCLUDED, Row, Run, cumulative
 from fedsam.results.store import Results
 
@@ -126,6 +126,10 @@ class SeedGroup:
         """For each counted run the rows that have a test accuracy."""
         return [[row for row in self.rows[run.id] if "test_accuracy" in row.measures] for run in self.counted_runs]
 
+    def final_rows(self) -> list[list[Row]]:
+        """For each counted run the rows that its final figures may come from."""
+        return [[row for row in self.rows[run.id] if is_evaluated(row)] for run in self.counted_runs]
+
     def evaluations_averaged(self, evaluated: Sequence[Sequence[Row]]) -> int:
         """Number of evaluations behind the final accuracy of each run, the same for all: `measure.last`, or as many as each has."""
         return min(int(self.runs[0].config["measure"]["last"]), *(len(rows) for rows in evaluated))
@@ -133,7 +137,7 @@ class SeedGroup:
 
 def seed_groups(results: Results, runs: Sequence[Run]) -> list[SeedGroup]:
     """Runs grouped by method and condition: fewer clients first, methods in the order of their first run."""
-    names, where, members = labels(runs), run_conditions(runs), defaultdict(list)
+    names, where, members = labels(runs, tuned_settings(results, runs)), run_conditions(runs), defaultdict(list)
     for run in runs:
         members[where[run.id], names[run.id]].append(run)
     order = list(dict.fromkeys(names[run.id] for run in runs))
@@ -141,6 +145,11 @@ def seed_groups(results: Results, runs: Sequence[Run]) -> list[SeedGroup]:
         _seed_group(results, label, clients, group)
         for (clients, label), group in sorted(members.items(), key=lambda item: (item[0][0], order.index(item[0][1])))
     ]
+
+
+def tuned_settings(results: Results, runs: Sequence[Run]) -> set[str]:
+    """The settings by dotted key that were tuned for any of the runs."""
+    return {key for study in results.studies([run.id for run in runs]) for key in study.settings["space"]}
 
 
 def _seed_group(results: Results, label: str, clients: int, runs: Sequence[Run]) -> SeedGroup:
@@ -168,7 +177,7 @@ def _order(entry: LeaderboardEntry) -> tuple[int, bool, float]:
 
 
 def _entry(group: SeedGroup) -> LeaderboardEntry:
-    runs, evaluated = group.counted_runs, group.evaluated_rows()
+    runs, evaluated = group.counted_runs, group.final_rows()
     sound = [rows for run, rows in zip(runs, evaluated, strict=True) if run.status != "diverged"]
     averaged = group.evaluations_averaged(sound) if sound else 0
     rounds = [len(group.rows[run.id]) for run in runs]
@@ -193,7 +202,8 @@ def _entry(group: SeedGroup) -> LeaderboardEntry:
 
 def _final(run: Run, rows: Sequence[Row], last: int) -> Mapping[str, float]:
     final = final_measures(rows, last)
-    return dict.fromkeys((*final, "test_accuracy", "test_loss"), math.nan) if run.status == "diverged" else final
+    tested = ("test_accuracy", "test_loss") if run.config["measure"]["test"] else ()
+    return dict.fromkeys((*final, *tested), math.nan) if run.status == "diverged" else final
 
 
 def _status(runs: Sequence[Run], rounds: Sequence[int], diverged: Sequence[int]) -> str:

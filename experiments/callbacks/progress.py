@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import TracebackType
@@ -70,6 +70,7 @@ class ConsoleCallback(Callback):
         self._plan: list[tuple[Experiment, float]] = []  # with the work of each run: estimated seconds, or else rounds
         self._ended, self._ended_work = 0, 0.0  # number and work of the runs that have ended
         self._running: dict[str, _RunProgress] = {}  # by run id
+        self._trials: dict[str, str] = {}  # titles of trials of settings, by experiment
         self._first_round: tuple[float, float] | None = None  # work done and clock time after the first round of any run
         self._live = Progress(
             SpinnerColumn(finished_text=" "),
@@ -105,6 +106,11 @@ class ConsoleCallback(Callback):
             if not self._console.is_terminal and run_id is None:
                 self._print(text)
             self._live.update(self._running[run_id].task if run_id else self._whole, description=text)
+
+    def trial(self, experiment: Experiment, title: str) -> None:
+        """Keep the title for the run."""
+        with self._lock:
+            self._trials[experiment.dumps()] = title
 
     def started(self, run_id: str, experiment: Experiment) -> None:
         """Add a line for the run."""
@@ -167,7 +173,7 @@ class ConsoleCallback(Callback):
             self._end(run.work)
             passed = self._clock() - run.started
             text = f"{run.title} {status} after {duration(passed)}: {error or _outcome(run)}{_checkpoint_cost(run, passed)}"
-            self._print(text, style="" if status == "finished" else "bold red")
+            self._print(text, style="" if status in ("finished", "pruned") else "bold red")
 
     def skipped(self, experiment: Experiment, why: str) -> None:
         """Replace the live line of the run by one that stays."""
@@ -178,6 +184,8 @@ class ConsoleCallback(Callback):
 
     def _title_and_work(self, experiment: Experiment) -> tuple[str, float]:
         """Title and work of a run of the plan."""
+        if (trial := self._trials.get(experiment.dumps())) is not None:
+            return printable(trial), float(experiment.rounds)
         number, work = next((i, work) for i, (other, work) in enumerate(self._plan, 1) if other == experiment)
         return printable(f"run {number}/{len(self._plan)} {_method(experiment)}, {experiment.data.clients} clients"), work
 
@@ -253,15 +261,16 @@ def _method(experiment: Experiment) -> str:
 
 def _outcome(run: _RunProgress) -> str:
     """What a finished run came to: its final accuracy and loss, and divergence."""
-    from fedsam.results.final import diverged_round, final_measures
+    from fedsam.results.final import diverged_round, final_measures, is_evaluated
 
     final, since = final_measures(run.rows, run.experiment.measure.last), diverged_round(run.rows)
-    if "test_accuracy" not in final:
+    figures = _figures(final)
+    if not figures:
         return run.last
-    evaluations = min(run.experiment.measure.last, sum("test_accuracy" in row.measures for row in run.rows))
+    evaluations = min(run.experiment.measure.last, sum(map(is_evaluated, run.rows)))
     mean = f", mean of the last {evaluations} evaluations" if evaluations > 1 else ""
     diverged = f"diverged in round {since}, " if since is not None else ""
-    return f"{diverged}final acc {100 * final['test_accuracy']:.1f} % loss {final['test_loss']:.3g}{mean}"
+    return f"{diverged}final {figures}{mean}"
 
 
 def _checkpoint_cost(run: _RunProgress, passed: float) -> str:
@@ -271,9 +280,12 @@ def _checkpoint_cost(run: _RunProgress, passed: float) -> str:
 
 
 def _measures(row: Row) -> str:
-    accuracy, loss = row.measures.get("test_accuracy"), row.measures.get("test_loss")
-    if accuracy is None or loss is None:
-        return f"train loss {row.train_loss:.3g}"
-    validated = row.measures.get("validation_accuracy")
-    held_out = "" if validated is None else f" (validation {100 * validated:.1f} %)"
-    return f"acc {100 * accuracy:.1f} % loss {loss:.3g}{held_out}"
+    return _figures(row.measures) or f"train loss {row.train_loss:.3g}"
+
+
+def _figures(measures: Mapping[str, float]) -> str:
+    """Accuracy and loss on the test set, and accuracy on what is held out for validation, as far as they were measured."""
+    validated = f"validation {100 * measures['validation_accuracy']:.1f} %" if "validation_accuracy" in measures else ""
+    if "test_accuracy" not in measures:
+        return validated
+    return f"acc {100 * measures['test_accuracy']:.1f} % loss {measures['test_loss']:.3g}{validated and f' ({validated})'}"

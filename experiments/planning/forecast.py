@@ -18,7 +18,7 @@ from experiments.settings.method import Method
 from experiments.settings.method_cost import cost
 from fedsam.config import Experiment
 from fedsam.data.datasets import Dataset
-from fedsam.data.federated import batch_sizes, partition_examples
+from fedsam.data.federated import batch_sizes, partition_examples, validation_examples
 from fedsam.messages import codec
 from fedsam.models.network import Network
 from strategies import ServerRule
@@ -82,7 +82,8 @@ def workload(experiment: Experiment, method: Method, dataset: Dataset, network: 
     rounds = min(experiment.rounds, math.ceil(experiment.budget / evaluations)) if experiment.budget else experiment.rounds
     median = int(np.argsort(sizes, kind="stable")[len(sizes) // 2])
     vectors, item = costs.down + costs.up, network.initial.element_size()
-    evaluated = math.ceil(rounds / experiment.measure.every) * len(dataset.test.y)
+    tested = len(dataset.test.y) if experiment.measure.test else 0
+    evaluated = math.ceil(rounds / experiment.measure.every) * (tested + len(validation_examples(experiment, dataset)))
     return Workload(
         rounds=rounds,
         cohort=cohort,
@@ -120,7 +121,7 @@ class Forecaster:
         kind = (*model, *(component.model_dump_json() for component in components), work.batch_size)
         flat = experiment.measure.flatness
         step = self._cached(kind, lambda: self._step_seconds(experiment, method.rule, network, work))
-        one = self._cached(model, lambda: self._evaluation_seconds(experiment, method.rule, network, dataset))
+        one = self._cached(model, lambda: self._evaluation_seconds(experiment, method.rule, network))
         flatness = self._cached((*model, flat.model_dump_json()), lambda: self._flatness_seconds(experiment, method.rule, network, work))
         times = 1 + (work.rounds - 1) // flat.every if flat.every else 1
         trained = work.steps * step
@@ -141,11 +142,13 @@ class Forecaster:
             steps = max(2, min(usual, int(PROBE_SECONDS / seconds)))
         return seconds
 
-    def _evaluation_seconds(self, experiment: Experiment, rule: ServerRule, network: Network, dataset: Dataset) -> float:
-        """Seconds of evaluating one example, measured on the second of two batches."""
+    def _evaluation_seconds(self, experiment: Experiment, rule: ServerRule, network: Network) -> float:
+        """Seconds of evaluating one example, measured on the second of two batches; of a client's where a run evaluates no others."""
+        action = "test" if experiment.measure.test else "validation" if experiment.data.validation else "union"
         for _ in range(2):
-            (answer,) = self._query(experiment, rule, network, 0, "test", [{"from": 0, "to": 1}])
-        return answer.cost["seconds"] / min(experiment.measure.batch_size, len(dataset.test.y))
+            (answer,) = self._query(experiment, rule, network, 0, action, [{"from": 0, "to": 1}])
+        examples = answer.metrics["num-examples"] if action == "union" else len(answer.vectors["predicted"])
+        return answer.cost["seconds"] / examples
 
     def _flatness_seconds(self, experiment: Experiment, rule: ServerRule, network: Network, workload: Workload) -> float:
         """Seconds of measuring flatness once, extrapolated from one batch of examples."""

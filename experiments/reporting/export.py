@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     import pyarrow
 
 BATCH_ROWS = 50_000  # in memory at once
+GIVEN = "IN (SELECT value FROM json_each(?1))"  # the ids of the runs
+CHOSEN = {  # what tells the rows of runs, in tables without a column for that
+    "runs": f"id {GIVEN}",
+    "studies": f"id IN (SELECT study FROM trials WHERE run {GIVEN} UNION SELECT study FROM tuned WHERE run {GIVEN})",
+}
 NAN_COLUMNS = {("rounds", "train_loss"), ("clients", "train_loss"), ("measures", "value"), ("slices", "loss")}
 
 
@@ -33,9 +38,9 @@ class Format(StrEnum):
 
 
 def export(database: Path, runs: Sequence[str], folder: Path, kind: Format) -> dict[Path, int]:
-    """Write the rows of the given runs of every table to a file in `folder`; returns the number of rows of each file.
+    """Write the rows of the given runs of every table, and their studies, to a file in `folder`; returns the number of rows of each file.
 
-    The first column of the primary key of each table is the run id. The files are consistent even if runs are active, and each is written
+    The files are consistent even if runs are active, and each is written
     atomically. Raises `DamagedError` where rows cannot be read.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,7 +66,7 @@ def _write(connection: sqlite3.Connection, table: str, runs: str, target: Path, 
     columns = connection.execute(f"PRAGMA table_info({table})").fetchall()
     schema = pyarrow.schema([(column["name"], types[column["type"]]) for column in columns])
     order = [column["name"] for column in sorted(columns, key=lambda column: int(column["pk"])) if column["pk"]]
-    query = f"SELECT * FROM {table} WHERE {order[0]} IN (SELECT value FROM json_each(?)) ORDER BY {', '.join(order)}"
+    query = f"SELECT * FROM {table} WHERE {CHOSEN.get(table, f'run {GIVEN}')} ORDER BY {', '.join(order)}"
     partial, rows = target.with_name(f".{target.name}.partial"), 0
     with {Format.PARQUET: ParquetWriter, Format.CSV: CSVWriter}[kind](partial, schema) as writer:
         for batch in _batches(connection.execute(query, (runs,)), table, schema, escape=kind is Format.CSV):

@@ -73,7 +73,8 @@ class Evaluator:
         names = dict.fromkeys(settings.flatness.measures) if last or (every and round % every == 0) else ()
         clients = len(self.label_distribution) if last and settings.union else 0
         due = last or round % settings.every == 0
-        tested, validated = (-(-size // settings.batch_size) * due for size in (len(self.dataset.test.y), len(self.held_out)))
+        sizes = len(self.dataset.test.y) if settings.test else 0, len(self.held_out)
+        tested, validated = (-(-size // settings.batch_size) * due for size in sizes)
         return [
             *(EvaluationRequest("flatness", {"measure": name}) for name in names),
             *(EvaluationRequest("union", chunk) for chunk in _chunks(clients, UNION_CHUNKS)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -43,17 +44,17 @@ class Result:
 
     @property
     def accuracy(self) -> float:
-        """Final test accuracy (a fraction): the mean of the last evaluations."""
-        return self.measures["test_accuracy"]
+        """Final test accuracy (a fraction): the mean of the last evaluations; NaN where `measure.test` is false."""
+        return self.measures.get("test_accuracy", math.nan)
 
     @property
     def loss(self) -> float:
-        """Final test loss (nats): the mean of the last evaluations."""
-        return self.measures["test_loss"]
+        """Final test loss (nats): the mean of the last evaluations; NaN where `measure.test` is false."""
+        return self.measures.get("test_loss", math.nan)
 
     @property
     def gap(self) -> float | None:
-        """Accuracy on the clients' examples minus test accuracy, of the final model; None where `measure.union` is false."""
+        """Accuracy on the clients' examples minus test accuracy, of the final model; None where one of both was not measured."""
         return self.measures.get("gap")
 
     @property

@@ -20,11 +20,13 @@ from numpy.typing import NDArray
 
 from clients import runtime
 from experiments.callbacks.callback import Callback
+from experiments.running import judging
 from experiments.running.chance import at_chance
 from experiments.running.checkpointing import Checkpointer
 from experiments.running.client_rows import client_row, failed_row
 from experiments.running.divergence import check_finite, finish
 from experiments.running.evaluation import VALIDATION, Evaluator
+from experiments.running.judging import Judge
 from experiments.running.result import Result
 from experiments.settings.catalogue import sampler
 from experiments.settings.method import Method
@@ -73,9 +75,10 @@ class Session:
         run_id: str,
         callback: Callback,
         started: float,
+        judge: Judge | None = None,
     ) -> None:
         self.experiment, self.method, self.dataset, self.grid = experiment, method, dataset, grid
-        self.results, self.run_id, self.callback = results, run_id, callback
+        self.results, self.run_id, self.callback, self.judge = results, run_id, callback, judge
         self.rows: list[Row] = []
         self.spent = 0
         self.validated: list[float] = []
@@ -140,6 +143,8 @@ class Session:
             if self.experiment.measure.patience is not None:
                 self.validated = [accuracy for row in self.rows if (accuracy := row.measures.get(VALIDATION)) is not None]
             self.callback.resumed(self.run_id, tuple(self.rows))
+            for earlier in self.rows:
+                judging.ask(self.judge, earlier)
             self._end_round(row)
 
     def _evaluate(self, _: int, __: ArrayRecord) -> MetricRecord | None:
@@ -154,7 +159,12 @@ class Session:
         return None
 
     def _end_round(self, row: Row) -> None:
-        """Have a round evaluated, whose training `row` tells, and note its end. Raises `_EndedEarlyError` if the run ends with it."""
+        """Have a round evaluated, whose training `row` tells, and note its end.
+
+        Raises:
+            _EndedEarlyError: The run ends with it.
+            PrunedError: The judge ends the run.
+        """
         if not aggregation.usable(evaluated := self.strategy.evaluated):
             row = replace(row, measures={**row.measures, "nonfinite_parameters": int((~torch.isfinite(evaluated)).sum())})
         if self.experiment.measure.patience is not None:
@@ -172,17 +182,20 @@ class Session:
         # Actors of a Ray that others started are no processes of ours, and so would count as others'.
         if last and isinstance(self.grid, LocalGrid) and self.experiment.compute.ray_address is None:
             self.results.record_other_cpu(self.run_id, self._others.share())
+        if self.judge is not None:
+            judging.ask(self.judge, self.rows[-1], last=last)
         if last and row.round < self.experiment.rounds:
             raise _EndedEarlyError
 
     def _may_overlap(self, round: int) -> bool:
         """Whether the next round may train while this one is evaluated.
 
-        It may not where a client may be late for that, where energy is counted, which would be that of both, and where flatness is
-        measured, by which queries an actor is held up for long.
+        It may not where a client may be late for that, where energy is counted, which would be that of both, where flatness is measured,
+        by which queries an actor is held up for long, and where a judge waits for what is measured.
         """
         flat = any(query.action == "flatness" for query in self.evaluator.due(round, last=False))
-        return self.experiment.server.deadline is None and self.strategy.round_config.energy is None and not flat
+        waits = self.experiment.server.deadline is not None or self.strategy.round_config.energy is not None or self.judge is not None
+        return not waits and not flat
 
     def _keep(self, row: Row, slices: Sequence[Slice]) -> None:
         """Store a round with its measures and tell of it; not one after a round that was not stored or that diverged, which is an error."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Self
+from functools import partial
+from typing import Self, TypeVar
 
 from experiments.callbacks.callback import Callback
 from experiments.running.grids import ActorGroup, DatasetCache, grids
+from experiments.running.judging import Judge
 from experiments.running.server_app import Continued, RunFailed, serve
 from experiments.settings.catalogue import CheckedExperiment, check
 from fedsam import plugins
@@ -22,10 +24,13 @@ from fedsam.results.rows import Run
 from fedsam.results.store import DuplicateRunError
 from fedsam.results.write_queue import StorageError
 
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run of several ended: `finished`, `diverged`, `failed`, or `skipped` because another process had made it or is at it.
+    """How a run of several ended: `finished`, `diverged`, `pruned`, `failed`, or `skipped`: another process had made it or is at it.
 
     Attributes:
         run_id: Its id in the results, or that of the other's run; None if it did not begin.
@@ -86,9 +91,17 @@ def perform(
         ConfigError: The examples cannot be partitioned over the clients of one of them; the other runs are stopped.
         KeyboardInterrupt: The user stopped it; the rounds finished so far are kept.
     """
+    return side_by_side(experiments, groups, partial(carry_out, callback=callback, once=once, restart=restart))
+
+
+def side_by_side(items: Sequence[Item], groups: Sequence[ActorGroup], make: Callable[[Item, ActorGroup], Made]) -> list[Made]:
+    """What `make` gives for each item, in order: as many at once as there are groups, each on a group of its own.
+
+    Where one raises an error, or the user stops it, the groups are stopped, and no further one begins.
+    """
     if len(groups) == 1:
-        return [carry_out(checked, groups[0], callback, once=once, restart=restart) for checked in experiments]
-    todo, outcomes = deque(enumerate(experiments)), dict[int, Outcome]()
+        return [make(item, groups[0]) for item in items]
+    todo, made = deque(enumerate(items)), dict[int, Made]()
     turn = threading.Lock()
 
     def work(group: ActorGroup) -> None:
@@ -96,8 +109,8 @@ def perform(
             with turn:
                 if not todo:
                     return
-                number, checked = todo.popleft()
-            outcomes[number] = carry_out(checked, group, callback, once=once, restart=restart)
+                number, item = todo.popleft()
+            made[number] = make(item, group)
 
     with ThreadPoolExecutor(len(groups)) as threads:
         working = [threads.submit(work, group) for group in groups]
@@ -110,7 +123,7 @@ def perform(
             for group in groups:
                 group.stop()
             raise
-    return [outcomes[number] for number in range(len(experiments))]
+    return [made[number] for number in range(len(items))]
 
 
 def carry_out(
@@ -121,10 +134,12 @@ def carry_out(
     once: bool = False,
     restart: bool = False,
     continued: Continued | None = None,
+    judge: Judge | None = None,
 ) -> Outcome:
     """Run one experiment; how it ended. Options are those of `serve`. Raises as `perform`."""
     try:
-        result = serve(checked, *group(checked.experiment), callback, once=once, restart=restart, continued=continued)
+        grid, dataset = group(checked.experiment)
+        result = serve(checked, grid, dataset, callback, once=once, restart=restart, continued=continued, judge=judge)
         return Outcome(result.run_id, "finished")
     except DuplicateRunError as taken:
         callback.skipped(checked.experiment, str(taken))

@@ -19,6 +19,7 @@ from clients.optimizers import LocalOptimizer
 from experiments.callbacks.callback import Callback
 from experiments.callbacks.progress import shown
 from experiments.running.grids import DatasetCache, grids
+from experiments.running.judging import Judge, PrunedError
 from experiments.running.result import Result
 from experiments.running.run import Session
 from experiments.running.space import check_space
@@ -50,7 +51,7 @@ class RunFailed(Exception):
     Attributes:
         run_id: Its id in the results.
         error: The error that stopped it, which is also the cause of this one.
-        status: That of the run: `failed` or `diverged`.
+        status: That of the run: `failed`, `diverged` or `pruned`.
     """
 
     def __init__(self, run_id: str, error: Exception, status: Status) -> None:
@@ -148,15 +149,18 @@ def serve(
     once: bool = False,
     restart: bool = False,
     continued: Continued | None = None,
+    judge: Judge | None = None,
 ) -> Result:
     """Run one experiment on a grid: rounds, evaluation, results.
 
     Args:
         continued: The run of this experiment to go on with, instead of what `Results.start_run` does.
+        judge: Is told of each evaluated round before the next one, of a run that goes on of its earlier ones first. Where it says that the
+            run may end before its last round, that is `pruned`: its rounds are kept and its latest checkpoint, but no model.
 
     Raises:
-        RunFailed: An error stopped the run after it had begun; before that errors are raised as in `run`, and as in `Results.start_run` for
-            `once` and `restart`.
+        RunFailed: An error, or its judge, stopped the run after it had begun; before that errors are raised as in `run`, and as in
+            `Results.start_run` for `once` and `restart`.
         KeyboardInterrupt: The user stopped it.
     """
     started = time.perf_counter()
@@ -191,7 +195,7 @@ def serve(
         _warn(experiment, method.optimizer, label_distribution.sum(axis=1), run_id, callback)
         try:
             with heartbeat(results.path, run_id):
-                session = Session(experiment, method, dataset, label_distribution, grid, results, run_id, callback, started)
+                session = Session(experiment, method, dataset, label_distribution, grid, results, run_id, callback, started, judge)
                 waits = isinstance(grid, RayGrid) and not grid.pool.busy
                 check_space(experiment, session.network.module, partial(callback.warn, run_id))
                 callback.phase("round 1 begins once an actor has started" if waits else "round 1", run_id)
@@ -210,9 +214,11 @@ def serve(
 
 
 def _ended_by(error: BaseException) -> tuple[Status, str]:
-    """The status of a run that an error stopped, and what is recorded with it."""
+    """The status of a run that an error or its judge stopped, and what is recorded with it."""
     if isinstance(error, KeyboardInterrupt | SystemExit):
         return "interrupted", "stopped by the user"
+    if isinstance(error, PrunedError):
+        return "pruned", str(error)
     return ("diverged", str(error)) if isinstance(error, DivergedError) else ("failed", f"{type(error).__name__}: {error}")
 
 

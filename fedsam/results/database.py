@@ -1,24 +1,24 @@
-"""The SQLite file of the results: tables, creation, migration, connections and transactions."""
+"""The SQLite file of the results: tables, creation, migration, connections, transactions, and which processes have it open."""
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from fedsam.results.holders import held_by
 from fedsam.wording import ConfigError
 
 DATABASE_NAME = "fedsam.db"
 APPLICATION_ID = 0x66536D31  # `PRAGMA application_id` of our files
-SCHEMA_VERSION = 5  # of the tables below; `PRAGMA user_version`
+SCHEMA_VERSION = 6  # of the tables below; `PRAGMA user_version`
 BUSY_SECONDS = 60.0
 TABLES = (
     """CREATE TABLE runs (
         id TEXT PRIMARY KEY, name TEXT NOT NULL,
-        status TEXT NOT NULL CHECK (status IN ('running', 'finished', 'failed', 'interrupted', 'diverged')),
+        status TEXT NOT NULL CHECK (status IN ('running', 'finished', 'failed', 'interrupted', 'diverged', 'pruned')),
         error TEXT, started TEXT NOT NULL, finished TEXT, config TEXT NOT NULL, config_hash TEXT NOT NULL, seed INTEGER NOT NULL,
         dataset TEXT NOT NULL, dataset_wanted TEXT NOT NULL, clients INTEGER NOT NULL, classes INTEGER NOT NULL,
         git_commit TEXT NOT NULL, versions TEXT NOT NULL, device TEXT NOT NULL, command TEXT NOT NULL,
@@ -50,25 +50,35 @@ TABLES = (
     """CREATE TABLE tags (
         run TEXT NOT NULL REFERENCES runs (id), tag TEXT NOT NULL,
         PRIMARY KEY (run, tag)) WITHOUT ROWID""",
+    "CREATE TABLE studies (id TEXT PRIMARY KEY, label TEXT NOT NULL, settings TEXT NOT NULL)",  # settings and parameters are JSON
+    """CREATE TABLE trials (
+        study TEXT NOT NULL REFERENCES studies (id), number INTEGER NOT NULL, run TEXT NOT NULL REFERENCES runs (id),
+        parameters TEXT NOT NULL, value REAL, pruned INTEGER NOT NULL,
+        PRIMARY KEY (study, number, run)) WITHOUT ROWID""",
+    """CREATE TABLE tuned (
+        run TEXT NOT NULL REFERENCES runs (id), study TEXT NOT NULL REFERENCES studies (id),
+        PRIMARY KEY (run, study)) WITHOUT ROWID""",
 )
-RUN_COLUMNS = (  # of version 4
+STATEMENTS = {re.findall(r"TABLE (\w+)", statement)[0]: statement for statement in TABLES}  # by table
+RUN_COLUMNS = (  # since version 4
     "id, name, status, error, started, finished, config, config_hash, seed, dataset, dataset_wanted, clients, classes, "
     "git_commit, versions, device, command, host, pid, born, startup, heartbeat, other_cpu"
 )
+REBUILD_RUNS = (  # SQLite changes a CHECK in no other way; foreign keys are not enforced on the connection that migrates
+    STATEMENTS["runs"].replace("runs", "new_runs", 1),
+    f"INSERT INTO new_runs (rowid, {RUN_COLUMNS}) SELECT rowid, {RUN_COLUMNS} FROM runs",
+    "DROP TABLE runs",
+    "ALTER TABLE new_runs RENAME TO runs",
+)
+OF_VERSION_6 = tuple(STATEMENTS[name] for name in ("studies", "trials", "tuned"))
 MIGRATIONS = {
-    2: TABLES[-2:-1],
-    3: (*(f"ALTER TABLE runs ADD COLUMN {name} REAL" for name in ("heartbeat", "other_cpu")), TABLES[-1]),
-    4: (  # SQLite changes a CHECK in no other way; foreign keys are not enforced on the connection that migrates
-        TABLES[0].replace("runs", "new_runs", 1),
-        f"INSERT INTO new_runs (rowid, {RUN_COLUMNS}) SELECT rowid, {RUN_COLUMNS} FROM runs",
-        "DROP TABLE runs",
-        "ALTER TABLE new_runs RENAME TO runs",
-    ),
+    2: (STATEMENTS["classes"],),
+    3: (*(f"ALTER TABLE runs ADD COLUMN {name} REAL" for name in ("heartbeat", "other_cpu")), STATEMENTS["tags"]),
+    4: REBUILD_RUNS,
+    5: (*REBUILD_RUNS, *OF_VERSION_6),
 }  # from each version to the next
-COLUMNS = {  # by table
-    re.findall(r"TABLE (\w+)", statement)[0]: re.findall(r"(\w+) (?:TEXT|INTEGER|REAL)\b", statement) for statement in TABLES
-}
-READABLE = (4, SCHEMA_VERSION)  # versions that are read as they are where a file cannot be migrated
+COLUMNS = {name: re.findall(r"(\w+) (?:TEXT|INTEGER|REAL)\b", statement) for name, statement in STATEMENTS.items()}  # by table
+READABLE = (4, 5, SCHEMA_VERSION)  # versions that are read as they are where a file cannot be migrated
 
 
 class DamagedError(ConfigError):
@@ -156,6 +166,8 @@ def _check(connection: sqlite3.Connection, path: Path, *, migrate: bool) -> None
         raise ConfigError(
             f"runs_dir: {path} is not allowed: its tables have version {version}, and this fedsam reads version {SCHEMA_VERSION}"
         )
+    for statement in OF_VERSION_6 if version < 6 else ():  # a file that may only be read: its connection has them, empty
+        connection.execute(statement.replace("CREATE", "CREATE TEMP", 1))
     _check_tables(connection, path)
 
 
@@ -214,3 +226,26 @@ def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
 def insert_statement(table: str, columns: Mapping[str, object] | Sequence[str]) -> str:
     """The SQL statement that inserts a row, with values given by column name."""
     return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join(f':{name}' for name in columns)})"
+
+
+def held_by(path: Path) -> str:
+    """Who may hold a results file, to go on a sentence with: other processes of this machine and user that have it open.
+
+    Where none is found, or there is no /proc, it is said what else it may be.
+    """
+    found = []
+    for folder in Path("/proc").glob("[0-9]*") if path.exists() else ():
+        if int(folder.name) != os.getpid():
+            with suppress(OSError):  # it has ended, or is another user's
+                if any(_is_of(entry, path) for entry in (folder / "fd").iterdir()):
+                    found.append(f"process {folder.name} ({(folder / 'comm').read_text().strip()})")
+    if found:
+        return f" by {', '.join(found[:3])}"
+    return ", by a process of another user or machine or by a thread of this one"
+
+
+def _is_of(entry: Path, path: Path) -> bool:
+    """Whether a file descriptor is of the file, its log or its shared memory."""
+    with suppress(OSError):
+        return entry.readlink().as_posix() in (f"{path.resolve()}{suffix}" for suffix in ("", "-wal", "-shm", "-journal"))
+    return False

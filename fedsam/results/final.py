@@ -29,7 +29,7 @@ def final_measures(rows: Sequence[Row], last: int) -> dict[str, float]:
     final: dict[str, float] = {}
     for row in rows:
         final |= {**row.measures, **_gaps(row.measures)}
-    tail = [row.measures for row in rows if "test_accuracy" in row.measures][-last:] if last else []
+    tail = [row.measures for row in rows if is_evaluated(row)][-last:] if last else []
     for name in AVERAGED_MEASURES:
         values = [measures[name] for measures in tail if name in measures]
         if values:
@@ -37,6 +37,11 @@ def final_measures(rows: Sequence[Row], last: int) -> dict[str, float]:
         else:
             final.pop(name, None)
     return final
+
+
+def is_evaluated(row: Row) -> bool:
+    """Whether the global vector was evaluated after this round, on the test set or on what is held out for validation."""
+    return not row.measures.keys().isdisjoint(("test_accuracy", "validation_accuracy"))
 
 
 def _gaps(measures: Mapping[str, float]) -> dict[str, float]:

@@ -14,7 +14,7 @@ from fedsam.renamed import with_added, with_current_names
 from fedsam.results.processes import process_ended
 from fedsam.results.provenance import Provenance
 
-Status = Literal["running", "finished", "failed", "interrupted", "diverged"]
+Status = Literal["running", "finished", "failed", "interrupted", "diverged", "pruned"]
 CONCLUDED: tuple[Status, ...] = ("finished", "diverged")  # of runs that would come to the same if they were made again
 
 
@@ -106,8 +106,9 @@ class Run(Provenance):
     Attributes:
         id: Begins with its start time.
         name: From the config; may be empty.
-        status: `interrupted` also when its process has ended without a final status; `diverged` where a loss or vector was not finite.
-        error: Why it failed or diverged; None otherwise.
+        status: `interrupted` also when its process has ended without a final status; `diverged` where a loss or vector was not finite;
+            `pruned` where a judge of its rounds ended it.
+        error: Why it failed, diverged or was pruned; None otherwise.
         started: UTC, ISO 8601.
         finished: UTC, ISO 8601; None until it has ended.
         config: Every setting, defaults filled in.

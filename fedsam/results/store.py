@@ -26,10 +26,11 @@ from numpy.typing import NDArray
 from fedsam.results.config_hash import config_hash, digest
 from fedsam.results.database import DATABASE_NAME, connect, create_database, insert_statement, open_to_read, transaction
 from fedsam.results.ownership import DuplicateRunError as DuplicateRunError
-from fedsam.results.ownership import OwnedResults, is_gone, own_process
+from fedsam.results.ownership import is_gone, own_process
 from fedsam.results.provenance import Provenance
 from fedsam.results.resuming import differences
 from fedsam.results.rows import CLIENT_COLUMNS, CONCLUDED, ROUND_COLUMNS, Row, Run, Slice, Status
+from fedsam.results.tuning import TuningResults
 from fedsam.results.write_queue import StorageError, Write, WriteQueue, can_be_later, reason
 from fedsam.wording import ConfigError
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from fedsam.config import Experiment
 
 
-class Results(OwnedResults):
+class Results(TuningResults):
     """The open results file; a context manager that closes it."""
 
     _queue: WriteQueue | None = None
@@ -241,7 +242,7 @@ class Results(OwnedResults):
             raise
 
     def _delete(self, run: str) -> None:
-        for table in ("slices", "clients", "measures", "rounds", "holdings", "classes", "tags"):
+        for table in ("slices", "clients", "measures", "rounds", "holdings", "classes", "tags", "trials", "tuned"):
             self._connection.execute(f"DELETE FROM {table} WHERE run = ?", (run,))
         self._connection.execute("DELETE FROM runs WHERE id = ?", (run,))
 

@@ -62,6 +62,29 @@ def play(callback: Callback, clock: Clock) -> None:
     callback.finished("r2", "failed", "client 3 of round 1 diverged")
 
 
+@pytest.mark.parametrize(
+    ("measures", "shown"),
+    [
+        ({"test_accuracy": 0.4, "test_loss": 1.5, "validation_accuracy": 0.3}, "acc 40.0 % loss 1.5 (validation 30.0 %)"),
+        ({"validation_accuracy": 0.3, "validation_loss": 2.0}, "validation 30.0 %"),
+    ],
+)
+def test_what_is_held_out_is_shown_beside_the_test_set_or_alone(measures: dict[str, float], shown: str) -> None:
+    out, (experiment, _) = io.StringIO(), experiments()
+    with ConsoleCallback(RichConsole(file=out, width=40), Clock()) as callback:
+        callback.plan([experiment])
+        callback.started("r1", experiment)
+        callback.round(row(1, **measures))
+        callback.finished("r1", "pruned", "ended after round 1 by the judge of its rounds")
+        callback.started("r2", experiment)
+        callback.round(row(1, "r2", **measures))
+        callback.finished("r2", "finished", None)
+    lines = out.getvalue().splitlines()
+    assert lines[2].startswith(f"round 1/3 cohort 10 {shown} ")
+    assert lines[3] == "run 1/1 first, 20 clients pruned after 0.00 s: ended after round 1 by the judge of its rounds"
+    assert lines[6] == f"run 1/1 first, 20 clients finished after 0.00 s: final {shown}"
+
+
 def test_plain_lines_without_a_terminal() -> None:
     out, clock = io.StringIO(), Clock()
     with ConsoleCallback(RichConsole(file=out, width=40), clock) as callback:

@@ -21,12 +21,12 @@ from fedsam.results.rows import ClientRow, Row, Slice
 from fedsam.results.store import Results
 from tests.support.recorded import add, row
 
-TABLES = {"runs", "rounds", "measures", "clients", "slices", "holdings", "classes", "tags"}
+TABLES = {"runs", "rounds", "measures", "clients", "slices", "holdings", "classes", "tags", "studies", "trials", "tuned"}
 
 
 @pytest.fixture
 def runs(runs_dir: Path) -> list[str]:
-    """Two runs, the second one diverged, with a client that failed and a slice."""
+    """Two runs, the second one diverged, with a client that failed and a slice; the first is a trial and was tuned by another study."""
     with Results.open(runs_dir) as results:
         first = add(results, [0.5, None, 0.75])
         second = add(results, [0.1], status="running")
@@ -36,6 +36,10 @@ def runs(runs_dir: Path) -> list[str]:
         results.add_slice(Slice(run=second, round=2, name="line", alphas=(-1.0, 0.0), losses=((math.nan,), (2.0,))))
         results.finish_run(second, "failed", "it diverged")
         results.set_tags(first, ["paper"])
+        for study, label in (("s1", "sgd"), ("s2", "sam")):
+            results._connection.execute("INSERT INTO studies VALUES (?, ?, '{}')", (study, label))
+        results._connection.execute("INSERT INTO trials VALUES ('s1', 1, ?, '{}', 0.5, 0)", (first,))
+        results._connection.execute("INSERT INTO tuned VALUES (?, 's2')", (first,))
     return [first, second]
 
 
@@ -54,7 +58,7 @@ def test_parquet_has_every_table_with_its_types(runs_dir: Path, runs: list[str],
     connection.close()
     assert str(tables["rounds"].schema.field("flops").type) == "int64"
     assert str(tables["rounds"].schema.field("wall_seconds").type) == "double"
-    assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [".parquet"] * 8
+    assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [".parquet"] * len(TABLES)
 
 
 def test_what_is_no_number_is_nan_and_what_was_not_measured_is_null(runs_dir: Path, runs: list[str], tmp_path: Path) -> None:
@@ -82,9 +86,11 @@ def test_csv_holds_the_same(runs_dir: Path, runs: list[str], tmp_path: Path) -> 
 def test_only_the_chosen_runs(runs_dir: Path, runs: list[str], tmp_path: Path) -> None:
     written = export(runs_dir / DATABASE_NAME, runs[:1], tmp_path, Format.PARQUET)
     assert written[tmp_path / "slices.parquet"] == 0
-    for path in written:
-        table = pyarrow.parquet.read_table(path)
-        assert set(table.column("id" if path.stem == "runs" else "run").to_pylist()) <= {runs[0]}
+    tables = {path.stem: pyarrow.parquet.read_table(path) for path in written}
+    assert tables.pop("studies").column("id").to_pylist() == ["s1", "s2"]
+    assert all(set(table.column("id" if name == "runs" else "run").to_pylist()) <= {runs[0]} for name, table in tables.items())
+    export(runs_dir / DATABASE_NAME, runs[1:], tmp_path, Format.PARQUET)
+    assert not [name for name in ("studies", "trials", "tuned") if pyarrow.parquet.read_table(tmp_path / f"{name}.parquet").num_rows]
 
 
 def test_many_rows_come_in_batches(runs_dir: Path, runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from fedsam.config import ConfigError, Experiment
 from fedsam.results.database import RUN_COLUMNS, open_to_read
-from fedsam.results.rows import Run
+from fedsam.results.rows import Run, Status
 from fedsam.results.store import Results
 from tests.fedsam.results.test_store import HOLDINGS, PROVENANCE, row, start
 
@@ -34,10 +34,11 @@ def write_old(runs_dir: Path, version: int) -> list[str]:
         results.delete(gone)
     with closing(sqlite3.connect(runs_dir / "fedsam.db", isolation_level=None)) as connection:
         for statement in (
-            RUNS,
+            RUNS if version < 5 else RUNS.replace("'interrupted'", "'interrupted', 'diverged'"),
             f"INSERT INTO old_runs (rowid, {RUN_COLUMNS}) SELECT rowid, {RUN_COLUMNS} FROM runs",
             "DROP TABLE runs",
             "ALTER TABLE old_runs RENAME TO runs",
+            *(f"DROP TABLE {name}" for name in ("trials", "tuned", "studies")),
             *(["DROP TABLE tags", *(f"ALTER TABLE runs DROP COLUMN {name}" for name in ("heartbeat", "other_cpu"))] if version < 4 else []),
             *(["DROP TABLE classes"] if version < 3 else []),
             f"PRAGMA user_version = {version}",
@@ -53,7 +54,7 @@ def tables(runs_dir: Path) -> dict[str, str]:
     return {name: re.sub(r"[\s\"]+", "", sql) for name, sql in found}
 
 
-@pytest.mark.parametrize("version", [2, 3, 4])
+@pytest.mark.parametrize("version", [2, 3, 4, 5])
 def test_files_of_all_versions_before_are_brought_up(version: int, runs_dir: Path, tmp_path: Path) -> None:
     kept = write_old(runs_dir, version)
     Results.open(tmp_path / "new").close()
@@ -68,13 +69,14 @@ def test_files_of_all_versions_before_are_brought_up(version: int, runs_dir: Pat
                 experiment, experiment.dump(), dataset="digits", label_distribution=HOLDINGS, provenance=PROVENANCE, class_names=names
             )
             results.append_round(row(new, 1))
-            results.finish_run(new, "diverged", "round 2 diverged")
-            assert (results.class_names(new), results.runs()[2 + time].status) == (names, "diverged")
+            status: Status = "pruned" if time else "diverged"
+            results.finish_run(new, status, "as the test says")
+            assert (results.class_names(new), results.runs()[2 + time].status) == (names, status)
             assert results._connection.execute("PRAGMA foreign_key_check").fetchall() == []
     assert tables(runs_dir) == tables(tmp_path / "new")
 
 
-@pytest.mark.parametrize("version", [3, 4])
+@pytest.mark.parametrize("version", [3, 4, 5])
 def test_a_file_of_an_older_version_that_cannot_be_written_is_read_or_refused(
     version: int, runs_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,3 +95,4 @@ def test_a_file_of_an_older_version_that_cannot_be_written_is_read_or_refused(
         return
     with closing(open_to_read(runs_dir / "fedsam.db")) as connection:
         assert [Run.from_entry(entry).id for entry in connection.execute("SELECT * FROM runs ORDER BY rowid")] == kept
+        assert [connection.execute(f"SELECT * FROM {name}").fetchall() for name in ("studies", "trials", "tuned")] == [[], [], []]

@@ -75,6 +75,18 @@ def test_rows_come_back_as_they_went_in(results: Results) -> None:
     assert results.curve(run, "nothing") == []
 
 
+def test_a_run_is_deleted_with_its_places_among_trials(results: Results) -> None:
+    trial, final = start(results), start(results)
+    for run in (trial, final):
+        results.finish_run(run, "finished")
+    results._connection.execute("INSERT INTO studies VALUES ('s', 'sam, 5 clients', '{}')")
+    results._connection.execute("INSERT INTO trials VALUES ('s', 1, ?, '{}', 0.5, 0)", (trial,))
+    results._connection.execute("INSERT INTO tuned VALUES (?, 's')", (final,))
+    for run in (trial, final):
+        results.delete(run)
+    assert [results._connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in ("trials", "tuned", "runs")] == [0, 0, 0]
+
+
 def test_numpy_scalars_are_plain_numbers_in_the_file(results: Results) -> None:
     run = start(results)
     measures = {"test_loss": np.float32(0.5)}
@@ -371,7 +383,7 @@ def test_files_of_others_are_refused(runs_dir: Path) -> None:
 def test_a_newer_file_is_refused(runs_dir: Path) -> None:
     with Results.open(runs_dir) as results:
         results._connection.execute("PRAGMA user_version = 99")
-    with pytest.raises(ConfigError, match="its tables have version 99, and this fedsam reads version 5"):
+    with pytest.raises(ConfigError, match="its tables have version 99, and this fedsam reads version 6"):
         Results.open(runs_dir)
 
 
