@@ -27,7 +27,7 @@ class PlanRecorder(Callback):
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._experiments: Sequence[Experiment] = ()
+        self._experiments: list[Experiment] = []
         self._runs: list[PlannedWork] = []
         self._id: int | None = None
 
@@ -37,6 +37,13 @@ class PlanRecorder(Callback):
             works = seconds or [float(experiment.rounds) for experiment in experiments]
             self._experiments, self._id = list(experiments), None
             self._runs = [PlannedWork(work=work, rounds=one.rounds) for one, work in zip(experiments, works, strict=True)]
+
+    def trial(self, experiment: Experiment, title: str) -> None:
+        """Take the next run of the plan for this one: which settings are tried was not known before."""
+        with self._lock:
+            number = next((i for i, one in enumerate(self._runs) if not (one.run or one.skipped)), None)
+            if number is not None:
+                self._experiments[number] = experiment
 
     def started(self, run_id: str, experiment: Experiment) -> None:
         """Note the run's id."""

@@ -69,3 +69,15 @@ def test_a_plan_that_cannot_be_written_disturbs_no_run(runs_dir: Path) -> None:
     recorder.plan(plan)
     recorder.started("some run", plan[0])
     assert (runs_dir / DATABASE_NAME).read_text() == "no database"
+
+
+def test_a_trial_takes_the_next_place_of_the_plan(runs_dir: Path) -> None:
+    plan, recorder = experiments(runs_dir), PlanRecorder()
+    recorder.plan(plan)
+    tried = plan[0].model_copy(update={"seed": 1000})
+    with Results.open(runs_dir) as results:
+        run = start(results, tried)
+    recorder.trial(tried, "tuning sgd, 2 clients: trial 1/3")
+    recorder.started(run, tried)
+    found = stored(runs_dir, run)
+    assert found is not None and [one.run for one in found.runs] == [run, None, None]
