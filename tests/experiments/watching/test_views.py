@@ -152,3 +152,17 @@ def test_runs_are_searched(runs_dir: Path, results: Results) -> None:
     view = show(runs_dir, view="runs", search="SAM fail")
     assert view["title"] == "1 run" and [texts(row)[:2] for row in rows_of(view, "runs")] == [[wanted, "sam x fedavg"]]
     assert rows_of(view, "runs")[0][6] == "25.00 %"
+
+
+def test_studies_have_a_table_and_final_runs_the_curves(runs_dir: Path, results: Results) -> None:
+    settings = {"metric": "validation_accuracy", "trials": 3, "seeds": [1000]}
+    results.record_study("s", "sgd, 4 clients", settings)
+    for number, (lr, value, pruned) in enumerate(((0.1, 0.5, False), (0.2, 0.7, False), (0.3, 0.9, True)), 1):
+        run = add(results, [0.1, 0.2], seed=1000 + number, client__optimizer={"name": "sgd", "lr": lr})
+        results.record_trial("s", number, run, {"client.optimizer.lr": lr}, value, pruned=pruned)
+    view = show(runs_dir)
+    assert [texts(each) for each in rows_of(view, "tuning")] == [["sgd, 4 clients", "3/3", "1", "70.00 %", "lr=0.2"]]
+    assert sum(len(panel["lines"]) for panel in view["chart"]["panels"]) == 3  # of the trials, while there is nothing else
+    add(results, [0.2, 0.4], seed=0, client__optimizer=SAM)
+    view = show(runs_dir)
+    assert [line["label"] for panel in view["chart"]["panels"] for line in panel["lines"]] == ["sam"]
