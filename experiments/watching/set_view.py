@@ -66,7 +66,7 @@ class SetViews:
         tables = [
             _at_work_table(shown, rounds, names, measure, plan),
             study_table(connection, shown),
-            _method_table(methods, curves, styles, measure),
+            _method_table(methods if final else [], curves if final else [], styles, measure),
             _failed_table(shown, names),
             _client_table(connection, shown, rounds, names),
             _run_table(shown, rounds, names, measure, page),
@@ -220,7 +220,7 @@ def _method_table(methods: Sequence[Method], curves: Sequence[Sequence[Point]], 
 
 
 def _failed_table(shown: Sequence[IndexedRun], names: Mapping[str, str]) -> dict[str, Any]:
-    failed = [run for run in reversed(shown) if run.status in ENDED_BADLY or (run.error and not run.is_running)]
+    failed = [run for run in reversed(shown) if run.status in ENDED_BADLY or (run.error and run.status not in ("running", "pruned"))]
     rows: list[list[Cell]] = []
     for run in failed[:FAILURES]:
         why: Cell = {"text": cells.error_text(run.error), "wide": True}
