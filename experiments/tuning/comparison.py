@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from experiments.analysis.conditions import condition_text
+from experiments.analysis.conditions import data_text
 from experiments.callbacks.callback import Callback, CallbackList
 from experiments.planning.plan import PlannedRun, named, plan_comparison
 from experiments.running.grids import ActorGroup, DatasetCache
@@ -137,16 +137,16 @@ class Comparison:
         return final
 
     def _labels(self, plans: Sequence[StudyPlan]) -> list[str]:
-        """Method and condition of each study; where it is for several conditions, that of its trials."""
+        """For each study its method, the number of clients of its trials, and their data where the final runs differ in it."""
         if not plans:
             return []
         names = named([check(experiment) for experiment in self._experiments], {key for plan in plans for key in plan.space})
         found = []
         for plan in plans:
-            own = {names[place] for place in plan.members}
-            where = {condition_text(condition) for _, condition in own}
-            trials = plural(plan.base.data.clients, "client")
-            found.append(f"{min(label for label, _ in own)}, {where.pop() if len(where) == 1 else trials}")
+            own = [names[place] for place in plan.members]
+            data = {data_text(condition) for _, condition in own}
+            where = [plural(plan.base.data.clients, "client"), *(data if len(data) == 1 else ())]
+            found.append(", ".join(filter(None, [own[0][0], *where])))
         return found
 
     @property

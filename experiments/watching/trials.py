@@ -15,7 +15,7 @@ from fedsam.results.tuning import METRICS
 
 MOST_STUDIES = 60  # rows of the table
 QUERY = """
-    SELECT label, settings, number, parameters, avg(value) AS value, count(*) AS runs, count(value) AS ended, max(pruned) AS pruned
+    SELECT study, label, settings, number, parameters, avg(value) AS value, count(*) AS runs, count(value) AS ended, max(pruned) AS pruned
     FROM trials JOIN studies ON study = studies.id
     WHERE study IN (SELECT DISTINCT study FROM trials WHERE run IN (SELECT value FROM json_each(?)))
     GROUP BY study, number ORDER BY studies.rowid, number"""
@@ -28,10 +28,10 @@ def trial_runs(connection: sqlite3.Connection) -> set[str]:
 
 def study_table(connection: sqlite3.Connection, shown: Sequence[IndexedRun]) -> dict[str, Any]:
     """The studies that any of the runs is a trial of."""
-    studies: dict[tuple[str, str], list[sqlite3.Row]] = {}
+    studies: dict[str, list[sqlite3.Row]] = {}
     for trial in connection.execute(QUERY, (json.dumps([run.id for run in shown]),)):
-        studies.setdefault((trial["label"], trial["settings"]), []).append(trial)
-    rows = [_row(label, json.loads(settings), trials) for (label, settings), trials in studies.items()]
+        studies.setdefault(trial["study"], []).append(trial)
+    rows = [_row(trials[0]["label"], json.loads(trials[0]["settings"]), trials) for trials in studies.values()]
     columns = ("method", ">trials", ">pruned", ">best", "with")
     return table("tuning", "Tuning", columns, rows[-MOST_STUDIES:])
 

@@ -244,6 +244,17 @@ def test_what_is_left_is_counted_before_anything_starts(tmp_path: Path) -> None:
     assert [study.choice for study in comparison.studies] == [None, None]
 
 
+def test_studies_are_called_by_method_clients_and_data(tmp_path: Path) -> None:
+    changes = {
+        "sweep": {"data.partition.alpha": [1.0, 0.1], "data.clients": [2, 4]},
+        "tune.at": {"data.clients": 3},
+        "runs_dir": str(tmp_path),
+    }
+    experiments, plans = expand_tuned(override(SETTINGS, changes | {"tune.space": {LR: [0.1, 0.2]}}))
+    labels = [study.study.label for study in Comparison(experiments, plans, DatasetCache()).studies]
+    assert labels == ["sgd, 3 clients, dirichlet(alpha=1.0)", "sgd, 3 clients, dirichlet(alpha=0.1)"]
+
+
 def test_ends_of_ranges_are_seen() -> None:
     assert at_edge({"low": 0.01, "high": 1.0, "log": True}, 0.011) and not at_edge({"low": 0.01, "high": 1.0, "log": False}, 0.5)
     assert at_edge([1, 2, 3], 3) and not at_edge(["a", "b", "c"], "c") and not at_edge([1, 2], 2)
