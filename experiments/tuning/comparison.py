@@ -106,15 +106,17 @@ class Comparison:
         self.studies = side_by_side(self.studies, groups, partial(self._tuned, callback=callback, restart=restart))
 
     def record_choices(self, planned: Sequence[PlannedRun]) -> Callback:
-        """Note of each final run which study chose its settings: now of those that have ended, and by a callback of those that start."""
-        final = self._final()
-        members = [(final[place], tuned.study.id) for tuned in self.studies for place in tuned.plan.members]
-        study_of = {experiment.dumps(): study for experiment, study in members if experiment is not None}
-        for one in planned:
-            if one.concluded_run is not None and one.experiment.dumps() in study_of:
-                with Results.open(one.experiment.runs_dir) as results:
-                    results.record_tuned(one.concluded_run.id, study_of[one.experiment.dumps()])
-        return _ChoiceRecorder(study_of)
+        """Note which study chose the settings of each final run: now of those that have ended, and by a callback of those that start."""
+        final, study_of = self._final(), dict[str, str]()
+        for tuned in self.studies:
+            if tuned.choice is not None:
+                StudyRunner(tuned.plan, tuned.study.label, self._cache, record=True).run()  # its trials may be those of another study
+                study_of |= {experiment.dumps(): tuned.study.id for place in tuned.plan.members if (experiment := final[place]) is not None}
+        recorder = _ChoiceRecorder(study_of)
+        for one in planned if study_of else ():
+            if one.concluded_run is not None:
+                recorder.started(one.concluded_run.id, one.experiment)
+        return recorder
 
     def _tuned(self, tuned: TunedStudy, group: ActorGroup, callback: Callback, restart: bool) -> TunedStudy:
         def make(run: TrialRun) -> Outcome:

@@ -54,10 +54,11 @@ class StudyRunner:
         label: Method and number of clients.
         cache: The datasets.
         make: Makes a run of a trial; None: none is made, and the study ends with the first trial that is not there.
+        record: Whether the study and its trials are noted in the results, as they are where runs are made.
     """
 
-    def __init__(self, plan: StudyPlan, label: str, cache: DatasetCache, make: Make | None = None) -> None:
-        self._plan, self._label, self._cache, self._make = plan, label, cache, make
+    def __init__(self, plan: StudyPlan, label: str, cache: DatasetCache, make: Make | None = None, *, record: bool = False) -> None:
+        self._plan, self._label, self._cache, self._make, self._record = plan, label, cache, make, record or make is not None
         self._trials: list[Trial] = []
 
     def run(self) -> Study:
@@ -68,11 +69,11 @@ class StudyRunner:
             ConfigError: A trial is not a valid experiment.
         """
         folder = self._plan.base.runs_dir
-        if self._make is None and not (Path(folder) / DATABASE_NAME).exists():
+        if not self._record and not (Path(folder) / DATABASE_NAME).exists():
             return self.study()
         sampler = Sampler(self._plan)
-        with Results.open(folder, create=self._make is not None) as results:
-            if self._make is not None:
+        with Results.open(folder, create=self._record) as results:
+            if self._record:
                 results.record_study(self._plan.id, self._label, self.study().settings)
             while len(self._trials) < sampler.trials:
                 suggested = sampler.ask()
@@ -100,7 +101,7 @@ class StudyRunner:
                 if self._make is None:
                     return None
                 end = self._made(self._make, results, checked, judge, number, suggested)
-            if self._make is not None:
+            if self._record:
                 results.record_trial(self._plan.id, number, end.run, suggested.parameters, end.value, pruned=end.pruned)
             ends.append(end)
             if end.pruned:

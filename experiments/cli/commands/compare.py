@@ -106,7 +106,7 @@ def command(
         every = [Outcome.of(one.concluded_run) if one.concluded_run else next(new) for one in planned]
         ids = [outcome.run_id for outcome in every]
         report_outcomes([run_id for run_id in ids if run_id], folder, baseline=baseline, target_accuracy=target)
-        every += comparison.failures()
+        every += dict.fromkeys(comparison.failures())  # each study once
         exit_on_failure(every)
         exit_on_unfinished(ids, folder)
         exit_on_divergence(every)

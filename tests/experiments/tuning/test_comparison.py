@@ -156,6 +156,12 @@ def test_more_trials_go_on_from_those_there_are(undisturbed: Path, tmp_path: Pat
     assert {study.id for study in studies(undisturbed)} <= {study.id for study in studies(tmp_path)}
 
 
+def test_fewer_trials_are_a_study_of_its_own_of_which_nothing_is_made(tmp_path: Path) -> None:
+    for trials in (2, 1):
+        compare(tmp_path, {"tune.trials": trials})
+    assert sorted(len(study.trials) for study in studies(tmp_path)) == [1, 1, 2, 2]
+
+
 def test_a_trial_is_the_mean_over_its_seeds(tmp_path: Path) -> None:
     compare(tmp_path, {"tune.seeds": [5, 6], "tune.trials": 2, "tune.metric": "validation_loss"})
     with Results.open(tmp_path) as results:
