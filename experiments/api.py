@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.callbacks.callback import Callback
+from experiments.callbacks.callback import Callback, CallbackList
 from experiments.callbacks.progress import shown
-from experiments.planning.plan import plan_comparison
+from experiments.planning.plan import PlannedRun
 from experiments.reporting.report import write_report
-from experiments.running.grids import DatasetCache, actor_groups
+from experiments.running.grids import ActorGroup, DatasetCache, actor_groups
 from experiments.running.result import Result
 from experiments.running.scheduler import Outcome, perform
-from experiments.settings.catalogue import CheckedExperiment
 from experiments.settings.presets import expand as expand_method
 from experiments.settings.sweep import expand
+from experiments.tuning.comparison import Comparison
+from experiments.tuning.settings import expand_tuned
 from fedsam import plugins
 from fedsam.config import ConfigError, Experiment
 from fedsam.formatting import plural
@@ -91,7 +93,8 @@ def compare(
     """Run the experiments that have not finished or diverged yet, each from its latest checkpoint; a failed run does not stop the others.
 
     Args:
-        experiments: Experiments, or their plain settings; or settings with a `sweep`, such as a TOML file has.
+        experiments: Experiments, or their plain settings; or settings with a `sweep`, such as a TOML file has. Where those have a table
+            `tune`, the methods are tuned before the final runs.
         callback: Is told of rounds; default: shows progress in a terminal or notebook. A plain `Callback` does nothing.
         parallel: Runs at once, each with its share of the actors.
         restart: Go on with runs that seem to be at work on another machine; default: leave those to it, with the outcome `skipped`.
@@ -102,22 +105,27 @@ def compare(
     """
     plugins.refresh()
     if isinstance(experiments, Mapping):
-        each = expand(experiments)
+        each, studies = expand_tuned(experiments)
     else:
-        each = [one if isinstance(one, Experiment) else expand_method(one) for one in experiments]
+        each, studies = [one if isinstance(one, Experiment) else expand_method(one) for one in experiments], []
     cache = DatasetCache()
-    planned = plan_comparison(each, cache)
+    comparison = Comparison(each, studies, cache)
+    planned = comparison.plan()
+    todo = [one.experiment for one in planned if one.concluded_run is None] + comparison.trials_left
+    with ExitStack() as stack:
+        progress = stack.enter_context(shown(callback))
+        groups = stack.enter_context(actor_groups(todo, parallel, cache, progress.phase)) if todo else []
+        if comparison.trials_left:
+            comparison.tune(groups, progress, restart=restart)
+            planned = comparison.plan()
+        made = iter(_made(planned, groups, CallbackList(comparison.record_choices(planned), progress), restart))
+    outcomes = [Outcome.of(one.concluded_run) if one.concluded_run else next(made) for one in planned]
+    return ComparisonResult((*outcomes, *comparison.failures()), each[0].runs_dir)
+
+
+def _made(planned: Sequence[PlannedRun], groups: Sequence[ActorGroup], callback: Callback, restart: bool) -> list[Outcome]:
     todo = [one.checked for one in planned if one.concluded_run is None]
-    with shown(callback) as progress:
-        made = iter(_made(todo, cache, progress, parallel, restart))
-    outcomes = tuple(Outcome.of(one.concluded_run) if one.concluded_run else next(made) for one in planned)
-    return ComparisonResult(outcomes, planned[0].experiment.runs_dir)
-
-
-def _made(todo: Sequence[CheckedExperiment], cache: DatasetCache, callback: Callback, parallel: int, restart: bool) -> list[Outcome]:
     if not todo:
         return []
-    experiments = [checked.experiment for checked in todo]
-    callback.plan(experiments)
-    with actor_groups(experiments, parallel, cache, callback.phase) as groups:
-        return perform(todo, groups, callback, once=True, restart=restart)
+    callback.plan([checked.experiment for checked in todo])
+    return perform(todo, groups, callback, once=True, restart=restart)

@@ -1,18 +1,25 @@
-"""Fixtures that every test may use."""
+"""Fixtures that every test may use.
+
+Nothing heavy is imported here: with pytest-xdist, the process that hands out the tests reads this file and runs none of them.
+"""
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
+from functools import cache, partial, wraps
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
 from fedsam.grid.session import set_environment
 from tests.support.official import root, server
-from tests.support.shared_ray import SharedRay
+
+if TYPE_CHECKING:
+    from tests.support.shared_ray import SharedRay
 
 __all__ = ["root", "server"]  # fixtures
 
@@ -36,6 +43,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group(min(dear)))
 
 
+def pytest_collection_finish() -> None:
+    """What was imported stays: the garbage collector, which Flower calls for every message, need not look through it each time."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def interruptible() -> None:
     """Processes that tests start can be interrupted, even where this one runs in the background of a shell, which has it ignore Ctrl-C."""
@@ -51,13 +64,33 @@ def guarded_ray() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """torch computes on one thread: results do not depend on the machine's cores, and tests do not fight for them."""
+    """torch computes on one thread, here and in commands: results do not depend on the machine's cores, and tests do not fight for them."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    import torch
+
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def made_once() -> Iterator[None]:
+    """What takes longer than the rest of a small test is made once: the digits, and the parser of our command line."""
+    import typer.main
+
+    from fedsam.data.datasets import DATASETS
+
+    digits = DATASETS["digits"]
+    read = cache(partial(digits, None))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(DATASETS, "digits", wraps(digits)(lambda root: read()))
+        patch.setattr(typer.main, "get_command", cache(typer.main.get_command))
+        yield
 
 
 @pytest.fixture(scope="session")
 def shared_ray(guarded_ray: None) -> Iterator[SharedRay]:
     """Ray and actors for all tests of this process."""
+    from tests.support.shared_ray import SharedRay
+
     shared = SharedRay()
     yield shared
     shared.stop()

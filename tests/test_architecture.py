@@ -41,23 +41,28 @@ ROOMS: dict[str, set[str]] = {
     "experiments.analysis": EVERYTHING,
     "experiments.reporting": EVERYTHING | {"experiments.analysis"},
     "experiments.reference": BELOW | {"experiments.settings"},
+    "experiments.watching": WATCHED | {"experiments.analysis", "experiments.reporting"},
     "experiments.planning": WATCHED | {"experiments.settings", "experiments.running", "experiments.analysis"},
+    "experiments.tuning": WATCHED | {"experiments.settings", "experiments.running", "experiments.analysis", "experiments.planning"},
     "experiments.diagnostics": EVERYTHING | {"experiments.running", "experiments.analysis"},
     "experiments.contracts": WATCHED | {"experiments.settings", "experiments.running"},
     "experiments.benchmarks": WATCHED | {"experiments.settings", "experiments.running", "experiments.reporting"},
     "experiments.project_template": EVERYTHING | {"experiments.contracts", "experiments"},
-    "experiments.api": WATCHED | {"experiments.settings", "experiments.running", "experiments.planning", "experiments.reporting"},
+    "experiments.api": WATCHED | {f"experiments.{room}" for room in ("settings", "running", "planning", "tuning", "reporting")},
     "experiments.cli": WATCHED
     | {
         f"experiments.{room}"
-        for room in ("settings", "running", "planning", "reference", "reporting", "diagnostics", "contracts", "benchmarks")
+        for room in (
+            *("settings", "running", "planning", "tuning", "reference", "reporting", "watching"),
+            *("diagnostics", "contracts", "benchmarks"),
+        )
     },
     "experiments.documentation": EVERYTHING | {"experiments.settings", "experiments.reference", "experiments.cli"},
 }
 # What users import from or start: above everything else, whose names they find when they are used.
 FACES = {"fedsam", "fedsam.__main__", "experiments"}
 LONGEST, MEDIAN, MOST = 300, 120, 15  # lines of a module; modules of a folder
-ONE_FILE_EACH = {"clients/optimizers", "strategies", "experiments/cli/commands"}  # folders that grow with the methods and commands
+ONE_FILE_EACH = {"clients/optimizers", "strategies", "experiments/cli/commands"}  # folders that grow with the methods or the commands
 FORBIDDEN = {"pickle.load", "pickle.loads", "pickle.Unpickler", "torch.load", "time.sleep", "NotImplementedError"}
 EXEMPT = {"fedsam.data.cifar": {"pickle.Unpickler"}}  # of FORBIDDEN: its reader admits arrays alone
 

@@ -128,13 +128,23 @@ class Comparison:
     @cached_property
     def paired_tests(self) -> Mapping[EntryKey, PairedTest]:
         """Ranked methods against the baseline, where they have a seed in common."""
+        return self._tests({entry.key: entry.final_accuracies for entry in self.ranked_entries})
+
+    @cached_property
+    def tests_at_equal_cost(self) -> Mapping[EntryKey, PairedTest]:
+        """As `paired_tests`, where all of a condition have spent the same gradient evaluations."""
+        equal = next((one for one in self.equal_costs if one.cost == "gradient_evaluations"), None)
+        return self._tests({key: seeds for key, seeds in equal.accuracies.items() if seeds}) if equal else {}
+
+    def _tests(self, accuracies: Mapping[EntryKey, Mapping[int, float]]) -> dict[EntryKey, PairedTest]:
+        """The methods of each condition against the baseline, of whose runs an accuracy is given by seed."""
         found: dict[EntryKey, PairedTest] = {}
         for clients in self.conditions:
-            entries = {entry.label: entry for entry in self._ranked(clients)}
-            base = entries.pop(self.baseline, None)
+            own = {label: seeds for (label, where), seeds in accuracies.items() if where == clients}
+            base = own.pop(self.baseline, None)
             if base is None:
                 continue
-            pairs = {label: paired_differences(entry.final_accuracies, base.final_accuracies) for label, entry in entries.items()}
+            pairs = {label: paired_differences(seeds, base) for label, seeds in own.items()}
             p_values = {label: sign_flip_test(differences) for label, differences in pairs.items() if len(differences) > 1}
             adjusted = holm_correction(p_values)
             found |= {

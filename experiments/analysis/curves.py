@@ -110,32 +110,43 @@ def _first_at(rows: Sequence[Row], target: float) -> Row | None:
 
 @dataclass(frozen=True)
 class EqualCost:
-    """Test accuracies of all groups at the same value of one cost.
+    """Test accuracies of all groups where all of a condition have spent the same of one cost.
 
     Attributes:
         cost: A name of `COSTS`.
-        value: The largest value that every run has reached.
-        accuracy: By label and client count: the final accuracy of each run if it ended at that cost; None where a run had no evaluation.
+        values: The largest value that every run of a condition has reached, by condition.
+        accuracies: By label and condition, then by seed: the final accuracy of each run if it ended at that cost; empty where one had no
+            evaluation.
     """
 
     cost: str
-    value: float
-    accuracy: Mapping[EntryKey, Estimate | None]
+    values: Mapping[int, float]
+    accuracies: Mapping[EntryKey, Mapping[int, float]]
+
+    @property
+    def accuracy(self) -> dict[EntryKey, Estimate | None]:
+        """Mean and interval over seeds by label and condition; None where a run had no evaluation."""
+        return {key: Estimate.of(list(seeds.values())) if seeds else None for key, seeds in self.accuracies.items()}
 
 
 def equal_costs(groups: Sequence[SeedGroup]) -> list[EqualCost]:
     """Accuracies at equal values of each of `EQUAL_COSTS` that every run has measured."""
     found = []
     for name in EQUAL_COSTS:
-        totals = [COSTS[name].from_row(rows[-1]) if rows else None for group in groups for rows in group.evaluated_rows()]
-        value = min((total for total in totals if total is not None), default=None)
-        if value is not None and None not in totals:
-            found.append(EqualCost(name, value, {group.key: _accuracy_within(group, name, value) for group in groups}))
+        totals = {group.key: [COSTS[name].from_row(rows[-1]) if rows else None for rows in group.evaluated_rows()] for group in groups}
+        spent = [(clients, total) for (_, clients), each in totals.items() for total in each]
+        if any(total is None for _, total in spent) or not spent:
+            continue
+        values = {clients: min(total for other, total in spent if other == clients and total is not None) for clients, _ in spent}
+        accuracies = {group.key: _accuracies_within(group, name, values[group.clients]) for group in groups}
+        found.append(EqualCost(name, values, accuracies))
     return found
 
 
-def _accuracy_within(group: SeedGroup, name: str, value: float) -> Estimate | None:
+def _accuracies_within(group: SeedGroup, name: str, value: float) -> dict[int, float]:
+    """By seed; empty where a run had no evaluation."""
     limit = value * (1 + 1e-9)  # a sum of floats may miss its own value by a rounding error
     runs = [[row for row in rows if (COSTS[name].from_row(row) or 0.0) <= limit] for rows in group.evaluated_rows()]
     last = group.evaluations_averaged(runs)
-    return Estimate.of([final_measures(rows, last)["test_accuracy"] for rows in runs]) if last else None
+    seeds = [run.seed for run in group.counted_runs]
+    return {seed: final_measures(rows, last)["test_accuracy"] for seed, rows in zip(seeds, runs, strict=True)} if last else {}

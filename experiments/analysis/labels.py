@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from fedsam import overrides
@@ -32,50 +32,62 @@ PER_CONDITION = {"rounds", "budget", "server.participation"}  # compared among r
 Settings = Mapping[str, Any]
 
 
-def labels(runs: Sequence[Run]) -> dict[str, str]:
-    """A label of one line for each run id: its name, preset or components, with the settings in which the runs differ."""
-    settings = {run.id: flatten(run) for run in runs}
-    names = {run.id: run.name or run.config.get("method", "") for run in runs}
-    lines = {run.id: (names[run.id], _but_seed(settings[run.id])) for run in runs}  # runs that differ in their seed are looked at once
-    shown = {line: settings[run] for run, line in lines.items()}
-    peers = {name: [own for (other, _), own in shown.items() if other == name] for name in names.values()}
-    found = {(name, line): label(own, peers[name], name) for (name, line), own in shown.items()}
-    return {run: found[line] for run, line in lines.items()}
+def labels(runs: Sequence[Run], tuned: Collection[str] = ()) -> dict[str, str]:
+    """A label of one line for each run id: its name, preset or components, with the settings in which the runs differ.
+
+    Args:
+        tuned: Settings by dotted key that were chosen for each condition, and are no part of a label where they differ between conditions.
+    """
+    texts = method_labels([flatten(run) for run in runs], [run.name or run.config.get("method", "") for run in runs], tuned)
+    return {run.id: text for run, text in zip(runs, texts, strict=True)}
+
+
+def method_labels(settings: Sequence[Settings], names: Sequence[str], tuned: Collection[str] = ()) -> list[str]:
+    """As `labels`, for settings by dotted key.
+
+    Args:
+        names: The name or preset of each; may be empty.
+    """
+    lines = [(name, _but_seed(own)) for name, own in zip(names, settings, strict=True)]  # what differs in its seed is looked at once
+    shown = dict(zip(lines, settings, strict=True))
+    peers = {name: [own for (other, _), own in shown.items() if other == name] for name in names}
+    found = {(name, line): label(own, peers[name], name, tuned) for (name, line), own in shown.items()}
+    return [found[line] for line in lines]
 
 
 def _but_seed(settings: Settings) -> str:
     return json.dumps({key: plain(value) for key, value in settings.items() if key != "seed"})
 
 
-def label(settings: Settings, shown: Sequence[Settings], name: str = "") -> str:
+def label(settings: Settings, shown: Sequence[Settings], name: str = "", tuned: Collection[str] = ()) -> str:
     """Label of the method of `settings` (by dotted key) among those `shown`: `name`, or its optimizer and the components that vary.
 
     >>> sgd, sam = {"client.optimizer.name": "sgd", "rounds": 3}, {"client.optimizer.name": "sam", "client.optimizer.rho": 0.1, "rounds": 3}
     >>> label(sam, [sgd, sam]), label(sam, [sgd, sam, sam | {"client.optimizer.rho": 0.2}]), label(sgd, [sgd, sgd | {"rounds": 9}])
     ('sam', 'sam(rho=0.1)', 'sgd, rounds=3')
     """
-    varied = {component: text for component in COMPONENTS if (text := component_variation(settings, shown, component))}
+    varied = {component: text for component in COMPONENTS if (text := component_variation(settings, shown, component, tuned))}
     method = [varied[component] for component in METHOD_COMPONENTS if component in varied]
     if not name and "client.optimizer" not in varied:
         method.insert(0, settings["client.optimizer.name"])
     apart = ("data.", *(f"{component}." for component in COMPONENTS))
-    rest = [key for key in settings if key not in UNLABELLED and not key.startswith(apart) and _varies(key, shown)]
+    rest = [key for key in settings if key not in UNLABELLED and not key.startswith(apart) and _varies(key, shown, tuned)]
     texts = [f"{key.rpartition('.')[2]}={plain(settings[key])}" for key in rest]
     others = [varied[component] for component in COMPONENTS if component in varied and component not in METHOD_COMPONENTS]
     return printable(", ".join(filter(None, [name, " × ".join(method), *others, *texts])))
 
 
-def component_variation(settings: Settings, shown: Sequence[Settings], component: str) -> str:
-    """The component with the hyperparameters in which it varies among `shown`; empty where it does not vary."""
+def component_variation(settings: Settings, shown: Sequence[Settings], component: str, tuned: Collection[str] = ()) -> str:
+    """The component with the hyperparameters in which it varies among `shown`, `tuned` as of `labels`; empty where it does not vary."""
     name = settings.get(f"{component}.name")
     same = [other for other in shown if other.get(f"{component}.name") == name]
-    keys = [key for key in settings if key.startswith(f"{component}.") and _varies(key, same)]
+    keys = [key for key in settings if key.startswith(f"{component}.") and _varies(key, same, tuned)]
     return _call(settings, component, keys) if keys or len(same) < len(shown) else ""
 
 
-def _varies(key: str, shown: Sequence[Settings]) -> bool:
-    """Whether a setting differs; one of `PER_CONDITION`, among runs with the same data and number of clients."""
-    within = key in PER_CONDITION
+def _varies(key: str, shown: Sequence[Settings], tuned: Collection[str]) -> bool:
+    """Whether a setting differs; one of `PER_CONDITION` and of `tuned`, among runs with the same data and number of clients."""
+    within = key in PER_CONDITION or key in tuned
     values = {(_condition(other) if within else "", plain(other.get(key))) for other in shown}
     return len(values) > len({condition for condition, _ in values})
 

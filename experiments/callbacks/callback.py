@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 class Callback:
     """Base class of callbacks, whose methods do nothing.
 
-    `plan` is called first, then for each run `started`, `resumed` if it was begun earlier, `round` after each round, and `finished`; the
-    others at any time. Runs in parallel call from threads of their own.
+    `plan` is called first, then for each run `trial` if it is one of settings, `started`, `resumed` if it was begun earlier, `round` after
+    each round, and `finished`; the others at any time. Runs in parallel call from threads of their own.
     """
 
     def plan(self, experiments: Sequence[Experiment], seconds: Sequence[float] | None = None) -> None:
@@ -23,6 +23,9 @@ class Callback:
 
     def phase(self, text: str, run_id: str | None = None) -> None:
         """What begins now, before the first run or, with `run_id`, before the first round of a run: data are loaded, Ray starts, ..."""
+
+    def trial(self, experiment: Experiment, title: str) -> None:
+        """The next run of this experiment is made to choose settings; what it is called in progress."""
 
     def started(self, run_id: str, experiment: Experiment) -> None:
         """A run has started."""

@@ -70,6 +70,7 @@ class ConsoleCallback(Callback):
         self._plan: list[tuple[Experiment, float]] = []  # with the work of each run: estimated seconds, or else rounds
         self._ended, self._ended_work = 0, 0.0  # number and work of the runs that have ended
         self._running: dict[str, _RunProgress] = {}  # by run id
+        self._trials: dict[str, str] = {}  # titles of trials of settings, by experiment
         self._first_round: tuple[float, float] | None = None  # work done and clock time after the first round of any run
         self._live = Progress(
             SpinnerColumn(finished_text=" "),
@@ -105,6 +106,11 @@ class ConsoleCallback(Callback):
             if not self._console.is_terminal and run_id is None:
                 self._print(text)
             self._live.update(self._running[run_id].task if run_id else self._whole, description=text)
+
+    def trial(self, experiment: Experiment, title: str) -> None:
+        """Keep the title for the run."""
+        with self._lock:
+            self._trials[experiment.dumps()] = title
 
     def started(self, run_id: str, experiment: Experiment) -> None:
         """Add a line for the run."""
@@ -178,6 +184,8 @@ class ConsoleCallback(Callback):
 
     def _title_and_work(self, experiment: Experiment) -> tuple[str, float]:
         """Title and work of a run of the plan."""
+        if (trial := self._trials.get(experiment.dumps())) is not None:
+            return printable(trial), float(experiment.rounds)
         number, work = next((i, work) for i, (other, work) in enumerate(self._plan, 1) if other == experiment)
         return printable(f"run {number}/{len(self._plan)} {_method(experiment)}, {experiment.data.clients} clients"), work
 

@@ -32,6 +32,7 @@ from experiments.cli.commands import (
     run,
     run_config,
     runs,
+    watch,
 )
 from experiments.cli.commands import list as list_
 from experiments.cli.output import FAILED, INTERRUPTED, STORAGE, TERMINATED, USAGE, print_error
@@ -46,6 +47,7 @@ COMMANDS = {
     "explain": explain,
     "runs": runs,
     "report": report,
+    "watch": watch,
     "partition": partition,
     "check": check,
     "new": new,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,7 @@ from experiments.settings import shipped
 from fedsam import overrides as overriding
 
 if TYPE_CHECKING:
+    from experiments.tuning.settings import StudyPlan
     from fedsam.config import Experiment
 
 RUNS_DIR = Path("runs")
@@ -77,13 +78,32 @@ def read_experiments(path: Path, overrides: Sequence[str] | None, options: Mappi
         options: Values by dotted key; None: the option is not given.
 
     Raises:
-        ConfigError: The file, an override or an experiment is not valid.
+        ConfigError: The file, an override or an experiment is not valid, or the file has a table `tune`.
     """
     from experiments.settings.sweep import expand
+
+    return expand(*read_settings(path, overrides, options), print_warning)
+
+
+def read_comparison(path: Path, overrides: Sequence[str] | None, options: Mapping[str, object]) -> tuple[list[Experiment], list[StudyPlan]]:
+    """The experiments of a config, and the studies of its table `tune`; arguments as of `read_experiments`.
+
+    Raises:
+        ConfigError: As `experiments.tuning.settings.expand_tuned`.
+    """
+    from experiments.tuning.settings import expand_tuned
+
+    return expand_tuned(*read_settings(path, overrides, options), print_warning)
+
+
+def read_settings(path: Path, overrides: Sequence[str] | None, options: Mapping[str, object]) -> tuple[dict[str, Any], set[str]]:
+    """The settings of a config as plain values, not yet validated, and the dotted keys that the command line sets.
+
+    Arguments are those of `read_experiments`. Raises `ConfigError` where the file or an override cannot be read.
+    """
     from fedsam import plugins
 
     plugins.search(path.expanduser().absolute().parent)
     given = {key: str(value) for key, value in options.items() if value is not None}
     settings = overriding.override(overriding.read(shipped.find(path), overrides or ()), given)
-    fixed = {text.partition("=")[0].strip() for text in overrides or ()} | set(given)
-    return expand(settings, fixed, print_warning)
+    return settings, {text.partition("=")[0].strip() for text in overrides or ()} | set(given)

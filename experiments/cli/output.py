@@ -81,17 +81,20 @@ def print_table(table: Table) -> None:
 
 @contextmanager
 def progress_callback(quiet: bool, tensorboard: bool = False) -> Iterator[Callback]:
-    """The callback that shows progress on the terminal, unless quiet, and writes TensorBoard event files, if asked to."""
-    from experiments.callbacks.callback import Callback, CallbackList
+    """The callback that keeps the plan, shows progress on the terminal, unless quiet, and writes TensorBoard event files, if asked to."""
+    from experiments.callbacks.callback import CallbackList
     from experiments.callbacks.progress import ConsoleCallback
+    from experiments.callbacks.recorded_plan import PlanRecorder
 
     with ExitStack() as stack:
-        shown: Callback = Callback() if quiet else stack.enter_context(ConsoleCallback(Console(stderr=True)))
+        callbacks: list[Callback] = [PlanRecorder()]
         if tensorboard:
             from experiments.callbacks.tensorboard import TensorBoardCallback
 
-            shown = CallbackList(stack.enter_context(TensorBoardCallback()), shown)
-        yield shown
+            callbacks.append(stack.enter_context(TensorBoardCallback()))
+        if not quiet:
+            callbacks.append(stack.enter_context(ConsoleCallback(Console(stderr=True))))
+        yield CallbackList(*callbacks)
 
 
 def graceful_shutdown_of_runs(folder: Path) -> AbstractContextManager[object]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.table import Table
@@ -16,13 +15,12 @@ from experiments.analysis.conditions import Condition, conditions, data_text
 from experiments.analysis.leaderboard import EntryKey
 from experiments.planning.forecast import Forecast
 from experiments.running.grids import DatasetCache
-from experiments.settings.catalogue import CheckedExperiment, check, sources
+from experiments.settings.catalogue import CheckedExperiment, check, experiment_hash
 from fedsam.config import ConfigError, Experiment
 from fedsam.data.federated import partition_examples
 from fedsam.formatting import count, duration, literal, size
-from fedsam.results.config_hash import config_hash
 from fedsam.results.database import DATABASE_NAME
-from fedsam.results.provenance import provenance, source_hashes
+from fedsam.results.provenance import provenance
 from fedsam.results.rows import CONCLUDED, Run
 from fedsam.results.store import Results
 
@@ -54,21 +52,21 @@ class PlannedRun:
         return self.label, self.condition
 
 
-def plan(experiments: Sequence[Experiment], cache: DatasetCache, results: Results | None) -> list[PlannedRun]:
+def plan(experiments: Sequence[Experiment], cache: DatasetCache, results: Results | None, tuned: Collection[str] = ()) -> list[PlannedRun]:
     """Plan each experiment once, and look up its concluded run in `results`.
+
+    Args:
+        tuned: As of `named`.
 
     Raises:
         ConfigError: A setting of any of them is wrong, or the examples cannot be partitioned over its clients.
         DataError: A dataset cannot be had.
     """
     each = [check(experiment) for experiment in experiments]
-    hashes = [source_hashes(sources(experiment), cache.get(experiment).digest) for experiment in experiments]
-    keys = [config_hash(checked.settings, source) for checked, source in zip(each, hashes, strict=True)]
+    keys = [experiment_hash(checked, cache.get(checked.experiment).digest) for checked in each]
     unique = {(key, checked.experiment.seed): checked for key, checked in zip(keys, each, strict=True)}
-    names = _labels([checked.settings for checked in unique.values()])
-    where = conditions([labels.flat(checked.settings) for checked in unique.values()])
     planned = []
-    for (key, checked), name, condition in zip(unique.items(), names, where, strict=True):
+    for (key, checked), (name, condition) in zip(unique.items(), named(list(unique.values()), tuned), strict=True):
         dataset = cache.get(checked.experiment)
         runs = results.runs_with_hash(*key, dataset.name) if results else []
         concluded_run = next((run for run in runs if run.status in CONCLUDED), None)
@@ -78,8 +76,11 @@ def plan(experiments: Sequence[Experiment], cache: DatasetCache, results: Result
     return planned
 
 
-def plan_comparison(experiments: Sequence[Experiment], cache: DatasetCache) -> list[PlannedRun]:
+def plan_comparison(experiments: Sequence[Experiment], cache: DatasetCache, tuned: Collection[str] = ()) -> list[PlannedRun]:
     """Plan experiments whose results are, or will be, in one folder.
+
+    Args:
+        tuned: As of `named`.
 
     Raises:
         ConfigError: As `plan`, or the experiments name different folders.
@@ -89,19 +90,20 @@ def plan_comparison(experiments: Sequence[Experiment], cache: DatasetCache) -> l
     if len(folders) != 1:
         raise ConfigError(f"runs_dir: {', '.join(folders) or 'no experiment'} is not allowed: experiments to compare share one folder")
     if not (Path(folders[0]) / DATABASE_NAME).exists():
-        return plan(experiments, cache, None)
+        return plan(experiments, cache, None, tuned)
     with Results.open(Path(folders[0]), create=False) as results:
-        return plan(experiments, cache, results)
+        return plan(experiments, cache, results, tuned)
 
 
-def _labels(each: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The label of each method among the others, as in reports."""
-    flat = [labels.flat(settings) for settings in each]
+def named(each: Sequence[CheckedExperiment], tuned: Collection[str] = ()) -> list[tuple[str, Condition]]:
+    """The label of each method among the others, as in reports, and its condition.
+
+    Args:
+        tuned: Settings that are no part of a label where they differ between conditions, by dotted key.
+    """
+    flat = [labels.flat(checked.settings) for checked in each]
     names = [settings["name"] or settings.get("method", "") for settings in flat]
-    return [
-        labels.label(s, [f for f, other in zip(flat, names, strict=True) if other == name], name)
-        for s, name in zip(flat, names, strict=True)
-    ]
+    return list(zip(labels.method_labels(flat, names, tuned), conditions(flat), strict=True))
 
 
 def provenance_notes(planned: Sequence[PlannedRun]) -> list[str]:

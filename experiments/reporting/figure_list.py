@@ -20,10 +20,11 @@ from experiments.reporting import figures, tables
 from experiments.reporting.figures import ClassAccuracy, ClientAccuracy, CostPoint, FlatnessPoint, MethodSlice, MethodStyles
 from experiments.reporting.report_figure import ReportFigure
 from experiments.reporting.text import fallback_warning
+from experiments.reporting.tuning import tuning_figures
 from fedsam.formatting import listed
 from fedsam.results.rows import Run, Slice
 
-SECTIONS = ("accuracy", "loss", "clients", "fronts", "classes", "spread", "flatness", "slices", "planes", "holdings")
+SECTIONS = ("accuracy", "loss", "clients", "fronts", "classes", "spread", "flatness", "slices", "planes", "holdings", "tuning")
 CURVE_COSTS = {
     "rounds": "rounds",
     "gradient_evaluations": "compute: one gradient evaluation is one example forward and backward, on any client",
@@ -49,6 +50,7 @@ def report_figures(comparison: Comparison) -> Iterator[ReportFigure]:
     yield from _flatness(comparison, styles, title)
     yield from _slices(comparison, styles, title)
     yield from _label_distributions(comparison, title)
+    yield from tuning_figures(comparison, title)
 
 
 def _curves(comparison: Comparison, styles: MethodStyles, title: str) -> Iterator[ReportFigure]:
@@ -95,7 +97,8 @@ def _client_counts(comparison: Comparison, styles: MethodStyles, title: str) -> 
             for one in comparison.equal_costs
         }
     )
-    caption = f"Test accuracy against the number of clients where all have spent the same, the most that every run has spent.{bars}"
+    same = "all methods with the same number of clients and data have spent the same, the most that each of their runs has"
+    caption = f"Test accuracy against the number of clients where {same}.{bars}"
     draw = partial(figures.accuracy_against_clients, at_equal_cost, styles, title)
     yield ReportFigure("clients", "accuracy-clients-equal-cost", caption, draw)
     for number, data in enumerate(comparison.data_settings, 1):

@@ -6,9 +6,11 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from experiments.analysis.labels import labels
+from experiments.analysis.leaderboard import tuned_settings
 from fedsam.config import ConfigError
 from fedsam.formatting import plural
 from fedsam.results.rows import Run
+from fedsam.results.store import Results
 
 
 def comparable(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -21,9 +23,9 @@ def comparable(runs: Sequence[Run]) -> dict[str, list[Run]]:
     return dict(found)
 
 
-def baselines(groups: Mapping[str, Sequence[Run]], baseline: str | None) -> dict[str, str | None]:
+def baselines(groups: Mapping[str, Sequence[Run]], baseline: str | None, results: Results) -> dict[str, str | None]:
     """The baseline of each group: the label given, where the group has such a method. Raises `ConfigError` where no group has it."""
-    known = {title: set(labels(runs).values()) for title, runs in groups.items()}
+    known = {title: set(labels(runs, tuned_settings(results, runs)).values()) for title, runs in groups.items()}
     every = sorted(set[str]().union(*known.values()))
     if baseline is not None and baseline not in every:
         raise ConfigError(f"baseline: {baseline!r} is not known; allowed: {'; '.join(every)}")

@@ -16,7 +16,7 @@ import jinja2
 
 from experiments.analysis.comparison import Comparison, compare_runs
 from experiments.analysis.conditions import condition_text, run_conditions
-from experiments.reporting import figures, inference, settings_text, text
+from experiments.reporting import figures, inference, settings_text, text, tuning
 from experiments.reporting.figure_list import SECTIONS, report_figures
 from experiments.reporting.published import NOTE as PUBLISHED_NOTE
 from experiments.reporting.published import published_beside_measured
@@ -70,7 +70,8 @@ def write_report(
     for folder in ("figures", "tables"):
         (target / folder).mkdir(parents=True, exist_ok=True)
     sections, not_drawn = _write_figures(comparison, target / "figures")
-    tables = {table.name: table for table in (make(comparison) for make in (*TABLES, *inference.TABLES, published_beside_measured))}
+    makers = (*TABLES, *inference.TABLES, published_beside_measured, tuning.choices)
+    tables = {table.name: table for table in (make(comparison) for make in makers)}
     for name, table in tables.items():
         if len(table.columns) > 2:
             (target / "tables" / f"{name}.csv").write_text(as_csv(table), encoding="utf-8")
@@ -113,7 +114,7 @@ def _page(
         fallback_warning=text.fallback_warning(comparison.runs),
         question=text.question(comparison),
         baseline=comparison.baseline,
-        findings=text.findings(comparison),
+        findings=[*text.findings(comparison), *tuning.edge_findings(comparison)],
         notes=text.notes(comparison),
         significance_note=text.significance_note(comparison),
         equal_cost_note=text.equal_cost_note(comparison),

@@ -231,19 +231,27 @@ def time_to_target(comparison: Comparison) -> ResultTable:
 
 
 def equal_cost_title(equal: EqualCost) -> str:
-    """The cost at which methods are compared, as a heading."""
-    cost = COSTS[equal.cost]
-    return f"at {cost.format(equal.value)}\n{'exchanged' if cost.unit == 'B' else cost.title}"
+    """The cost at which methods are compared, as a heading; without its value where that differs between conditions."""
+    cost, values = COSTS[equal.cost], set(equal.values.values())
+    value = cost.format(values.pop()) if len(values) == 1 else "equal"
+    return f"at {value}\n{'exchanged' if cost.unit == 'B' and value != 'equal' else cost.title}"
 
 
 def equal_cost(comparison: Comparison) -> ResultTable:
-    """Test accuracy of the ranked entries at equal cost."""
+    """Test accuracy of the ranked entries where all of a condition have spent the same, and paired tests at equal gradient evaluations."""
     columns = [Column(f"at_equal_{equal.cost}", equal_cost_title(equal), percent) for equal in comparison.equal_costs]
-    rows = [
-        [entry.label, entry.clients, *(equal.accuracy[entry.key] for equal in comparison.equal_costs)]
-        for entry in comparison.ranked_entries
+    tested = [
+        Column("spent", "gradient\nevaluations", count),
+        Column("difference", f"there above {comparison.baseline}\n(points)", points),
+        Column("p_holm", "p\n(Holm)", p_value),
     ]
-    return condition_table("equal-cost", [METHOD, CLIENTS, *columns], rows, by="clients")
+    spent = next((equal.values for equal in comparison.equal_costs if equal.cost == "gradient_evaluations"), {})
+    rows: list[list[Value]] = []
+    for entry in comparison.ranked_entries:
+        test = comparison.tests_at_equal_cost.get(entry.key)
+        tests: list[Value] = [spent.get(entry.clients), *((test.difference, test.adjusted_p_value) if test else (None, None))]
+        rows.append([entry.label, entry.clients, *(equal.accuracy[entry.key] for equal in comparison.equal_costs), *tests])
+    return condition_table("equal-cost", [METHOD, CLIENTS, *columns, *tested], rows, by="clients")
 
 
 def _cost_columns() -> list[Column]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Self
+from functools import partial
+from typing import Self, TypeVar
 
 from experiments.callbacks.callback import Callback
 from experiments.running.grids import ActorGroup, DatasetCache, grids
@@ -22,6 +23,9 @@ from fedsam.grid.ray_start import WhenLost
 from fedsam.results.rows import Run
 from fedsam.results.store import DuplicateRunError
 from fedsam.results.write_queue import StorageError
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,6 @@ def perform(
     *,
     once: bool = False,
     restart: bool = False,
-    judges: Sequence[Judge | None] | None = None,
 ) -> list[Outcome]:
     """Run experiments, as many at once as there are groups; how each ended, in order. A failed one does not stop the others.
 
@@ -83,16 +86,22 @@ def perform(
     Args:
         once: Go on with runs of the same experiments that did not finish, and leave out what has finished or is at work.
         restart: Go on also with those that seem to be at work on other machines.
-        judges: The judge of each, as of `serve`; they are called from several threads where there are several groups.
 
     Raises:
         ConfigError: The examples cannot be partitioned over the clients of one of them; the other runs are stopped.
         KeyboardInterrupt: The user stopped it; the rounds finished so far are kept.
     """
-    judged = list(zip(experiments, judges or [None] * len(experiments), strict=True))
+    return side_by_side(experiments, groups, partial(carry_out, callback=callback, once=once, restart=restart))
+
+
+def side_by_side(items: Sequence[Item], groups: Sequence[ActorGroup], make: Callable[[Item, ActorGroup], Made]) -> list[Made]:
+    """What `make` gives for each item, in order: as many at once as there are groups, each on a group of its own.
+
+    Where one raises an error, or the user stops it, the groups are stopped, and no further one begins.
+    """
     if len(groups) == 1:
-        return [carry_out(checked, groups[0], callback, once=once, restart=restart, judge=judge) for checked, judge in judged]
-    todo, outcomes = deque(enumerate(judged)), dict[int, Outcome]()
+        return [make(item, groups[0]) for item in items]
+    todo, made = deque(enumerate(items)), dict[int, Made]()
     turn = threading.Lock()
 
     def work(group: ActorGroup) -> None:
@@ -100,8 +109,8 @@ def perform(
             with turn:
                 if not todo:
                     return
-                number, (checked, judge) = todo.popleft()
-            outcomes[number] = carry_out(checked, group, callback, once=once, restart=restart, judge=judge)
+                number, item = todo.popleft()
+            made[number] = make(item, group)
 
     with ThreadPoolExecutor(len(groups)) as threads:
         working = [threads.submit(work, group) for group in groups]
@@ -114,7 +123,7 @@ def perform(
             for group in groups:
                 group.stop()
             raise
-    return [outcomes[number] for number in range(len(experiments))]
+    return [made[number] for number in range(len(items))]
 
 
 def carry_out(

@@ -18,6 +18,8 @@ from fedsam.data.partition import PARTITIONS
 from fedsam.models.architectures import MODELS
 from fedsam.module_sources import Source
 from fedsam.registry import FunctionContract, Registry
+from fedsam.results.config_hash import config_hash
+from fedsam.results.provenance import source_hashes
 from fedsam.schedules import SCHEDULES
 from fedsam.system.heterogeneity import DISTRIBUTIONS, Heterogeneity
 from fedsam.wording import is_plain
@@ -117,6 +119,15 @@ def sources(experiment: Experiment) -> tuple[Source, ...]:
     if experiment.compute.grid == "inline":  # clients are in this process, and so see what its script or notebook defines
         found = {name for name in found if not name.startswith("__main__:")}
     return plugins.sources(found | own_data.references(experiment.data.source))
+
+
+def experiment_hash(checked: CheckedExperiment, data: str) -> str:
+    """The hash by which runs of an experiment are found, whatever their seed.
+
+    Args:
+        data: Hash of a custom dataset; empty for others.
+    """
+    return config_hash(checked.settings, source_hashes(sources(checked.experiment), data))
 
 
 def _references(choices: Registry[Any], component: Component | None, key: str) -> Iterator[str]:

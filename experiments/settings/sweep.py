@@ -16,6 +16,7 @@ from experiments.settings.presets import expand as expand_preset
 from experiments.settings.presets import unknown_names
 from experiments.settings.resolved import accepted
 from experiments.settings.selector import Selector, check_key, is_fixed
+from fedsam.component import Component, Frozen
 from fedsam.config import ConfigError, Experiment
 from fedsam.overrides import flatten, override
 from fedsam.renamed import with_current_names
@@ -54,6 +55,8 @@ def expand(settings: Mapping[str, Any], fixed: Collection[str] = (), warn: Calla
             points, a `when` fits none, or an experiment is not valid.
     """
     settings = with_current_names(dict(settings))
+    if "tune" in settings:
+        raise ConfigError("tune: is not allowed here: `fedsam compare`, in Python `fedsam.compare`, tunes and then makes the final runs")
     sweep = settings.get("sweep", {})
     if not isinstance(sweep, dict):
         raise ConfigError(f"sweep: {shown(sweep)} is not allowed: must be a table of lists")
@@ -196,6 +199,23 @@ def _accepted(key: str, name: str) -> set[str]:
     from experiments.settings.catalogue import REGISTRIES  # imports torch, which our components do not need here
 
     return REGISTRIES[key].accepts(name, key) if key in REGISTRIES else set()
+
+
+def has_setting(experiment: Experiment, key: str) -> bool:
+    """Whether a dotted key is a setting of an experiment: below a component, of one with its name.
+
+    Raises:
+        ConfigError: There is no component of that name.
+    """
+    steps = key.split(".")
+    value: Any = experiment
+    for depth, step in enumerate(steps):
+        if isinstance(value, Component):
+            return step in _accepted(".".join(steps[:depth]), value.name)
+        if not isinstance(value, Frozen) or step not in type(value).model_fields:
+            return False
+        value = getattr(value, step)
+    return True
 
 
 def _value(settings: Any, key: str) -> Any:

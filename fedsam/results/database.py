@@ -1,14 +1,14 @@
-"""The SQLite file of the results: tables, creation, migration, connections and transactions."""
+"""The SQLite file of the results: tables, creation, migration, connections, transactions, and which processes have it open."""
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from fedsam.results.holders import held_by
 from fedsam.wording import ConfigError
 
 DATABASE_NAME = "fedsam.db"
@@ -53,7 +53,7 @@ TABLES = (
     "CREATE TABLE studies (id TEXT PRIMARY KEY, label TEXT NOT NULL, settings TEXT NOT NULL)",  # settings and parameters are JSON
     """CREATE TABLE trials (
         study TEXT NOT NULL REFERENCES studies (id), number INTEGER NOT NULL, run TEXT NOT NULL REFERENCES runs (id),
-        parameters TEXT NOT NULL, value REAL,
+        parameters TEXT NOT NULL, value REAL, pruned INTEGER NOT NULL,
         PRIMARY KEY (study, number, run)) WITHOUT ROWID""",
     """CREATE TABLE tuned (
         run TEXT NOT NULL REFERENCES runs (id), study TEXT NOT NULL REFERENCES studies (id),
@@ -226,3 +226,26 @@ def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
 def insert_statement(table: str, columns: Mapping[str, object] | Sequence[str]) -> str:
     """The SQL statement that inserts a row, with values given by column name."""
     return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join(f':{name}' for name in columns)})"
+
+
+def held_by(path: Path) -> str:
+    """Who may hold a results file, to go on a sentence with: other processes of this machine and user that have it open.
+
+    Where none is found, or there is no /proc, it is said what else it may be.
+    """
+    found = []
+    for folder in Path("/proc").glob("[0-9]*") if path.exists() else ():
+        if int(folder.name) != os.getpid():
+            with suppress(OSError):  # it has ended, or is another user's
+                if any(_is_of(entry, path) for entry in (folder / "fd").iterdir()):
+                    found.append(f"process {folder.name} ({(folder / 'comm').read_text().strip()})")
+    if found:
+        return f" by {', '.join(found[:3])}"
+    return ", by a process of another user or machine or by a thread of this one"
+
+
+def _is_of(entry: Path, path: Path) -> bool:
+    """Whether a file descriptor is of the file, its log or its shared memory."""
+    with suppress(OSError):
+        return entry.readlink().as_posix() in (f"{path.resolve()}{suffix}" for suffix in ("", "-wal", "-shm", "-journal"))
+    return False

@@ -59,19 +59,22 @@ class ListedRun:
         return settings | components | own | found
 
 
-def listed_runs(results: ResultsReader, where: Sequence[str] = (), sort: str = "") -> list[ListedRun]:
+def listed_runs(results: ResultsReader, where: Sequence[str] = (), sort: str = "", *, trials: bool = True) -> list[ListedRun]:
     """The runs, oldest first. One that cannot be read is left out, and a line on stderr says so.
 
     Args:
         where: Conditions that all must hold, such as `accuracy>0.5`, `method=sam*` and `client.epochs!=1`.
         sort: A column or setting to sort by, the highest first after a `-`; runs without a value come last.
+        trials: Whether the trials of tuning are listed as well.
 
     Raises:
         ConfigError: A condition cannot be read, or no run has the column or setting.
     """
     tags = results.tags()
-    rows = []
+    rows, left_out = [], set[str]() if trials else results.trial_runs()
     for run in results.runs():
+        if run.id in left_out:
+            continue
         try:
             one = _listed(results, run, tags.get(run.id, ()))
             rows.append((one, one.columns))

@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsam.results.database import DamagedError, is_busy
-from fedsam.results.holders import held_by
+from fedsam.results.database import DamagedError, held_by, is_busy
 from fedsam.results.rows import CLIENT_COLUMNS, ROUND_COLUMNS, ClientRow, Row, Run, Slice
 from fedsam.wording import ConfigError
 
@@ -181,6 +180,10 @@ class ResultsReader:
     def find_each(self, names: Sequence[str]) -> list[Run]:
         """The run of each name, each once. Raises `ConfigError` as `find_one`."""
         return list({(run := self.find_one(name)).id: run for name in names}.values())
+
+    def trial_runs(self) -> set[str]:
+        """Ids of the runs that are trials of a study."""
+        return {run for (run,) in self._select("SELECT DISTINCT run FROM trials")}
 
     def tags(self) -> dict[str, list[str]]:
         """The tags of each run that has any, by run id."""

@@ -25,7 +25,7 @@ class Trial:
         number: From 1, in the order in which they were tried.
         parameters: What was tried, by dotted key.
         runs: Ids of its runs, one for each seed of trials; fewer while it is made, and one alone where it was pruned.
-        value: Mean of the study's metric over the runs: a fraction of right answers, or nats. 0 and infinity where a run diverged; where the
+        value: Mean of the study's metric over the runs: a fraction, or nats. 0 and infinity where a run diverged; where the
             trial was pruned, what was measured last; None until it has ended.
         pruned: Whether it was stopped early because it was worse than the median of those before it.
     """
@@ -58,22 +58,28 @@ class Study:
 
     @property
     def chosen(self) -> Trial | None:
-        """The best trial so far, of equal ones the earliest; None where none has ended unpruned."""
-        ended = [trial for trial in self.trials if trial.value is not None and not trial.pruned]
-        return min(ended, key=lambda trial: rank(trial.value, self.settings["metric"]), default=None)
+        """The best trial so far, of equal ones the earliest; None where none has gone to its end, or all of those diverged."""
+        return best(self.trials, self.settings["metric"])
 
     def at_edge(self, key: str) -> bool:
         """Whether the chosen value of a key lies at an end of what was allowed, so that a better one may lie outside."""
         return self.chosen is not None and at_edge(self.settings["space"][key], self.chosen.parameters[key])
 
 
-def rank(value: float | None, metric: str) -> float:
-    """The lower, the better, whichever metric it is."""
-    return math.inf if value is None else -value if METRICS[metric] else value
+def best(trials: Sequence[Trial], metric: str) -> Trial | None:
+    """The best of trials that went to their end, of equal ones the earliest; None where there is none, or all of them diverged."""
+    ended = [(trial.value, trial) for trial in trials if trial.value is not None and not trial.pruned and trial.value != worst(metric)]
+    sign = -1 if METRICS[metric] else 1
+    return min(ended, key=lambda one: sign * one[0], default=(None, None))[1]
+
+
+def worst(metric: str) -> float:
+    """The value of a trial that diverged: no right answer, or an infinite loss."""
+    return 0.0 if METRICS[metric] else math.inf
 
 
 def at_edge(allowed: Mapping[str, Any] | Sequence[Any], chosen: Any) -> bool:
-    """Whether a value lies in the outermost twentieth of a range, or is the first or last of more than two values.
+    """Whether a value lies in the outermost twentieth of a range, or is the first or last of more than two numbers.
 
     >>> at_edge({"low": 0.01, "high": 1.0, "log": True}, 0.012), at_edge({"low": 0.01, "high": 1.0, "log": True}, 0.02)
     (True, False)
@@ -81,9 +87,14 @@ def at_edge(allowed: Mapping[str, Any] | Sequence[Any], chosen: Any) -> bool:
     (True, False)
     """
     if not isinstance(allowed, Mapping):
-        return len(allowed) > 2 and chosen in (allowed[0], allowed[-1])
+        return len(allowed) > 2 and is_number(chosen) and chosen in (allowed[0], allowed[-1])
     low, high, value = (math.log(one) if allowed["log"] else one for one in (allowed["low"], allowed["high"], chosen))
     return not EDGE_SHARE < (value - low) / (high - low) < 1 - EDGE_SHARE
+
+
+def is_number(value: object) -> bool:
+    """Whether a value of a setting is a number."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 class TuningResults(OwnedResults):
@@ -114,10 +125,6 @@ class TuningResults(OwnedResults):
         with transaction(self._connection) as connection:
             connection.execute("INSERT OR IGNORE INTO tuned VALUES (?, ?)", (run, study))
 
-    def trial_runs(self) -> set[str]:
-        """Ids of the runs that are trials of a study."""
-        return {run for (run,) in self._select("SELECT DISTINCT run FROM trials")}
-
     def studies(self, runs: Sequence[str]) -> list[Study]:
         """The studies by whose choices these runs were made, in the order of the runs, each once."""
         of_run: defaultdict[str, list[str]] = defaultdict(list)
@@ -130,7 +137,9 @@ class TuningResults(OwnedResults):
         ((label, text),) = self._select("SELECT label, settings FROM studies WHERE id = ?", (study,))
         settings = json.loads(text)
         of_trial: defaultdict[int, list[Any]] = defaultdict(list)
-        query = "SELECT number, run, parameters, value, pruned FROM trials JOIN runs ON run = id WHERE study = ? ORDER BY number, runs.rowid"
+        query = (
+            "SELECT number, run, parameters, value, pruned FROM trials JOIN runs ON run = id WHERE study = ? ORDER BY number, runs.rowid"
+        )
         for entry in self._select(query, (study,)):
             of_trial[entry["number"]].append(entry)
         trials = tuple(_trial(number, entries, len(settings["seeds"])) for number, entries in of_trial.items())

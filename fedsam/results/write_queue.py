@@ -9,8 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from fedsam.results.database import is_busy, transaction
-from fedsam.results.holders import held_by
+from fedsam.results.database import held_by, is_busy, transaction
 
 PATIENCE_SECONDS = 2.0  # of a write for a file that another process is writing, before it waits in memory
 LOCKED_SECONDS, FULL_SECONDS = 3600.0, 600.0  # that the end of a run waits for a file to be free, and for space

@@ -13,10 +13,13 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST
+
+if TYPE_CHECKING:  # torchvision imports a compiler, which takes seconds, and conftest.py imports this
+    from torchvision.datasets import CIFAR10
 
 EACH = 20  # images in one of the files
 
@@ -44,6 +47,8 @@ def write_cifar(folder: Path, kind: type[CIFAR10], counts: dict[str, int], key: 
 
 def write_fashion(folder: Path) -> None:
     """Files of Fashion-MNIST in `folder`."""
+    from torchvision.datasets import FashionMNIST
+
     folder.mkdir(parents=True)
     for seed, (name, _) in enumerate(FashionMNIST.resources):
         count = EACH * 6 if name.startswith("train") else EACH
@@ -70,6 +75,8 @@ class Server(ThreadingHTTPServer):
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A served folder that stands for the internet; torchvision takes the files in it for the official ones."""
+    from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST
+
     made = tmp_path / "server"
     made.mkdir()
     http = Server(("127.0.0.1", 0), partial(Handler, directory=str(made)))
@@ -107,6 +114,9 @@ def root(tmp_path: Path, server: Path) -> Path:
     return Path(shutil.copytree(server, tmp_path / "root", ignore=shutil.ignore_patterns("*.tar.gz")))
 
 
-def offline(monkeypatch: pytest.MonkeyPatch, kind: type[CIFAR10] = CIFAR10) -> None:
-    """Have no server for CIFAR."""
-    monkeypatch.setattr(kind, "url", "file:///nowhere/cifar.tar.gz")
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have no server for CIFAR-10 and CIFAR-100."""
+    from torchvision.datasets import CIFAR10, CIFAR100
+
+    for kind in (CIFAR10, CIFAR100):
+        monkeypatch.setattr(kind, "url", "file:///nowhere/cifar.tar.gz")

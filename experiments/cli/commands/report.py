@@ -30,18 +30,19 @@ def command(
 ) -> None:
     """Print the table of runs and write report.html, one file that opens offline, with its figures (PNG, SVG) and tables (CSV, LaTeX).
 
-    RUN is the id of a run, or how it begins; default: all runs, in a report for each dataset and length, since runs of 2 and of 40 rounds
-    cannot be compared. Exit code 1: a part of it could not be written.
+    RUN is the id of a run, or how it begins; default: all runs but the trials of tuning, in a report for each dataset and length, since
+    runs of 2 and of 40 rounds cannot be compared. Exit code 1: a part of it could not be written.
     """
     from experiments.reporting.groups import baselines, comparable
     from fedsam.results.store import Results
 
     with Results.open(runs_dir, create=False) as results:
-        groups = {"": results.find(ids)} if ids else comparable(results.runs())
-    if not groups:
-        raise ConfigError(f"runs_dir: '{runs_dir}' holds no run yet; `fedsam run` makes one")
-    check_folder(out or runs_dir / "reports", "out")
-    compared_with, written = baselines(groups, baseline), []
+        trials = results.trial_runs()
+        groups = {"": results.find(ids)} if ids else comparable([run for run in results.runs() if run.id not in trials])
+        if not groups:
+            raise ConfigError(f"runs_dir: '{runs_dir}' holds no run yet; `fedsam run` makes one")
+        check_folder(out or runs_dir / "reports", "out")
+        compared_with, written = baselines(groups, baseline, results), []
     for title, runs in groups.items():
         if len(groups) > 1:
             print_line(f"{title}: {plural(len(runs), 'run')}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,7 +18,9 @@ from experiments.cli.options import (
     RayAddress,
     TensorBoard,
     location_settings,
+    read_comparison,
     read_experiments,
+    read_settings,
 )
 from experiments.cli.output import (
     exit_on_divergence,
@@ -65,10 +67,11 @@ def command(
     A run whose loss or vectors are not finite is stopped; the exit code is then 4. It is 1 where a run failed, and 5
     where its results or its model could not be written, as on a full disk.
     """
-    experiments = read_experiments(path, overrides, location_settings(data_root, runs_dir, ray_address, allow_unauthenticated_cluster))
+    options = location_settings(data_root, runs_dir, ray_address, allow_unauthenticated_cluster)
     if print_config:
-        _print_settings(experiments)
+        _print_settings(read_comparison(path, overrides, options)[0], read_settings(path, overrides, options)[0].get("tune"))
         return
+    experiments = read_experiments(path, overrides, options)
     from experiments.running.scheduler import run_all
 
     folder = experiments[0].runs_dir
@@ -81,11 +84,12 @@ def command(
     exit_on_divergence(outcomes)
 
 
-def _print_settings(experiments: Sequence[Experiment]) -> None:
+def _print_settings(experiments: Sequence[Experiment], tune: Mapping[str, Any] | None) -> None:
     from experiments.settings.resolved import resolve
     from experiments.settings.sweep import as_sweep
 
-    text = toml(as_sweep([resolve(experiment) or _checked(experiment) for experiment in experiments]))
+    settings = as_sweep([resolve(experiment) or _checked(experiment) for experiment in experiments])
+    text = toml(settings | ({"tune": tune} if tune else {}))
     typer.echo(f"# {len(experiments)} runs\n{text}" if len(experiments) > 1 else text)
 
 

@@ -9,6 +9,7 @@ import typer
 
 from experiments.cli.options import RUNS_DIR, RunsDir
 from experiments.cli.output import print_table
+from fedsam.formatting import plural
 from fedsam.wording import ConfigError
 
 EXAMPLES = (
@@ -47,6 +48,7 @@ def command(
     delete: Delete = None,
     tag: Tag = None,
     forget: Forget = None,
+    trials: Annotated[bool, typer.Option("--trials", help="List the trials of tuning as well.")] = False,
 ) -> None:
     """List the runs of a results database, oldest first.
 
@@ -69,7 +71,10 @@ def command(
                 typer.echo(f"deleted: {run.id}")
         except sqlite3.OperationalError as error:
             raise ConfigError(f"runs_dir: '{runs_dir}' is not allowed: must be a folder that can be written ({error})") from None
-        print_table(console_tables.runs(listed_runs(results, where or (), sort)))
+        print_table(console_tables.runs(listed_runs(results, where or (), sort, trials=trials)))
+        hidden = 0 if trials else len(results.trial_runs())
+    if hidden:
+        typer.echo(f"{plural(hidden, 'trial')} of tuning left out; --trials lists them")
 
 
 def _tags(text: str) -> tuple[str, list[str]]:

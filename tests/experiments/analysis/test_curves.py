@@ -80,10 +80,22 @@ def test_equal_cost_is_the_most_that_all_have_spent(results: Results) -> None:
     add(results, [0.6, 0.7], evaluations=250, client__optimizer=SAM, data__clients=9)
     at = {one.cost: one for one in equal_costs(seed_groups(results, results.runs()))}
     assert list(at) == ["rounds", "gradient_evaluations", "client_seconds", "bytes"]
-    assert (at["rounds"].value, at["gradient_evaluations"].value) == (2, 300)
+    assert (at["rounds"].values, at["gradient_evaluations"].values) == ({4: 2, 9: 2}, {4: 300, 9: 500})  # by number of clients
     accuracies = [estimate.mean if estimate else None for estimate in at["rounds"].accuracy.values()]
     assert accuracies == pytest.approx([0.15, 0.3, 0.65])  # as final accuracy: the mean of the last evaluations until then
-    assert [e.mean for e in at["gradient_evaluations"].accuracy.values() if e] == pytest.approx([0.2, 0.2, 0.6])
+    assert [e.mean for e in at["gradient_evaluations"].accuracy.values() if e] == pytest.approx([0.2, 0.2, 0.65])
+
+
+def test_methods_are_tested_at_equal_gradient_evaluations_seed_by_seed(results: Results) -> None:
+    for seed in range(3):
+        add(results, [0.1, 0.2 + seed / 100, 0.9], seed=seed, evaluations=100)
+        add(results, [0.1, 0.9], seed=seed, evaluations=200, client__optimizer=SAM)
+    comparison = compare_runs(results, results.runs())
+    (test,) = comparison.tests_at_equal_cost.values()
+    assert comparison.equal_costs[1].values == {4: 300}
+    ours = [(0.1 + 0.2 + seed / 100 + 0.9) / 3 for seed in range(3)]
+    assert test.seeds == 3 and test.difference.mean == pytest.approx(0.1 - sum(ours) / 3)
+    assert test.p_value == pytest.approx(0.25)
 
 
 def test_where_all_end_at_one_cost_accuracy_at_equal_cost_is_final_accuracy(results: Results) -> None:
@@ -116,4 +128,4 @@ def test_unfinished_runs_do_not_lower_the_equal_cost(results: Results) -> None:
     assert compare_runs(results, results.runs()).equal_costs == []
     add(results, [0.1], client__optimizer=SAM, status="failed")
     add(results, [0.1, 0.2, 0.3], data__clients=9)
-    assert [one.value for one in compare_runs(results, results.runs()).equal_costs][:2] == [3, 300]
+    assert [one.values for one in compare_runs(results, results.runs()).equal_costs][:2] == [{4: 3, 9: 3}, {4: 300, 9: 300}]

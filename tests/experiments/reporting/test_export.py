@@ -38,7 +38,7 @@ def runs(runs_dir: Path) -> list[str]:
         results.set_tags(first, ["paper"])
         for study, label in (("s1", "sgd"), ("s2", "sam")):
             results._connection.execute("INSERT INTO studies VALUES (?, ?, '{}')", (study, label))
-        results._connection.execute("INSERT INTO trials VALUES ('s1', 0, ?, '{}', 0.5)", (first,))
+        results._connection.execute("INSERT INTO trials VALUES ('s1', 1, ?, '{}', 0.5, 0)", (first,))
         results._connection.execute("INSERT INTO tuned VALUES (?, 's2')", (first,))
     return [first, second]
 

@@ -41,6 +41,12 @@ no_figures = pytest.mark.usefixtures("no_figures")
 
 
 @pytest.fixture
+def empty_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are drawn, but their files are empty: to encode them takes most of the time, and test_figures.py does it with each kind."""
+    monkeypatch.setattr(figures, "encode", lambda figure, kind: b"")
+
+
+@pytest.fixture
 def results(runs_dir: Path) -> Iterator[Results]:
     with Results.open(runs_dir) as results:
         yield results
@@ -185,6 +191,7 @@ def test_text_of_runs_is_escaped(results: Results, tmp_path: Path) -> None:
 NAMES = ["_sam", "cost $5 or $6", r"$\rho_{bad$ 100% & <b>#1</b>", "αβ 中文", ":bug: \x1b[31m"]
 
 
+@pytest.mark.usefixtures("empty_figures")
 def test_names_are_text_everywhere(results: Results, tmp_path: Path) -> None:
     for lr, name in enumerate(NAMES, 1):
         add(results, [0.2, lr / 10], name=name, client__optimizer={"name": "sgd", "lr": lr})
@@ -239,6 +246,7 @@ def test_the_set_up_says_how_many_examples_and_which_augmentation(results: Resul
     assert OFFICIAL["digits"] == (len(digits.train.y), digits.augment)
 
 
+@pytest.mark.usefixtures("empty_figures")
 def test_each_class_has_its_accuracy(results: Results, tmp_path: Path) -> None:
     of_class = {f"class_accuracy_{kind}": kind / 10 for kind in range(10)}
     add(results, [0.45], measures=of_class)
@@ -323,8 +331,8 @@ def test_leaderboard_fits_a_terminal_of_80_columns(results: Results) -> None:
     assert "…" not in text
 
 
-def test_everything_measured_is_shown(results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "encode", lambda figure, kind: b"")  # takes most of the time; test_figures encodes each kind of figure
+@pytest.mark.usefixtures("empty_figures")
+def test_everything_measured_is_shown(results: Results, tmp_path: Path) -> None:
     compare(results, ["sgd", "sam", "esam", "msam"], [4, 9], [0, 1], rounds=3)
     page = Page(write_report(results, results.runs(), tmp_path, baseline="esam", target_accuracy=0.3))
     tables = {"leaderboard", "equal-cost", "time-to-target", "generalization", "clients", "flatness", "flatness-errors"}

@@ -10,9 +10,10 @@ import pytest
 
 from experiments.callbacks.callback import Callback
 from experiments.planning.plan import plan
+from experiments.running import scheduler
 from experiments.running.grids import DatasetCache, actor_groups
 from experiments.running.judging import Judge
-from experiments.running.scheduler import Outcome, perform
+from experiments.running.scheduler import Outcome, side_by_side
 from experiments.settings.catalogue import check
 from fedsam.config import Experiment
 from fedsam.results.listing import listed_runs
@@ -43,8 +44,7 @@ class Until:
 
 def judged(settings: Experiment, judge: Judge, callback: Callback | None = None) -> Outcome:
     with actor_groups([settings], 1) as groups:
-        (outcome,) = perform([check(settings)], groups, callback or Callback(), once=True, judges=[judge])
-    return outcome
+        return scheduler.carry_out(check(settings), groups[0], callback or Callback(), once=True, judge=judge)
 
 
 def validation(folder: Path) -> list[tuple[int, float]]:
@@ -125,6 +125,9 @@ def test_each_run_has_its_own_judge_on_two_actors_as_in_this_process(tmp_path: P
     for name, compute, parallel in (("a", {"grid": "inline"}, 1), ("b", {"grid": "ray", "actors": 2}, 1), ("c", {"actors": 2}, 2)):
         several = [experiment(tmp_path / name, TRIAL, compute={"grid": "ray", **compute}, seed=seed) for seed in range(3)]
         with actor_groups(several, parallel) as groups:
-            outcomes[name] = perform([check(one) for one in several], groups, Callback(), judges=judges)
+            judged_runs = [(check(one), judge) for one, judge in zip(several, judges, strict=True)]
+            outcomes[name] = side_by_side(
+                judged_runs, groups, lambda item, group: scheduler.carry_out(item[0], group, Callback(), judge=item[1])
+            )
     assert {tuple(outcome.status for outcome in found) for found in outcomes.values()} == {("pruned", "finished", "pruned")}
     assert content(tmp_path / "a") == content(tmp_path / "b") == content(tmp_path / "c")

@@ -23,6 +23,7 @@ from fedsam.models import architectures
 from fedsam.models.flat import Layout
 
 EXAMPLES = 12
+WHOLE = (EXAMPLES,)  # one batch, for tests that pass through the network very often: batches do not matter (see below)
 
 Measure = Callable[[Loss, Tensor], Any]
 
@@ -184,9 +185,9 @@ def test_top_eigenvalues_of_a_relu_network_in_float32_agree_with_arpack() -> Non
     digits = datasets.load("digits")
     module = architectures.create(Component(name="lenet5"), digits.image, digits.classes, rng())
     prepare = partial(augmentation.normalize, mean=digits.mean, std=digits.std)
-    x, y = digits.train.x[:30], digits.train.y[:30]
+    x, y = digits.train.x[:12], digits.train.y[:12]
     w = Layout.of_module(module).vector(dict(module.named_parameters()))
-    loss = Loss(module, torch.empty(0), x, y, batch_sizes(30, 12), prepare=partial(prepare, dtype=torch.float32))
+    loss = Loss(module, torch.empty(0), x, y, batch_sizes(12, 5), prepare=partial(prepare, dtype=torch.float32))
     top = hessian_top(loss, w, rng(), k=3)
     assert top.converged
 
@@ -221,7 +222,7 @@ def test_a_diverged_run_has_no_spectrum() -> None:
 
 
 def test_trace_is_within_two_standard_errors() -> None:
-    loss, w = small()
+    loss, w = small(WHOLE)
     exact = float(dense(loss, w).trace())
     for seed in range(3):
         trace = hessian_trace(loss, w, rng(seed))
@@ -237,7 +238,7 @@ def test_trace_stops_early_only_when_the_standard_error_is_small() -> None:
 
 
 def test_density_holds_one_and_knows_the_trace() -> None:
-    loss, w = small()
+    loss, w = small(WHOLE)
     density = hessian_density(loss, w, rng(), probes=20)
     grid = torch.linspace(-2, 3, 5001)
     curve, error = density.at(grid)
@@ -338,7 +339,7 @@ def test_average_rise_is_half_rho_squared_times_the_curvature(norm: sharpness.No
 
 
 def test_average_sharpness_agrees_with_the_trace() -> None:
-    loss, w = small()
+    loss, w = small(WHOLE)
     trace, rho = float(dense(loss, w).trace()), 0.05
     for norm, share in (("l2", 1.0), ("linf", 1 / 3)):
         got = sharpness_avg(loss, w, rng(), rho=rho, norm=norm, draws=1000)  # type: ignore[arg-type]

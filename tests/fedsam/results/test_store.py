@@ -80,7 +80,7 @@ def test_a_run_is_deleted_with_its_places_among_trials(results: Results) -> None
     for run in (trial, final):
         results.finish_run(run, "finished")
     results._connection.execute("INSERT INTO studies VALUES ('s', 'sam, 5 clients', '{}')")
-    results._connection.execute("INSERT INTO trials VALUES ('s', 0, ?, '{}', 0.5)", (trial,))
+    results._connection.execute("INSERT INTO trials VALUES ('s', 1, ?, '{}', 0.5, 0)", (trial,))
     results._connection.execute("INSERT INTO tuned VALUES (?, 's')", (final,))
     for run in (trial, final):
         results.delete(run)
