@@ -98,7 +98,7 @@ def _tried() -> Iterator[Experiment]:
     """The methods, the shipped configs, and each part of a method beside the plainest others; each with and without a budget."""
     alone = [{key: name} for key in METHOD for name in REGISTRIES[key]]
     settings = [{"method": name} for name in PRESETS] + [overrides.override({}, part) for part in alone]
-    ours = [experiment for path in shipped.configs().values() for experiment in expand_sweep(overrides.read(path))]
+    ours = [experiment for path in shipped.configs().values() for experiment in expand_sweep(shipped.of_one_seed(path))]
     for experiment in [*map(expand, settings), *ours]:
         for budget in (None, 1000):
             yield experiment.model_copy(update={"budget": budget})

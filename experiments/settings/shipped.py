@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
+from fedsam import overrides
 from fedsam.wording import ConfigError, nearest
 
 FOLDER = Path(__file__).parents[1] / "configs"
@@ -28,6 +30,12 @@ def find(given: Path) -> Path:
     if name not in named:
         raise ConfigError(f"config: no file {str(given)!r} is here{nearest(name, list(named))}; these come with fedsam: {', '.join(named)}")
     return named[name]
+
+
+def of_one_seed(path: Path) -> dict[str, Any]:
+    """The settings of a config, of one seed and before tuning: whatever it compares, once. Raises as `fedsam.overrides.read`."""
+    settings = {key: value for key, value in overrides.read(path).items() if key != "tune"}
+    return settings | ({"sweep": {**settings["sweep"], "seeds": [0]}} if "seeds" in settings.get("sweep", {}) else {})
 
 
 def summary(path: Path) -> str:

@@ -83,7 +83,7 @@ class Comparison:
             DataError: A dataset cannot be had.
         """
         final = [experiment for experiment in self._final() if experiment is not None]
-        return plan_comparison(final, self._cache, self._keys) if final else []
+        return plan_comparison(final, self._cache, self._keys) if final or not self.studies else []
 
     def failures(self) -> list[Outcome]:
         """How the final runs ended that cannot be made, because their tuning failed."""

@@ -16,11 +16,11 @@ from experiments.analysis.comparison import compare_runs
 from experiments.callbacks.progress import ConsoleCallback
 from experiments.running import actors
 from experiments.running.server_app import run
-from fedsam.config import Compute, Frozen, Published, parse
+from fedsam.config import Compute, Experiment, Frozen, Published, parse
 from fedsam.results.store import Results
 from tests.support.recorded import add
 
-TABLES = Frozen.__subclasses__()
+TABLES = [table for table in Frozen.__subclasses__() if table.__module__ == Experiment.__module__]  # of a run; not of [tune]
 # These read all settings of a kind alike, whatever becomes of them.
 CHECKS = {("experiments.settings.catalogue", "_named"), ("experiments.settings.compatibility", "_names")}
 # Read by reports, from what is stored of a run.

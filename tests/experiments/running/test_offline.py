@@ -38,10 +38,10 @@ def nothing_to_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     return
 
 
-PAPERS = [name for name in shipped.configs() if "/" in name]
+PAPERS, STUDIES = ([name for name in shipped.configs() if name.startswith(folder)] for folder in ("papers/", "studies/"))
 
 
-@pytest.mark.parametrize("path", [path for name, path in shipped.configs().items() if name not in PAPERS], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [path for name, path in shipped.configs().items() if "/" not in name], ids=lambda path: path.stem)
 def test_every_file_that_we_ship_can_be_planned_on_what_it_falls_back_to(
     path: Path, tmp_path: Path, nothing_to_be_had: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -99,3 +99,17 @@ def test_a_recipe_of_a_paper_falls_back_to_nothing(
     assert (stopped.value.code, out) == (1, "")
     assert "cifar10" in err.lower()
     assert "cannot be" in err or "could not be" in err, err
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_can_be_planned(
+    name: str, nothing_to_be_had: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(forecast, "PROBE_SECONDS", 0.0)
+    fixed = ("data.clients=20", "data.partition.alpha=1.0", "sweep.seeds=[0]", "compute={grid='inline'}")
+    with pytest.raises(SystemExit) as stopped:
+        main.main(["compare", name, "--dry-run", "--runs-dir", str(tmp_path / "runs"), *(word for text in fixed for word in ("-o", text))])
+    out, err = capsys.readouterr()
+    assert stopped.value.code == 0, err
+    assert "tuning: 16 studies of 16 trials; at most 256 runs, about " in out and "16 runs, 0 of them finished before" in out
+    assert "–" not in out  # every line has a forecast

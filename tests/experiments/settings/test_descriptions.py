@@ -41,7 +41,7 @@ def test_shares_that_depend_on_the_training_are_within_their_limits() -> None:
 def experiments() -> list[Experiment]:
     """Those of all methods and shipped configs."""
     methods = [expand({"method": name, "client": {"optimizer": {"lr": 1}}}) for name in PRESETS]
-    return [*methods, *(one for path in shipped.configs().values() for one in expand_sweep(overrides.read(path)))]
+    return [*methods, *(one for path in shipped.configs().values() for one in expand_sweep(shipped.of_one_seed(path)))]
 
 
 def test_defaults_are_filled_in_as_by_the_components() -> None:
