@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedsam.formatting import no_formula
-from fedsam.results.database import DamagedError, open_to_read
+from fedsam.results.database import STATEMENTS, DamagedError, open_to_read
 
 if TYPE_CHECKING:
     import pyarrow
@@ -48,7 +48,8 @@ def export(database: Path, runs: Sequence[str], folder: Path, kind: Format) -> d
     with closing(open_to_read(database)) as connection:
         connection.execute("BEGIN")
         try:
-            for table in [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]:
+            there = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+            for table in [name for name in there if name in STATEMENTS]:  # the plans of commands at work are no results
                 target = folder / f"{table}.{kind}"
                 written[target] = _write(connection, table, json.dumps(list(runs)), target, kind)
         except (sqlite3.DatabaseError, ValueError, TypeError) as error:  # pyarrow raises the latter two for values of the wrong type

@@ -12,6 +12,7 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
+from experiments.callbacks.plans import PlannedWork, add_plan
 from experiments.reporting import export as module
 from experiments.reporting.export import Format, export
 from fedsam.config import ConfigError
@@ -41,6 +42,12 @@ def runs(runs_dir: Path) -> list[str]:
         results._connection.execute("INSERT INTO trials VALUES ('s1', 1, ?, '{}', 0.5, 0)", (first,))
         results._connection.execute("INSERT INTO tuned VALUES (?, 's2')", (first,))
     return [first, second]
+
+
+def test_plans_of_commands_are_no_results(runs_dir: Path, runs: list[str], tmp_path: Path) -> None:
+    add_plan(runs_dir / DATABASE_NAME, [PlannedWork(work=1.0, rounds=2, run=runs[0])])
+    written = export(runs_dir / DATABASE_NAME, runs, tmp_path / "out", Format.CSV)
+    assert {path.stem for path in written} == TABLES
 
 
 def test_parquet_has_every_table_with_its_types(runs_dir: Path, runs: list[str], tmp_path: Path) -> None:
