@@ -88,6 +88,11 @@ def value(value: object) -> str:
     return "unset" if value is None else str(value)
 
 
+def is_number(value: object) -> bool:
+    """Whether a value of a setting is a number; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def is_plain(value: object) -> bool:
     """Whether a value has a form in TOML; nothing else can be given in a file, kept with a run or shown."""
     if type(value) in (list, tuple):  # not every mapping or sequence: `os.environ` is one, too

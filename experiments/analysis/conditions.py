@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from experiments.analysis.labels import Settings, component_variation, flatten, is_about_data, plain
 from fedsam.formatting import plural, printable
 from fedsam.results.rows import Run
+from fedsam.wording import is_number
 
 
 @dataclass(frozen=True, order=True)
@@ -95,7 +95,7 @@ def conditions(each: Sequence[Settings]) -> list[Condition]:
     values = [tuple(plain(one.get(key)) for key in keys) for one in each]
     distinct = dict(zip(values, each, strict=True))
     places = sorted(distinct, key=lambda value: tuple(map(_sortable, value)))
-    numbers = len(keys) == 1 and all(_is_number(one.get(keys[0])) for one in distinct.values())
+    numbers = len(keys) == 1 and all(is_number(one.get(keys[0])) for one in distinct.values())
     shown = list(distinct.values())
     found = {value: DataSetting(place, _text(distinct[value], shown, keys), numbers) for place, value in enumerate(places)}
     return [Condition(one["data.clients"], found[value] if keys else None) for one, value in zip(each, values, strict=True)]
@@ -108,10 +108,6 @@ def run_conditions(runs: Sequence[Run]) -> dict[str, Condition]:
 
 def _differ(key: str, each: Sequence[Settings]) -> bool:
     return len({plain(one.get(key)) for one in each}) > 1
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _sortable(text: str) -> tuple[bool, float, str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from fedsam import overrides
 from fedsam.config import Published
-from fedsam.formatting import printable
+from fedsam.formatting import plural, printable
 from fedsam.results.rows import Run
 
 METHOD_COMPONENTS = ("client.optimizer", "client.correction", "server.strategy")
@@ -94,6 +94,12 @@ def _varies(key: str, shown: Sequence[Settings], tuned: Collection[str]) -> bool
 
 def _condition(settings: Settings) -> str:
     return json.dumps([[key, plain(settings[key])] for key in sorted(settings) if key == "data.clients" or is_about_data(key)])
+
+
+def comparable_text(dataset: str, examples: int | None, budget: int | None, rounds: int | None) -> str:
+    """What runs must share to be compared, in words: the dataset, its examples and the length of a run."""
+    length = f"{budget:,} gradient evaluations" if budget else plural(rounds or 0, "round")
+    return ", ".join(filter(None, [dataset, f"{examples:,} examples" if examples else "", length]))
 
 
 def is_about_data(key: str) -> bool:

@@ -137,7 +137,7 @@ class SeedGroup:
 
 def seed_groups(results: Results, runs: Sequence[Run]) -> list[SeedGroup]:
     """Runs grouped by method and condition: fewer clients first, methods in the order of their first run."""
-    names, where, members = labels(runs, tuned_settings(results, runs)), run_conditions(runs), defaultdict(list)
+    names, where, members = labels(runs, results.tuned_settings([run.id for run in runs])), run_conditions(runs), defaultdict(list)
     for run in runs:
         members[where[run.id], names[run.id]].append(run)
     order = list(dict.fromkeys(names[run.id] for run in runs))
@@ -145,11 +145,6 @@ def seed_groups(results: Results, runs: Sequence[Run]) -> list[SeedGroup]:
         _seed_group(results, label, clients, group)
         for (clients, label), group in sorted(members.items(), key=lambda item: (item[0][0], order.index(item[0][1])))
     ]
-
-
-def tuned_settings(results: Results, runs: Sequence[Run]) -> set[str]:
-    """The settings by dotted key that were tuned for any of the runs."""
-    return {key for study in results.studies([run.id for run in runs]) for key in study.settings["space"]}
 
 
 def _seed_group(results: Results, label: str, clients: int, runs: Sequence[Run]) -> SeedGroup:

@@ -44,7 +44,7 @@ def choices_table(studies: Sequence[TunedStudy]) -> Table:
             result.add_row(literal(study.label), "failed", "–", str(len(study.trials)), str(pruned), "")
             continue
         values = ", ".join(f"{key.rpartition('.')[2]}={value}" for key, value in chosen.parameters.items())
-        ends = ", ".join(key.rpartition(".")[2] for key in chosen.parameters if study.at_edge(key))
+        ends = ", ".join(key.rpartition(".")[2] for key in study.edges)
         cells = value_text(chosen.value, study.settings["metric"]), str(len(study.trials)), str(pruned)
         result.add_row(literal(study.label), literal(values), *cells, ends)
     return result

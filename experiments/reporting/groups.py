@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from experiments.analysis.labels import labels
-from experiments.analysis.leaderboard import tuned_settings
+from experiments.analysis.labels import comparable_text, labels
 from fedsam.config import ConfigError
-from fedsam.formatting import plural
 from fedsam.results.rows import Run
 from fedsam.results.store import Results
 
@@ -17,15 +15,14 @@ def comparable(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """Runs by what they must share to be compared, in words: the dataset, its examples and the length of a run."""
     found: defaultdict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        examples, budget = run.config["data"].get("examples"), run.config.get("budget")
-        length = f"{budget:,} gradient evaluations" if budget else plural(run.config["rounds"], "round")
-        found[", ".join(filter(None, [run.dataset, f"{examples:,} examples" if examples else "", length]))].append(run)
+        settings = run.config
+        found[comparable_text(run.dataset, settings["data"].get("examples"), settings.get("budget"), settings["rounds"])].append(run)
     return dict(found)
 
 
 def baselines(groups: Mapping[str, Sequence[Run]], baseline: str | None, results: Results) -> dict[str, str | None]:
     """The baseline of each group: the label given, where the group has such a method. Raises `ConfigError` where no group has it."""
-    known = {title: set(labels(runs, tuned_settings(results, runs)).values()) for title, runs in groups.items()}
+    known = {title: set(labels(runs, results.tuned_settings([run.id for run in runs])).values()) for title, runs in groups.items()}
     every = sorted(set[str]().union(*known.values()))
     if baseline is not None and baseline not in every:
         raise ConfigError(f"baseline: {baseline!r} is not known; allowed: {'; '.join(every)}")

@@ -18,7 +18,8 @@ from experiments.reporting.report_figure import ReportFigure
 from experiments.reporting.table import Column, ResultTable, Value
 from experiments.reporting.tables import CLIENTS, METHOD, condition_table
 from fedsam.formatting import listed, plural
-from fedsam.results.tuning import Study
+from fedsam.results.tuning import Study, worst
+from fedsam.wording import is_number
 
 ACCURACY = "validation_accuracy"
 
@@ -49,7 +50,7 @@ def choices(comparison: Comparison) -> ResultTable:
         if best is None or best.value is None:
             continue
         chosen = ", ".join(f"{_short(key)}={_text(value)}" for key, value in best.parameters.items())
-        edges = [_short(key) for key in best.parameters if study.at_edge(key)]
+        edges = [_short(key) for key in study.edges]
         value: Value = Estimate(best.value, None) if study.settings["metric"] == ACCURACY else best.value
         rows.append([label, clients, chosen, value, len(study.trials), pruned, listed(edges) if edges else None])
     return condition_table("tuning", columns, rows, by="clients")
@@ -58,9 +59,9 @@ def choices(comparison: Comparison) -> ResultTable:
 def edge_findings(comparison: Comparison) -> list[str]:
     """A sentence on the choices that lie at the end of what was allowed."""
     found = [
-        f"{label} with {condition_text(clients)} ({listed([_short(key) for key in study.chosen.parameters if study.at_edge(key)])})"
+        f"{label} with {condition_text(clients)} ({listed([_short(key) for key in study.edges])})"
         for (label, clients), study in studies(comparison).items()
-        if study.chosen and any(study.at_edge(key) for key in study.chosen.parameters)
+        if study.edges
     ]
     if not found:
         return []
@@ -73,7 +74,7 @@ def tuning_figures(comparison: Comparison, title: str) -> Iterator[ReportFigure]
     for (label, clients), study in studies(comparison).items():
         by_condition[clients][label] = study
     for metric in dict.fromkeys(study.settings["metric"] for each in by_condition.values() for study in each.values()):
-        ylabel = "validation accuracy (%)" if metric == ACCURACY else "validation loss"
+        name, is_accuracy = metric.replace("_", " "), metric == ACCURACY
         tried = {
             clients: [one for label, study in own.items() if study.settings["metric"] == metric for one in _tried(label, study)]
             for clients, own in by_condition.items()
@@ -82,13 +83,13 @@ def tuning_figures(comparison: Comparison, title: str) -> Iterator[ReportFigure]
             axes = _axes(list(by_condition[clients].values()))
             if trials and axes:
                 caption = (
-                    f"What tuning tried, {condition_text(clients)}: {ylabel.removesuffix(' (%)')} of each trial. A ring is the choice; "
+                    f"What tuning tried, {condition_text(clients)}: {name} of each trial. A ring is the choice; "
                     "a cross is a trial that was pruned or diverged. Other settings vary too, so no point is the effect of one alone."
                 )
-                draw = partial(tuning_responses, trials, axes, ylabel, styles, title)
+                draw = partial(tuning_responses, trials, axes, styles, title, is_accuracy=is_accuracy)
                 yield ReportFigure("tuning", f"tuning-{metric}-{condition_name(clients)}".replace("_", "-"), caption, draw)
-        caption = f"Best {ylabel.removesuffix(' (%)')} so far against {_effort(by_condition)}, which every method got alike."
-        draw = partial(tuning_progress, {n: own for n, own in tried.items() if own}, ylabel, styles, title)
+        caption = f"Best {name} so far against {_effort(by_condition)}, which every method got alike."
+        draw = partial(tuning_progress, {n: own for n, own in tried.items() if own}, styles, title, is_accuracy=is_accuracy)
         yield ReportFigure("tuning", f"tuning-effort-{metric}".replace("_", "-"), caption, draw)
 
 
@@ -109,8 +110,8 @@ def _tried(label: str, study: Study) -> Iterator[Tried]:
     for trial in study.trials:
         if trial.value is None:
             continue
-        numbers = {_short(key): float(value) for key, value in trial.parameters.items() if _is_number(value)}
-        diverged = not math.isfinite(trial.value) or (scale == 100 and trial.value == 0)
+        numbers = {_short(key): float(value) for key, value in trial.parameters.items() if is_number(value)}
+        diverged = trial.value == worst(study.settings["metric"])
         result = math.nan if diverged else scale * trial.value
         yield Tried(label, trial.number, numbers, result, not trial.pruned and not diverged, trial == study.chosen)
 
@@ -122,13 +123,9 @@ def _axes(found: Sequence[Study]) -> dict[str, bool]:
         for key, allowed in study.settings["space"].items():
             if isinstance(allowed, Mapping):
                 axes[_short(key)] = bool(allowed["log"])
-            elif all(map(_is_number, allowed)):
+            elif all(map(is_number, allowed)):
                 axes.setdefault(_short(key), False)
     return axes
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _short(key: str) -> str:

@@ -69,6 +69,7 @@ class Comparison:
         self._experiments, self._cache = list(experiments), cache
         named_plans = zip(plans, self._labels(plans), strict=True)
         self.studies = [TunedStudy(plan, StudyRunner(plan, label, cache).run()).judged() for plan, label in named_plans]
+        self._is_recorded = False  # whether the results have all studies and their trials
 
     @property
     def trials_left(self) -> list[Experiment]:
@@ -104,19 +105,21 @@ class Comparison:
         """
         callback.plan(self.trials_left)
         self.studies = side_by_side(self.studies, groups, partial(self._tuned, callback=callback, restart=restart))
+        self._is_recorded = True
 
     def record_choices(self, planned: Sequence[PlannedRun]) -> Callback:
         """Note which study chose the settings of each final run: now of those that have ended, and by a callback of those that start."""
         final, study_of = self._final(), dict[str, str]()
         for tuned in self.studies:
-            if tuned.choice is not None:
-                StudyRunner(tuned.plan, tuned.study.label, self._cache, record=True).run()  # its trials may be those of another study
-                study_of |= {experiment.dumps(): tuned.study.id for place in tuned.plan.members if (experiment := final[place]) is not None}
-        recorder = _ChoiceRecorder(study_of)
-        for one in planned if study_of else ():
-            if one.concluded_run is not None:
-                recorder.started(one.concluded_run.id, one.experiment)
-        return recorder
+            if not self._is_recorded:  # all of its trials were made before, perhaps as those of another study
+                StudyRunner(tuned.plan, tuned.study.label, self._cache, record=True).run()
+            study_of |= {experiment.dumps(): tuned.study.id for place in tuned.plan.members if (experiment := final[place]) is not None}
+        if study_of:
+            with Results.open(self._experiments[0].runs_dir) as results:
+                for one in planned:
+                    if one.concluded_run is not None and (study := study_of.get(one.experiment.dumps())) is not None:
+                        results.record_tuned(one.concluded_run.id, study)
+        return _ChoiceRecorder(study_of)
 
     def _tuned(self, tuned: TunedStudy, group: ActorGroup, callback: Callback, restart: bool) -> TunedStudy:
         def make(run: TrialRun) -> Outcome:

@@ -58,7 +58,8 @@ class Tuning(Frozen):
 
     trials: Count = Field(20, description="Trials of each method and number of clients.")
     sampler: Literal["tpe", "random", "grid"] = Field(
-        "tpe", description="What is tried next: tpe (tree-structured Parzen estimator), random, or grid, of evenly spread values."
+        "tpe",
+        description="tpe (tree-structured Parzen estimator), random, or grid: evenly spread values, at most as many points as trials.",
     )
     metric: Literal["validation_accuracy", "validation_loss"] = Field(
         "validation_accuracy", description="What decides: the mean of the last measure.last evaluations of a trial."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sqlite3
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,11 +50,15 @@ class MethodTable:
 
     def __init__(self) -> None:
         self._settings: dict[tuple[str, Process], list[Run]] = {}
-        self._named: tuple[tuple[tuple[str, Process], ...], dict[str, tuple[int, str, str]]] = ((), {})
+        self._named: tuple[Any, dict[str, tuple[int, str, str]]] = (None, {})  # what the names are of, and the names
 
-    def methods(self, connection: sqlite3.Connection, runs: Sequence[IndexedRun]) -> tuple[list[Method], int]:
-        """The methods of runs, by condition and then in the order of their first runs, and how many runs have no readable settings."""
-        named = self._names(connection, runs)
+    def methods(self, connection: sqlite3.Connection, runs: Sequence[IndexedRun], tuned: Collection[str] = ()) -> tuple[list[Method], int]:
+        """The methods of runs, by condition and then in the order of their first runs, and how many runs have no readable settings.
+
+        Args:
+            tuned: As of `labels`.
+        """
+        named = self._names(connection, runs, tuned)
         groups: dict[tuple[int, str, str], list[IndexedRun]] = {}
         for run in runs:
             if run.id in named:
@@ -62,16 +66,16 @@ class MethodTable:
         found = [Method(label, where, _counted(each), tuple(each)) for (_, where, label), each in _sorted(groups)]
         return found, len(runs) - len(named)
 
-    def _names(self, connection: sqlite3.Connection, runs: Sequence[IndexedRun]) -> dict[str, tuple[int, str, str]]:
+    def _names(self, connection: sqlite3.Connection, runs: Sequence[IndexedRun], tuned: Collection[str]) -> dict[str, tuple[int, str, str]]:
         """Place of the condition, the condition and the label of each run."""
-        ids = tuple((run.id, run.process) for run in runs)
-        if ids != self._named[0]:
+        known = frozenset(tuned), tuple((run.id, run.process) for run in runs)
+        if known != self._named[0]:
             self._read([run for run in runs if (run.id, run.process) not in self._settings], connection)
             found = [one for run in runs for one in self._settings[run.id, run.process]]
-            label, where = labels(found), run_conditions(found)
+            label, where = labels(found, tuned), run_conditions(found)
             place = {condition: number for number, condition in enumerate(sorted(set(where.values())))}
             names = {run.id: (place[where[run.id]], condition_text(where[run.id]), label[run.id]) for run in found}
-            self._named = ids, names
+            self._named = known, names
         return self._named[1]
 
     def _read(self, runs: Sequence[IndexedRun], connection: sqlite3.Connection) -> None:

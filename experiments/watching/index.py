@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedsam.formatting import plural, printable
+from experiments.analysis.labels import comparable_text
+from fedsam.formatting import printable
 from fedsam.results.database import DATABASE_NAME, connect
 from fedsam.results.processes import process_ended
 from fedsam.wording import ConfigError
@@ -176,7 +177,6 @@ class RunIndex:
         process = row["host"], row["pid"], row["born"]
         ended = row["status"] == "running" and process_ended(*process, row["heartbeat"])
         examples, budget, rounds = (settings[key] for key in ("data.examples", "budget", "rounds"))
-        length = f"{budget:,} gradient evaluations" if budget else plural(rounds or 0, "round")
         parts = [settings[key] for key in SETTINGS[-3:]]
         method = row["name"] or settings["method"] or " x ".join(part for part in parts if part and part != "none")
         return IndexedRun(
@@ -188,7 +188,7 @@ class RunIndex:
             rounds=rounds,
             budget=budget,
             actors=self._actors(settings, row["host"]),
-            alike=", ".join(filter(None, [row["dataset"], f"{examples:,} examples" if examples else "", length])),
+            alike=comparable_text(row["dataset"], examples, budget, rounds),
             **{name: row[name] for name in SAME},
         )
 

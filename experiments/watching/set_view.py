@@ -16,8 +16,9 @@ from experiments.watching.index import IndexedRun, RunIndex
 from experiments.watching.progress import plan_progress, run_eta, run_fraction
 from experiments.watching.rounds import RoundsCache, RunRounds
 from experiments.watching.sets import RunSet
-from experiments.watching.trials import study_table, trial_runs
+from experiments.watching.trials import study_table
 from fedsam.formatting import plural, printable
+from fedsam.results.store import Results
 
 MOST_RUNS = 400  # of a set, the newest
 MOST_PANELS, MOST_LINES = 12, 40
@@ -54,9 +55,12 @@ class SetViews:
         measures, usual = self._measures(connection, shown)
         measure = measure if measure in measures else usual
         rounds = self._rounds.read(connection, shown, measure)
-        trials = trial_runs(connection)
+        results = Results(connection, index.path)
+        trials = results.trial_runs()
         final = [run for run in shown if run.id not in trials]
-        methods, unreadable = self._methods.methods(connection, final or shown)  # trials have curves while there is nothing else
+        methods, unreadable = self._methods.methods(
+            connection, final or shown, results.tuned_settings([run.id for run in final])
+        )  # trials have curves while there is nothing else
         curves = [curve(method.runs, rounds) for method in methods]
         styles = {label: number for number, label in enumerate(dict.fromkeys(method.label for method in methods))}
         names = {run.id: method.label for method in methods for run in method.every}
@@ -65,7 +69,7 @@ class SetViews:
         notes += [f"{plural(unreadable, 'run')} cannot be read and {'is' if unreadable == 1 else 'are'} in no curve"] if unreadable else []
         tables = [
             _at_work_table(shown, rounds, names, measure, plan),
-            study_table(connection, shown),
+            study_table(results.studies_of_trials([run.id for run in shown])),
             _method_table(methods if final else [], curves if final else [], styles, measure),
             _failed_table(shown, names),
             _client_table(connection, shown, rounds, names),

@@ -111,8 +111,9 @@ class Views:
         return self._of_kind(kind).get(key) if kind else None
 
     def _view(self, connection: sqlite3.Connection, request: ViewRequest) -> dict[str, Any]:
-        if request.view in TITLES:
-            return self._list(request.view, request.page)  # type: ignore[arg-type] # a key of TITLES is a kind
+        kind = next((kind for kind in TITLES if kind == request.view), None)
+        if kind is not None:
+            return self._list(kind, request.page)
         if request.view == "runs":
             return self._runs(connection, request)
         sets = list(self._of_kind("command").values())

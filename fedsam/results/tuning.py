@@ -12,6 +12,7 @@ from typing import Any
 
 from fedsam.results.database import transaction
 from fedsam.results.ownership import OwnedResults
+from fedsam.wording import is_number
 
 METRICS: Mapping[str, bool] = {"validation_accuracy": True, "validation_loss": False}  # whether more is better
 EDGE_SHARE = 0.05  # of a range, at each of its ends
@@ -26,7 +27,7 @@ class Trial:
         parameters: What was tried, by dotted key.
         runs: Ids of its runs, one for each seed of trials; fewer while it is made, and one alone where it was pruned.
         value: Mean of the study's metric over the runs: a fraction, or nats. 0 and infinity where a run diverged; where the
-            trial was pruned, what was measured last; None until it has ended.
+            trial was pruned, what it had come to by then; None until it has ended.
         pruned: Whether it was stopped early because it was worse than the median of those before it.
     """
 
@@ -61,9 +62,11 @@ class Study:
         """The best trial so far, of equal ones the earliest; None where none has gone to its end, or all of those diverged."""
         return best(self.trials, self.settings["metric"])
 
-    def at_edge(self, key: str) -> bool:
-        """Whether the chosen value of a key lies at an end of what was allowed, so that a better one may lie outside."""
-        return self.chosen is not None and at_edge(self.settings["space"][key], self.chosen.parameters[key])
+    @property
+    def edges(self) -> list[str]:
+        """The keys whose chosen value lies at an end of what was allowed, so that a better one may lie outside."""
+        chosen = self.chosen.parameters if self.chosen else {}
+        return [key for key, value in chosen.items() if at_edge(self.settings["space"][key], value)]
 
 
 def best(trials: Sequence[Trial], metric: str) -> Trial | None:
@@ -90,11 +93,6 @@ def at_edge(allowed: Mapping[str, Any] | Sequence[Any], chosen: Any) -> bool:
         return len(allowed) > 2 and is_number(chosen) and chosen in (allowed[0], allowed[-1])
     low, high, value = (math.log(one) if allowed["log"] else one for one in (allowed["low"], allowed["high"], chosen))
     return not EDGE_SHARE < (value - low) / (high - low) < 1 - EDGE_SHARE
-
-
-def is_number(value: object) -> bool:
-    """Whether a value of a setting is a number."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 class TuningResults(OwnedResults):
@@ -127,8 +125,19 @@ class TuningResults(OwnedResults):
 
     def studies(self, runs: Sequence[str]) -> list[Study]:
         """The studies by whose choices these runs were made, in the order of the runs, each once."""
+        return self._studies("tuned", runs)
+
+    def studies_of_trials(self, runs: Sequence[str]) -> list[Study]:
+        """The studies that these runs are trials of, in the order of the runs, each once."""
+        return self._studies("trials", runs)
+
+    def tuned_settings(self, runs: Sequence[str]) -> set[str]:
+        """The settings by dotted key that were tuned for any of these runs."""
+        return {key for study in self.studies(runs) for key in study.settings["space"]}
+
+    def _studies(self, table: str, runs: Sequence[str]) -> list[Study]:
         of_run: defaultdict[str, list[str]] = defaultdict(list)
-        for run, study in self._select("SELECT run, study FROM tuned ORDER BY study"):
+        for run, study in self._select(f"SELECT DISTINCT run, study FROM {table} ORDER BY study"):
             of_run[run].append(study)
         return [self.study(study) for study in dict.fromkeys(study for run in runs for study in of_run[run])]
 

@@ -36,7 +36,7 @@ class Tried:
 
 @with_rc_params
 def tuning_responses(
-    trials: Sequence[Tried], logarithmic: Mapping[str, bool], ylabel: str, styles: MethodStyles, title: str = ""
+    trials: Sequence[Tried], logarithmic: Mapping[str, bool], styles: MethodStyles, title: str = "", *, is_accuracy: bool
 ) -> Figure:
     """The metric against each tuned setting, a panel each; a ring is the choice, a small cross a trial that was pruned or diverged.
 
@@ -44,12 +44,12 @@ def tuning_responses(
 
     Args:
         logarithmic: The settings by key, and whether their axis is logarithmic.
+        is_accuracy: Whether the results are accuracies in percent, else losses.
     """
     used = {label: style for label, style in styles.items() if any(one.label == label for one in trials)}
     figure, grid = panels([""] * len(logarithmic), used, title=title, columns=min(2, len(logarithmic)), height=1.7, kind="point")
     finite = [one.result for one in trials if math.isfinite(one.result)]
-    better = max if ylabel.endswith("(%)") else min
-    worst = (min if better is max else max)(finite, default=0.0)
+    worst = (min if is_accuracy else max)(finite, default=0.0)
     for index, ((key, is_log), axes) in enumerate(zip(logarithmic.items(), grid, strict=True)):
         for one in trials:
             if key not in one.values:
@@ -67,21 +67,21 @@ def tuning_responses(
             axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(key)
-        if ylabel.endswith("(%)"):
+        if is_accuracy:
             limit_to_percents(axes)
         if index % 2 == 0:
-            axes.set_ylabel(ylabel)
+            axes.set_ylabel(_ylabel(is_accuracy))
     return figure
 
 
 @with_rc_params
-def tuning_progress(trials: Mapping[int, Sequence[Tried]], ylabel: str, styles: MethodStyles, title: str = "") -> Figure:
-    """The best result so far against the number of trials, a panel for each condition."""
+def tuning_progress(trials: Mapping[int, Sequence[Tried]], styles: MethodStyles, title: str = "", *, is_accuracy: bool) -> Figure:
+    """The best result so far against the number of trials, a panel for each condition; `is_accuracy` as of `tuning_responses`."""
     labels = {one.label for each in trials.values() for one in each}
     used = {label: style for label, style in styles.items() if label in labels}
     height = 1.9 if len(trials) == 1 else 1.45
     figure, grid = panels(client_count_titles(list(trials)), used, title=title, height=height, shared=True)
-    best = max if ylabel.endswith("(%)") else min
+    best = max if is_accuracy else min
     for each, axes in zip(trials.values(), grid, strict=True):
         for label in used:
             own, so_far = [one for one in each if one.label == label and one.is_full], list[float]()
@@ -92,9 +92,13 @@ def tuning_progress(trials: Mapping[int, Sequence[Tried]], ylabel: str, styles: 
             axes.plot(
                 numbers, so_far + so_far[-1:] * (len(numbers) - len(own)), **styles[label].line, drawstyle="steps-post", markersize=2.5
             )
-        if ylabel.endswith("(%)"):
+        if is_accuracy:
             limit_to_percents(axes)
-        axes.set_ylabel(ylabel)
+        axes.set_ylabel(_ylabel(is_accuracy))
     grid[-1].set_xlabel("trials")
     grid[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
+
+
+def _ylabel(is_accuracy: bool) -> str:
+    return "validation accuracy (%)" if is_accuracy else "validation loss"

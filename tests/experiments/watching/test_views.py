@@ -155,7 +155,7 @@ def test_runs_are_searched(runs_dir: Path, results: Results) -> None:
 
 
 def test_studies_have_a_table_and_final_runs_the_curves(runs_dir: Path, results: Results) -> None:
-    settings = {"metric": "validation_accuracy", "trials": 3, "seeds": [1000]}
+    settings = {"metric": "validation_accuracy", "trials": 3, "seeds": [1000], "space": {"client.optimizer.lr": [0.1, 0.2, 0.3]}}
     results.record_study("s", "sgd, 4 clients", settings)
     for number, (lr, value, pruned) in enumerate(((0.1, 0.5, False), (0.2, 0.7, False), (0.3, 0.9, True)), 1):
         run = add(results, [0.1, 0.2], seed=1000 + number, client__optimizer={"name": "sgd", "lr": lr})
@@ -166,3 +166,22 @@ def test_studies_have_a_table_and_final_runs_the_curves(runs_dir: Path, results:
     add(results, [0.2, 0.4], seed=0, client__optimizer=SAM)
     view = show(runs_dir)
     assert [line["label"] for panel in view["chart"]["panels"] for line in panel["lines"]] == ["sam"]
+
+
+def test_tuned_settings_are_no_part_of_a_method(runs_dir: Path, results: Results) -> None:
+    for clients, lr in ((4, 0.1), (9, 0.2)):
+        study, run = f"s{clients}", add(results, [0.2], client__optimizer={"name": "sgd", "lr": lr}, data__clients=clients)
+        results.record_study(
+            study, "sgd", {"metric": "validation_loss", "trials": 1, "seeds": [1000], "space": {"client.optimizer.lr": [lr]}}
+        )
+        results.record_tuned(run, study)
+    (methods,) = [table for table in show(runs_dir)["tables"] if table["name"] == "methods"]
+    assert [texts(row)[0] for row in methods["rows"]] == ["sgd", "sgd"]
+
+
+def test_a_trial_that_diverged_is_not_the_best(runs_dir: Path, results: Results) -> None:
+    settings = {"metric": "validation_loss", "trials": 2, "seeds": [1000], "space": {"client.optimizer.lr": [0.1, 9.0]}}
+    results.record_study("s", "sgd, 4 clients", settings)
+    run = add(results, [0.1], client__optimizer={"name": "sgd", "lr": 9.0})
+    results.record_trial("s", 1, run, {"client.optimizer.lr": 9.0}, float("inf"))
+    assert [texts(each) for each in rows_of(show(runs_dir), "tuning")] == [["sgd, 4 clients", "1/2", "0", "–", "–"]]
