@@ -94,7 +94,7 @@ def sources(references: Iterable[str]) -> tuple[Source, ...]:
     if "__main__" in names:
         raise ConfigError(
             "'__main__' is not allowed as a module: what a script or notebook defines is in its own process only; "
-            'put it into a module, or set compute.grid to "inline"'
+            'put it into a module, or set compute.grid to "inline" and make one run at a time'
         )
     return tuple(source for name in names if (source := _imported_sources.get(name)) is not None)
 

@@ -17,6 +17,7 @@ from flwr.serverapp import Grid
 
 from clients import client_app
 from experiments.running.actors import actor_pool, check_cpus, check_gpus
+from experiments.running.run_process import RunProcess
 from experiments.running.trial import try_out
 from experiments.settings.catalogue import sources
 from fedsam import plugins
@@ -55,14 +56,16 @@ def actor_groups(
 ) -> Iterator[list[ActorGroup]]:
     """Actor groups, each for one run at a time, that give experiments their grids; all is stopped at the end of the block.
 
+    On the inline grid each of several groups has a process instead.
+
     Args:
         cache: Datasets that are loaded already.
         phase: Told what begins, which may take long.
         lost: As of `ray_session`.
 
     Raises:
-        ConfigError: The experiments ask for different Ray clusters or actors, or for more than there is, a group would have no actor, or
-            data cannot be used.
+        ConfigError: The experiments ask for different Ray clusters or actors, or for more than there is, a group would have no actor, data
+            cannot be used, or what a script or notebook defines would have to be sent to a process.
         DataError: A dataset cannot be had.
     """
     computes = {e.compute.model_copy(update={"precision": "float32", "shard_size": None}) for e in experiments}
@@ -74,8 +77,8 @@ def actor_groups(
     try_out(experiments, cache.get)
     if compute.grid == "inline":
         check_cpus(compute)
-        _check_share(parallel, 1)
-        yield [ActorGroup(cache)]
+        with _run_processes(experiments, parallel) as processes:
+            yield [ActorGroup(cache, process=process) for process in processes]
         return
     if compute.actors:
         _check_share(parallel, compute.actors)
@@ -95,6 +98,22 @@ def _check_own(experiments: Sequence[Experiment], cache: DatasetCache) -> None:
             partition_examples(experiment, cache.get(experiment))
 
 
+@contextmanager
+def _run_processes(experiments: Sequence[Experiment], parallel: int) -> Iterator[list[RunProcess | None]]:
+    """A process for each of the inline runs at once, which end with the block; none, but this one, where there is one at a time."""
+    if parallel < 1:
+        raise ConfigError(f"parallel: {parallel} is not allowed: at least one run is made at once")
+    if parallel > 1:
+        for experiment in experiments:
+            sources(experiment, to_send=True)
+    processes = [RunProcess() for _ in range(parallel)] if parallel > 1 else []
+    try:
+        yield [*processes] or [None]
+    finally:
+        for process in processes:
+            process.close()
+
+
 def _check_share(parallel: int, actors: int) -> None:
     if not 1 <= parallel <= actors:
         raise ConfigError(f"parallel: {parallel} is not allowed: compute.actors is {actors}, and each run needs one")
@@ -105,10 +124,11 @@ class ActorGroup:
 
     Attributes:
         size: How many clients train at once.
+        process: Makes the runs of this group elsewhere; None: they are made in this process.
     """
 
-    def __init__(self, cache: DatasetCache, pool: ActorPool | None = None) -> None:
-        self._cache, self._pool = cache, pool
+    def __init__(self, cache: DatasetCache, pool: ActorPool | None = None, process: RunProcess | None = None) -> None:
+        self._cache, self._pool, self.process = cache, pool, process
         self._loaded: object = None
         self.size = pool.size if pool else 1
 
@@ -125,9 +145,11 @@ class ActorGroup:
         return RayGrid(self._pool, clients, settings, experiment.compute.shard_size), dataset
 
     def stop(self) -> None:
-        """End the actors, from another thread than the run's, which is interrupted once it needs them."""
+        """End the actors or the process, from another thread than the run's, which is interrupted once it needs them."""
         if self._pool is not None:
             self._pool.stop()
+        if self.process is not None:
+            self.process.stop()
 
 
 def load_clients(dataset: Any, modules: Sequence[Source]) -> ClientApp:

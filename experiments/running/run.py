@@ -21,13 +21,12 @@ from numpy.typing import NDArray
 from clients import runtime
 from experiments.callbacks.callback import Callback
 from experiments.running import judging
-from experiments.running.chance import at_chance
 from experiments.running.checkpointing import Checkpointer
 from experiments.running.client_rows import client_row, failed_row
-from experiments.running.divergence import check_finite, finish
 from experiments.running.evaluation import VALIDATION, Evaluator
 from experiments.running.judging import Judge
 from experiments.running.result import Result
+from experiments.running.soundness import at_chance, check_finite, finish
 from experiments.settings.catalogue import sampler
 from experiments.settings.method import Method
 from fedsam.config import ConfigError, Experiment

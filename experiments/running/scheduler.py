@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Self, TypeVar
+from typing import Self, TypeVar, cast
 
 from experiments.callbacks.callback import Callback
+from experiments.running import run_process
 from experiments.running.grids import ActorGroup, DatasetCache, grids
 from experiments.running.judging import Judge
+from experiments.running.run_process import ProcessLostError
 from experiments.running.server_app import Continued, RunFailed, serve
 from experiments.settings.catalogue import CheckedExperiment, check
 from fedsam import plugins
@@ -138,6 +140,8 @@ def carry_out(
 ) -> Outcome:
     """Run one experiment; how it ended. Options are those of `serve`. Raises as `perform`."""
     try:
+        if group.process is not None and continued is None:
+            return cast("Outcome", group.process.make(checked.experiment, callback, judge, {"once": once, "restart": restart}))
         grid, dataset = group(checked.experiment)
         result = serve(checked, grid, dataset, callback, once=once, restart=restart, continued=continued, judge=judge)
         return Outcome(result.run_id, "finished")
@@ -146,8 +150,24 @@ def carry_out(
         return Outcome(taken.run.id, "skipped", str(taken))
     except RunFailed as failed:  # recorded with the run; the other runs go on and the exit code tells
         return Outcome(failed.run_id, failed.status, str(failed.error), isinstance(failed.error, StorageError))
+    except ProcessLostError as lost:
+        if lost.run_id:
+            callback.finished(lost.run_id, "failed", str(lost))
+        else:
+            callback.skipped(checked.experiment, str(lost))
+        return Outcome(lost.run_id, "failed", str(lost))
     except ConfigError:
         raise
     except Exception as error:
         callback.skipped(checked.experiment, str(error))
         return Outcome(None, "failed", str(error), isinstance(error, StorageError))
+
+
+def serve_runs(descriptor: int) -> None:
+    """What the process of a `RunProcess` does, at the other end of its pipe."""
+    group = ActorGroup(DatasetCache())
+
+    def make(checked: CheckedExperiment, callback: Callback, judge: Judge | None, options: Mapping[str, bool]) -> Outcome:
+        return carry_out(checked, group, callback, judge=judge, once=options["once"], restart=options["restart"])
+
+    run_process.serve(descriptor, make)

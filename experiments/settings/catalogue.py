@@ -113,11 +113,20 @@ def check(experiment: Experiment) -> CheckedExperiment:
     return CheckedExperiment(experiment, plain, method)
 
 
-def sources(experiment: Experiment) -> tuple[Source, ...]:
-    """The modules that the experiment's components come from, those aside that are installed. Raises `ConfigError` as `resolved`."""
+def sources(experiment: Experiment, *, to_send: bool = False) -> tuple[Source, ...]:
+    """The modules that the experiment's components come from, those aside that are installed.
+
+    Args:
+        to_send: Another process makes the run, whatever its grid.
+
+    Raises:
+        ConfigError: As `resolved`, or a component of what another process does is defined in the script or notebook.
+    """
     found = {name for key, choices in REGISTRIES.items() for name in _references(choices, _named(experiment, key), key)}
-    if experiment.compute.grid == "inline":  # clients are in this process, and so see what its script or notebook defines
+    if experiment.compute.grid == "inline" and not to_send:  # clients are in this process, and so see what its script or notebook defines
         found = {name for name in found if not name.startswith("__main__:")}
+    if to_send and experiment.data.source.name.startswith("__main__:"):
+        found.add(experiment.data.source.name)
     return plugins.sources(found | own_data.references(experiment.data.source))
 
 

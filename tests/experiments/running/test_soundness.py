@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from experiments.running.chance import at_chance
+from experiments.running.soundness import at_chance
 from experiments.settings.method import Method
 from experiments.settings.presets import expand
 from fedsam.overrides import override
