@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 SIGNS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
 TOO_LARGE = 2**63  # from here on a whole number does not fit into 64 bits; it goes without saying
 LONGEST = 200  # characters of a value in a message
-WORDS = {"integer": "whole number", "number": "number", "boolean": "true | false", "string": "text", "null": "unset", "array": "list"}
+WORDS = {
+    **{"integer": "whole number", "number": "number", "boolean": "true | false"},
+    **{"string": "text", "null": "unset", "array": "list", "object": "table"},
+}
 
 
 class ConfigError(ValueError):

@@ -40,7 +40,7 @@ ROOMS: dict[str, set[str]] = {
     "experiments.running": WATCHED | {"experiments.settings"},
     "experiments.analysis": EVERYTHING,
     "experiments.reporting": EVERYTHING | {"experiments.analysis"},
-    "experiments.reference": BELOW | {"experiments.settings"},
+    "experiments.reference": BELOW | {"experiments.settings", "experiments.tuning"},
     "experiments.watching": WATCHED | {"experiments.analysis", "experiments.reporting"},
     "experiments.planning": WATCHED | {"experiments.settings", "experiments.running", "experiments.analysis"},
     "experiments.tuning": WATCHED | {"experiments.settings", "experiments.running", "experiments.analysis", "experiments.planning"},

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, get_args
 from pydantic import BaseModel
 
 from experiments.settings.names import KINDS
+from experiments.tuning.settings import Tuning
 from fedsam import wording
 from fedsam.component import Component
 from fedsam.config import Experiment
@@ -70,7 +71,7 @@ SWEEP = Table(
 
 def tables() -> tuple[Table, ...]:
     """All tables of settings, in the order of the file, each before those inside it."""
-    return (*_tables(Experiment, ""), SWEEP)
+    return (*_tables(Experiment, ""), SWEEP, *_tables(Tuning, "tune"))
 
 
 def settings() -> dict[str, Setting]:

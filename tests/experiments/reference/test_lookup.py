@@ -29,6 +29,8 @@ def test_a_setting_has_its_default_and_its_range():
     found = find("server.participation")
     assert isinstance(found, Setting)
     assert (found.default, found.allowed) == ("0.1", "whole number >= 1 | number > 0, <= 1")
+    assert find("tune.sampler").allowed == "tpe | random | grid"
+    assert find("tune.space").allowed == "table"
     assert find("data.augment").allowed == "list of (crop | flip | cutout) | unset"
 
 
