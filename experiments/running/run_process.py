@@ -83,8 +83,7 @@ class RunProcess:
                 if event == "refused":
                     raise ConfigError(arguments[0])
                 if event == "judge":
-                    assert judge is not None
-                    pipe.send(judge(*arguments))
+                    pipe.send(_judgement(judge, *arguments))
                 else:
                     run_id = arguments[0] if event == "started" else run_id
                     getattr(callback, event)(*arguments)
@@ -96,7 +95,7 @@ class RunProcess:
         except ConfigError:
             raise
         except BaseException:
-            self.stop()
+            self._interrupt()
             raise
 
     def stop(self) -> None:
@@ -115,6 +114,17 @@ class RunProcess:
             code = self._process.wait()
             self._process = self._pipe = None
         return f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+
+    def _interrupt(self) -> None:
+        """Interrupt the run from the thread that is told of it; the next run starts another process."""
+        with self._lock:
+            if self._process is not None and not self._stopped:
+                self._process.send_signal(signal.SIGINT)
+            pipe = self._pipe
+        with suppress(EOFError, ConnectionError):
+            while pipe is not None:
+                pipe.recv()  # what it says until it has ended
+        self.close()
 
     def _started(self) -> Connection:
         """The pipe to the process."""
@@ -148,15 +158,29 @@ def serve(descriptor: int, make: Make) -> None:
                 known = modules
             try:
                 checked = check(parse(json.loads(settings)))
-                relay.send("made", make(checked, relay, partial(_asked, pipe) if is_judged else None, options))
+                relay.send("made", make(checked, relay, partial(_asked, relay, pipe) if is_judged else None, options))
             except ConfigError as error:
                 relay.send("refused", str(error))
 
 
-def _asked(pipe: Connection, row: Row) -> bool:
-    """The judgement of the other end."""
-    pipe.send(("judge", row))
-    return bool(pipe.recv())
+def _judgement(judge: Judge | None, row: Row) -> bool | Exception:
+    """What a judge says of a round, or the error that it raises."""
+    try:
+        return judge is not None and judge(row)
+    except Exception as error:
+        return error
+
+
+def _asked(relay: _Relay, pipe: Connection, row: Row) -> bool:
+    """The judgement of the other end. Raises as the judge there, and as `_Relay`."""
+    relay.send("judge", row)
+    try:
+        said = pipe.recv()
+    except EOFError:
+        raise KeyboardInterrupt from None
+    if isinstance(said, Exception):
+        raise said
+    return bool(said)
 
 
 class _Relay(Callback):

@@ -33,6 +33,7 @@ actors = 1
 ROOT = Path(__file__).parents[3]
 RUN = ("run", "e.toml")
 TWO_AT_ONCE = ("compare", "e.toml", "--parallel", "2", "-o", "compute.actors=2", "-o", "sweep.seeds=[0, 1]")
+TWO_PROCESSES = (*TWO_AT_ONCE, "-o", "compute.grid=inline")
 
 
 def command(
@@ -113,6 +114,7 @@ def test_what_is_stopped_while_ray_starts_leaves_nothing(
         pytest.param(RUN, signal.SIGINT, 130, marks=pytest.mark.slow),
         (RUN, signal.SIGTERM, 143),
         pytest.param(TWO_AT_ONCE, signal.SIGINT, 130, marks=pytest.mark.slow),
+        (TWO_PROCESSES, signal.SIGINT, 130),
     ],
 )
 def test_what_is_stopped_keeps_its_rounds_and_leaves_nothing(
@@ -130,7 +132,7 @@ def test_what_is_stopped_keeps_its_rounds_and_leaves_nothing(
     assert "kept" in said
     with Results.open(tmp_path / "runs", create=False) as results:
         runs = results.runs()
-        assert [run.status for run in runs] == ["interrupted"] * (2 if arguments is TWO_AT_ONCE else 1)
+        assert [run.status for run in runs] == ["interrupted"] * (1 if arguments is RUN else 2)
         assert max(len(results.rounds(run.id)) for run in runs) >= 3
 
 

@@ -119,15 +119,16 @@ def test_an_error_of_a_judge_is_one_of_its_run(tmp_path: Path) -> None:
         assert [(run.status, run.error) for run in results.runs()] == [("failed", "ValueError: undecided")]
 
 
-def test_each_run_has_its_own_judge_on_two_actors_as_in_this_process(tmp_path: Path, shared_actors: None) -> None:
+def test_each_run_has_its_own_judge_on_two_actors_and_in_two_processes_as_in_this_one(tmp_path: Path, shared_actors: None) -> None:
     judges: list[Judge | None] = [Until(2), None, Until(3)]
     outcomes = {}
-    for name, compute, parallel in (("a", {"grid": "inline"}, 1), ("b", {"grid": "ray", "actors": 2}, 1), ("c", {"actors": 2}, 2)):
-        several = [experiment(tmp_path / name, TRIAL, compute={"grid": "ray", **compute}, seed=seed) for seed in range(3)]
+    actors = {"grid": "ray", "actors": 2}
+    for name, compute, parallel in (("a", {"grid": "inline"}, 1), ("b", actors, 1), ("c", actors, 2), ("d", {"grid": "inline"}, 2)):
+        several = [experiment(tmp_path / name, TRIAL, compute=compute, seed=seed) for seed in range(3)]
         with actor_groups(several, parallel) as groups:
             judged_runs = [(check(one), judge) for one, judge in zip(several, judges, strict=True)]
             outcomes[name] = side_by_side(
                 judged_runs, groups, lambda item, group: scheduler.carry_out(item[0], group, Callback(), judge=item[1])
             )
     assert {tuple(outcome.status for outcome in found) for found in outcomes.values()} == {("pruned", "finished", "pruned")}
-    assert content(tmp_path / "a") == content(tmp_path / "b") == content(tmp_path / "c")
+    assert content(tmp_path / "a") == content(tmp_path / "b") == content(tmp_path / "c") == content(tmp_path / "d")

@@ -68,7 +68,13 @@ def folder() -> Iterator[Path]:
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.parametrize(
-    "options", [("-o", "compute.grid=inline"), ("-o", "compute.actors=2", "--parallel", "2")], ids=["inline", "actors"]
+    "options",
+    [
+        ("-o", "compute.grid=inline"),
+        ("-o", "compute.grid=inline", "--parallel", "2"),
+        ("-o", "compute.actors=2", "--parallel", "2"),
+    ],
+    ids=["inline", "processes", "actors"],
 )
 def test_a_killed_comparison_ends_as_an_undisturbed_one(folder: Path, options: tuple[str, ...]) -> None:
     whole = compare(folder, "whole", *options)

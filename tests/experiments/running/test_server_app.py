@@ -42,9 +42,9 @@ def experiment(folder: Path, **changes: Any) -> Experiment:
     return parse(override(settings, {key.replace("__", "."): value for key, value in changes.items()}))
 
 
-@pytest.mark.parametrize("parallel", [0, 2])
-def test_runs_at_once_are_one_to_the_number_of_actors(tmp_path: Path, parallel: int) -> None:
-    with pytest.raises(ConfigError, match=f"parallel: {parallel} is not allowed"), actor_groups([experiment(tmp_path)], parallel):
+@pytest.mark.parametrize("compute", [{"grid": "inline"}, {"grid": "ray", "actors": 1}])
+def test_no_runs_at_once_are_refused(tmp_path: Path, compute: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="parallel: 0 is not allowed"), actor_groups([experiment(tmp_path, compute=compute)], 0):
         pass
 
 

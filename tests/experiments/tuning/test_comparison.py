@@ -109,8 +109,9 @@ def test_choices_and_runs_are_the_same_where_it_was_interrupted(undisturbed: Pat
     assert content(tmp_path) == content(undisturbed)
 
 
-def test_choices_and_runs_are_the_same_on_two_actors(undisturbed: Path, tmp_path: Path, shared_actors: None) -> None:
-    compare(tmp_path, {"compute": {"grid": "ray", "actors": 2}}, parallel=2)
+@pytest.mark.parametrize("compute", [{"grid": "ray", "actors": 2}, {"grid": "inline"}], ids=["actors", "processes"])
+def test_choices_and_runs_are_the_same_two_at_once(undisturbed: Path, tmp_path: Path, shared_actors: None, compute: dict[str, Any]) -> None:
+    compare(tmp_path, {"compute": compute}, parallel=2)
     assert studies(tmp_path) == studies(undisturbed)
     assert content(tmp_path) == content(undisturbed)
 
