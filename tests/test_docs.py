@@ -24,7 +24,7 @@ from sybil.parsers.markdown import CodeBlockParser, SkipParser
 from experiments.cli import main
 from experiments.settings import shipped
 from experiments.settings.catalogue import check
-from experiments.settings.sweep import expand
+from experiments.tuning.settings import expand_tuned
 from fedsam import plugins
 from fedsam.results.store import Results
 
@@ -123,7 +123,7 @@ def settings(example: Example) -> None:
     if name := re.match(r"# (\S+\.toml)\n", text):
         Path(name[1]).write_text(text)
     plugins.search(Path())
-    experiments = expand(tomllib.loads(text))
+    experiments, _ = expand_tuned(tomllib.loads(text))
     for experiment in experiments:
         check(experiment)
 
