@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from experiments.api import compare, report, sweep
+    from experiments.callbacks.callback import Callback
     from experiments.running.server_app import run
     from fedsam.config import Experiment
     from fedsam.results.model_files import load_model
@@ -14,12 +15,13 @@ if TYPE_CHECKING:
 
     __version__: str
 
-__all__ = ["Experiment", "Results", "__version__", "compare", "load_model", "report", "run", "sweep"]
+__all__ = ["Callback", "Experiment", "Results", "__version__", "compare", "load_model", "report", "run", "sweep"]
 
 # Flower reads this once, when it is imported: telemetry is off unless the user turns it on.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 
 _HOMES = {
+    "Callback": "experiments.callbacks.callback",
     "Experiment": "fedsam.config",
     "Results": "fedsam.results.store",
     "compare": "experiments.api",

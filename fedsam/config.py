@@ -253,6 +253,10 @@ class Experiment(Frozen):
         None, description="What was published of a run with these settings, which reports put beside the measured."
     )
 
+    callbacks: tuple[str, ...] = Field(
+        (), description="What else is told of a run: tensorboard, or module:attribute of a class that is derived from fedsam.Callback."
+    )
+
     def dump(self) -> dict[str, Any]:
         """The experiment as plain values, ready for JSON or TOML; unset optional keys are left out."""
         return self.model_dump(mode="json", exclude_none=True)

@@ -25,6 +25,7 @@ UNLABELLED = {
     "measure.target",
     "checkpoint.every",
     "checkpoint.seconds",
+    "callbacks",
     *(f"published.{key}" for key in Published.model_fields),
 }
 UNLABELLED |= {f"compute.{key}" for key in ("grid", "actors", "cpus_per_actor", "gpus_per_actor", "ray_address", "shard_size")}

@@ -75,7 +75,7 @@ class RunProcess:
         run_id = None
         try:
             pipe = self._started()
-            pipe.send((experiment.dumps(), sources(experiment), judge is not None, options))
+            pipe.send((experiment.dumps(), sources(experiment, to_send=True), judge is not None, options))
             while True:
                 event, *arguments = pipe.recv()
                 if event == "made":

@@ -16,7 +16,8 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from clients.optimizers import LocalOptimizer
-from experiments.callbacks.callback import Callback
+from experiments.callbacks.callback import Callback, CallbackList
+from experiments.callbacks.named import named_callbacks
 from experiments.callbacks.progress import shown
 from experiments.running.grids import DatasetCache, grids
 from experiments.running.judging import Judge, PrunedError
@@ -168,7 +169,8 @@ def serve(
     label_distribution = partition.class_counts(dataset.train.y.numpy(), partition_examples(experiment, dataset), dataset.classes)
     if isinstance(grid, LocalGrid):
         grid.set_client_sizes(label_distribution.sum(axis=1).tolist())
-    with Results.open(experiment.runs_dir) as results:
+    with Results.open(experiment.runs_dir) as results, named_callbacks(experiment) as named:
+        callback = CallbackList(callback, *named)
         where = provenance_of(experiment, dataset)
         if continued is None:
             run_id = results.start_run(

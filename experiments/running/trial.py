@@ -15,6 +15,7 @@ import strategies
 from clients import corrections, optimizers, runtime
 from clients.objective import Batch, NetworkObjective
 from clients.runtime import ClientRuntime
+from experiments.callbacks.named import callback_classes
 from fedsam import schedules
 from fedsam.config import ConfigError, Experiment
 from fedsam.data.datasets import DataError, Dataset, Images
@@ -28,10 +29,11 @@ def try_out(experiments: Sequence[Experiment], dataset_of: Callable[[Experiment]
     """Try the experiments: those that differ in numbers alone once, and without those whose dataset cannot be had.
 
     Raises:
-        ConfigError: A model, optimizer or correction cannot be used, or a model cannot train on one of the batches.
+        ConfigError: A model, optimizer, correction or callback cannot be used, or a model cannot train on one of the batches.
     """
     tried = dict[str, str | None]()
     for experiment in experiments:
+        callback_classes(experiment)
         try:
             dataset = dataset_of(experiment)
         except DataError:

@@ -125,8 +125,8 @@ def sources(experiment: Experiment, *, to_send: bool = False) -> tuple[Source, .
     found = {name for key, choices in REGISTRIES.items() for name in _references(choices, _named(experiment, key), key)}
     if experiment.compute.grid == "inline" and not to_send:  # clients are in this process, and so see what its script or notebook defines
         found = {name for name in found if not name.startswith("__main__:")}
-    if to_send and experiment.data.source.name.startswith("__main__:"):
-        found.add(experiment.data.source.name)
+    if to_send:
+        found |= {name for name in (*experiment.callbacks, experiment.data.source.name) if plugins.is_reference(name)}
     return plugins.sources(found | own_data.references(experiment.data.source))
 
 

@@ -15,7 +15,18 @@ from fedsam.config import ConfigError, Experiment, Published, validated
 from fedsam.wording import shown
 
 # What the command line may change without making another run of it than the published one.
-UNCHANGED = ("seed", "sweep.seeds", "sweep.max_runs", "name", "runs_dir", "data.root", "compute", "checkpoint", "measure.flatness")
+UNCHANGED = (
+    "seed",
+    "sweep.seeds",
+    "sweep.max_runs",
+    "name",
+    "runs_dir",
+    "data.root",
+    "compute",
+    "checkpoint",
+    "callbacks",
+    "measure.flatness",
+)
 
 
 @dataclass(frozen=True)

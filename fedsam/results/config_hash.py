@@ -16,7 +16,7 @@ def config_hash(config: Mapping[str, Any], sources: Mapping[str, str] | None = N
     Args:
         sources: Hashes of the modules that components come from: changed code is another experiment.
     """
-    kept = {key: value for key, value in config.items() if key not in ("seed", "runs_dir", "checkpoint", "published")}
+    kept = {key: value for key, value in config.items() if key not in ("seed", "runs_dir", "checkpoint", "published", "callbacks")}
     compute = config["compute"]
     kept["compute"] = [compute["precision"], compute["shard_size"]] if "shard_size" in compute else compute["precision"]
     kept["data"] = {key: value for key, value in config["data"].items() if key != "root"}
