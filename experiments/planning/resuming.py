@@ -24,7 +24,14 @@ from fedsam.results.rows import Run
 from fedsam.results.store import Results
 
 EXTENDING = ("rounds", "budget")  # change no round that there is, where no component knows of them
-INDIFFERENT = ("runs_dir", "name", "data.root", "checkpoint.every", "checkpoint.seconds", "callbacks")  # change no number, as most of `compute`
+INDIFFERENT = (
+    "runs_dir",
+    "name",
+    "data.root",
+    "checkpoint.every",
+    "checkpoint.seconds",
+    "callbacks",
+)  # change no number, as most of `compute`
 DECISIVE_COMPUTE = ("compute.precision", "compute.shard_size")
 
 

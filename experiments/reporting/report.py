@@ -59,7 +59,7 @@ def write_report(
 ) -> Path:
     """Write a report to the folder `target` and return the path of its page, `report.html`, which needs no network.
 
-    The folder also gets `figures/*.png` and `*.svg`, and each table as `tables/*.csv` and `*.tex`.
+    The folder also gets `figures/*.png`, `*.svg` and `*.pdf`, and each table as `tables/*.csv` and `*.tex`.
 
     Raises:
         ConfigError: As `compare_runs`.
@@ -85,19 +85,19 @@ def write_report(
 
 
 def _write_figures(comparison: Comparison, folder: Path) -> tuple[dict[str, list[EmbeddedFigure]], dict[str, str]]:
-    """Write every figure as PNG and SVG; the figures by section, and why others could not be drawn, by name."""
+    """Write every figure in every format; the figures by section, and why others could not be drawn, by name."""
     sections: dict[str, list[EmbeddedFigure]] = {section: [] for section in SECTIONS}
     not_drawn = {}
     for one in report_figures(comparison):
         try:
             figure = one.draw()
-            png, svg = figures.encode(figure, "png"), figures.encode(figure, "svg")
+            encoded = {kind: figures.encode(figure, kind) for kind in figures.FORMATS}
         except Exception as error:
             not_drawn[one.name] = f"{type(error).__name__}: {error}"
             continue
-        (folder / f"{one.name}.png").write_bytes(png)
-        (folder / f"{one.name}.svg").write_bytes(svg)
-        source = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
+        for kind, content in encoded.items():
+            (folder / f"{one.name}.{kind}").write_bytes(content)
+        source = f"data:image/svg+xml;base64,{base64.b64encode(encoded['svg']).decode()}"
         sections[one.section].append(EmbeddedFigure(one.name, one.caption, source))
     return sections, not_drawn
 

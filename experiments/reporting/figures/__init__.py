@@ -18,9 +18,10 @@ from experiments.reporting.figures.label_distribution import (
     label_distribution,
 )
 from experiments.reporting.figures.landscape import FlatnessPoint, MethodSlice, flatness_against_accuracy, loss_lines, loss_planes
-from experiments.reporting.figures.style import MethodStyles, encode, method_styles, undrawable
+from experiments.reporting.figures.style import FORMATS, MethodStyles, encode, method_styles, undrawable
 
 __all__ = [
+    "FORMATS",
     "MAX_CLIENTS",
     "ClassAccuracy",
     "ClientAccuracy",

@@ -219,7 +219,9 @@ def test_a_figure_that_cannot_be_drawn_is_named_and_the_rest_is_written(
         write_report(results, results.runs(), tmp_path)
     page = Page(tmp_path / "report.html")
     assert "Figures that could not be drawn: test-loss-rounds (ValueError: ParseSyntaxException); train-loss-rounds" in page.words
-    assert {path.stem for path in (tmp_path / "figures").glob("*.svg")} >= {"accuracy-rounds", "holdings-1-4-clients"}
+    drawn = {kind: {path.stem for path in (tmp_path / "figures").glob(f"*.{kind}")} for kind in ("png", "svg", "pdf")}
+    assert drawn["png"] == drawn["svg"] == drawn["pdf"] >= {"accuracy-rounds", "holdings-1-4-clients"}
+    assert all(path.read_bytes().startswith(b"%PDF") for path in (tmp_path / "figures").glob("*.pdf"))
     assert (tmp_path / "tables" / "leaderboard.csv").is_file()
 
 
