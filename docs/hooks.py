@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -65,7 +66,24 @@ def _made() -> dict[str, str]:
     cases = list(golden_cases())
     pages = {**dict(components.pages(cases)), **dict(methods.pages(cases))}
     pages |= {"settings.md": settings.settings_page(), "commands.md": commands.commands_page()}
-    return {f"reference/{path}": text for path, text in pages.items()}
+    return {f"reference/{path}": text for path, text in pages.items()} | {"tutorial.md": _notebook(ROOT / "docs" / "tutorial.ipynb")}
+
+
+def _notebook(path: Path) -> str:
+    """A notebook as a page: its texts, its code, and what the cells gave."""
+    from experiments.documentation.markdown import block
+
+    parts = []
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else block(source, "python"))
+        for output in cell.get("outputs", []):
+            shown = output.get("data", {"text/plain": output.get("text", [])})
+            if image := shown.get("image/png"):
+                parts.append(f"![what the cell draws](data:image/png;base64,{''.join(image).strip()})")
+            elif text := "".join(shown["text/plain"]):
+                parts.append(block(text, "text"))
+    return "\n\n".join(parts) + "\n"
 
 
 def _listed(nav: Any, made: dict[str, str]) -> Any:

@@ -1,4 +1,4 @@
-"""The Python interface for several runs: `fedsam.compare`, `fedsam.sweep` and `fedsam.report`."""
+"""The Python interface for several runs: `fedsam.compare`, `fedsam.sweep`, `fedsam.report`, `fedsam.figures` and `fedsam.rounds`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from experiments.analysis.comparison import compare_runs
+from experiments.analysis.labels import labels
 from experiments.callbacks.callback import Callback, CallbackList
 from experiments.callbacks.progress import shown
 from experiments.planning.plan import PlannedRun
+from experiments.reporting.figure_list import report_figures
 from experiments.reporting.report import write_report
 from experiments.running.grids import ActorGroup, DatasetCache, actor_groups
 from experiments.running.result import Result
@@ -23,7 +26,11 @@ from experiments.tuning.settings import expand_tuned
 from fedsam import plugins
 from fedsam.config import ConfigError, Experiment
 from fedsam.formatting import plural
+from fedsam.results.rows import Run, as_table
 from fedsam.results.store import Results
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, repr=False)
@@ -75,12 +82,44 @@ def report(
         ConfigError: A run is not known, no method is called like the baseline, or the target is no fraction.
         ReportError: Figures could not be drawn; everything else is written.
     """
-    names = [one if isinstance(one, str) else one.run_id for one in runs]
     with Results.open(runs_dir, create=False) as results:
-        found = results.find(names)
-        if not found:
-            raise ConfigError("runs: at least one must be given")
+        found = _found(results, runs)
         return write_report(results, found, Path(out or Path(runs_dir) / "reports" / found[0].id), baseline, target_accuracy)
+
+
+def figures(runs: Sequence[str | Result], runs_dir: Path | str = "runs", *, baseline: str | None = None) -> dict[str, Figure]:
+    """The figures of a report as objects of matplotlib, by the names of their files; arguments and errors as of `report`."""
+    with Results.open(runs_dir, create=False) as results:
+        comparison = compare_runs(results, _found(results, runs), baseline)
+        return {one.name: one.draw() for one in report_figures(comparison)}
+
+
+def rounds(runs: Sequence[str | Result] | None = None, runs_dir: Path | str = "runs") -> list[dict[str, Any]]:
+    """A dict for each round of the runs, as `pandas.DataFrame` takes them: the run, its method, the number of clients, the seed, costs and measures.
+
+    Args:
+        runs: As of `report`; default: all but the trials of tuning.
+
+    Raises:
+        ConfigError: A run is not known, or there is no results file.
+    """
+    with Results.open(runs_dir, create=False) as results:
+        trials = results.trial_runs()
+        found = [run for run in results.runs() if run.id not in trials] if runs is None else _found(results, runs)
+        names = labels(found)
+        return [
+            {"run": run.id, "method": names[run.id], "clients": run.clients, "seed": run.seed, **row}
+            for run in found
+            for row in as_table(results.rounds(run.id, clients=False))
+        ]
+
+
+def _found(results: Results, runs: Sequence[str | Result]) -> list[Run]:
+    """The runs that are given. Raises `ConfigError` where one is not known, or none is given."""
+    found = results.find([one if isinstance(one, str) else one.run_id for one in runs])
+    if not found:
+        raise ConfigError("runs: at least one must be given")
+    return found
 
 
 def compare(

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from experiments.api import compare, report, sweep
+    from experiments.api import compare, figures, report, rounds, sweep
     from experiments.callbacks.callback import Callback
     from experiments.running.server_app import run
     from fedsam.config import Experiment
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     __version__: str
 
-__all__ = ["Callback", "Experiment", "Results", "__version__", "compare", "load_model", "report", "run", "sweep"]
+__all__ = ["Callback", "Experiment", "Results", "__version__", "compare", "figures", "load_model", "report", "rounds", "run", "sweep"]
 
 # Flower reads this once, when it is imported: telemetry is off unless the user turns it on.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -25,8 +25,10 @@ _HOMES = {
     "Experiment": "fedsam.config",
     "Results": "fedsam.results.store",
     "compare": "experiments.api",
+    "figures": "experiments.api",
     "load_model": "fedsam.results.model_files",
     "report": "experiments.api",
+    "rounds": "experiments.api",
     "run": "experiments.running.server_app",
     "sweep": "experiments.api",
 }

@@ -48,7 +48,7 @@ ROOMS: dict[str, set[str]] = {
     "experiments.contracts": WATCHED | {"experiments.settings", "experiments.running"},
     "experiments.benchmarks": WATCHED | {"experiments.settings", "experiments.running", "experiments.reporting"},
     "experiments.project_template": EVERYTHING | {"experiments.contracts", "experiments"},
-    "experiments.api": WATCHED | {f"experiments.{room}" for room in ("settings", "running", "planning", "tuning", "reporting")},
+    "experiments.api": WATCHED | {f"experiments.{room}" for room in ("settings", "running", "analysis", "planning", "tuning", "reporting")},
     "experiments.cli": WATCHED
     | {
         f"experiments.{room}"

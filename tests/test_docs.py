@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 import shlex
 import sqlite3
@@ -12,6 +13,7 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from unittest import SkipTest
 
 import click
@@ -174,3 +176,14 @@ def test_the_code_blocks_of_a_page_run(path: Path, shell: Shell, capsys: pytest.
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_every_block_of_a_page_says_what_it_is(path: Path) -> None:
     assert set(blocks(path)) <= {*LANGUAGES, *DATA}
+
+
+def test_the_cells_of_the_tutorial_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_figures: None) -> None:
+    monkeypatch.chdir(tmp_path)
+    notebook = ModuleType("__main__")  # where a notebook's classes are
+    monkeypatch.setitem(sys.modules, "__main__", notebook)
+    for cell in json.loads((ROOT / "docs" / "tutorial.ipynb").read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), cell["id"], "exec"), vars(notebook))
+    assert vars(notebook)["mine"].accuracy == vars(notebook)["result"].accuracy
+    assert len(vars(notebook)["rows"]) == 15 * 7

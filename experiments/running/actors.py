@@ -12,7 +12,7 @@ from fedsam.config import Compute, ConfigError
 from fedsam.grid.cluster import check_guarded, check_nodes
 from fedsam.grid.pool import ActorPool
 from fedsam.grid.ray_start import WhenLost
-from fedsam.grid.session import cores, ray_session
+from fedsam.grid.session import PRIVATE, cores, ray_session
 
 
 def check_cpus(compute: Compute) -> None:
@@ -68,13 +68,18 @@ def actor_pool(compute: Compute, load: Callable[..., ClientApp], lost: WhenLost 
                 f"compute: no actor of compute.cpus_per_actor {compute.cpus_per_actor} and compute.gpus_per_actor "
                 f"{compute.gpus_per_actor:g} fits; Ray has {resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
             )
-        yield ActorPool(
+        pool = ActorPool(
             load,
             actors=compute.actors or fit,
             cpus=compute.cpus_per_actor,
             gpus=compute.gpus_per_actor,
             memory=compute.memory_fraction,
         )
+        try:
+            yield pool
+        finally:
+            if PRIVATE not in resources and not pool.stopped:  # a Ray that goes on
+                pool.stop()
 
 
 def actors(resources: Mapping[str, float], compute: Compute) -> int:

@@ -8,6 +8,7 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -39,7 +40,8 @@ def ray_session(
 ) -> Iterator[Mapping[str, float]]:
     """Ray for the length of a block; gives its resources (`CPU`, `GPU`).
 
-    Without an address a private Ray is started and stopped: no dashboard, own temporary folder and namespace. Ray listens on all
+    Where this process has Ray already, as in a notebook that called `ray.init`, that is used and left as it is. Otherwise, without an
+    address, a private Ray is started and stopped: no dashboard, own temporary folder and namespace. Ray listens on all
     interfaces whatever address it is given, so token authentication keeps others out; the token file is readable by its owner only.
 
     Args:
@@ -48,9 +50,13 @@ def ray_session(
         lost: What is to be done where a private Ray is lost.
 
     Raises:
-        ConfigError: There is no Ray at `address`, or it refuses this process, or it is another command's private one.
+        ConfigError: There is no Ray at `address`, or it refuses this process, or it is another command's or run's private one, or ray was
+            imported without authentication.
         RayStartError: A private Ray did not come up, tried several times.
     """
+    if (running := sys.modules.get("ray")) and running.is_initialized():
+        yield _resources_here(running, address)
+        return
     if address is not None:
         with _running_cluster(address) as resources:
             yield resources
@@ -75,6 +81,21 @@ def ray_session(
                     left = processes(folder)
         finally:
             end_processes(left | processes(folder))
+
+
+def _resources_here(ray: Any, address: str | None) -> Mapping[str, float]:
+    """The resources of the Ray that this process has."""
+    resources: Mapping[str, float] = ray.cluster_resources()
+    if PRIVATE in resources:
+        raise ConfigError(
+            "compute.grid: 'ray' is not allowed here: another run of this process has Ray now; make the runs by one `compare`"
+        )
+    own = ray.get_runtime_context().gcs_address
+    if address not in (None, "auto", own):
+        raise ConfigError(
+            f"compute.ray_address: {address!r} is not allowed: this process is at the Ray of {own}; call ray.shutdown() first"
+        )
+    return resources
 
 
 @contextmanager
@@ -165,15 +186,16 @@ def import_ray(*, private: bool) -> Any:
     """The module ray, for a private Ray in token mode.
 
     Raises:
-        RuntimeError: It was imported before, without authentication.
+        ConfigError: It was imported before, without authentication, which it reads once.
     """
     set_environment(private=private)
     import ray
     from ray._private.authentication.authentication_utils import is_token_auth_enabled
 
     if private and not is_token_auth_enabled():
-        raise RuntimeError(
-            "ray was imported without authentication: set RAY_AUTH_MODE=token before, or import ray after fedsam's first run"
+        raise ConfigError(
+            "compute.grid: 'ray' is not allowed here: ray was imported before, without authentication; call ray.init() and fedsam uses "
+            'that Ray, or set RAY_AUTH_MODE=token in the environment and start again, or set compute.grid to "inline"'
         )
     return ray
 

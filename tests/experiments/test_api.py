@@ -66,6 +66,24 @@ def test_rounds_are_a_table(result: Result) -> None:
     assert len({tuple(row) for row in table}) == 1 and "clients" not in table[0]
 
 
+def test_rounds_of_all_runs_are_one_table(result: Result, folder: Path) -> None:
+    table = fedsam.rounds(runs_dir=folder)
+    assert table == fedsam.rounds([result], folder)
+    assert [{key: row[key] for key in ("run", "method", "clients", "seed", "round")} for row in table] == [
+        {"run": result.run_id, "method": "sgd x fedavg", "clients": 4, "seed": 0, "round": round} for round in (1, 2, 3, 4)
+    ]
+    assert [row["test_accuracy"] for row in table] == [row["test_accuracy"] for row in result.rounds]
+    with pytest.raises(ConfigError, match="run: 'nothing' is not known"):
+        fedsam.rounds(["nothing"], folder)
+
+
+def test_figures_are_objects_of_matplotlib(result: Result, folder: Path) -> None:
+    drawn = fedsam.figures([result], folder)
+    assert {"accuracy-rounds", "train-loss-rounds"} <= set(drawn)
+    (line,) = drawn["accuracy-rounds"].axes[0].get_lines()[:1]
+    assert np.asarray(line.get_ydata()) == pytest.approx([100 * row.measures["test_accuracy"] for row in result.rows])
+
+
 def test_a_sweep_is_its_experiments(folder: Path) -> None:
     each = fedsam.sweep(SETTINGS | {"runs_dir": folder, "sweep": {"seeds": [0, 1], "client.optimizer": ["sgd", "sam"]}})
     assert sorted((one.seed, one.client.optimizer.name) for one in each) == [(0, "sam"), (0, "sgd"), (1, "sam"), (1, "sgd")]

@@ -50,8 +50,12 @@ def test_the_kubernetes_job_runs_with_a_token() -> None:
     assert cluster["authOptions"] == {"mode": "token"}
     groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
     images = {container["image"] for group in groups for container in group["template"]["spec"]["containers"]}
-    assert images == {"fedsam:0.1.0"}
-    assert "-t fedsam:0.1.0" in text("Dockerfile")
+    assert images == {f"fedsam:{version('fedsam')}"}
+    assert f"-t fedsam:{version('fedsam')}" in text("Dockerfile")
+
+
+def test_the_citation_is_of_this_version() -> None:
+    assert yaml.safe_load((FOLDER.parents[1] / "CITATION.cff").read_text())["version"] == version("fedsam")
 
 
 def test_every_file_names_the_pinned_ray() -> None:
