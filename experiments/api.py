@@ -95,7 +95,7 @@ def figures(runs: Sequence[str | Result], runs_dir: Path | str = "runs", *, base
 
 
 def rounds(runs: Sequence[str | Result] | None = None, runs_dir: Path | str = "runs") -> list[dict[str, Any]]:
-    """A dict for each round of the runs, as `pandas.DataFrame` takes them: the run, its method, the number of clients, the seed, costs and measures.
+    """A dict for each round of the runs, as `pandas.DataFrame` takes them: run, method, number of clients, seed, costs and measures.
 
     Args:
         runs: As of `report`; default: all but the trials of tuning.

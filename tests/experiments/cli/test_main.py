@@ -162,9 +162,11 @@ def test_the_module_is_the_same_command() -> None:
 
 
 @pytest.mark.parametrize("command", list(main.COMMANDS))
-def test_help_teaches_by_examples(fedsam: Fedsam, command: str) -> None:
+def test_help_teaches_by_examples_in_80_columns(fedsam: Fedsam, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     code, out, _ = fedsam(command, "--help")
     assert code == 0
+    assert max(map(len, out.splitlines())) <= 80
     assert f"fedsam {command}" in out.partition("Examples")[2]
 
 
