@@ -98,7 +98,7 @@ class ClientRuntime:
                 broadcast.vectors["w"],
                 self.optimizer if radii == 1 else self.optimizer.with_radii(radii),
                 self.correction,
-                NetworkObjective(self.network),
+                NetworkObjective(self.network, settings.label_smoothing),
                 batches,
                 stream(self.experiment.seed, "optimizer", round, client),
                 task=task,

@@ -92,6 +92,11 @@ class Client(Frozen):
     rho_schedule: Named = Field(
         Component(name="constant"), description="Perturbation radius of the local optimizer over the rounds; see `fedsam list schedules`."
     )
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0,
+        description="Share of a training label that is spread evenly over all classes, its own included; training losses are those of such "
+        "labels. Papers that spread a share s over the C - 1 other classes have s * C / (C - 1) here.",
+    )
     clip: Clip = Field(
         "fl-simulator",
         description="What clip_norm bounds: the gradient with a correction's linear terms, the gradient alone, or with all its terms.",

@@ -17,7 +17,10 @@ RENAMED: Mapping[str, Mapping[str, str]] = {
 }
 # By table: settings that came later, and the value with which a run is what it was before.
 ADDED: Mapping[str, Mapping[str, Any]] = {
-    "client": {"last_batch": "keep", "rate_floor": 1.0, "rho_schedule": {"name": "constant"}, "statistics_batches": 0},
+    "client": {
+        **{"last_batch": "keep", "rate_floor": 1.0, "rho_schedule": {"name": "constant"}, "statistics_batches": 0},
+        "label_smoothing": 0.0,
+    },
     "data": {"validation": 0.0},
     "measure": {"test": True},
 }

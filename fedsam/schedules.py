@@ -63,6 +63,21 @@ def cosine(round: int, rounds: int, *, floor: Annotated[float, Field(ge=0, le=1)
     return floor + (1 - floor) * (1 + math.cos(math.pi * (round - 1) / rounds)) / 2
 
 
+@documented(
+    source="warm-up of Goyal et al., 2017, arXiv:1706.02677, times the cosine of arXiv:1608.03983, as in MSAM's code (arXiv:2401.12033).",
+    warmup="Rounds until the full rate would be reached.",
+)
+@_uses_rounds(lambda warmup: True)
+def warmup_cosine(round: int, rounds: int, *, warmup: Annotated[int, Field(ge=1)] = 1) -> float:
+    """A straight line up from 0 over the first rounds, times half a cosine down to 0 over all of them, both in the middle of the round.
+
+    >>> [f"{warmup_cosine(round, 4, warmup=2):.3f}" for round in (1, 2, 3, 4)]
+    ['0.240', '0.519', '0.309', '0.038']
+    """
+    passed = round - 0.5
+    return min(1.0, passed / warmup) * (1 + math.cos(math.pi * passed / rounds)) / 2
+
+
 @documented(start="Factor of the first round.", end="Factor that a round after the last would have.")
 @_uses_rounds(lambda start, end: start != end)
 def linear(
@@ -143,7 +158,14 @@ CONSTANT_RATE = LocalRate()
 SCHEDULES = Registry[Callable[..., float]](
     "schedules",
     FunctionContract(("round", "rounds")),
-    {"constant": constant, "exponential": exponential, "linear": linear, "cosine": cosine, "cyclic": cyclic},
+    {
+        "constant": constant,
+        "exponential": exponential,
+        "linear": linear,
+        "cosine": cosine,
+        "warmup_cosine": warmup_cosine,
+        "cyclic": cyclic,
+    },
 )
 
 

@@ -30,6 +30,7 @@ from fedsam.seeds import seeded_globals, tensor_stream
 ImageShape = tuple[int, int, int]
 Norm = Literal["group", "batch"]
 Groups = Literal[1, 2, 4, 8, 16]  # divisors of the number of channels of every layer
+Depth = Literal[10, 16, 22, 28, 34, 40]  # of a wide ResNet
 
 
 @documented(source="McMahan et al., 2017, arXiv:1602.05629, section 3, the network for MNIST.")
@@ -123,12 +124,37 @@ def resnet20(image: ImageShape, classes: int, *, norm: Norm = "group", groups: G
     return network
 
 
+@documented(
+    source="Zagoruyko and Komodakis, 2016, arXiv:1605.07146, without dropout; GroupNorm in place of BatchNorm unless that is asked for.",
+    depth="Layers: 6 for each block of a stage, and 4.",
+    width="Factor of the channels 16, 32 and 64.",
+    norm="Normalization layers: GroupNorm or BatchNorm.",
+    groups="Groups of GroupNorm.",
+)
+def wide_resnet(
+    image: ImageShape, classes: int, *, depth: Depth = 16, width: Count = 4, norm: Norm = "group", groups: Groups = 2
+) -> nn.Module:
+    """Wide ResNet for small images, three stages of blocks that normalize before they convolve: by default WRN-16-4.
+
+    2,748,890 parameters for colour images, 36,479,194 for WRN-28-10.
+    """
+    layer, blocks, before = _norm(norm, groups), list[nn.Module](), 16
+    for channels, first in zip((16 * width, 32 * width, 64 * width), (1, 2, 2), strict=True):
+        for place in range((depth - 4) // 6):
+            blocks.append(WideBlock(before, channels, 1 if place else first, layer))
+            before = channels
+    head = OrderedDict(
+        norm=layer(before), relu=nn.ReLU(), pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(before, classes)
+    )
+    return nn.Sequential(OrderedDict(conv=_conv(image[0], 16), blocks=nn.Sequential(*blocks), **head))
+
+
 _GLOBAL_GENERATORS = threading.Lock()  # layers draw from them, also those of runs in parallel
 
 MODELS = Registry[Callable[..., nn.Module]](
     "models",
     FunctionContract(("image", "classes")),
-    {"cnn": cnn, "lenet5": lenet5, "mlp": mlp, "resnet18": resnet18, "resnet20": resnet20},
+    {"cnn": cnn, "lenet5": lenet5, "mlp": mlp, "resnet18": resnet18, "resnet20": resnet20, "wide_resnet": wide_resnet},
 )
 
 
@@ -174,6 +200,25 @@ class Shortcut(nn.Module):
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
 
 
+class WideBlock(nn.Module):
+    """A block of a wide ResNet: twice normalization, ReLU, convolution; the input added, through a convolution where channels differ.
+
+    Source: Zagoruyko and Komodakis, 2016, arXiv:1605.07146, figure 1d without dropout.
+    """
+
+    def __init__(self, before: int, channels: int, stride: int, layer: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = layer(before), layer(channels)
+        self.conv1, self.conv2 = _conv(before, channels, stride), _conv(channels, channels)
+        self.shortcut = None if before == channels else _he(nn.Conv2d(before, channels, 1, stride=stride, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, channels, H / stride, W / stride)."""
+        active = F.relu(self.norm1(x))
+        residual: Tensor = self.conv2(F.relu(self.norm2(self.conv1(active))))
+        return residual + (x if self.shortcut is None else self.shortcut(active))
+
+
 def _features(body: nn.Module, image: ImageShape) -> int:
     """Number of outputs of `body` for an image."""
     with torch.no_grad():
@@ -184,9 +229,9 @@ def _norm(norm: Norm, groups: int) -> Callable[[int], nn.Module]:
     return nn.BatchNorm2d if norm == "batch" else partial(nn.GroupNorm, groups)
 
 
-def _conv(before: int, channels: int) -> nn.Conv2d:
-    """The first convolution of a ResNet for small images."""
-    return _he(nn.Conv2d(before, channels, 3, padding=1, bias=False))
+def _conv(before: int, channels: int, stride: int = 1) -> nn.Conv2d:
+    """A convolution of a ResNet for small images, the first one of all ResNets here."""
+    return _he(nn.Conv2d(before, channels, 3, stride=stride, padding=1, bias=False))
 
 
 def _he(layer: nn.Conv2d) -> nn.Conv2d:

@@ -84,6 +84,13 @@ def test_figures_are_objects_of_matplotlib(result: Result, folder: Path) -> None
     assert np.asarray(line.get_ydata()) == pytest.approx([100 * row.measures["test_accuracy"] for row in result.rows])
 
 
+def test_labels_are_smoothed_in_training_alone(result: Result, folder: Path) -> None:
+    smooth = fedsam.run(SETTINGS | {"runs_dir": folder / "smooth", "client": {**SETTINGS["client"], "label_smoothing": 0.9}, "rounds": 1})  # type: ignore[dict-item]
+    # At the first weights all classes score alike: smoothed or not, the loss is near ln 10; nine tenths of a step's pull are gone.
+    assert smooth.rows[0].train_loss == pytest.approx(math.log(10), abs=0.05)
+    assert abs(smooth.rows[0].measures["test_loss"] - math.log(10)) < abs(result.rows[0].measures["test_loss"] - math.log(10))
+
+
 def test_a_sweep_is_its_experiments(folder: Path) -> None:
     each = fedsam.sweep(SETTINGS | {"runs_dir": folder, "sweep": {"seeds": [0, 1], "client.optimizer": ["sgd", "sam"]}})
     assert sorted((one.seed, one.client.optimizer.name) for one in each) == [(0, "sam"), (0, "sgd"), (1, "sam"), (1, "sgd")]

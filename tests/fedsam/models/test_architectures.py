@@ -15,7 +15,7 @@ from fedsam.config import Component, ConfigError
 from fedsam.models import architectures
 from fedsam.models.flat import NORMALIZATIONS, Layout
 
-NORMED = ["resnet18", "resnet20"]
+NORMED = ["resnet18", "resnet20", "wide_resnet"]
 
 
 def part(name: str, **settings: object) -> Component:
@@ -57,11 +57,16 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> str:
         ("mlp", (1, 28, 28), 199_210),  # "199,210" in McMahan et al.
         ("resnet18", (3, 32, 32), 11_173_962),
         ("resnet20", (3, 32, 32), 269_722),  # "0.27M" in He et al., table 6
+        ("wide_resnet", (3, 32, 32), 2_748_890),  # "2.7M" in Zagoruyko and Komodakis, table 4
     ],
 )
 def test_numbers_of_parameters(name: str, image: tuple[int, int, int], parameters: int) -> None:
     assert count(create(part(name), image)) == parameters
     assert f"{parameters:,}" in str(architectures.MODELS[name].__doc__)
+
+
+def test_a_wide_resnet_of_another_size() -> None:
+    assert count(create(part("wide_resnet", depth=28, width=10))) == 36_479_194  # "36.5M" in Zagoruyko and Komodakis, table 4
 
 
 @pytest.mark.parametrize("name", architectures.MODELS)
@@ -124,7 +129,7 @@ def test_shortcut() -> None:
 @pytest.mark.parametrize(
     ("piece", "message"),
     [
-        (part("resnet81"), r"model: 'resnet81' is not known, did you mean 'resnet18'\?; allowed: cnn, lenet5, mlp, resnet18, resnet20"),
+        (part("resnet81"), r"model: 'resnet81' is not known, did you mean 'resnet18'\?; allowed: cnn, lenet5, mlp, resnet18, resnet20, w"),
         (part("cnn", norm="group"), r"model\.norm: unknown key"),
         (part("resnet20", norm="layer"), r"model\.norm: 'layer' is not allowed"),
         (part("resnet20", groups=3), r"model\.groups: 3 is not allowed"),
