@@ -135,7 +135,7 @@ def compare(
         experiments: Experiments, or their plain settings; or settings with a `sweep`, such as a TOML file has. Where those have a table
             `tune`, the methods are tuned before the final runs.
         callback: Is told of rounds; default: shows progress in a terminal or notebook. A plain `Callback` does nothing.
-        parallel: Runs at once, each with its share of the actors.
+        parallel: Runs at once, each with its share of the actors, or on the inline grid in a process of its own.
         restart: Go on with runs that seem to be at work on another machine; default: leave those to it, with the outcome `skipped`.
 
     Raises:

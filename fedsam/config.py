@@ -189,7 +189,8 @@ class Compute(Frozen):
         return {key: value for key, value in given.items() if (key, value) != ("engine", "loop")} if isinstance(given, Mapping) else given
 
     grid: Literal["ray", "inline"] = Field(
-        "ray", description="ray: actors on this machine or a cluster; inline: this process, for debugging."
+        "ray",
+        description="ray: actors on this machine or a cluster; inline: the process of the run, for small models and for debugging.",
     )
     actors: Count | None = Field(None, description="Ray actors; default: one per physical core, or one per GPU share.")
     cpus_per_actor: Count = Field(1, description="CPUs, and so torch threads, of an actor.")

@@ -57,7 +57,9 @@ EXAMPLES = (
 def command(
     path: ConfigFile,
     overrides: Overrides = None,
-    parallel: Annotated[int, typer.Option("--parallel", metavar="N", min=1, help="Runs at once, each with its share of the actors.")] = 1,
+    parallel: Annotated[
+        int, typer.Option("--parallel", metavar="N", min=1, help="Runs at once, each with its share of the actors; inline: in a process.")
+    ] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, with times from short trials, and stop.")] = False,
     restart: Annotated[
         bool, typer.Option("--restart", help="Go on with runs that seem to be at work on another machine: their processes are gone.")
