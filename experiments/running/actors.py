@@ -78,7 +78,7 @@ def actor_pool(compute: Compute, load: Callable[..., ClientApp], lost: WhenLost 
         try:
             yield pool
         finally:
-            if PRIVATE not in resources and not pool.stopped:  # a Ray that goes on
+            if compute.ray_address is None and PRIVATE not in resources and not pool.stopped:  # a Ray that goes on
                 pool.stop()
 
 

@@ -70,7 +70,7 @@ def test_rounds_of_all_runs_are_one_table(result: Result, folder: Path) -> None:
     table = fedsam.rounds(runs_dir=folder)
     assert table == fedsam.rounds([result], folder)
     assert [{key: row[key] for key in ("run", "method", "clients", "seed", "round")} for row in table] == [
-        {"run": result.run_id, "method": "sgd x fedavg", "clients": 4, "seed": 0, "round": round} for round in (1, 2, 3, 4)
+        {"run": result.run_id, "method": "sgd", "clients": 4, "seed": 0, "round": round} for round in (1, 2, 3, 4)
     ]
     assert [row["test_accuracy"] for row in table] == [row["test_accuracy"] for row in result.rounds]
     with pytest.raises(ConfigError, match="run: 'nothing' is not known"):
