@@ -185,5 +185,5 @@ def test_the_cells_of_the_tutorial_run(tmp_path: Path, monkeypatch: pytest.Monke
     for cell in json.loads((ROOT / "docs" / "tutorial.ipynb").read_text())["cells"]:
         if cell["cell_type"] == "code":
             exec(compile("".join(cell["source"]), cell["id"], "exec"), vars(notebook))
-    assert vars(notebook)["mine"].accuracy == vars(notebook)["result"].accuracy
+    assert vars(notebook)["mine"].accuracy == pytest.approx(vars(notebook)["result"].accuracy, abs=0.02)
     assert len(vars(notebook)["rows"]) == 15 * 7

@@ -80,6 +80,7 @@ def test_rounds_of_all_runs_are_one_table(result: Result, folder: Path) -> None:
 def test_figures_are_objects_of_matplotlib(result: Result, folder: Path) -> None:
     drawn = fedsam.figures([result], folder)
     assert {"accuracy-rounds", "train-loss-rounds"} <= set(drawn)
+    assert drawn["accuracy-rounds"]._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
     (line,) = drawn["accuracy-rounds"].axes[0].get_lines()[:1]
     assert np.asarray(line.get_ydata()) == pytest.approx([100 * row.measures["test_accuracy"] for row in result.rows])
 

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from experiments.reporting.figures.style import COLOURS, FAINT, INK, SOFT, WARNING_COLOUR, WIDTH, MethodStyles, with_rc_params
+from experiments.reporting.figures.style import COLOURS, FAINT, INK, SOFT, WARNING_COLOUR, WIDTH, MethodStyles, ShownFigure, with_rc_params
 from fedsam.formatting import printable
 
 MAX_CLIENTS = 100  # drawn in a figure of the label distribution
@@ -29,7 +29,7 @@ def label_distribution(counts: NDArray[np.integer[Any]], title: str = "", names:
     """
     shown = counts[:MAX_CLIENTS]
     clients, classes = shown.shape
-    figure = Figure(figsize=(WIDTH, 2.5), layout="constrained")
+    figure = ShownFigure(figsize=(WIDTH, 2.5), layout="constrained")
     bars, cells = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2.6))
     bars.bar(np.arange(clients), shown.sum(axis=1), width=0.85, color=SOFT)
     bars.set_ylabel("examples")
@@ -81,7 +81,7 @@ def class_accuracies(accuracies: Sequence[ClassAccuracy], title: str = "", names
     counts = sorted({one.clients for one in accuracies})
     members = [[one for one in accuracies if one.clients == clients] for clients in counts]
     rows = [len(group) for group in members]
-    figure = Figure(figsize=(WIDTH, 1.0 + 0.16 * sum(rows) + 0.25 * len(rows)), layout="constrained")
+    figure = ShownFigure(figsize=(WIDTH, 1.0 + 0.16 * sum(rows) + 0.25 * len(rows)), layout="constrained")
     panels = figure.subplots(len(counts), 1, squeeze=False, sharex=True, height_ratios=[count + 0.6 for count in rows]).flatten()
     for axes, group, clients in zip(panels, members, counts, strict=True):
         image = axes.imshow(
@@ -122,7 +122,7 @@ def client_accuracies(accuracies: Sequence[ClientAccuracy], styles: MethodStyles
     counts = sorted({one.clients for one in accuracies})
     members = [[one for one in accuracies if one.clients == clients] for clients in counts]
     rows = [len(group) for group in members]
-    figure = Figure(figsize=(WIDTH, 0.6 + 0.13 * sum(rows) + 0.25 * len(rows)), layout="constrained")
+    figure = ShownFigure(figsize=(WIDTH, 0.6 + 0.13 * sum(rows) + 0.25 * len(rows)), layout="constrained")
     panels = figure.subplots(len(counts), 1, squeeze=False, sharex=True, height_ratios=[count + 0.6 for count in rows]).flatten()
     for axes, group, clients in zip(panels, members, counts, strict=True):
         for row, one in enumerate(group):

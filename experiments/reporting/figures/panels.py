@@ -16,7 +16,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter, NullLoca
 
 from experiments.analysis.conditions import condition_text
 from experiments.analysis.cost import Cost
-from experiments.reporting.figures.style import FAINT, WARNING_COLOUR, WIDTH, MethodStyles
+from experiments.reporting.figures.style import FAINT, WARNING_COLOUR, WIDTH, MethodStyles, ShownFigure
 
 LOG_RATIO = 30.0  # of the largest to the smallest positive value, from which an axis is logarithmic
 
@@ -44,7 +44,7 @@ def panels(
     rows = -(-len(titles) // columns)
     entries = [Line2D([], [], label=textwrap.fill(label, 52), **getattr(style, kind)) for label, style in styles.items()]
     legend_columns, lines = _legend_size(entries)
-    figure = Figure(figsize=(WIDTH, height * rows + 0.3 + 0.15 * lines + (0.15 if title else 0)), layout="constrained")
+    figure = ShownFigure(figsize=(WIDTH, height * rows + 0.3 + 0.15 * lines + (0.15 if title else 0)), layout="constrained")
     if entries:
         figure.legend(
             handles=_row_major(entries, legend_columns), loc="outside lower center", ncols=legend_columns, frameon=False, handlelength=2.8

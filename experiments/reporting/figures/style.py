@@ -151,3 +151,10 @@ def encode(figure: Figure, kind: Format) -> bytes:
             figure.set_layout_engine(None)  # with any other, "none" included, each `savefig` draws twice
         figure.savefig(buffer, format=kind, dpi=DPI, facecolor="white", metadata=METADATA[kind])
     return buffer.getvalue()
+
+
+class ShownFigure(Figure):
+    """A figure that a notebook shows when it is the value of a cell, whatever matplotlib is set to."""
+
+    def _repr_png_(self) -> bytes:
+        return encode(self, "png")
