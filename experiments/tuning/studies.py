@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 from experiments.running.grids import DatasetCache
 from experiments.running.judging import Judge
 from experiments.running.scheduler import Outcome
 from experiments.settings.catalogue import CheckedExperiment, check, experiment_hash
 from experiments.tuning.grid import number_of_trials
-from experiments.tuning.sampling import OpenTrial, Sampler
 from experiments.tuning.settings import StudyPlan
 from fedsam.results.database import DATABASE_NAME
 from fedsam.results.final import final_measures, is_evaluated
@@ -21,6 +21,9 @@ from fedsam.results.model_files import FINAL_MODEL_NAME
 from fedsam.results.rows import CONCLUDED, Row, Run
 from fedsam.results.store import Results
 from fedsam.results.tuning import METRICS, Study, Trial, best, worst
+
+if TYPE_CHECKING:
+    from experiments.tuning.sampling import OpenTrial
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ class StudyRunner:
         folder = self._plan.base.runs_dir
         if not self._record and not (Path(folder) / DATABASE_NAME).exists():
             return self.study()
+        from experiments.tuning.sampling import Sampler  # imports optuna
+
         sampler = Sampler(self._plan)
         with Results.open(folder, create=self._record) as results:
             if self._record:
