@@ -260,7 +260,8 @@ class Experiment(Frozen):
     )
 
     callbacks: tuple[str, ...] = Field(
-        (), description="What else is told of a run: tensorboard, or module:attribute of a class that is derived from fedsam.Callback."
+        (),
+        description="What else is told of a run: tensorboard, mlflow, wandb, or module:attribute of a class derived from fedsam.Callback.",
     )
 
     def dump(self) -> dict[str, Any]:

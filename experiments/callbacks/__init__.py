@@ -1,1 +1,1 @@
-"""What watches runs: progress in the terminal, and event files for TensorBoard."""
+"""What watches runs: progress in the terminal, and trackers of experiments."""

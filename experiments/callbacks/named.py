@@ -9,7 +9,11 @@ from experiments.callbacks.callback import Callback
 from fedsam import plugins
 from fedsam.config import ConfigError, Experiment
 
-OURS = {"tensorboard": "experiments.callbacks.tensorboard:TensorBoardCallback"}
+OURS = {
+    "tensorboard": "experiments.callbacks.tensorboard:TensorBoardCallback",
+    "mlflow": "experiments.callbacks.mlflow:MlflowCallback",
+    "wandb": "experiments.callbacks.wandb:WandbCallback",
+}
 
 
 def callback_classes(experiment: Experiment) -> list[type[Callback]]:

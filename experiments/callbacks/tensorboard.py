@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from experiments.callbacks.callback import Callback
+from experiments.callbacks.tracker import Tracker
 from experiments.settings.toml import toml
 from fedsam.imports import require
-from fedsam.results.rows import OPTIONAL_COLUMNS, PEAK_COLUMNS, TOTAL_COLUMNS, Row, cumulative
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -17,62 +15,31 @@ if TYPE_CHECKING:
     from fedsam.config import Experiment
 
 
-class TensorBoardCallback(Callback):
-    """Writes every round as it comes; a context manager that closes the files.
+class TensorBoardCallback(Tracker):
+    """Writes every round as it comes.
 
     Raises:
         ConfigError: The package tensorboard is not installed.
     """
 
     def __init__(self) -> None:
-        require("tensorboard", "--tensorboard")
-        self._writers: dict[str, SummaryWriter] = {}
-        self._totals: dict[str, Row] = {}
+        require("tensorboard", "tensorboard")
+        super().__init__()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for writer in self._writers.values():
-            writer.close()
-
-    def started(self, run_id: str, experiment: Experiment) -> None:
+    def open(self, run_id: str, experiment: Experiment) -> SummaryWriter:
         """Open the file of the run and write its settings."""
         from torch.utils.tensorboard import SummaryWriter
 
         writer = SummaryWriter(str(experiment.runs_dir / run_id / "tensorboard"))
         writer.add_text("settings", f"```toml\n{toml(experiment.dump())}\n```")
-        self._writers[run_id] = writer
+        return writer
 
-    def resumed(self, run_id: str, rows: Sequence[Row]) -> None:
-        """Count the costs of the rounds that there are."""
-        if rows:
-            self._totals[run_id] = cumulative(rows)[-1]
+    def log(self, handle: SummaryWriter, round: int, values: Mapping[str, float]) -> None:
+        """Write the values; the step is the number of the round."""
+        for name, value in values.items():
+            handle.add_scalar(name, value, round)
+        handle.flush()
 
-    def round(self, row: Row) -> None:
-        """Write the `scalars` of the round; the step is its number."""
-        writer, before = self._writers[row.run], self._totals.get(row.run)
-        total = cumulative([before, row])[-1] if before else row
-        for name, value in scalars(row, total).items():
-            writer.add_scalar(name, value, row.round)
-        writer.flush()
-        self._totals[row.run] = total
-
-    def finished(self, run_id: str, status: str, error: str | None) -> None:
+    def close(self, handle: SummaryWriter, status: str) -> None:
         """Close the file of the run."""
-        self._writers.pop(run_id).close()
-        self._totals.pop(run_id, None)
-
-
-def scalars(row: Row, total: Row) -> dict[str, float]:
-    """Values of a round by tag: losses, cohort, measures, and the cumulative costs in `total`."""
-    costs = {
-        name: getattr(total, name) for name in (*TOTAL_COLUMNS, *OPTIONAL_COLUMNS, *PEAK_COLUMNS) if name not in ("cohort", "failures")
-    }
-    return {
-        "train_loss": row.train_loss,
-        "cohort": row.cohort,
-        "failures": row.failures,
-        **{f"measures/{name}": value for name, value in row.measures.items()},
-        **{f"costs/{name}": value for name, value in costs.items() if value is not None},
-    }
+        handle.close()

@@ -85,7 +85,7 @@ def test_who_is_told_makes_no_other_experiment(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("weights", "callbacks: 'weights' is not known; allowed: tensorboard, module:attribute"),
+        ("weights", "callbacks: 'weights' is not known; allowed: tensorboard, mlflow, wandb, module:attribute"),
         ("telling:no_class", "callbacks: 'telling:no_class' is not allowed: must be a class that is derived from fedsam.Callback"),
         ("nowhere:Told", "callbacks: 'nowhere:Told' is not allowed: there is no module nowhere"),
     ],

@@ -11,7 +11,8 @@ import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from experiments.callbacks.callback import Callback, CallbackList
-from experiments.callbacks.tensorboard import TensorBoardCallback, scalars
+from experiments.callbacks.tensorboard import TensorBoardCallback
+from experiments.callbacks.tracker import scalars
 from experiments.running.scheduler import run_all
 from fedsam.config import ConfigError
 from fedsam.results.rows import Row, cumulative
@@ -79,5 +80,5 @@ def test_a_diverged_round_is_written_and_costs_add_up(tmp_path: Path) -> None:
 
 def test_without_tensorboard_nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorboard", None)
-    with pytest.raises(ConfigError, match=r"--tensorboard: needs the package tensorboard, .*: pip install tensorboard"):
+    with pytest.raises(ConfigError, match=r"tensorboard: needs the package tensorboard, .*: pip install tensorboard"):
         TensorBoardCallback()
