@@ -18,6 +18,7 @@ from experiments.reporting.report_figure import ReportFigure
 from experiments.reporting.table import Column, ResultTable, Value
 from experiments.reporting.tables import CLIENTS, METHOD, condition_table
 from fedsam.formatting import listed, plural
+from fedsam.overrides import flatten
 from fedsam.results.tuning import Study, worst
 from fedsam.wording import is_number
 
@@ -25,11 +26,16 @@ ACCURACY = "validation_accuracy"
 
 
 def studies(comparison: Comparison) -> dict[EntryKey, Study]:
-    """The study that chose the settings of each method in each condition; empty where nothing was tuned."""
+    """The studies that chose settings, each once, by its method and a condition; empty where nothing was tuned.
+
+    The condition is that of the trials, where a choice holds for several.
+    """
     where, found = run_conditions(comparison.runs), dict[EntryKey, Study]()
     for study in comparison.results.studies([run.id for run in comparison.runs]):
         own = set(study.runs)
-        found |= {(comparison.labels[run.id], where[run.id]): study for run in comparison.runs if run.id in own}
+        keys = {(comparison.labels[run.id], where[run.id]) for run in comparison.runs if run.id in own}
+        clients = flatten(study.settings.get("at", {})).get("data.clients")
+        found[min([key for key in keys if int(key[1]) == clients] or keys)] = study
     return dict(sorted(found.items(), key=lambda item: (item[0][1], comparison.methods.index(item[0][0]))))
 
 

@@ -76,23 +76,30 @@ def tuning_responses(
 
 @with_rc_params
 def tuning_progress(trials: Mapping[int, Sequence[Tried]], styles: MethodStyles, title: str = "", *, is_accuracy: bool) -> Figure:
-    """The best result so far against the number of trials, a panel for each condition; `is_accuracy` as of `tuning_responses`."""
+    """The best result so far against the number of trials, a panel for each condition; `is_accuracy` as of `tuning_responses`.
+
+    The axis of accuracies shows the ends and as much below them as lies between them: first trials may be far below.
+    """
     labels = {one.label for each in trials.values() for one in each}
     used = {label: style for label, style in styles.items() if label in labels}
     height = 1.9 if len(trials) == 1 else 1.45
     figure, grid = panels(client_count_titles(list(trials)), used, title=title, height=height, shared=True)
     best = max if is_accuracy else min
     for each, axes in zip(trials.values(), grid, strict=True):
+        ends = list[float]()
         for label in used:
             own, so_far = [one for one in each if one.label == label and one.is_full], list[float]()
             for one in own:
                 so_far.append(best([*so_far[-1:], one.result]))
+            ends += so_far[-1:]
             last = max((one.number for one in each if one.label == label), default=0)
             numbers = [*(one.number for one in own), *([last] if own and last > own[-1].number else [])]
             axes.plot(
                 numbers, so_far + so_far[-1:] * (len(numbers) - len(own)), **styles[label].line, drawstyle="steps-post", markersize=2.5
             )
-        if is_accuracy:
+        if is_accuracy and ends:
+            least, span = min(ends), max(2.0, max(ends) - min(ends))
+            axes.set_ylim(bottom=least - span)
             limit_to_percents(axes)
         axes.set_ylabel(_ylabel(is_accuracy))
     grid[-1].set_xlabel("trials")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,21 @@ def test_choices_are_listed_with_their_warnings(results: Results, monkeypatch: p
     ]
     (warning,) = edge_findings(comparison)
     assert warning.endswith("a better value may lie outside: sam with 4 clients (rho).")
+
+
+def test_a_choice_for_several_numbers_of_clients_is_shown_once_with_that_of_its_trials(
+    results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [add(results, [0.5], data__clients=clients) for clients in (4, 8, 16)]
+    one = study("sgd", [trial(1, {LR: 0.02}, 0.3), trial(2, {LR: 0.1}, 0.9)], runs)
+    shared = replace(one, settings={**one.settings, "at": {"data.clients": 8}})
+    monkeypatch.setattr(Results, "studies", lambda self, runs: [shared], raising=False)
+    comparison = compare_runs(results, results.runs())
+    assert [row[:2] for row in choices(comparison).cells()] == [["sgd", "8"]]
+    responses, effort = tuning_figures(comparison, "")
+    assert responses.name == "tuning-validation-accuracy-8-clients"
+    (axes,) = effort.draw().axes
+    assert axes.get_ylim()[0] > 80  # the first trial, far below, does not make the others flat
 
 
 def test_nothing_is_shown_where_nothing_was_tuned(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
