@@ -99,7 +99,7 @@ def tuning_progress(trials: Mapping[int, Sequence[Tried]], styles: MethodStyles,
             )
         if is_accuracy and ends:
             least, span = min(ends), max(2.0, max(ends) - min(ends))
-            axes.set_ylim(bottom=least - span)
+            axes.set_ylim(least - span, max(ends) + span / 4)
             limit_to_percents(axes)
         axes.set_ylabel(_ylabel(is_accuracy))
     grid[-1].set_xlabel("trials")
