@@ -31,9 +31,9 @@ from fedsam.results.rows import Row
 # Our packages are found in ROOT, whatever is in the working directory or on PYTHONPATH. An interrupt while they are imported says nothing.
 PROGRAM = """import signal, sys
 signal.signal(signal.SIGINT, signal.SIG_DFL)
-sys.path.insert(0, sys.argv.pop(1))
+sys.path.insert(0, sys.argv[1])
 from experiments.running.scheduler import serve_runs
-serve_runs(int(sys.argv.pop(1)))"""
+serve_runs(int(sys.argv[2]))"""
 
 Make = Callable[[CheckedExperiment, Callback, Judge | None, Mapping[str, bool]], object]
 
@@ -72,31 +72,32 @@ class RunProcess:
             KeyboardInterrupt: `stop` was called.
             ProcessLostError: The process ended before the run. The next run starts another one.
         """
-        run_id = None
-        try:
-            pipe = self._started()
+        pipe, run_id = self._started(), None
+        with suppress(ConnectionError):  # the next line tells that it is gone
             pipe.send((experiment.dumps(), sources(experiment, to_send=True), judge is not None, options))
-            while True:
+        while True:
+            try:
                 event, *arguments = pipe.recv()
-                if event == "made":
-                    return arguments[0]
-                if event == "refused":
-                    raise ConfigError(arguments[0])
+            except (EOFError, ConnectionError):
+                how = self.close()
+                if self._stopped:
+                    raise KeyboardInterrupt from None
+                raise ProcessLostError(f"the process of the run ended {how}", run_id) from None
+            if event == "made":
+                return arguments[0]
+            if event == "refused":
+                raise ConfigError(arguments[0])
+            if event == "started":
+                run_id = arguments[0]
+            try:
                 if event == "judge":
-                    pipe.send(_judgement(judge, *arguments))
+                    with suppress(ConnectionError):
+                        pipe.send(_judgement(judge, *arguments))
                 else:
-                    run_id = arguments[0] if event == "started" else run_id
                     getattr(callback, event)(*arguments)
-        except (EOFError, ConnectionError):
-            how = self.close()
-            if self._stopped:
-                raise KeyboardInterrupt from None
-            raise ProcessLostError(f"the process of the run ended {how}", run_id) from None
-        except ConfigError:
-            raise
-        except BaseException:
-            self._interrupt()
-            raise
+            except BaseException:
+                self._interrupt()
+                raise
 
     def stop(self) -> None:
         """Interrupt the run, from any thread: its process writes a checkpoint and ends, and no other one starts."""
@@ -116,7 +117,7 @@ class RunProcess:
         return f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
 
     def _interrupt(self) -> None:
-        """Interrupt the run from the thread that is told of it; the next run starts another process."""
+        """Interrupt the run from the thread that is told of it, and wait for its end; the next run starts another process."""
         with self._lock:
             if self._process is not None and not self._stopped:
                 self._process.send_signal(signal.SIGINT)
@@ -135,12 +136,14 @@ class RunProcess:
                 ours, theirs = socket.socketpair()
                 with theirs:
                     self._process = subprocess.Popen(
-                        [sys.executable, "-P", "-c", PROGRAM, str(ROOT), str(theirs.fileno()), *sys.argv[1:]],
+                        [sys.executable, "-P", "-c", PROGRAM, str(ROOT), str(theirs.fileno())],
                         stdin=subprocess.DEVNULL,
                         pass_fds=[theirs.fileno()],
                         process_group=0,  # Ctrl-C in a terminal comes to this process alone, which then calls `stop`
                     )
                 self._pipe = Connection(ours.detach())
+                with suppress(ConnectionError):
+                    self._pipe.send((sys.argv, sys.orig_argv))
             return self._pipe
 
 
@@ -151,6 +154,7 @@ def serve(descriptor: int, make: Make) -> None:
     keep_freed_memory()
     relay = _Relay(pipe)
     with suppress(EOFError, ConnectionError, KeyboardInterrupt):
+        sys.argv, sys.orig_argv = pipe.recv()  # the command that runs are recorded with
         while True:
             settings, modules, is_judged, options = pipe.recv()
             if modules != known:

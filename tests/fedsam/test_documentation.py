@@ -74,7 +74,12 @@ def test_a_type_that_cannot_be_told_stands_as_it_is_written() -> None:
         needed: Annotated[int, Field(ge=2)]
 
     lines = str(Local.__doc__).splitlines()[-4:]
-    expected = ["share (Share; default 0.5)", "parts (list; default [])", "other (Unknown; default unset)", "needed (whole number >= 2)"]
+    expected = [
+        "share (Share; default 0.5)",
+        "parts (list of (whole number); default [])",
+        "other (Unknown; default unset)",
+        "needed (whole number >= 2)",
+    ]
     assert [line.strip() for line in lines] == expected
 
 

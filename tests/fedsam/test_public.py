@@ -28,11 +28,14 @@ print(*sorted(set({heavy!r}) & set(sys.modules)))
 @pytest.mark.parametrize(
     ("name", "home"),
     [
+        ("Callback", "experiments.callbacks.callback"),
         ("Experiment", "fedsam.config"),
         ("Results", "fedsam.results.store"),
         ("compare", "experiments.api"),
+        ("figures", "experiments.api"),
         ("load_model", "fedsam.results.model_files"),
         ("report", "experiments.api"),
+        ("rounds", "experiments.api"),
         ("run", "experiments.running.server_app"),
         ("sweep", "experiments.api"),
     ],
@@ -42,7 +45,8 @@ def test_every_public_name_is_the_one_of_its_module(name: str, home: str) -> Non
 
 
 def test_the_public_names_are_listed_and_others_are_no_attributes() -> None:
-    assert set(fedsam.__all__) == {"Experiment", "Results", "__version__", "compare", "load_model", "report", "run", "sweep"}
+    functions = {"compare", "figures", "load_model", "report", "rounds", "run", "sweep"}
+    assert set(fedsam.__all__) == {"Callback", "Experiment", "Results", "__version__", *functions}
     assert set(fedsam.__all__) <= set(dir(fedsam))
     with pytest.raises(AttributeError, match="module 'fedsam' has no attribute 'runs'"):
         _ = fedsam.runs  # type: ignore[attr-defined]

@@ -812,7 +812,7 @@ def test_a_failure_weighs_more_than_divergence(capsys: pytest.CaptureFixture[str
 
 
 def test_more_at_once_than_there_are_actors_exits_2(fedsam: Fedsam, config_file: Path) -> None:
-    code, _, err = fedsam("compare", config_file, "--parallel", 2)
+    code, _, err = fedsam("compare", config_file, "--parallel", 2, "-o", "compute.grid=ray", "-o", "compute.actors=1")
     assert (code, err) == (2, "fedsam: parallel: 2 is not allowed: compute.actors is 1, and each run needs one\n")
 
 

@@ -69,11 +69,11 @@ def test_the_slurm_script_is_bash() -> None:
 
 def test_embedded_commands_and_options_exist(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    pages = [text(name) for name in FILES] + [(ROOT / "README.md").read_text(), (ROOT / "SECURITY.md").read_text()]
+    pages = [text(name) for name in FILES] + [(ROOT / "SECURITY.md").read_text()]
     called = [
         call for page in pages for call in re.findall(r"(?:^ {4}|&& |entrypoint: |`)fedsam ([a-z][a-z-]*)([^\n`|#]*)", page, re.MULTILINE)
     ]
-    assert {"run", "cluster", "doctor", "flower"} <= {command for command, _ in called}
+    assert {"run", "cluster", "flower"} <= {command for command, _ in called}
     for command, options in called:
         with pytest.raises(SystemExit) as stopped:
             main.main([command, "--help"])

@@ -106,10 +106,12 @@ def test_every_study_can_be_planned(
     name: str, nothing_to_be_had: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(forecast, "PROBE_SECONDS", 0.0)
-    fixed = ("data.clients=20", "data.partition.alpha=1.0", "sweep.seeds=[0]", "compute={grid='inline'}")
+    fixed = ("data.clients=20", "data.partition.alpha=1.0", "data.fallback=digits", "sweep.seeds=[0]", "compute={grid='inline'}")
     with pytest.raises(SystemExit) as stopped:
         main.main(["compare", name, "--dry-run", "--runs-dir", str(tmp_path / "runs"), *(word for text in fixed for word in ("-o", text))])
     out, err = capsys.readouterr()
     assert stopped.value.code == 0, err
-    assert "tuning: 16 studies of 16 trials; at most 256 runs, about " in out and "16 runs, 0 of them finished before" in out
+    methods, trials = {"studies/digits": (16, 16), "studies/cifar10": (8, 8)}[name]
+    assert f"tuning: {methods} studies of {trials} trials; at most {methods * trials} runs, about " in out
+    assert f"{methods} runs, 0 of them finished before" in out
     assert "–" not in out  # every line has a forecast

@@ -15,7 +15,7 @@ import pytest
 
 import fedsam
 from experiments.callbacks.callback import Callback
-from fedsam.config import ConfigError
+from fedsam.config import ConfigError, Experiment
 from fedsam.overrides import override
 from fedsam.results.rows import Row
 from fedsam.results.store import Results
@@ -43,6 +43,12 @@ def pids(folder: Path) -> list[int]:
         return [pid for (pid,) in results._connection.execute("SELECT pid FROM runs ORDER BY rowid")]
 
 
+def commands(folder: Path) -> set[str]:
+    """The commands that runs are recorded with."""
+    with Results.open(folder) as results:
+        return {command for (command,) in results._connection.execute("SELECT command FROM runs")}
+
+
 class Killer(Callback):
     """Kills the process of the first run that finishes a round."""
 
@@ -66,22 +72,30 @@ def test_a_process_that_is_killed_fails_its_run_alone_and_the_run_can_go_on(tmp_
     lost = "the process of the run ended by SIGKILL"
     assert sorted(outcome.error or "" for outcome in outcomes) == ["", "", "", lost]
     assert sorted(killer.ended, key=str) == [("failed", lost), *[("finished", None)] * 3]
+    assert os.getpid() not in pids(tmp_path / "b")
     assert {outcome.status for outcome in fedsam.compare(settings(tmp_path / "b"), Callback()).outcomes} == {"finished"}
     assert content(tmp_path / "a") == content(tmp_path / "b")
-    assert os.getpid() not in pids(tmp_path / "b")
 
 
 class Failing(Callback):
-    """Cannot show the second round."""
+    """Cannot show the second round of the first run."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error, self.first = error, ""
+
+    def started(self, run_id: str, experiment: Experiment) -> None:
+        self.first = self.first or run_id
 
     def round(self, row: Row) -> None:
-        if row.round == 2:
-            raise ValueError("no ink")
+        if (row.run, row.round) == (self.first, 2):
+            raise self.error
 
 
 def test_an_error_of_a_callback_ends_its_run_and_no_other(tmp_path: Path) -> None:
-    outcomes = fedsam.compare(settings(tmp_path, sweep__seeds=[0, 1]), Failing(), parallel=2).outcomes
-    assert [(outcome.status, outcome.error) for outcome in outcomes] == [("failed", "no ink")] * 2
+    error = ConnectionError("no printer")  # which is no sign that the process is gone
+    outcomes = fedsam.compare(settings(tmp_path, sweep__seeds=[0, 1, 2]), Failing(error), parallel=2).outcomes
+    assert sorted((outcome.status, outcome.error) for outcome in outcomes if outcome.error) == [("failed", str(error))]
+    assert [outcome.status for outcome in outcomes].count("finished") == 2
     assert not [pid for pid in pids(tmp_path) if alive(pid)]
 
 
@@ -94,6 +108,7 @@ def test_components_of_the_user_are_sent(tmp_path: Path, monkeypatch: pytest.Mon
         outcomes = fedsam.compare(settings(tmp_path / name, **changes), Callback(), parallel=parallel).outcomes
         assert [outcome.error for outcome in outcomes] == [None, None]
     assert content(tmp_path / "a") == content(tmp_path / "b")
+    assert commands(tmp_path / "a") == commands(tmp_path / "b")
 
 
 @pytest.mark.parametrize("changes", [{"data__dataset": "__main__:data"}, {"client__schedule__name": "__main__:schedule"}])
