@@ -183,7 +183,7 @@ def test_the_plan_knows_what_has_finished_and_who_made_it(tmp_path: Path) -> Non
 
 def test_more_at_once_than_actors_is_refused(tmp_path: Path) -> None:
     experiments = sweep(tmp_path, compute={"grid": "ray", "actors": 2})
-    with pytest.raises(ConfigError, match="parallel: 3 is not allowed: compute.actors is 2"), actor_groups(experiments, 3):
+    with pytest.raises(ConfigError, match=r"parallel: 3 is not allowed: compute\.actors is 2"), actor_groups(experiments, 3):
         pass
 
 
