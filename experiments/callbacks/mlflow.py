@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from experiments.callbacks.tracker import Tracker
-from fedsam.imports import require
 from fedsam.overrides import flatten
 
 if TYPE_CHECKING:
@@ -18,14 +17,11 @@ ENDS = {"finished": "FINISHED", "interrupted": "KILLED", "pruned": "KILLED"}  # 
 
 
 class MlflowCallback(Tracker):
-    """Logs every round as it comes, in the experiment `fedsam`; settings are parameters.
+    """Logs every round as it comes, in the experiment `fedsam`; settings are parameters."""
 
-    Raises:
-        ConfigError: The package mlflow is not installed.
-    """
+    package = "mlflow"
 
     def __init__(self) -> None:
-        require("mlflow", "mlflow")
         super().__init__()
         from mlflow import MlflowClient
 

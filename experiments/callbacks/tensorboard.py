@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from experiments.callbacks.tracker import Tracker
 from experiments.settings.toml import toml
-from fedsam.imports import require
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -16,15 +15,9 @@ if TYPE_CHECKING:
 
 
 class TensorBoardCallback(Tracker):
-    """Writes every round as it comes.
+    """Writes every round as it comes."""
 
-    Raises:
-        ConfigError: The package tensorboard is not installed.
-    """
-
-    def __init__(self) -> None:
-        require("tensorboard", "tensorboard")
-        super().__init__()
+    package = "tensorboard"
 
     def open(self, run_id: str, experiment: Experiment) -> SummaryWriter:
         """Open the file of the run and write its settings."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from experiments.callbacks.callback import Callback
+from fedsam.imports import require
 from fedsam.results.rows import OPTIONAL_COLUMNS, PEAK_COLUMNS, TOTAL_COLUMNS, Row, cumulative
 
 if TYPE_CHECKING:
@@ -15,9 +16,19 @@ if TYPE_CHECKING:
 
 
 class Tracker(Callback, ABC):
-    """Hands every round to a tracker as it comes; a context manager that closes what is open."""
+    """Hands every round to a tracker as it comes; a context manager that closes what is open.
+
+    Attributes:
+        package: What must be installed.
+
+    Raises:
+        ConfigError: It is not.
+    """
+
+    package: ClassVar[str]
 
     def __init__(self) -> None:
+        require(self.package, self.package)
         self._open: dict[str, Any] = {}
         self._totals: dict[str, Row] = {}
 

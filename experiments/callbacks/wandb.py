@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from experiments.callbacks.tracker import Tracker
-from fedsam.imports import require
 
 if TYPE_CHECKING:
     from fedsam.config import Experiment
@@ -16,15 +15,9 @@ PROJECT = "fedsam"  # unless WANDB_PROJECT names another
 
 
 class WandbCallback(Tracker):
-    """Logs every round as it comes.
+    """Logs every round as it comes."""
 
-    Raises:
-        ConfigError: The package wandb is not installed.
-    """
-
-    def __init__(self) -> None:
-        require("wandb", "wandb")
-        super().__init__()
+    package = "wandb"
 
     def open(self, run_id: str, experiment: Experiment) -> Any:
         """A run there, beside others of this process."""

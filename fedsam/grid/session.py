@@ -54,8 +54,8 @@ def ray_session(
             imported without authentication.
         RayStartError: A private Ray did not come up, tried several times.
     """
-    if (running := sys.modules.get("ray")) and running.is_initialized():
-        yield _resources_here(running, address)
+    if (resources := _resources_here(address)) is not None:
+        yield resources
         return
     if address is not None:
         with _running_cluster(address) as resources:
@@ -83,13 +83,14 @@ def ray_session(
             end_processes(left | processes(folder))
 
 
-def _resources_here(ray: Any, address: str | None) -> Mapping[str, float]:
-    """The resources of the Ray that this process has."""
+def _resources_here(address: str | None) -> Mapping[str, float] | None:
+    """The resources of the Ray that this process has, if it has one that is not private. Raises `ConfigError` where another is wanted."""
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return None
     resources: Mapping[str, float] = ray.cluster_resources()
     if PRIVATE in resources:
-        raise ConfigError(
-            "compute.grid: 'ray' is not allowed here: another run of this process has Ray now; make the runs by one `compare`"
-        )
+        return None
     own = ray.get_runtime_context().gcs_address
     if address not in (None, "auto", own):
         raise ConfigError(

@@ -50,7 +50,7 @@ def mlflow(monkeypatch: pytest.MonkeyPatch) -> Calls:
     package, entities = ModuleType("mlflow"), ModuleType("mlflow.entities")
     package.MlflowClient = MlflowClient  # type: ignore[attr-defined]
     entities.Param = entities.Metric = lambda *values: values  # type: ignore[attr-defined]
-    monkeypatch.setattr("experiments.callbacks.mlflow.require", lambda *_: None)
+    monkeypatch.setattr("experiments.callbacks.tracker.require", lambda *_: None)
     monkeypatch.setitem(sys.modules, "mlflow", package)
     monkeypatch.setitem(sys.modules, "mlflow.entities", entities)
     return calls
@@ -65,7 +65,7 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> Calls:
         return calls
 
     package.init, package.Settings = init, lambda **options: options  # type: ignore[attr-defined]
-    monkeypatch.setattr("experiments.callbacks.wandb.require", lambda *_: None)
+    monkeypatch.setattr("experiments.callbacks.tracker.require", lambda *_: None)
     monkeypatch.setitem(sys.modules, "wandb", package)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     return calls

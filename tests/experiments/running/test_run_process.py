@@ -19,22 +19,14 @@ from fedsam.config import ConfigError, Experiment
 from fedsam.overrides import override
 from fedsam.results.rows import Row
 from fedsam.results.store import Results
+from tests.experiments.callbacks.test_named import SETTINGS
 from tests.support.content import content
 from tests.support.processes import HANG, alive
 
-SETTINGS: dict[str, Any] = {
-    "rounds": 3,
-    "model": "lenet5",
-    "data": {"dataset": "digits", "clients": 4, "examples": 120},
-    "client": {"batch_size": 20},
-    "server": {"participation": 2},
-    "compute": {"grid": "inline"},
-    "sweep": {"seeds": [0, 1, 2, 3]},
-}
-
 
 def settings(folder: Path, **changes: Any) -> dict[str, Any]:
-    return override(SETTINGS, {"runs_dir": str(folder), **{key.replace("__", "."): value for key, value in changes.items()}})
+    several = {"rounds": 3, "sweep": {"seeds": [0, 1, 2, 3]}, "runs_dir": str(folder)}
+    return override(SETTINGS, {**several, **{key.replace("__", "."): value for key, value in changes.items()}})
 
 
 def pids(folder: Path) -> list[int]:
