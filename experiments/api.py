@@ -106,7 +106,7 @@ def rounds(runs: Sequence[str | Result] | None = None, runs_dir: Path | str = "r
     with Results.open(runs_dir, create=False) as results:
         trials = results.trial_runs()
         found = [run for run in results.runs() if run.id not in trials] if runs is None else _found(results, runs)
-        names = labels(found)
+        names = labels(found, results.tuned_settings([run.id for run in found]))
         return [
             {"run": run.id, "method": names[run.id], "clients": run.clients, "seed": run.seed, **row}
             for run in found

@@ -1,4 +1,4 @@
-"""Runs in MLflow's tracking store: the one that `MLFLOW_TRACKING_URI` names, else a folder `mlruns` or a file in the working directory."""
+"""Runs in MLflow's tracking store: the one that `MLFLOW_TRACKING_URI` names, else where MLflow keeps runs by default."""
 
 from __future__ import annotations
 

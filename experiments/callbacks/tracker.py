@@ -67,8 +67,9 @@ class Tracker(Callback, ABC):
         self.log(self._open[row.run], row.round, scalars(row, total))
 
     def finished(self, run_id: str, status: str, error: str | None) -> None:
-        """Close the run."""
-        self.close(self._open.pop(run_id), status)
+        """Close the run, if it could be opened."""
+        if run_id in self._open:
+            self.close(self._open.pop(run_id), status)
         self._totals.pop(run_id, None)
 
 

@@ -186,16 +186,16 @@ def serve(
         else:
             run_id = continued.run.id
             results.continue_run(continued.run, plain, where.versions, continued.changed, restart=continued.restart)
-        callback.started(run_id, experiment)
-        results.queue_writes(partial(callback.warn, run_id))
-        if isinstance(grid, LocalGrid):
-            grid.warn = partial(callback.warn, run_id)
-        if note := fallback_note(dataset, experiment):
-            callback.warn(run_id, note)
-        for text in resuming_notes(results, run_id, where):
-            callback.warn(run_id, text)
-        _warn(experiment, method.optimizer, label_distribution.sum(axis=1), run_id, callback)
         try:
+            callback.started(run_id, experiment)
+            results.queue_writes(partial(callback.warn, run_id))
+            if isinstance(grid, LocalGrid):
+                grid.warn = partial(callback.warn, run_id)
+            if note := fallback_note(dataset, experiment):
+                callback.warn(run_id, note)
+            for text in resuming_notes(results, run_id, where):
+                callback.warn(run_id, text)
+            _warn(experiment, method.optimizer, label_distribution.sum(axis=1), run_id, callback)
             with heartbeat(results.path, run_id):
                 session = Session(experiment, method, dataset, label_distribution, grid, results, run_id, callback, started, judge)
                 waits = isinstance(grid, RayGrid) and not grid.pool.busy

@@ -80,13 +80,13 @@ def test_rounds_of_all_runs_are_one_table(result: Result, folder: Path) -> None:
 def test_figures_are_objects_of_matplotlib(result: Result, folder: Path) -> None:
     drawn = fedsam.figures([result], folder)
     assert {"accuracy-rounds", "train-loss-rounds"} <= set(drawn)
-    assert drawn["accuracy-rounds"]._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
+    assert drawn["accuracy-rounds"]._repr_png_().startswith(b"\x89PNG")
     (line,) = drawn["accuracy-rounds"].axes[0].get_lines()[:1]
     assert np.asarray(line.get_ydata()) == pytest.approx([100 * row.measures["test_accuracy"] for row in result.rows])
 
 
 def test_labels_are_smoothed_in_training_alone(result: Result, folder: Path) -> None:
-    smooth = fedsam.run(SETTINGS | {"runs_dir": folder / "smooth", "client": {**SETTINGS["client"], "label_smoothing": 0.9}, "rounds": 1})  # type: ignore[dict-item]
+    smooth = fedsam.run(SETTINGS | {"runs_dir": folder / "smooth", "client": {**SETTINGS["client"], "label_smoothing": 0.9}, "rounds": 1})
     # At the first weights all classes score alike: smoothed or not, the loss is near ln 10; nine tenths of a step's pull are gone.
     assert smooth.rows[0].train_loss == pytest.approx(math.log(10), abs=0.05)
     assert abs(smooth.rows[0].measures["test_loss"] - math.log(10)) < abs(result.rows[0].measures["test_loss"] - math.log(10))

@@ -43,6 +43,10 @@ class Told(fedsam.Callback):
     def finished(self, run_id, status, error):
         self.events.append([status, error])
 
+class Refusing(fedsam.Callback):
+    def started(self, run_id, experiment):
+        raise OSError("no network")
+
 class Broken(fedsam.Callback):
     def __init__(self, where):
         pass
@@ -99,3 +103,10 @@ def test_what_is_no_callback_is_refused_before_anything_starts(folder: Path, nam
 def test_a_callback_that_cannot_be_made_is_named(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"callbacks: 'telling:Broken' is not allowed: it ended with TypeError: .*'where'"):
         fedsam.run(SETTINGS | {"callbacks": ["telling:Broken"]})
+
+
+def test_a_run_whose_callback_cannot_start_has_failed(folder: Path) -> None:
+    with pytest.raises(OSError, match="no network"):
+        fedsam.run(SETTINGS | {"callbacks": ["tensorboard", "telling:Refusing"]}, fedsam.Callback())
+    with Results.open("runs") as results:
+        assert [(run.status, run.error) for run in results.runs()] == [("failed", "OSError: no network")]

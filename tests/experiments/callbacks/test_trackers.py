@@ -48,8 +48,8 @@ def mlflow(monkeypatch: pytest.MonkeyPatch) -> Calls:
             calls.ended(run, status)
 
     package, entities = ModuleType("mlflow"), ModuleType("mlflow.entities")
-    package.MlflowClient = MlflowClient  # type: ignore[attr-defined]
-    entities.Param = entities.Metric = lambda *values: values  # type: ignore[attr-defined]
+    package.MlflowClient = MlflowClient
+    entities.Param = entities.Metric = lambda *values: values
     monkeypatch.setattr("experiments.callbacks.tracker.require", lambda *_: None)
     monkeypatch.setitem(sys.modules, "mlflow", package)
     monkeypatch.setitem(sys.modules, "mlflow.entities", entities)
@@ -64,7 +64,7 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> Calls:
         calls.init(options)
         return calls
 
-    package.init, package.Settings = init, lambda **options: options  # type: ignore[attr-defined]
+    package.init, package.Settings = init, lambda **options: options
     monkeypatch.setattr("experiments.callbacks.tracker.require", lambda *_: None)
     monkeypatch.setitem(sys.modules, "wandb", package)
     monkeypatch.delenv("WANDB_MODE", raising=False)
