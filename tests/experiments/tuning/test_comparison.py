@@ -116,6 +116,10 @@ def test_choices_and_runs_are_the_same_two_at_once(undisturbed: Path, tmp_path: 
     assert content(tmp_path) == content(undisturbed)
 
 
+def test_rounds_of_tuned_runs_have_the_method_without_what_was_chosen(undisturbed: Path) -> None:
+    assert {row["method"] for row in fedsam.rounds(runs_dir=undisturbed)} == {"sgd", "sam"}
+
+
 def test_nothing_is_chosen_by_the_test_set(undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load = DatasetCache.get
 
