@@ -27,6 +27,7 @@ from fedsam.data.datasets import DataError, Dataset, Images
 from fedsam.data.federated import partition_examples
 from fedsam.data.partition import PARTITIONS
 from fedsam.formatting import plural
+from fedsam.grid.actor import LocalServer
 from fedsam.grid.inline import InlineGrid
 from fedsam.grid.pool import ActorPool
 from fedsam.grid.ray_grid import RayGrid
@@ -87,7 +88,9 @@ def actor_groups(
     with actor_pool(compute, load_clients, lost) as pool:
         _check_share(parallel, pool.size)
         phase(f"starting {plural(pool.size, 'actor')}, each of which imports torch")
-        yield [ActorGroup(cache, part) for part in pool.split(parallel)]
+        # Several runs are threads here, which would share torch's generators; a cluster's head may have no core free.
+        helps = parallel == 1 and not compute.gpus_per_actor and compute.ray_address is None
+        yield [ActorGroup(cache, part, helps=helps) for part in pool.split(parallel)]
 
 
 def _check_own(experiments: Sequence[Experiment], cache: DatasetCache) -> None:
@@ -122,27 +125,34 @@ def _check_share(parallel: int, actors: int) -> None:
 class ActorGroup:
     """The actors, or this process, that serve the clients of one run at a time.
 
+    Args:
+        helps: Whether this process trains clients for as long as no actor is up.
+
     Attributes:
         size: How many clients train at once.
         process: Makes the runs of this group elsewhere; None: they are made in this process.
     """
 
-    def __init__(self, cache: DatasetCache, pool: ActorPool | None = None, process: RunProcess | None = None) -> None:
-        self._cache, self._pool, self.process = cache, pool, process
+    def __init__(
+        self, cache: DatasetCache, pool: ActorPool | None = None, process: RunProcess | None = None, *, helps: bool = False
+    ) -> None:
+        self._cache, self._pool, self.process, self._helps = cache, pool, process, helps
         self._loaded: object = None
         self.size = pool.size if pool else 1
 
     def __call__(self, experiment: Experiment) -> tuple[Grid, Dataset]:
         """The experiment's grid and its data. Raises `DataError` if the data cannot be had."""
         dataset, clients, settings = self._cache.get(experiment), experiment.data.clients, {"experiment": experiment.dumps()}
+        compute, load = experiment.compute, partial(client_app.make, dataset)
         if self._pool is None:
-            compute = experiment.compute
-            return InlineGrid(partial(client_app.make, dataset), clients, settings, compute.cpus_per_actor, compute.shard_size), dataset
+            return InlineGrid(load, clients, settings, compute.cpus_per_actor, compute.shard_size), dataset
         modules = sources(experiment)
         if self._loaded != (source(experiment), modules):
             self._pool.supply(dataset=self._cache.stored(experiment), modules=modules)
             self._loaded = source(experiment), modules
-        return RayGrid(self._pool, clients, settings, experiment.compute.shard_size), dataset
+        grid = RayGrid(self._pool, clients, settings, compute.shard_size)
+        grid.meanwhile = LocalServer(load, compute.cpus_per_actor) if self._helps else None
+        return grid, dataset
 
     def stop(self) -> None:
         """End the actors or the process, from another thread than the run's, which is interrupted once it needs them."""

@@ -43,6 +43,8 @@ from fedsam.results.store import Results
 from fedsam.results.write_queue import StorageError
 from strategies.round import DivergedError
 
+MEANWHILE_FLOPS = 2 * 10**10  # of a client whose training in this process, before an actor is up, holds the actors up for a second at most
+
 app = ServerApp()
 
 
@@ -198,7 +200,9 @@ def serve(
             _warn(experiment, method.optimizer, label_distribution.sum(axis=1), run_id, callback)
             with heartbeat(results.path, run_id):
                 session = Session(experiment, method, dataset, label_distribution, grid, results, run_id, callback, started, judge)
-                waits = isinstance(grid, RayGrid) and not grid.pool.busy
+                if isinstance(grid, RayGrid) and _client_flops(session, label_distribution) > MEANWHILE_FLOPS:
+                    grid.meanwhile = None
+                waits = isinstance(grid, RayGrid) and not grid.pool.busy and grid.meanwhile is None
                 check_space(experiment, session.network.module, partial(callback.warn, run_id))
                 callback.phase("round 1 begins once an actor has started" if waits else "round 1", run_id)
                 result = session.run()
@@ -213,6 +217,13 @@ def serve(
             raise
         callback.finished(run_id, "finished", None)
     return result
+
+
+def _client_flops(session: Session, label_distribution: Any) -> int:
+    """FLOPs of the local training of the client with most examples, at one gradient evaluation for each."""
+    client, most = session.experiment.client, int(label_distribution.sum(axis=1).max())
+    examples = client.steps * client.batch_size if client.steps else client.epochs * most
+    return session.flops.total(gradient_evaluations=examples, forward_evaluations=0)
 
 
 def _ended_by(error: BaseException) -> tuple[Status, str]:

@@ -7,12 +7,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 from flwr.app import Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedsam.grid.process import keep_freed_memory
+from fedsam.grid.process import keep_freed_memory, torch_threads
 from fedsam.grid.serving import ClientTask, CrowdedError, ShardServer
 from fedsam.imports import ROOT
 from fedsam.messages.flower_private import make_content, make_message
@@ -95,44 +96,87 @@ class ClientActor:
             shared: Whether others share the GPU.
             single: Keep replies single, whatever the messages ask for.
         """
-        import ray
-
         app = self._loaded()
-        needed = {r for shard in shards for task in shard for r in task.records.values() if isinstance(r, ray.ObjectRef)}
-        self._records = {ref: self._records[ref] if ref in self._records else ray.get(ref) for ref in needed}
-        replies, stateful, seconds, crowded = [], [], [], False
-        for shard in shards:
-            start, server, contents = time.perf_counter(), None, dict[int, RecordDict]()
-            for task in shard:
-                key = id(task.records)  # the same where messages share their content
-                content = contents[key] = contents.get(key) or self._content(task)
-                server = server or ShardServer(app, make_message(task.metadata, content), single=single, shared=shared)
-                try:
-                    if crowded:
-                        raise CrowdedError
-                    usable, state = server.serve(task, content, ray.get(task.state) if task.state else RecordDict())
-                except CrowdedError:
-                    crowded = True
-                    stateful.append(False)
-                    yield None
-                    continue
-                stateful.append(usable and (len(state) > 0 or task.state is not None))
-                yield state if stateful[-1] else None
-                del state  # or it stays while the next client's is made
-            replies.append(server.replies() if server else [])
-            seconds.append(time.perf_counter() - start)
-        yield ShardResult(replies, stateful, seconds, peak_memory(), crowded)
+        self._records = records_of(shards, self._records)
+        yield from serve_shards(app, shards, self._records, shared=shared, single=single)
 
     def run_stateless(self, shards: Sequence[Sequence[ClientTask]], shared: bool, single: bool) -> ShardResult:
         """As `run`, for clients that are not expected to have states: one object is returned, not one for each client."""
-        *states, result = self.run(shards, shared, single)
-        whole: ShardResult = replace(result, states=states)
-        return whole
+        return _whole(self.run(shards, shared, single))
 
-    def _content(self, task: ClientTask) -> RecordDict:
-        import ray
 
-        return make_content({key: self._records[r] if isinstance(r, ray.ObjectRef) else r for key, r in task.records.items()})
+class LocalServer:
+    """Serves shards in the process that sends them, as an actor does in its own.
+
+    Args:
+        load: Gives the ClientApp, called when it is needed.
+        threads: Torch threads; an actor with as many computes the same bits.
+    """
+
+    def __init__(self, load: Callable[[], ClientApp], threads: int) -> None:
+        self._load, self._threads = cache(load), threads
+
+    def serve(self, shard: Sequence[ClientTask], *, single: bool) -> ShardResult:
+        """As `ClientActor.run_stateless`, for one shard."""
+        with torch_threads(self._threads):
+            return _whole(serve_shards(self._load(), [shard], records_of([shard], {}), shared=False, single=single))
+
+
+def _whole(served: Iterator[Any]) -> ShardResult:
+    """One object of what `serve_shards` gives."""
+    *states, result = served
+    whole: ShardResult = replace(result, states=states)
+    return whole
+
+
+def records_of(shards: Sequence[Sequence[ClientTask]], known: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The records that the tasks refer to, by their references: those that are not `known` from the object store."""
+    import ray
+
+    needed = {r for shard in shards for task in shard for r in task.records.values() if isinstance(r, ray.ObjectRef)}
+    return {ref: known[ref] if ref in known else ray.get(ref) for ref in needed}
+
+
+def serve_shards(
+    app: ClientApp, shards: Sequence[Sequence[ClientTask]], fetched: Mapping[Any, Any], *, shared: bool, single: bool
+) -> Iterator[Any]:
+    """Serve shards in this process; gives what `ClientActor.run` gives.
+
+    Args:
+        fetched: What `records_of` gives.
+        shared: As of `ClientActor.run`.
+        single: As of `ClientActor.run`.
+    """
+    import ray
+
+    replies, stateful, seconds, crowded = [], [], [], False
+    for shard in shards:
+        start, server, contents = time.perf_counter(), None, dict[int, RecordDict]()
+        for task in shard:
+            key = id(task.records)  # the same where messages share their content
+            content = contents[key] = contents.get(key) or _content(task, fetched)
+            server = server or ShardServer(app, make_message(task.metadata, content), single=single, shared=shared)
+            try:
+                if crowded:
+                    raise CrowdedError
+                usable, state = server.serve(task, content, ray.get(task.state) if task.state else RecordDict())
+            except CrowdedError:
+                crowded = True
+                stateful.append(False)
+                yield None
+                continue
+            stateful.append(usable and (len(state) > 0 or task.state is not None))
+            yield state if stateful[-1] else None
+            del state  # or it stays while the next client's is made
+        replies.append(server.replies() if server else [])
+        seconds.append(time.perf_counter() - start)
+    yield ShardResult(replies, stateful, seconds, peak_memory(), crowded)
+
+
+def _content(task: ClientTask, fetched: Mapping[Any, Any]) -> RecordDict:
+    import ray
+
+    return make_content({name: fetched[r] if isinstance(r, ray.ObjectRef) else r for name, r in task.records.items()})
 
 
 def peak_memory() -> tuple[int, int | None]:

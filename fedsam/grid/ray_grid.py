@@ -8,11 +8,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from flwr.app import Error, Message
+from flwr.app import Error, Message, MessageType
 
 from fedsam.formatting import plural
 from fedsam.grid import object_store
-from fedsam.grid.actor import ShardResult
+from fedsam.grid.actor import LocalServer, ShardResult
 from fedsam.grid.base import LocalGrid, expired, time_to_live
 from fedsam.grid.client_states import ClientStates
 from fedsam.grid.pool import ActorPool
@@ -29,11 +29,13 @@ class RayGrid(LocalGrid):
 
     Attributes:
         states: References to the clients' states.
+        meanwhile: Trains clients in this process for as long as no actor is up; None: it waits for the first one.
     """
 
     def __init__(self, pool: ActorPool, clients: int, run_config: Mapping[str, Any], shard_size: int | None = None) -> None:
         super().__init__(clients, run_config, shard_size)
         self.pool = pool
+        self.meanwhile: LocalServer | None = None
         self.states = ClientStates(object_store.copy, object_store.load, object_store.put)
         self._scheduler = Scheduler()
         self._stateful: dict[str, bool] = {}  # whether a message of a type has left a client a state
@@ -78,10 +80,14 @@ class RayGrid(LocalGrid):
             self._assign(ahead=True)
 
     def _exchange(self, shards: Sequence[Sequence[Message]], timeout: float) -> list[Message]:
-        self._await_actors()
+        unlimited = timeout == time_to_live(first := shards[0][0]) == math.inf
+        if (helper := self.meanwhile if unlimited and first.metadata.message_type == MessageType.TRAIN else None) is None:
+            self._await_actors()
         start = time.monotonic()
         queued, deadline = self._queue(shards, start), start + timeout
         try:
+            while helper and not self.pool.busy and any(shard.replies is None for shard in queued):
+                self._serve_here(helper)
             while any(shard.replies is None for shard in queued) and time.monotonic() < deadline:
                 self._advance(deadline)
         except BaseException:
@@ -134,6 +140,15 @@ class RayGrid(LocalGrid):
         """Wait until an actor is up."""
         while not self.pool.busy:
             self._collect(math.inf)
+
+    def _serve_here(self, helper: LocalServer) -> None:
+        """Serve the next shard in this process, then admit an actor that is up."""
+        (shard,) = self._scheduler.take(1, seconds_left=0.0)
+        result = helper.serve(self._tasks(shard), single=shard.single)
+        self._take_states(shard.destinations, shard.kind, result)
+        shard.done, shard.seconds = result.replies[0], result.seconds[0]
+        self._receive([shard])
+        self._collect(0.0)
 
     def _queue(self, shards: Sequence[Sequence[Message]], now: float, *, background: bool = False) -> list[Shard]:
         """Queue shards, the longest first; gives them in their own order."""
@@ -201,7 +216,7 @@ class RayGrid(LocalGrid):
         try:
             result: ShardResult = ray.get(reference)
             if not result.crowded:
-                self._take_states(nodes, call, result)
+                self._take_states(nodes, call.shards[0].kind, result, call.results[:-1], away=call.actor in self.pool.away)
         except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError, ray.exceptions.OutOfMemoryError) as error:
             left, size = len(self.pool.busy) - 1, self.pool.size
             self.warn(f"an actor died; {left} of {size} go on while it is replaced: {str(error).splitlines()[0]}")
@@ -218,15 +233,14 @@ class RayGrid(LocalGrid):
         self.pool.release(call.actor, result.peak)
         self._receive(call.shards)
 
-    def _take_states(self, nodes: Sequence[int], call: PendingCall, result: ShardResult) -> None:
-        """Keep the clients' new states."""
+    def _take_states(self, nodes: Sequence[int], kind: str, result: ShardResult, stored: Sequence[Any] = (), *, away: bool = False) -> None:
+        """Keep new states of clients: references to `stored` ones, or those in the result, of clients that were not known to have any."""
         import ray
 
-        kind, away, references = call.shards[0].kind, call.actor in self.pool.away, call.results[:-1]
         self._stateful[kind] = self._stateful.get(kind, False) or any(result.stateful)
-        if result.states:  # of clients that were not known to have any
-            away, references = False, [ray.put(state) if state is not None else None for state in result.states]
-        self.states.update(nodes, references, result.stateful, away=away)
+        if result.states:
+            away, stored = False, [ray.put(state) if state is not None else None for state in result.states]
+        self.states.update(nodes, stored, result.stateful, away=away)
 
     def _receive(self, shards: Sequence[Shard]) -> None:
         """Keep the replies of shards that are done."""

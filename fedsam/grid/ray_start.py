@@ -22,7 +22,8 @@ from fedsam.wording import ConfigError
 PROCESS_END_SECONDS = 2.0  # for a process to end
 SLOW_START_SECONDS = 15.0  # after which the user hears that Ray is not up
 START_SECONDS = 120.0  # for Ray to be up; Ray itself waits for 30
-START_POLL_SECONDS = 0.5  # between questions whether it is
+START_POLL_SECONDS = 0.02  # between questions whether it is
+RAYLET_POLLS = 25  # of these questions, after which its raylet is looked for, too
 START_ATTEMPTS = 3
 DAEMONS = ("raylet", "gcs_server")  # without which Ray ends the process that started it, within a minute and without a word
 WATCH_SECONDS = 1.0  # between looks at them
@@ -67,28 +68,28 @@ def start_private(over: threading.Event, *, _temp_dir: str, **settings: Any) -> 
 def _patient(over: threading.Event, folder: str) -> Iterator[None]:
     """Have Ray wait longer than its 30 seconds for its raylet, and say so, but not for one that has ended.
 
-    On a busy machine a raylet needs long, or ends because its agent is not up within 15 seconds.
+    On a busy machine a raylet needs long, or ends because its agent is not up within 15 seconds. Ray itself asks for it once a second.
     """
     from ray._private import services
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
     ask: Any = services.get_node
     start = time.monotonic()
     told = False
 
-    def get_node(*arguments: Any) -> Any:
+    def get_node(address: str, node: str) -> Any:
         nonlocal told
-        while True:
-            try:
-                return ask(*arguments)
-            except RuntimeError as error:
-                waited = time.monotonic() - start
-                if not _has_raylet(folder):
-                    raise ChildProcessError("its raylet has ended") from error
-                if waited > START_SECONDS or over.wait(START_POLL_SECONDS):
-                    raise TimeoutError(f"it was not up in {waited:.0f} s") from error
-                if waited > SLOW_START_SECONDS and not told:
-                    told = True
-                    logging.getLogger("fedsam").warning("Ray is not up after %.0f s; at most %.0f s more", waited, START_SECONDS - waited)
+        client, polls = GcsClient(address=address), 0
+        while not client.get_all_node_info():
+            waited, polls = time.monotonic() - start, polls + 1
+            if polls % RAYLET_POLLS == 0 and not _has_raylet(folder):
+                raise ChildProcessError("its raylet has ended")
+            if waited > START_SECONDS or over.wait(START_POLL_SECONDS):
+                raise TimeoutError(f"it was not up in {waited:.0f} s")
+            if waited > SLOW_START_SECONDS and not told:
+                told = True
+                logging.getLogger("fedsam").warning("Ray is not up after %.0f s; at most %.0f s more", waited, START_SECONDS - waited)
+        return ask(address, node)
 
     services.get_node = get_node
     try:

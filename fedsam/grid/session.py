@@ -67,7 +67,9 @@ def ray_session(
         # Ray deletes a spill file once all objects in it are gone: one object a file, or former client states stay on disk with others.
         # It opens the folder that it is given to everybody, so it gets one inside ours, which only this user can enter.
         # By default Ray gives workers a low priority: they wait for whatever else is at work on the machine.
-        system = {"max_fused_object_count": 1, "worker_niceness": 0}
+        # Its raylet finds its object store not ready at first, and by default waits a second before it tries again.
+        connect = {"raylet_client_connect_timeout_milliseconds": 20, "raylet_client_num_connect_attempts": 500}
+        system = {"max_fused_object_count": 1, "worker_niceness": 0, **connect}
         private |= {"include_dashboard": False, "_temp_dir": f"{folder}/r", "_system_config": system}
         left, over = set[psutil.Process](), threading.Event()
         try:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from clients.optimizers import OPTIMIZERS
 from experiments import Experiment, run
 from experiments.callbacks.callback import Callback
-from experiments.running import actors
+from experiments.running import actors, server_app
 from experiments.running.grids import actor_groups
 from experiments.running.scheduler import run_all
 from experiments.settings.catalogue import resolved
@@ -60,6 +60,15 @@ class Told(Callback):
 
     def phase(self, text: str, run_id: str | None = None) -> None:
         self.phases.append(text)
+
+
+@pytest.mark.parametrize(("limit", "said"), [(10**12, "round 1"), (0, "round 1 begins once an actor has started")])
+def test_this_process_trains_before_an_actor_is_up_where_a_client_is_quick(
+    tmp_path: Path, shared_actors: None, monkeypatch: pytest.MonkeyPatch, limit: int, said: str
+) -> None:
+    monkeypatch.setattr(server_app, "MEANWHILE_FLOPS", limit)
+    run(experiment(tmp_path, rounds=1, compute={"grid": "ray", "actors": 1}), told := Told())
+    assert told.phases[-1] == said
 
 
 def test_what_can_hardly_be_meant_is_warned_of(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.clientapp import ClientApp
 
 from fedsam.grid import ray_grid, scheduler
+from fedsam.grid.actor import LocalServer
 from fedsam.grid.base import LocalGrid
 from fedsam.grid.inline import InlineGrid
 from fedsam.grid.pool import ActorPool
@@ -80,6 +81,10 @@ def outcome(reply: Message) -> object:
     return reply.metadata.src_node_id, reply.content["arrays"]["w"].numpy().tolist(), reply.content["metrics"]["calls"]
 
 
+def pids(replies: Iterable[Message]) -> set[int]:
+    return {int(reply.content["metrics"]["pid"]) for reply in replies}
+
+
 def rounds(grid: LocalGrid, count: int = 3) -> list[list[object]]:
     return [[outcome(reply) for reply in grid.send_and_receive(messages())] for _ in range(count)]
 
@@ -91,6 +96,33 @@ def test_every_grid_gives_the_same_replies_in_order(pool: ActorPool, shard_size:
     assert inline[2][4] == (5, [4.0, 5.0, 6.0], 3)
     assert inline[1][3] == (2, "ValueError: tired")
     assert rounds(RayGrid(ready(pool, adding), CLIENTS, {}, shard_size)) == inline
+
+
+@pytest.mark.parametrize("shard_size", [1, 100])
+def test_this_process_trains_clients_while_no_actor_is_up(pool: ActorPool, shard_size: int) -> None:
+    pool.supply(make=adding)  # an actor is up again once it has loaded the app, and this process has seen that
+    grid = RayGrid(pool, CLIENTS, {}, shard_size)
+    grid.meanwhile = LocalServer(adding, 1)
+    first = grid.send_and_receive(messages())
+    here = [int(reply.content["metrics"]["pid"]) == os.getpid() for reply in first]
+    assert here[:1] == [True]
+    assert all(here) or shard_size == 1
+    pool.ready()
+    assert [list(map(outcome, first)), *rounds(grid, 2)] == rounds(InlineGrid(adding, CLIENTS, {}))
+    assert pids(grid.send_and_receive(messages(range(4, 9)))).isdisjoint({os.getpid()})
+
+
+@pytest.mark.parametrize("limit", ["timeout", "time to live"])
+def test_this_process_does_not_train_against_the_clock(pool: ActorPool, limit: str) -> None:
+    pool.supply(make=adding)
+    grid = RayGrid(pool, CLIENTS, {})
+    grid.meanwhile = LocalServer(adding, 1)
+    sent = messages()
+    for message in sent:
+        message.metadata.ttl = HANG if limit == "time to live" else message.metadata.ttl
+    replies = grid.send_and_receive(sent, timeout=HANG if limit == "timeout" else None)
+    assert len(replies) == CLIENTS
+    assert pids(replies).isdisjoint({os.getpid()})
 
 
 def test_actors_have_the_priority_of_this_process(pool: ActorPool) -> None:
@@ -114,7 +146,7 @@ def test_an_actor_that_dies_costs_its_shard_only(pool: ActorPool) -> None:
 def test_all_actors_take_part(pool: ActorPool) -> None:
     grid = RayGrid(ready(pool, adding), 50, {}, 1)
     replies = [r for _ in range(5) for r in grid.send_and_receive(messages(range(4, 50)))]
-    assert len({reply.content["metrics"]["pid"] for reply in replies}) == 3
+    assert len(pids(replies)) == 3
 
 
 def stuck() -> ClientApp:
