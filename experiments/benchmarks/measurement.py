@@ -97,10 +97,12 @@ class _Run:
         with closing(self._accept(listener)) as clock:
             marks = list[dict[str, Any]]()
             while len(marks) < rounds:
-                marks.append(self._receive(clock, SILENT_SECONDS))
-                if len(marks) in (1, rounds):
+                message = self._receive(clock, SILENT_SECONDS)
+                if "round" in message:
+                    marks.append(message)
+                    self._mark(len(marks))
+                if "settled" in message or len(marks) == rounds:
                     readings.append(self._cpu_and_others())
-                self._mark(len(marks))
                 clock.sendall(b"\n")
             memory = self._largest_memory(clock)
             clock.sendall(b"\n")

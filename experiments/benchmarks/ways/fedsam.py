@@ -5,20 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from flwr.serverapp import Grid
+
 from experiments.benchmarks.ways.task import Clock, Task
 from experiments.callbacks.callback import Callback
-from experiments.running.server_app import run
+from experiments.running.grids import grids
+from experiments.running.server_app import run_on
+from experiments.settings.catalogue import check
 from fedsam.config import Experiment, parse
+from fedsam.grid.ray_grid import RayGrid
 from fedsam.results.rows import Row
 
 NOOP = "experiments.benchmarks.ways.noop"
 
 
 class MarkRounds(Callback):
-    """Marks the end of each round."""
+    """Marks the end of each round; those after the first begin once all actors are up."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self, task: Task, grid: Grid) -> None:
+        self._clock = Clock(task, grid.pool.ready if isinstance(grid, RayGrid) else lambda: None)
 
     def round(self, row: Row) -> None:
         """The round's rows are stored."""
@@ -47,4 +52,8 @@ def experiment(task: Task) -> Experiment:
 
 def main(task: Task) -> None:
     """Run the task."""
-    task.keep(run(experiment(task), MarkRounds(Clock(task))).w.numpy())
+    made = experiment(task)
+    checked = check(made)
+    with grids([made]) as group:
+        grid, dataset = group(made)
+        task.keep(run_on(checked, grid, dataset, MarkRounds(task, grid)).w.numpy())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -93,15 +93,26 @@ class Task:
 
 
 class Clock:
-    """Tells the process that measures when a round ends, and waits for its answer, which counts to no round."""
+    """Tells the process that measures when a round ends, and waits for its answer, which counts to no round.
 
-    def __init__(self, task: Task) -> None:
+    Args:
+        settle: Waits, after the first round, for what is still starting; the other rounds begin then.
+    """
+
+    def __init__(self, task: Task, settle: Callable[[], object] = lambda: None) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.connect(task.clock)
+        self._settle = settle
         self._began: float | None = None
 
     def mark(self, round: int) -> None:
         """A round has ended. The first one began with the process."""
-        self._socket.sendall(json.dumps({"round": round, "began": self._began, "ended": time.monotonic()}).encode())
-        self._socket.recv(1)
+        self._tell({"round": round, "began": self._began, "ended": time.monotonic()})
+        if round == 1:
+            self._settle()
+            self._tell({"settled": True})
         self._began = time.monotonic()
+
+    def _tell(self, what: Mapping[str, Any]) -> None:
+        self._socket.sendall(json.dumps(what).encode())
+        self._socket.recv(1)
