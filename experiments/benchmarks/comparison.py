@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.benchmarks.contenders import FLOOR, Way
 from experiments.benchmarks.files import Files
-from experiments.benchmarks.measurement import Measurement, measure
+from experiments.benchmarks.measurement import Measurement, WayError, measure
 from experiments.benchmarks.ways.task import Vector
 from experiments.benchmarks.workloads import Workload
 from fedsam.imports import ROOT
@@ -62,13 +62,16 @@ class Summary:
     other_load: float
 
 
-def compare(plan: Plan, files: Files, progress: Callable[[str], None]) -> list[Run]:
-    """Measure all runs of a plan. Raises `WayError` where one fails."""
-    wanted = list(plan.runs())
-    return [
-        _run(plan, files, workload, name, f"run {number}/{len(wanted)}: {workload.name}, {name}", progress)
-        for number, (workload, name) in enumerate(wanted, 1)
-    ]
+def compare(plan: Plan, files: Files, progress: Callable[[str], None], failed: Callable[[str], None]) -> list[Run]:
+    """Measure the runs of a plan; one that fails is left out, and `failed` is told why."""
+    wanted, runs = list(plan.runs()), list[Run]()
+    for number, (workload, name) in enumerate(wanted, 1):
+        title = f"run {number}/{len(wanted)}: {workload.name}, {name}"
+        try:
+            runs.append(_run(plan, files, workload, name, title, progress))
+        except WayError as error:
+            failed(f"{title}: {error}")
+    return runs
 
 
 def _run(plan: Plan, files: Files, workload: Workload, name: str, title: str, progress: Callable[[str], None]) -> Run:

@@ -58,8 +58,8 @@ def _ratios(axes: Axes, plan: Plan, found: Summaries, field: str, workloads: lis
 
 
 def _growth(axes: Axes, what: str, points: Mapping[int, Workload], found: Summaries, line: dict[str, object]) -> None:
-    values = [1000 * found[workload.name, REFERENCE].round_seconds for workload in points.values()]
-    axes.plot(list(points), values, **line)  # type: ignore[arg-type]  # matplotlib's many keywords
+    times = {size: found[one.name, REFERENCE].round_seconds for size, one in points.items() if (one.name, REFERENCE) in found}
+    axes.plot(list(times), [1000 * seconds for seconds in times.values()], **line)  # type: ignore[arg-type]  # matplotlib's many keywords
     axes.set_xscale("log")
     axes.set_ylim(bottom=0)
     axes.set_xticks(list(points), [f"{value:,}" for value in points])

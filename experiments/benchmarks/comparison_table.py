@@ -46,9 +46,9 @@ def growth_table(growth: Mapping[str, Mapping[int, Workload]], found: Summaries)
     table = _table("Growth: clients that do nothing, on Ray actors", "", "round\nms", "CPU ms\na client", "start\ns", "memory")
     for what, workloads in growth.items():
         for value, workload in workloads.items():
-            summary = found[workload.name, REFERENCE]
-            cells = _digits(1000 * summary.round_seconds), _digits(1000 * summary.cpu_seconds), _digits(summary.start_seconds)
-            table.add_row(what, count(value), *cells, size(summary.memory))
+            if summary := found.get((workload.name, REFERENCE)):
+                cells = _digits(1000 * summary.round_seconds), _digits(1000 * summary.cpu_seconds), _digits(summary.start_seconds)
+                table.add_row(what, count(value), *cells, size(summary.memory))
     return table
 
 
@@ -100,7 +100,7 @@ def _agreement(plan: Plan, workload: Workload, runs: Sequence[Run]) -> list[str]
 
 
 def _load(workload: Workload, found: Summaries) -> list[str]:
-    largest = max(summary.other_load for (name, _), summary in found.items() if name == workload.name)
+    largest = max((summary.other_load for (name, _), summary in found.items() if name == workload.name), default=0.0)
     return [f"Other programs took up to {100 * largest:.0f} % of the CPU time: trust the CPU ratios."] if largest > MAX_OTHER_LOAD else []
 
 

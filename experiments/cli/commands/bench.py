@@ -18,6 +18,7 @@ from rich.console import Console
 from experiments.benchmarks.contenders import WAYS, chosen_ways
 from experiments.benchmarks.workloads import GROWTH, WORKLOADS
 from experiments.cli.output import FAILED, check_file, graceful_shutdown, print_error, print_line
+from fedsam.formatting import plural
 from fedsam.wording import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def command(
     The floor is a loop without a framework: as many processes as there are actors, with images preloaded as floats. Every run has a
     process of its own, and is measured from outside: the time of a round, CPU seconds of all processes for each client, the time from the
     start of the process to the end of round 1, and the most memory of all processes (PSS). With all workloads it takes about an hour.
-    Times are only worth comparing on an otherwise idle machine; CPU seconds bear some load.
+    Times are only worth comparing on an otherwise idle machine; CPU seconds bear some load. A run that fails is left out, and the exit code
+    is 1.
     """
     default = list(WORKLOADS)[:1] if quick else list(WORKLOADS)
     chosen = [WORKLOADS[name] for name in _known(workloads or default, WORKLOADS, "WORKLOAD")]
@@ -94,7 +96,12 @@ def _measure(plan: Plan, settings: dict[str, Any], growth: bool, commands: bool,
     from experiments.benchmarks import comparison_table as tables
     from experiments.benchmarks.comparison import compare, summaries
     from experiments.benchmarks.files import Files
-    from experiments.benchmarks.measurement import WayError
+
+    failures = list[str]()
+
+    def failed(reason: str) -> None:
+        failures.append(reason)
+        print_error(reason)
 
     growing = GROWTH if growth else {}
     noops = {workload.name: workload for points in growing.values() for workload in points.values()}
@@ -102,12 +109,10 @@ def _measure(plan: Plan, settings: dict[str, Any], growth: bool, commands: bool,
     rest = replace(plan, workloads=[one for one in noops.values() if one not in measured], ways=chosen_ways([tables.REFERENCE]))
     with tempfile.TemporaryDirectory(prefix="fedsam-bench-") as folder, graceful_shutdown("interrupted"), _progress() as progress:
         files = Files(Path(folder), settings["seed"], settings["actors"])
-        try:
-            runs = [*compare(plan, files, progress), *compare(rest, files, progress)]
-            seconds = dict(own_commands.measured(files.folder, plan.repeats)) if commands else {}
-        except WayError as error:
-            print_error(str(error))
-            raise typer.Exit(FAILED) from None
+        runs = [run for part in (plan, rest) for run in compare(part, files, progress, failed)]
+        seconds = dict(own_commands.measured(files.folder, plan.repeats)) if commands else {}
+    if not runs:
+        raise typer.Exit(FAILED)
     found, console = summaries(runs), Console(width=tables.WIDTH)
     for workload in plan.workloads:
         console.print(tables.workload_table(plan, workload, runs, found))
@@ -123,6 +128,9 @@ def _measure(plan: Plan, settings: dict[str, Any], growth: bool, commands: bool,
 
         comparison_figure.write(comparison_figure.draw(plan, found, growing), figure)
         print_line(f"figure: {figure}")
+    if failures:
+        print_error(f"{plural(len(failures), 'run')} failed and are left out")
+        raise typer.Exit(FAILED)
 
 
 @contextmanager

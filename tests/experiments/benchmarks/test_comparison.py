@@ -58,7 +58,7 @@ def test_all_ways_do_the_same_work(tmp_path: Path, workload: Workload) -> None:
 @pytest.mark.ray
 def test_all_ways_that_are_installed_run(tmp_path: Path) -> None:
     plan = Plan(workloads=[TINY], ways=chosen_ways([name for name in WAYS if name != "pfl"]), rounds=3, repeats=1, pythons={})
-    runs = compare(plan, Files(tmp_path, 0, 2), lambda _: None)
+    runs = compare(plan, Files(tmp_path, 0, 2), lambda _: None, pytest.fail)
     assert [run.way for run in runs] == list(plan.ways)
     found = differences(runs, TINY, plan.ways)
     assert set(found) == {"ray", "inline", "flower"}
@@ -106,6 +106,22 @@ def fake_runs(*workloads: Workload) -> tuple[Plan, list[Run]]:
     slower = {"ray": 1.5, "sam": 3.0, "msam": 1.53}
     times = {name: replace(FOUND, round_seconds=tuple(slower.get(name, 1) * s for s in FOUND.round_seconds)) for name in WAYS}
     return plan, [Run(workload, name, times[name], np.full(3, float(name == "pfl"))) for workload, name in plan.runs()]
+
+
+def test_a_run_that_fails_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def measured(command: object, task: Task, **_: object) -> Measurement:
+        if task.grid == "ray":
+            raise WayError("ended with exit code 1")
+        np.save(task.weights, np.zeros(3))
+        return FOUND
+
+    monkeypatch.setattr("experiments.benchmarks.comparison.measure", measured)
+    plan, failures = Plan(workloads=[TINY], ways=chosen_ways(["ray", "inline"]), rounds=3, repeats=2, pythons={}), list[str]()
+    runs = compare(plan, Files(tmp_path, 0, 2), lambda _: None, failures.append)
+    assert [run.way for run in runs] == ["inline"] * 2
+    assert failures == [f"run {number}/4: {TINY.name}, ray: ended with exit code 1" for number in (1, 3)]
+    Console(width=80).print(growth_table(GROWTH, summaries(runs)))  # which has no run
+    draw(plan, summaries(runs), GROWTH)
 
 
 def test_tables_show_ratios_to_the_floor_and_to_sgd(capsys: pytest.CaptureFixture[str]) -> None:
