@@ -56,12 +56,16 @@ class ResultsReader:
 
     def runs(self) -> list[Run]:
         """Every run, oldest first. One that cannot be read is left out, and a line on stderr says so."""
-        found = self._runs("ORDER BY rowid")
-        known = {run.id for run in found}
-        for (name,) in self._select("SELECT id FROM runs INDEXED BY sqlite_autoindex_runs_1 WHERE id > ''"):
-            if name not in known and f"run {name}" not in self.left_out and not any(one.startswith("the run in") for one in self.left_out):
+        before, found = self._ids(), self._runs("ORDER BY rowid")
+        missing = before - {run.id for run in found}
+        for name in missing & self._ids() if missing else ():  # others may start and delete runs meanwhile
+            if f"run {name}" not in self.left_out and not any(one.startswith("the run in") for one in self.left_out):
                 self.leave_out(f"run {name}", "its row is not there")
         return found
+
+    def _ids(self) -> set[str]:
+        """The ids of all runs, from the index of their table, which is there where the table is damaged."""
+        return {name for (name,) in self._select("SELECT id FROM runs INDEXED BY sqlite_autoindex_runs_1 WHERE id > ''")}
 
     def leave_out(self, run: str, reason: object) -> None:
         """Remember that a run is left out because it is damaged, and say so once on stderr."""

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from pathlib import Path
@@ -85,6 +85,29 @@ def test_a_run_is_deleted_with_its_places_among_trials(results: Results) -> None
     for run in (trial, final):
         results.delete(run)
     assert [results._connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in ("trials", "tuned", "runs")] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("queries", [1, 2])
+def test_runs_that_others_start_and_delete_meanwhile_are_not_taken_for_damaged(
+    results: Results, runs_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], queries: int
+) -> None:
+    kept, deleted, select, asked = start(results), start(results), results._select, list[str]()
+    results.finish_run(deleted, "finished")
+
+    def meanwhile(query: str, parameters: Sequence[object] = ()) -> list[sqlite3.Row]:
+        rows = select(query, parameters)
+        asked.append(query)
+        if len(asked) == queries:
+            with Results.open(runs_dir) as others:
+                start(others)
+                others.delete(deleted)
+        return rows
+
+    monkeypatch.setattr(results, "_select", meanwhile)
+    assert kept in [run.id for run in results.runs()]
+    assert len(asked) >= queries
+    assert results.left_out == {}
+    assert capsys.readouterr().err == ""
 
 
 def test_numpy_scalars_are_plain_numbers_in_the_file(results: Results) -> None:
