@@ -73,15 +73,18 @@ class RayGrid(LocalGrid):
         return self.pool.peak_memory()
 
     def _update(self) -> None:
-        self._drop([shard for shard in self._sent if shard.replies is not None and not self._kept(shard.replies)])
+        done = [shard for shard in self._sent if shard.replies is not None]
+        self._drop([one for one in done if all(r.metadata.reply_to_message_id not in self._replies for r in one.replies or ())])
         self._end_expired(time.monotonic(), math.inf)
         self._assign(ahead=True)
         while self._collect(0.0):
             self._assign(ahead=True)
 
     def _exchange(self, shards: Sequence[Sequence[Message]], timeout: float) -> list[Message]:
-        unlimited = timeout == time_to_live(first := shards[0][0]) == math.inf
-        if (helper := self.meanwhile if unlimited and first.metadata.message_type == MessageType.TRAIN else None) is None:
+        first = shards[0][0]
+        unlimited = timeout == time_to_live(first) == math.inf
+        helper = self.meanwhile if unlimited and first.metadata.message_type == MessageType.TRAIN else None
+        if helper is None:
             self._await_actors()
         start = time.monotonic()
         queued, deadline = self._queue(shards, start), start + timeout
@@ -100,9 +103,6 @@ class RayGrid(LocalGrid):
         if self._background:
             self._assign()  # actors have something to do while the caller goes on
         return replies
-
-    def _kept(self, replies: Iterable[Message]) -> bool:
-        return any(reply.metadata.reply_to_message_id in self._replies for reply in replies)
 
     def _advance(self, deadline: float) -> None:
         """Assign what can go, and wait: for a call or an actor, at most until something is late."""
