@@ -69,7 +69,7 @@ def compare(plan: Plan, files: Files, progress: Callable[[str], None], failed: C
         title = f"run {number}/{len(wanted)}: {workload.name}, {name}"
         try:
             runs.append(_run(plan, files, workload, name, title, progress))
-        except WayError as error:
+        except (WayError, FileNotFoundError) as error:  # or it left no weights
             failed(f"{title}: {error}")
     return runs
 

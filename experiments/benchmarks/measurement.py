@@ -71,7 +71,7 @@ def measure(command: Sequence[str], task: Task, *, folder: Path, log: Path, mark
             found = run.follow(listener, began)
             if process.wait(SILENT_SECONDS):
                 raise WayError
-        except (WayError, subprocess.TimeoutExpired):
+        except (WayError, subprocess.TimeoutExpired, ConnectionError):  # what ends meanwhile closes its end
             lines = log.read_text(errors="replace").splitlines()[-LOG_LINES:]
             state = "is silent" if process.poll() is None else f"ended with exit code {process.returncode}"
             raise WayError(f"{' '.join(command)} {state}:\n" + "\n".join(lines)) from None
@@ -129,7 +129,7 @@ class _Run:
         raise WayError
 
     def _receive(self, clock: socket.socket, timeout: float) -> dict[str, Any]:
-        """The next mark. Raises `WayError` where none comes, and `TimeoutError` where it takes longer than `timeout` seconds."""
+        """The next message. Raises `WayError` where none comes, and `TimeoutError` where it takes longer than `timeout` seconds."""
         clock.settimeout(timeout)
         try:
             message = clock.recv(4096)

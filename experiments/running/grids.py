@@ -32,6 +32,7 @@ from fedsam.grid.inline import InlineGrid
 from fedsam.grid.pool import ActorPool
 from fedsam.grid.ray_grid import RayGrid
 from fedsam.grid.ray_start import WhenLost
+from fedsam.grid.session import is_ray_here
 from fedsam.module_sources import Source
 
 
@@ -83,14 +84,14 @@ def actor_groups(
         return
     if compute.actors:
         _check_share(parallel, compute.actors)
+    # Several runs are threads here, which would share torch's generators; a cluster's head may have no core free.
+    trains_meanwhile = parallel == 1 and not compute.gpus_per_actor and compute.ray_address is None and not is_ray_here()
     phase("starting Ray")
     # The actors import what they need while this process goes on.
     with actor_pool(compute, load_clients, lost) as pool:
         _check_share(parallel, pool.size)
         phase(f"starting {plural(pool.size, 'actor')}, each of which imports torch")
-        # Several runs are threads here, which would share torch's generators; a cluster's head may have no core free.
-        helps = parallel == 1 and not compute.gpus_per_actor and compute.ray_address is None
-        yield [ActorGroup(cache, part, helps=helps) for part in pool.split(parallel)]
+        yield [ActorGroup(cache, part, trains_meanwhile=trains_meanwhile) for part in pool.split(parallel)]
 
 
 def _check_own(experiments: Sequence[Experiment], cache: DatasetCache) -> None:
@@ -126,7 +127,7 @@ class ActorGroup:
     """The actors, or this process, that serve the clients of one run at a time.
 
     Args:
-        helps: Whether this process trains clients for as long as no actor is up.
+        trains_meanwhile: Whether this process trains clients until an actor is up.
 
     Attributes:
         size: How many clients train at once.
@@ -134,9 +135,9 @@ class ActorGroup:
     """
 
     def __init__(
-        self, cache: DatasetCache, pool: ActorPool | None = None, process: RunProcess | None = None, *, helps: bool = False
+        self, cache: DatasetCache, pool: ActorPool | None = None, process: RunProcess | None = None, *, trains_meanwhile: bool = False
     ) -> None:
-        self._cache, self._pool, self.process, self._helps = cache, pool, process, helps
+        self._cache, self._pool, self.process, self._trains_meanwhile = cache, pool, process, trains_meanwhile
         self._loaded: object = None
         self.size = pool.size if pool else 1
 
@@ -151,7 +152,7 @@ class ActorGroup:
             self._pool.supply(dataset=self._cache.stored(experiment), modules=modules)
             self._loaded = source(experiment), modules
         grid = RayGrid(self._pool, clients, settings, compute.shard_size)
-        grid.meanwhile = LocalServer(load, compute.cpus_per_actor) if self._helps else None
+        grid.meanwhile = LocalServer(load, compute.cpus_per_actor) if self._trains_meanwhile else None
         return grid, dataset
 
     def stop(self) -> None:

@@ -43,7 +43,8 @@ from fedsam.results.store import Results
 from fedsam.results.write_queue import StorageError
 from strategies.round import DivergedError
 
-MEANWHILE_FLOPS = 2 * 10**10  # of a client whose training in this process, before an actor is up, holds the actors up for a second at most
+# The most that a client may cost for this process to train clients before an actor is up: seconds, in which an actor may wait.
+MEANWHILE_FLOPS, MEANWHILE_STEPS = 10**10, 1000
 
 app = ServerApp()
 
@@ -200,7 +201,7 @@ def serve(
             _warn(experiment, method.optimizer, label_distribution.sum(axis=1), run_id, callback)
             with heartbeat(results.path, run_id):
                 session = Session(experiment, method, dataset, label_distribution, grid, results, run_id, callback, started, judge)
-                if isinstance(grid, RayGrid) and _client_flops(session, label_distribution) > MEANWHILE_FLOPS:
+                if isinstance(grid, RayGrid) and not _is_quick(session, int(label_distribution.sum(axis=1).max())):
                     grid.meanwhile = None
                 waits = isinstance(grid, RayGrid) and not grid.pool.busy and grid.meanwhile is None
                 check_space(experiment, session.network.module, partial(callback.warn, run_id))
@@ -219,11 +220,12 @@ def serve(
     return result
 
 
-def _client_flops(session: Session, label_distribution: Any) -> int:
-    """FLOPs of the local training of the client with most examples, at one gradient evaluation for each."""
-    client, most = session.experiment.client, int(label_distribution.sum(axis=1).max())
-    examples = client.steps * client.batch_size if client.steps else client.epochs * most
-    return session.flops.total(gradient_evaluations=examples, forward_evaluations=0)
+def _is_quick(session: Session, examples: int) -> bool:
+    """Whether a client with so many examples trains for seconds at most, were each evaluated once, and against no deadline."""
+    client = session.experiment.client
+    steps = client.steps or client.epochs * len(batch_sizes(examples, client.batch_size, client.last_batch))
+    flops = session.flops.total(gradient_evaluations=steps * min(client.batch_size, examples), forward_evaluations=0)
+    return flops <= MEANWHILE_FLOPS and steps <= MEANWHILE_STEPS and session.experiment.server.deadline is None
 
 
 def _ended_by(error: BaseException) -> tuple[Status, str]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
-from flwr.app import Message, RecordDict
+from flwr.app import Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedsam.grid.base import time_to_live
 from fedsam.grid.process import keep_freed_memory, torch_threads
 from fedsam.grid.serving import ClientTask, CrowdedError, ShardServer
 from fedsam.imports import ROOT
@@ -102,11 +104,13 @@ class ClientActor:
 
     def run_stateless(self, shards: Sequence[Sequence[ClientTask]], shared: bool, single: bool) -> ShardResult:
         """As `run`, for clients that are not expected to have states: one object is returned, not one for each client."""
-        return _whole(self.run(shards, shared, single))
+        *states, result = self.run(shards, shared, single)
+        whole: ShardResult = replace(result, states=states)
+        return whole
 
 
 class LocalServer:
-    """Serves shards in the process that sends them, as an actor does in its own.
+    """Trains clients in the process that sends the messages, as an actor does in its own. A client that ends its process ends this one.
 
     Args:
         load: Gives the ClientApp, called when it is needed.
@@ -116,17 +120,15 @@ class LocalServer:
     def __init__(self, load: Callable[[], ClientApp], threads: int) -> None:
         self._load, self._threads = cache(load), threads
 
-    def serve(self, shard: Sequence[ClientTask], *, single: bool) -> ShardResult:
-        """As `ClientActor.run_stateless`, for one shard."""
+    def serve(self, shard: Sequence[ClientTask], *, single: bool) -> Iterator[Any]:
+        """As `ClientActor.run`, for one shard."""
         with torch_threads(self._threads):
-            return _whole(serve_shards(self._load(), [shard], records_of([shard], {}), shared=False, single=single))
+            yield from serve_shards(self._load(), [shard], records_of([shard], {}), shared=False, single=single)
 
-
-def _whole(served: Iterator[Any]) -> ShardResult:
-    """One object of what `serve_shards` gives."""
-    *states, result = served
-    whole: ShardResult = replace(result, states=states)
-    return whole
+    def may_serve(self, shards: Iterable[Iterable[Message]]) -> bool:
+        """Whether all messages are for training, and none has a time to live."""
+        each = (message for shard in shards for message in shard)
+        return all(message.metadata.message_type == MessageType.TRAIN and time_to_live(message) == math.inf for message in each)
 
 
 def records_of(shards: Sequence[Sequence[ClientTask]], known: Mapping[Any, Any]) -> dict[Any, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flwr.app import ArrayRecord, Message
@@ -14,6 +14,13 @@ def store_records(messages: Sequence[Message]) -> dict[int, Any]:
 
     records = {id(r): r for m in messages for r in m.content.values() if isinstance(r, ArrayRecord)}
     return {key: ray.put(record) for key, record in records.items()}
+
+
+def references(messages: Sequence[Message], stored: Mapping[int, Any]) -> list[dict[str, Any]]:
+    """Each message's content with references in place of records that are stored; one dict for messages that share their content."""
+    contents = {id(message.content): message.content for message in messages}
+    found = {key: {name: stored.get(id(r), r) for name, r in content.items()} for key, content in contents.items()}
+    return [found[id(message.content)] for message in messages]
 
 
 def copy(state: Any) -> Any:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from flwr.app import Error, Message, MessageType
+from flwr.app import Error, Message
 
 from fedsam.formatting import plural
 from fedsam.grid import object_store
@@ -81,9 +81,8 @@ class RayGrid(LocalGrid):
             self._assign(ahead=True)
 
     def _exchange(self, shards: Sequence[Sequence[Message]], timeout: float) -> list[Message]:
-        first = shards[0][0]
-        unlimited = timeout == time_to_live(first) == math.inf
-        helper = self.meanwhile if unlimited and first.metadata.message_type == MessageType.TRAIN else None
+        self.meanwhile = None if self.pool.busy else self.meanwhile  # for good: an actor that was lost may have been lost over a client
+        helper = self.meanwhile if self.meanwhile and timeout == math.inf and self.meanwhile.may_serve(shards) else None
         if helper is None:
             self._await_actors()
         start = time.monotonic()
@@ -142,13 +141,18 @@ class RayGrid(LocalGrid):
             self._collect(math.inf)
 
     def _serve_here(self, helper: LocalServer) -> None:
-        """Serve the next shard in this process, then admit an actor that is up."""
-        (shard,) = self._scheduler.take(1, seconds_left=0.0)
-        result = helper.serve(self._tasks(shard), single=shard.single)
-        self._take_states(shard.destinations, shard.kind, result)
-        shard.done, shard.seconds = result.replies[0], result.seconds[0]
-        self._receive([shard])
-        self._collect(0.0)
+        """Serve the next shard in this process; if an actor is up before its last client, that takes the shard instead."""
+        (shard,), states = self._scheduler.take(1, seconds_left=0.0), list[Any]()
+        for found in helper.serve(self._tasks(shard), single=shard.single):
+            if isinstance(found, ShardResult):
+                self._take_states(shard.destinations, shard.kind, found, states)
+                shard.done, shard.seconds = found.replies[0], found.seconds[0]
+                self._receive([shard])
+            elif self._collect(0.0) and self.pool.busy and len(states) < len(shard.messages) - 1:
+                self._scheduler.put_back(shard)
+                return
+            else:
+                states.append(None if found is None else object_store.put(found))
 
     def _queue(self, shards: Sequence[Sequence[Message]], now: float, *, background: bool = False) -> list[Shard]:
         """Queue shards, the longest first; gives them in their own order."""
@@ -178,18 +182,12 @@ class RayGrid(LocalGrid):
             self.pool.busy[actor] += 1
 
     def _tasks(self, shard: Shard) -> list[ClientTask]:
-        """A shard's messages as they travel: with the same records where their content is the same, which are sent once."""
-        contents = {id(message.content): message.content for message in shard.messages}
-        records = {key: {name: shard.records.get(id(r), r) for name, r in content.items()} for key, content in contents.items()}
+        """A shard's messages as they travel."""
+        records = object_store.references(shard.messages, shard.records)
+        states = [None if shard.background else self.states.get(node) for node in shard.destinations]
         return [
-            ClientTask(
-                message.metadata,
-                records[id(message.content)],
-                self._node_config(node),
-                self.run_config,
-                None if shard.background else self.states.get(node),
-            )
-            for message, node in zip(shard.messages, shard.destinations, strict=True)
+            ClientTask(message.metadata, content, self._node_config(node), self.run_config, state)
+            for message, node, content, state in zip(shard.messages, shard.destinations, records, states, strict=True)
         ]
 
     def _collect(self, timeout: float) -> bool:

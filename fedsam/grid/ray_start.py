@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import logging
 import os
 import shutil
@@ -72,6 +73,8 @@ def _patient(over: threading.Event, folder: str) -> Iterator[None]:
     """
     from ray._private import services
     from ray._raylet import GcsClient  # type: ignore[attr-defined]
+    from ray.core.generated.gcs_pb2 import GcsNodeInfo  # type: ignore[attr-defined]
+    from ray.exceptions import RpcError
 
     ask: Any = services.get_node
     start = time.monotonic()
@@ -79,9 +82,12 @@ def _patient(over: threading.Event, folder: str) -> Iterator[None]:
 
     def get_node(address: str, node: str) -> Any:
         nonlocal told
-        client, polls = GcsClient(address=address), 0
-        while not client.get_all_node_info():
-            waited, polls = time.monotonic() - start, polls + 1
+        client = GcsClient(address=address)
+        for polls in itertools.count(1):
+            with contextlib.suppress(RuntimeError, RpcError):
+                if any(one.state == GcsNodeInfo.ALIVE for one in client.get_all_node_info().values()):
+                    return ask(address, node)
+            waited = time.monotonic() - start
             if polls % RAYLET_POLLS == 0 and not _has_raylet(folder):
                 raise ChildProcessError("its raylet has ended")
             if waited > START_SECONDS or over.wait(START_POLL_SECONDS):
@@ -89,7 +95,6 @@ def _patient(over: threading.Event, folder: str) -> Iterator[None]:
             if waited > SLOW_START_SECONDS and not told:
                 told = True
                 logging.getLogger("fedsam").warning("Ray is not up after %.0f s; at most %.0f s more", waited, START_SECONDS - waited)
-        return ask(address, node)
 
     services.get_node = get_node
     try:

@@ -142,6 +142,10 @@ class Scheduler:
             found.append(self._background.popleft())
         return found
 
+    def put_back(self, shard: Shard) -> None:
+        """Queue a shard again that `take` gave, before all others."""
+        self._waiting.appendleft(shard)
+
     def _call_size(self, first: Shard, actors: int, seconds_left: float) -> int:
         """How many shards make up a call: half an even share of those that wait, so that calls become shorter towards the end.
 

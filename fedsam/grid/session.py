@@ -85,11 +85,17 @@ def ray_session(
             end_processes(left | processes(folder))
 
 
+def is_ray_here() -> bool:
+    """Whether this process has a Ray."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
+
+
 def _resources_here(address: str | None) -> Mapping[str, float] | None:
     """The resources of the Ray that this process has, if it has one that is not private. Raises `ConfigError` where another is wanted."""
-    ray = sys.modules.get("ray")
-    if ray is None or not ray.is_initialized():
+    if not is_ray_here():
         return None
+    ray: Any = sys.modules["ray"]
     resources: Mapping[str, float] = ray.cluster_resources()
     if PRIVATE in resources:
         return None

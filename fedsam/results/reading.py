@@ -58,7 +58,7 @@ class ResultsReader:
         """Every run, oldest first. One that cannot be read is left out, and a line on stderr says so."""
         before, found = self._ids(), self._runs("ORDER BY rowid")
         missing = before - {run.id for run in found}
-        for name in missing & self._ids() if missing else ():  # others may start and delete runs meanwhile
+        for name in sorted(missing & self._ids(), key=str) if missing else ():  # others start and delete runs meanwhile
             if f"run {name}" not in self.left_out and not any(one.startswith("the run in") for one in self.left_out):
                 self.leave_out(f"run {name}", "its row is not there")
         return found

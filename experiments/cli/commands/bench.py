@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -110,7 +111,11 @@ def _measure(plan: Plan, settings: dict[str, Any], growth: bool, commands: bool,
     with tempfile.TemporaryDirectory(prefix="fedsam-bench-") as folder, graceful_shutdown("interrupted"), _progress() as progress:
         files = Files(Path(folder), settings["seed"], settings["actors"])
         runs = [run for part in (plan, rest) for run in compare(part, files, progress, failed)]
-        seconds = dict(own_commands.measured(files.folder, plan.repeats)) if commands else {}
+        try:
+            seconds = dict(own_commands.measured(files.folder, plan.repeats)) if commands else {}
+        except subprocess.CalledProcessError as error:
+            seconds = {}
+            failed(str(error))
     if not runs:
         raise typer.Exit(FAILED)
     found, console = summaries(runs), Console(width=tables.WIDTH)
@@ -121,7 +126,7 @@ def _measure(plan: Plan, settings: dict[str, Any], growth: bool, commands: bool,
     if seconds:
         console.print(tables.commands_table(seconds))
     if json_file:
-        json_file.write_text(json.dumps(tables.as_json(plan, runs, found, seconds, settings), indent=1))
+        json_file.write_text(json.dumps({**tables.as_json(plan, runs, found, seconds, settings), "failures": failures}, indent=1))
         print_line(f"json: {json_file}")
     if figure:
         from experiments.benchmarks import comparison_figure
@@ -129,7 +134,7 @@ def _measure(plan: Plan, settings: dict[str, Any], growth: bool, commands: bool,
         comparison_figure.write(comparison_figure.draw(plan, found, growing), figure)
         print_line(f"figure: {figure}")
     if failures:
-        print_error(f"{plural(len(failures), 'run')} failed and are left out")
+        print_error(f"left out: {plural(len(failures), 'failed run')}")
         raise typer.Exit(FAILED)
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -98,31 +99,85 @@ def test_every_grid_gives_the_same_replies_in_order(pool: ActorPool, shard_size:
     assert rounds(RayGrid(ready(pool, adding), CLIENTS, {}, shard_size)) == inline
 
 
-@pytest.mark.parametrize("shard_size", [1, 100])
-def test_this_process_trains_clients_while_no_actor_is_up(pool: ActorPool, shard_size: int) -> None:
-    pool.supply(make=adding)  # an actor is up again once it has loaded the app, and this process has seen that
+def late(flag: Path) -> ClientApp:
+    """`adding`, once there is a file: an actor is not up before."""
+    while not flag.exists():
+        time.sleep(0.01)
+    return adding()
+
+
+def meanwhile_grid(pool: ActorPool, flag: Path, shard_size: int, app: Callable[[], ClientApp] = adding) -> RayGrid:
+    pool.supply(make=partial(late, flag))
     grid = RayGrid(pool, CLIENTS, {}, shard_size)
-    grid.meanwhile = LocalServer(adding, 1)
+    grid.meanwhile = LocalServer(app, 1)
+    return grid
+
+
+@pytest.mark.parametrize("shard_size", [1, 4, 100])
+def test_this_process_trains_clients_until_an_actor_is_up(pool: ActorPool, tmp_path: Path, shard_size: int) -> None:
+    grid = meanwhile_grid(pool, tmp_path / "flag", shard_size)
     first = grid.send_and_receive(messages())
-    here = [int(reply.content["metrics"]["pid"]) == os.getpid() for reply in first]
-    assert here[:1] == [True]
-    assert all(here) or shard_size == 1
+    assert pids(first) == {os.getpid()}
+    (tmp_path / "flag").touch()
     pool.ready()
     assert [list(map(outcome, first)), *rounds(grid, 2)] == rounds(InlineGrid(adding, CLIENTS, {}))
     assert pids(grid.send_and_receive(messages(range(4, 9)))).isdisjoint({os.getpid()})
+    assert grid.meanwhile is None  # also where all actors are lost: a client may have ended them
+
+
+def test_a_shard_that_this_process_has_not_finished_goes_to_an_actor_that_is_up(pool: ActorPool, tmp_path: Path) -> None:
+    import ray
+
+    served = list[int]()
+
+    def counting() -> ClientApp:
+        app, inner = ClientApp(), adding()
+
+        @app.train()
+        def train(message: Message, context: Context) -> Message:
+            served.append(int(context.node_config["partition-id"]))
+            if len(served) == 6:  # the second of the second shard
+                (tmp_path / "flag").touch()
+                ray.wait(list(pool.starting), timeout=HANG)
+            reply: Message = inner(message, context)
+            return reply
+
+        return app
+
+    grid = meanwhile_grid(pool, tmp_path / "flag", 4, counting)
+    first = grid.send_and_receive(messages())
+    assert served == [0, 1, 2, 3, 4, 5]
+    assert [int(reply.content["metrics"]["pid"]) == os.getpid() for reply in first] == [True] * 4 + [False] * 5
+    assert [list(map(outcome, first)), *rounds(grid, 2)] == rounds(InlineGrid(adding, CLIENTS, {}))
+
+
+def test_an_interrupt_while_this_process_trains_leaves_the_grid_usable(pool: ActorPool, tmp_path: Path) -> None:
+    def interrupted() -> ClientApp:
+        raise KeyboardInterrupt
+
+    grid = meanwhile_grid(pool, tmp_path / "flag", 4, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        grid.send_and_receive(messages())
+    (tmp_path / "flag").touch()
+    pool.ready()
+    assert rounds(grid) == rounds(InlineGrid(adding, CLIENTS, {}))
 
 
 @pytest.mark.parametrize("limit", ["timeout", "time to live"])
-def test_this_process_does_not_train_against_the_clock(pool: ActorPool, limit: str) -> None:
-    pool.supply(make=adding)
-    grid = RayGrid(pool, CLIENTS, {})
-    grid.meanwhile = LocalServer(adding, 1)
-    sent = messages()
-    for message in sent:
-        message.metadata.ttl = HANG if limit == "time to live" else message.metadata.ttl
+def test_this_process_does_not_train_against_the_clock(pool: ActorPool, tmp_path: Path, limit: str) -> None:
+    (tmp_path / "flag").touch()
+    grid, sent = meanwhile_grid(pool, tmp_path / "flag", 1), messages()
+    sent[-1].metadata.ttl = HANG if limit == "time to live" else sent[-1].metadata.ttl
     replies = grid.send_and_receive(sent, timeout=HANG if limit == "timeout" else None)
     assert len(replies) == CLIENTS
     assert pids(replies).isdisjoint({os.getpid()})
+
+
+def test_this_process_does_nothing_but_train() -> None:
+    server, (message, *_) = LocalServer(adding, 1), messages()
+    query = Message(message.content, dst_node_id=1, message_type="query.flatness", group_id="1")
+    assert server.may_serve([[message]])
+    assert not server.may_serve([[message, query]])
 
 
 def test_actors_have_the_priority_of_this_process(pool: ActorPool) -> None:

@@ -88,7 +88,8 @@ def test_ray_is_given_more_time_than_it_takes_itself(monkeypatch: pytest.MonkeyP
     from ray._private import services
 
     now = iter(range(0, 1000, 7))
-    answers: list[dict[str, int]] = [{}] * 5 + [{"node": 1}]
+    dead, alive = SimpleNamespace(state=1), SimpleNamespace(state=0)
+    answers: list[dict[str, object]] = [{}] * 4 + [{"node": dead}, {"node": alive}]
 
     def ask(*_: object) -> str:
         return "its node"
@@ -101,7 +102,7 @@ def test_ray_is_given_more_time_than_it_takes_itself(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(ray_start, "START_POLL_SECONDS", 0.0)
     with ray_start._patient(threading.Event(), "folder"):
         assert services.get_node("address", "node") == "its node"
-        answers[:] = [{}] * 1000
+        answers[:] = [{"node": dead}] * 1000
         with pytest.raises(TimeoutError, match="not up in 126 s"):
             services.get_node("address", "node")
         lives[0] = False
