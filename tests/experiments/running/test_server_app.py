@@ -12,21 +12,18 @@ from safetensors.torch import load_file
 from clients.optimizers import OPTIMIZERS
 from experiments import Experiment, run
 from experiments.callbacks.callback import Callback
-from experiments.running import actors, server_app
-from experiments.running.grids import ActorGroup, DatasetCache, actor_groups
+from experiments.running import actors
+from experiments.running.grids import actor_groups
 from experiments.running.scheduler import run_all
-from experiments.running.server_app import run_on
-from experiments.settings.catalogue import check, resolved
+from experiments.settings.catalogue import resolved
 from experiments.settings.presets import PRESETS, expand
 from fedsam.config import ConfigError, parse
 from fedsam.data.datasets import DataError
-from fedsam.grid.ray_grid import RayGrid
 from fedsam.messages.aggregation import NONFINITE
 from fedsam.overrides import override
 from fedsam.results.store import Results
 from strategies.round import DivergedError, RoundConfig, RunError, client_error
 from tests.support.official import offline
-from tests.support.shared_ray import SharedRay
 
 SMALL: dict[str, dict[str, Any]] = {"vsam": {"warmup_steps": 4, "window": 4, "blocks": 2}}
 
@@ -63,45 +60,6 @@ class Told(Callback):
 
     def phase(self, text: str, run_id: str | None = None) -> None:
         self.phases.append(text)
-
-
-@pytest.mark.parametrize(
-    ("changes", "quick"),
-    [
-        ({}, True),
-        ({"client__epochs": 1001}, False),  # local steps of a batch
-        ({"client__steps": 1000, "client__batch_size": 1}, True),
-        ({"client__steps": 1001, "client__batch_size": 1}, False),
-        ({"model": "resnet18"}, False),
-        ({"server__deadline": 60.0, "server__on_client_error": "drop"}, False),
-    ],
-)
-def test_this_process_trains_before_an_actor_is_up_where_a_client_is_quick(
-    tmp_path: Path, shared_ray: SharedRay, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], quick: bool
-) -> None:
-    class EndedError(Exception):
-        pass
-
-    def refuse(*_: object) -> None:
-        raise EndedError
-
-    made, told = experiment(tmp_path, rounds=1, compute={"grid": "ray", "actors": 1}, **changes), Told()
-    monkeypatch.setattr(server_app.Session, "run", refuse)
-    with shared_ray.pool(1) as pool:
-        grid, dataset = ActorGroup(DatasetCache(), pool, trains_meanwhile=True)(made)
-        with pytest.raises(EndedError):
-            run_on(check(made), grid, dataset, told)
-        assert isinstance(grid, RayGrid)
-        assert (grid.meanwhile is not None) == quick
-        assert told.phases == ["round 1" if quick else "round 1 begins once an actor has started"]
-
-
-def test_where_ray_was_there_before_its_actors_train_alone(tmp_path: Path, shared_ray: SharedRay) -> None:
-    made = [experiment(tmp_path, compute={"grid": "ray", "actors": 1})]
-    with shared_ray.as_grids(), actor_groups(made, 1) as (group,):  # a Ray that is here already has its actors
-        grid, _ = group(made[0])
-        assert isinstance(grid, RayGrid)
-        assert grid.meanwhile is None
 
 
 def test_what_can_hardly_be_meant_is_warned_of(tmp_path: Path) -> None:
