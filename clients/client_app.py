@@ -36,10 +36,14 @@ class FederatedClientApp(ClientApp):
     def __init__(self, dataset: Dataset | None = None) -> None:
         super().__init__()
         self.cache = RuntimeCache(dataset)
+        self._decoded: tuple[RecordDict, codec.Broadcast] | None = None  # the last content, which the clients of a round share
 
     def train_update(self, content: RecordDict, context: Context) -> codec.Update:
         """What the reply to a `train` message with this content would hold."""
-        update = trained(self.cache.get(context), content, context)
+        runtime = self.cache.get(context)
+        if self._decoded is None or self._decoded[0] is not content:
+            self._decoded = content, codec.decode_broadcast(content, runtime.federation.device)
+        update = trained(runtime, self._decoded[1], context)
         vectors = {name: vector.detach().to("cpu") for name, vector in update.vectors.items()}
         return codec.Update(vectors, {name: float(value) for name, value in update.metrics.items()})
 
@@ -88,15 +92,15 @@ def make(dataset: Dataset | None = None) -> ClientApp:
 
 def answer(runtime: ClientRuntime, message: Message, context: Context) -> Message:
     """The reply to a `train` message: local training from the received vector; it carries the delta, or the vector if so asked."""
-    return Message(codec.encode_update(trained(runtime, message.content, context)), reply_to=message)
+    broadcast = codec.decode_broadcast(message.content, runtime.federation.device)
+    return Message(codec.encode_update(trained(runtime, broadcast, context)), reply_to=message)
 
 
-def trained(runtime: ClientRuntime, content: RecordDict, context: Context) -> codec.Update:
-    """What local training from the broadcast in `content` gives; `context.state` becomes the client's new state."""
+def trained(runtime: ClientRuntime, broadcast: codec.Broadcast, context: Context) -> codec.Update:
+    """What local training from a broadcast gives; `context.state` becomes the client's new state."""
     start = time.perf_counter()
     client = int(context.node_config["partition-id"])
     device = runtime.federation.device
-    broadcast = codec.decode_broadcast(content, device)
     correction = client_state.load_correction(context.state, broadcast.accepted, device)
     result = runtime.train(broadcast, client, correction, client_state.load_optimizer(context.state, device))
     client_state.save_correction(context.state, result.client_state, broadcast)
@@ -132,8 +136,7 @@ def _moved(broadcast: codec.Broadcast, result: LocalResult) -> dict[str, Tensor]
 
 
 def _buffers(network: Network) -> dict[str, Tensor]:
-    buffers = network.buffers
-    return {"buffers": buffers} if buffers.numel() else {}
+    return {"buffers": network.buffers} if network.buffers_size else {}
 
 
 def _named(payload: Payload) -> dict[str, Tensor]:

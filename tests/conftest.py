@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fedsam.grid.session import set_environment
+from fedsam.grid.ray_start import set_environment
 from tests.support.official import root, server
 
 if TYPE_CHECKING:

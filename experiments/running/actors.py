@@ -12,7 +12,7 @@ from fedsam.config import Compute, ConfigError
 from fedsam.grid.cluster import check_guarded, check_nodes
 from fedsam.grid.pool import ActorPool
 from fedsam.grid.ray_start import WhenLost
-from fedsam.grid.session import PRIVATE, cores, ray_session
+from fedsam.grid.session import PRIVATE, cores, private_cpus, private_ray, ray_session
 
 
 def check_cpus(compute: Compute) -> None:
@@ -43,24 +43,31 @@ def session(compute: Compute, lost: WhenLost | None = None) -> Iterator[Mapping[
         ConfigError: There is no Ray at the address, or strangers can use it, or its nodes have other versions.
     """
     address = compute.ray_address
-    cpus = None if address else max(cores(), (compute.actors or 1) * compute.cpus_per_actor)
-    with ray_session(address, cpus=cpus, lost=lost) as resources:
+    with ray_session(address, cpus=None if address else private_cpus(compute), lost=lost) as resources:
         if address:
             _check(compute)
         yield resources
 
 
 @contextmanager
-def actor_pool(compute: Compute, load: Callable[..., ClientApp], lost: WhenLost | None = None) -> Iterator[ActorPool]:
+def actor_pool(
+    compute: Compute, load: Callable[..., ClientApp], lost: WhenLost | None = None, *, beside: bool = False
+) -> Iterator[ActorPool]:
     """Actors that serve with the ClientApp that `load` gives; they and a private Ray end with the block.
 
     Args:
         lost: As of `ray_session`.
+        beside: A private Ray without GPUs may start beside the block, and then at first as many actors as leave this process a core.
 
     Raises:
         ConfigError: As for `session` and `check_cpus`, or an actor is to have more than there is.
     """
     check_cpus(compute)
+    if beside:
+        cpus, each = private_cpus(compute), compute.cpus_per_actor
+        with private_ray(cpus=cpus, lost=lost) as start:
+            yield ActorPool(load, actors=compute.actors or cpus // each, cpus=each, ray_start=start, first=max(1, cores() - 1))
+        return
     with session(compute, lost) as resources:
         fit = actors(resources, compute)
         if fit < 1 and not (compute.ray_address and compute.actors):  # a cluster may grow for actors that are asked for

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from flwr.app import MessageType
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
@@ -29,11 +30,13 @@ from fedsam.data.partition import PARTITIONS
 from fedsam.formatting import plural
 from fedsam.grid.actor import LocalServer
 from fedsam.grid.inline import InlineGrid
-from fedsam.grid.pool import ActorPool
+from fedsam.grid.pool import ActorPool, Stored
 from fedsam.grid.ray_grid import RayGrid
 from fedsam.grid.ray_start import WhenLost
 from fedsam.grid.session import is_ray_here
 from fedsam.module_sources import Source
+
+QUICK_MESSAGES = (MessageType.TRAIN, "query.test", "query.validation")  # for a client that trains for seconds at most
 
 
 @contextmanager
@@ -85,13 +88,13 @@ def actor_groups(
     if compute.actors:
         _check_share(parallel, compute.actors)
     # Several runs are threads here, which would share torch's generators; a cluster's head may have no core free.
-    trains_meanwhile = parallel == 1 and not compute.gpus_per_actor and compute.ray_address is None and not is_ray_here()
+    serves_meanwhile = parallel == 1 and not compute.gpus_per_actor and compute.ray_address is None and not is_ray_here()
     phase("starting Ray")
-    # The actors import what they need while this process goes on.
-    with actor_pool(compute, load_clients, lost) as pool:
+    # Ray starts, and the actors import what they need, while this process goes on.
+    with actor_pool(compute, load_clients, lost, beside=serves_meanwhile) as pool:
         _check_share(parallel, pool.size)
         phase(f"starting {plural(pool.size, 'actor')}, each of which imports torch")
-        yield [ActorGroup(cache, part, trains_meanwhile=trains_meanwhile) for part in pool.split(parallel)]
+        yield [ActorGroup(cache, part, serves_meanwhile=serves_meanwhile) for part in pool.split(parallel)]
 
 
 def _check_own(experiments: Sequence[Experiment], cache: DatasetCache) -> None:
@@ -127,7 +130,7 @@ class ActorGroup:
     """The actors, or this process, that serve the clients of one run at a time.
 
     Args:
-        trains_meanwhile: Whether this process trains clients until an actor is up.
+        serves_meanwhile: Whether this process serves clients until an actor is up.
 
     Attributes:
         size: How many clients train at once.
@@ -135,9 +138,9 @@ class ActorGroup:
     """
 
     def __init__(
-        self, cache: DatasetCache, pool: ActorPool | None = None, process: RunProcess | None = None, *, trains_meanwhile: bool = False
+        self, cache: DatasetCache, pool: ActorPool | None = None, process: RunProcess | None = None, *, serves_meanwhile: bool = False
     ) -> None:
-        self._cache, self._pool, self.process, self._trains_meanwhile = cache, pool, process, trains_meanwhile
+        self._cache, self._pool, self.process, self._serves_meanwhile = cache, pool, process, serves_meanwhile
         self._loaded: object = None
         self.size = pool.size if pool else 1
 
@@ -149,10 +152,10 @@ class ActorGroup:
             return InlineGrid(load, clients, settings, compute.cpus_per_actor, compute.shard_size), dataset
         modules = sources(experiment)
         if self._loaded != (source(experiment), modules):
-            self._pool.supply(dataset=self._cache.stored(experiment), modules=modules)
+            self._pool.supply(dataset=Stored(partial(self._cache.stored, experiment)), modules=modules)
             self._loaded = source(experiment), modules
         grid = RayGrid(self._pool, clients, settings, compute.shard_size)
-        grid.meanwhile = LocalServer(load, compute.cpus_per_actor) if self._trains_meanwhile else None
+        grid.meanwhile = LocalServer(load, compute.cpus_per_actor, QUICK_MESSAGES) if self._serves_meanwhile else None
         return grid, dataset
 
     def stop(self) -> None:

@@ -167,7 +167,7 @@ def validate_partition(assigned: Sequence[Any], examples: int, num_clients: int,
     if empty := [client for client, own in enumerate(indices) if not own.size]:
         raise ConfigError(f"{refused}: client {empty[0]} has no examples; {len(empty)} of {num_clients} clients have none")
     every = np.concatenate(indices)
-    if every.min() < 0 or every.max() >= examples or len(np.unique(every)) < len(every):
+    if every.min() < 0 or every.max() >= examples or np.bincount(every).max() > 1:
         raise ConfigError(f"{refused}: it deals an example twice, or one that is not among the {examples} there are")
     if len(every) < examples:
         raise ConfigError(f"{refused}: it deals {len(every)} of {examples} examples; data.examples takes fewer")

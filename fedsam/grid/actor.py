@@ -6,7 +6,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from flwr.app import Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedsam.grid import object_store
 from fedsam.grid.base import time_to_live
 from fedsam.grid.process import keep_freed_memory, torch_threads
 from fedsam.grid.serving import ClientTask, CrowdedError, ShardServer
@@ -110,15 +111,16 @@ class ClientActor:
 
 
 class LocalServer:
-    """Trains clients in the process that sends the messages, as an actor does in its own. A client that ends its process ends this one.
+    """Serves clients in the process that sends the messages, as an actor does in its own. A client that ends its process ends this one.
 
     Args:
         load: Gives the ClientApp, called when it is needed.
         threads: Torch threads; an actor with as many computes the same bits.
+        kinds: Types of the messages that it serves: those that take no longer than an actor may wait.
     """
 
-    def __init__(self, load: Callable[[], ClientApp], threads: int) -> None:
-        self._load, self._threads = cache(load), threads
+    def __init__(self, load: Callable[[], ClientApp], threads: int, kinds: Collection[str] = (MessageType.TRAIN,)) -> None:
+        self._load, self._threads, self._kinds = cache(load), threads, kinds
 
     def serve(self, shard: Sequence[ClientTask], *, single: bool) -> Iterator[Any]:
         """As `ClientActor.run`, for one shard."""
@@ -126,9 +128,9 @@ class LocalServer:
             yield from serve_shards(self._load(), [shard], records_of([shard], {}), shared=False, single=single)
 
     def may_serve(self, shards: Iterable[Iterable[Message]]) -> bool:
-        """Whether all messages are for training, and none has a time to live."""
+        """Whether all messages are of its kinds, and none has a time to live."""
         each = (message for shard in shards for message in shard)
-        return all(message.metadata.message_type == MessageType.TRAIN and time_to_live(message) == math.inf for message in each)
+        return all(message.metadata.message_type in self._kinds and time_to_live(message) == math.inf for message in each)
 
 
 def records_of(shards: Sequence[Sequence[ClientTask]], known: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -149,8 +151,6 @@ def serve_shards(
         shared: As of `ClientActor.run`.
         single: As of `ClientActor.run`.
     """
-    import ray
-
     replies, stateful, seconds, crowded = [], [], [], False
     for shard in shards:
         start, server, contents = time.perf_counter(), None, dict[int, RecordDict]()
@@ -161,7 +161,7 @@ def serve_shards(
             try:
                 if crowded:
                     raise CrowdedError
-                usable, state = server.serve(task, content, ray.get(task.state) if task.state else RecordDict())
+                usable, state = server.serve(task, content, object_store.load(task.state) if task.state else RecordDict())
             except CrowdedError:
                 crowded = True
                 stateful.append(False)

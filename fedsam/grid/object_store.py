@@ -8,12 +8,12 @@ from typing import Any
 from flwr.app import ArrayRecord, Message
 
 
-def store_records(messages: Sequence[Message]) -> dict[int, Any]:
-    """Each distinct array record once in the object store, by the record's identity."""
+def store_records(messages: Sequence[Message], stored: dict[int, Any]) -> None:
+    """Put each distinct array record that is not `stored` yet, by the record's identity, into the object store."""
     import ray
 
     records = {id(r): r for m in messages for r in m.content.values() if isinstance(r, ArrayRecord)}
-    return {key: ray.put(record) for key, record in records.items()}
+    stored |= {key: ray.put(record) for key, record in records.items() if key not in stored}
 
 
 def references(messages: Sequence[Message], stored: Mapping[int, Any]) -> list[dict[str, Any]]:
@@ -29,10 +29,10 @@ def copy(state: Any) -> Any:
 
 
 def load(state: Any) -> Any:
-    """The object of a reference."""
+    """The object of a reference; anything else, kept before Ray was up, is the object itself."""
     import ray
 
-    return ray.get(state)
+    return ray.get(state) if isinstance(state, ray.ObjectRef) else state
 
 
 def put(state: Any) -> Any:

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from flwr.clientapp import ClientApp
 
+from fedsam.grid import object_store
 from fedsam.grid.actor import ClientActor, peak_memory
+from fedsam.grid.session import RayStart
 
 MAX_START_DEATHS = 3  # of actors in a row, before a pool gives up
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What the object store holds once `reference`, called when Ray is up, has given the reference to it."""
+
+    reference: Callable[[], Any]
 
 
 class ActorPool:
@@ -24,6 +34,8 @@ class ActorPool:
         cpus: Of each, also its torch threads.
         gpus: Share of a GPU of each; fractions allowed.
         memory: Fraction of its GPU's memory that each may use; default: its share of the GPU.
+        ray_start: Where Ray may not be up yet: the actors start when `start` is called and it is; default: they start at once.
+        first: How many of them start before one is up, where nothing waits for them; default: all.
 
     Attributes:
         busy: The actors that are up, and how many calls each has to do.
@@ -35,12 +47,21 @@ class ActorPool:
     """
 
     def __init__(
-        self, load: Callable[..., ClientApp], *, actors: int, cpus: int = 1, gpus: float = 0.0, memory: float | None = None
+        self,
+        load: Callable[..., ClientApp],
+        *,
+        actors: int,
+        cpus: int = 1,
+        gpus: float = 0.0,
+        memory: float | None = None,
+        ray_start: RayStart | None = None,
+        first: int | None = None,
     ) -> None:
         import ray
 
         self._load, self._cpus = load, cpus
         self.memory = (memory or min(gpus, 1.0)) if gpus else None
+        self._given: dict[str, Any] | None = None  # what has yet to be supplied
         self._supplies: dict[str, Any] | None = None
         self._kind = ray.remote(num_cpus=cpus, num_gpus=gpus)(ClientActor)
         self.gpus, self.stopped = gpus, False
@@ -49,23 +70,50 @@ class ActorPool:
         self.busy: dict[Any, int] = {}
         self.away: set[Any] = set()
         self.starting: dict[Any, Any] = {}
-        for _ in range(actors):
-            self._start()
+        self._ray_start, self._first, self._later = ray_start, first or actors, actors
+        if ray_start is None:
+            self.start(wait=True)
 
     @property
     def size(self) -> int:
         """How many actors there are."""
-        return len(self.busy) + len(self.starting)
+        return len(self.busy) + len(self.starting) + self._later
+
+    def has_ray(self, *, wait: bool = False) -> bool:
+        """Whether Ray is up, for which this waits if it is to. Raises what keeps it from that."""
+        return self._ray_start is None or self._ray_start.is_up(wait=wait)
+
+    def put(self, thing: Any) -> Any:
+        """A reference to a thing in the object store, or the thing itself as long as Ray is not up."""
+        return object_store.put(thing) if self.has_ray() else thing
+
+    def start(self, *, wait: bool) -> None:
+        """Start actors that have not begun to, if Ray is up.
+
+        Args:
+            wait: Wait for Ray, and start all actors at once.
+        """
+        if not self._later or not self.has_ray(wait=wait):
+            return
+        if self._given is not None:
+            self._hand_out(self._given)
+        while self._later and (wait or self.busy or len(self.starting) < self._first):
+            self._start()
+            self._later -= 1
 
     def split(self, number: int) -> list[ActorPool]:
-        """As many pools, to which the actors of this one are assigned in turn; it keeps none, and they must not be at work."""
+        """As many pools, to which the actors of this one are assigned in turn; it keeps none, and they must not be at work.
+
+        Those that have not begun to start go to the first.
+        """
         parts = [ActorPool(self._load, actors=0, cpus=self._cpus, gpus=self.gpus, memory=self.memory) for _ in range(number)]
         for turn, (reference, actor) in enumerate(self.starting.items()):
             parts[turn % number].starting[reference] = actor
         for turn, actor in enumerate(self.busy, len(self.starting)):
             parts[turn % number].busy[actor] = 0
             parts[turn % number].away |= self.away & {actor}
-        self.starting, self.busy, self.away = {}, {}, set()
+        parts[0]._ray_start, parts[0]._first, parts[0]._later = self._ray_start, self._first, self._later
+        self.starting, self.busy, self.away, self._later = {}, {}, set(), 0
         return parts
 
     @property
@@ -99,11 +147,17 @@ class ActorPool:
         """Give the actors what `load` needs, with which they load the app.
 
         Args:
-            supplies: Things, each put into the object store once for all actors of a node, or references to what is there already.
+            supplies: Things, each put into the object store once for all actors of a node, or `Stored` ones.
         """
+        self._given = supplies
+        if self.has_ray():
+            self._hand_out(supplies)
+
+    def _hand_out(self, supplies: Mapping[str, Any]) -> None:
         import ray
 
-        self._supplies = {name: thing if isinstance(thing, ray.ObjectRef) else ray.put(thing) for name, thing in supplies.items()}
+        self._given = None
+        self._supplies = {name: thing.reference() if isinstance(thing, Stored) else ray.put(thing) for name, thing in supplies.items()}
         actors = [*self.busy, *self.starting.values()]
         self.busy, self.away = {}, set()
         self.starting = {actor.supply.remote(self._supplies): actor for actor in actors}
@@ -112,6 +166,7 @@ class ActorPool:
         """Wait until every actor is up; their process ids."""
         import ray
 
+        self.start(wait=True)
         while self.starting:
             self.admit(ray.wait(list(self.starting))[0][0])
         return [pid for pid, _ in ray.get([actor.process.remote() for actor in self.busy])]
@@ -139,6 +194,7 @@ class ActorPool:
             raise (error.cause or error) from error
         self._deaths = 0
         self.busy[actor] = 0
+        self.start(wait=False)
         if machine != ray.get_runtime_context().get_node_id():
             self.away.add(actor)
 

@@ -29,14 +29,14 @@ class RayGrid(LocalGrid):
 
     Attributes:
         states: References to the clients' states.
-        meanwhile: Trains clients in this process for as long as no actor is up; None: it waits for the first one.
+        meanwhile: Serves clients in this process for as long as no actor is up; None: it waits for the first one.
     """
 
     def __init__(self, pool: ActorPool, clients: int, run_config: Mapping[str, Any], shard_size: int | None = None) -> None:
         super().__init__(clients, run_config, shard_size)
         self.pool = pool
         self.meanwhile: LocalServer | None = None
-        self.states = ClientStates(object_store.copy, object_store.load, object_store.put)
+        self.states = ClientStates(object_store.copy, object_store.load, pool.put)
         self._scheduler = Scheduler()
         self._stateful: dict[str, bool] = {}  # whether a message of a type has left a client a state
         self._sent: list[Shard] = []  # whose replies may still be asked for
@@ -60,7 +60,10 @@ class RayGrid(LocalGrid):
     def await_background(self, most: int = 0) -> None:
         """As `LocalGrid.await_background`."""
         while len(self._background) > most:
-            self._advance(math.inf)
+            if helper := self._helper([shard.messages for shards, _ in self._background for shard in shards if shard.replies is None]):
+                self._serve_here(helper)
+            else:
+                self._advance(math.inf)
 
     def finish(self) -> None:
         """As `LocalGrid.finish`."""
@@ -81,9 +84,7 @@ class RayGrid(LocalGrid):
             self._assign(ahead=True)
 
     def _exchange(self, shards: Sequence[Sequence[Message]], timeout: float) -> list[Message]:
-        self.meanwhile = None if self.pool.busy else self.meanwhile  # for good: an actor that was lost may have been lost over a client
-        helper = self.meanwhile if self.meanwhile and timeout == math.inf and self.meanwhile.may_serve(shards) else None
-        if helper is None:
+        if (helper := self._helper(shards, timeout)) is None:
             self._await_actors()
         start = time.monotonic()
         queued, deadline = self._queue(shards, start), start + timeout
@@ -140,6 +141,11 @@ class RayGrid(LocalGrid):
         while not self.pool.busy:
             self._collect(math.inf)
 
+    def _helper(self, shards: Iterable[Sequence[Message]], timeout: float = math.inf) -> LocalServer | None:
+        """What serves shards in this process, where no actor has been up yet."""
+        self.meanwhile = None if self.pool.busy else self.meanwhile  # for good: an actor that was lost may have been lost over a client
+        return self.meanwhile if self.meanwhile and timeout == math.inf and self.meanwhile.may_serve(shards) else None
+
     def _serve_here(self, helper: LocalServer) -> None:
         """Serve the next shard in this process; if an actor is up before its last client, that takes the shard instead."""
         (shard,), states = self._scheduler.take(1, seconds_left=0.0), list[Any]()
@@ -152,24 +158,22 @@ class RayGrid(LocalGrid):
                 self._scheduler.put_back(shard)
                 return
             else:
-                states.append(None if found is None else object_store.put(found))
+                states.append(None if found is None else self.pool.put(found))
 
     def _queue(self, shards: Sequence[Sequence[Message]], now: float, *, background: bool = False) -> list[Shard]:
         """Queue shards, the longest first; gives them in their own order."""
-        records = object_store.store_records([message for shard in shards for message in shard])
+        records = dict[int, Any]()  # which fills as the shards go to actors
         queued = [Shard(messages, records, background, expires=now + time_to_live(messages[0])) for messages in shards]
         self._sent += queued
-        self._scheduler.add(queued, self._load if self._client_sizes and not background else None)
+        self._scheduler.add(queued, None if background else self._client_sizes)
         return queued
-
-    def _load(self, shard: Shard) -> int:
-        return sum((self._client_sizes or ())[node - 1] for node in shard.destinations)
 
     def _assign(self, seconds_left: float = math.inf, *, ahead: bool = False) -> None:
         """Assign waiting shards to actors: to those without work, or with `ahead` all shards, each to the actor with the fewest."""
         most = None if ahead and self._scheduler.may_assign_ahead() else 1
         while (actor := self.pool.free(most=most)) is not None and (shards := self._scheduler.take(self.pool.size, seconds_left)):
             for shard in shards:
+                object_store.store_records(shard.messages, shard.records)
                 if shard.patience < math.inf:
                     shard.patience = max(shard.patience, time.monotonic() + ACTOR_START_SECONDS)
             tasks = [self._tasks(shard) for shard in shards]
@@ -182,7 +186,7 @@ class RayGrid(LocalGrid):
             self.pool.busy[actor] += 1
 
     def _tasks(self, shard: Shard) -> list[ClientTask]:
-        """A shard's messages as they travel."""
+        """A shard's messages as they travel, with references to the records that are in the object store."""
         records = object_store.references(shard.messages, shard.records)
         states = [None if shard.background else self.states.get(node) for node in shard.destinations]
         return [
@@ -194,15 +198,13 @@ class RayGrid(LocalGrid):
         """Wait for one call, or one new actor; whether any came in time. Raises `KeyboardInterrupt` once the pool was stopped."""
         import ray
 
+        self.pool.start(wait=timeout > 0)
         awaited = [*self._scheduler.calls, *self.pool.starting]
         ready = ray.wait(awaited, num_returns=1, timeout=None if timeout == math.inf else timeout)[0] if awaited else []
         if self.pool.stopped:
             raise KeyboardInterrupt
         for reference in ready:
-            if reference in self.pool.starting:
-                self.pool.admit(reference)
-            else:
-                self._finish(reference)
+            (self.pool.admit if reference in self.pool.starting else self._finish)(reference)
         return bool(ready)
 
     def _finish(self, reference: Any) -> None:
@@ -216,8 +218,8 @@ class RayGrid(LocalGrid):
             if not result.crowded:
                 self._take_states(nodes, call.shards[0].kind, result, call.results[:-1], away=call.actor in self.pool.away)
         except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError, ray.exceptions.OutOfMemoryError) as error:
-            left, size = len(self.pool.busy) - 1, self.pool.size
-            self.warn(f"an actor died; {left} of {size} go on while it is replaced: {str(error).splitlines()[0]}")
+            left = f"{len(self.pool.busy) - 1} of {self.pool.size}"
+            self.warn(f"an actor died; {left} go on while it is replaced: {str(error).splitlines()[0]}")
             self._replace(call.actor, error)
             return
         except BaseException:
@@ -233,11 +235,9 @@ class RayGrid(LocalGrid):
 
     def _take_states(self, nodes: Sequence[int], kind: str, result: ShardResult, stored: Sequence[Any] = (), *, away: bool = False) -> None:
         """Keep new states of clients: references to `stored` ones, or those in the result, of clients that were not known to have any."""
-        import ray
-
         self._stateful[kind] = self._stateful.get(kind, False) or any(result.stateful)
         if result.states:
-            away, stored = False, [ray.put(state) if state is not None else None for state in result.states]
+            away, stored = False, [None if state is None else self.pool.put(state) for state in result.states]
         self.states.update(nodes, stored, result.stateful, away=away)
 
     def _receive(self, shards: Sequence[Shard]) -> None:

@@ -1,4 +1,4 @@
-"""The start of a private Ray on a busy machine, the end of its processes, and what is done where it is lost."""
+"""The start of a private Ray: its environment, patience on a busy machine; the end of its processes, and what is done where it is lost."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import fcntl
 import itertools
 import logging
 import os
+import secrets
 import shutil
 import tempfile
 import threading
@@ -18,6 +19,7 @@ from typing import Any
 
 import psutil
 
+from fedsam.places import cache_folder
 from fedsam.wording import ConfigError
 
 PROCESS_END_SECONDS = 2.0  # for a process to end
@@ -207,3 +209,34 @@ def remove_left_over(parent: Path) -> None:
                 fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: it lives
                 end_processes(processes(str(folder)))
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def set_environment(*, private: bool) -> None:
+    """Set the variables that ray reads once, when it is imported; a private Ray is one in token mode."""
+    if private and not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
+        try:
+            token = cache_folder() / "ray-token"
+            _make_token(token)
+            os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+        except (OSError, ConfigError):  # no folder that can be written, or no hard links there: this command's Ray has its own
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    if private:
+        os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+
+def _make_token(path: Path) -> None:
+    """A secret that only this user can read, made once; linking it into place lets simultaneous makers agree on one."""
+    if path.exists():
+        path.chmod(0o600)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, draft = tempfile.mkstemp(dir=path.parent)  # mode 0600
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32))
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)
+    finally:
+        os.unlink(draft)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Container, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
@@ -16,7 +16,7 @@ from typing import Any
 
 from flwr.app import Message
 
-LEAST_CALL_SECONDS = 0.02  # that shards go together for whatever else waits; Ray's share of a call is several thousandths
+LEAST_CALL_SECONDS = 0.03  # that shards go together for whatever else waits; Ray's share of a call is several thousandths
 MOST_CALL_SECONDS = 0.25  # that shards go together for
 ACTOR_START_SECONDS = 60.0  # in which a new actor is up for certain
 MAX_LOSSES = 3  # actors that may die over a shard before it is given up
@@ -39,7 +39,7 @@ class Shard:
     """
 
     messages: Sequence[Message]
-    records: Mapping[int, Any] = field(default_factory=dict)
+    records: dict[int, Any] = field(default_factory=dict)
     background: bool = False
     losses: int = 0
     parts: Sequence[Shard] = ()
@@ -112,9 +112,13 @@ class Scheduler:
         self._occupied: set[int] = set()  # nodes with a message at an actor
         self._usual: dict[str, float] = {}  # seconds that a shard takes, by kind
 
-    def add(self, shards: Sequence[Shard], load: Callable[[Shard], int] | None = None) -> None:
-        """Queue shards, in their order, or those with the largest `load` first."""
-        ordered = shards if load is None else sorted(shards, key=load, reverse=True)
+    def add(self, shards: Sequence[Shard], sizes: Sequence[int] | None = None) -> None:
+        """Queue shards, in their order, or those with the most work first, by the `sizes` of all nodes."""
+
+        def work(shard: Shard) -> int:
+            return sum(sizes[node - 1] for node in shard.destinations) if sizes else 0
+
+        ordered = sorted(shards, key=work, reverse=True)  # stable, in both directions
         self._background.extend(shard for shard in ordered if shard.background)
         self._waiting.extend(shard for shard in ordered if not shard.background)
 
@@ -149,15 +153,17 @@ class Scheduler:
     def _call_size(self, first: Shard, actors: int, seconds_left: float) -> int:
         """How many shards make up a call: half an even share of those that wait, so that calls become shorter towards the end.
 
-        More, up to an even share, where that were too short a call; one where the last of its kind did not end, or none is known.
+        More, up to an even share of those that are not done, where that were too short a call; one where the last of its kind did not end,
+        or none is known.
         Several go together only with time left to run them one by one should a client hang.
         """
         usual = max(self._usual.get(first.kind, math.inf), 1e-6)
         if first.losses or seconds_left < ACTOR_START_SECONDS:
             return 1
         waiting = len(self._waiting)
+        undone = waiting + sum(len(call.shards) for call in self.calls.values() if not call.shards[0].background)
         most = max(int(LEAST_CALL_SECONDS / usual), min(-(-waiting // (2 * actors)), int(MOST_CALL_SECONDS / usual)))
-        return max(1, min(-(-waiting // actors), most))
+        return max(1, min(-(-undone // actors), most))
 
     def start(self, call: PendingCall) -> None:
         """Note that a call of shards that `take` gave is in progress."""

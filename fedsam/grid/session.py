@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import secrets
 import signal
 import socket
 import sys
-import tempfile
 import threading
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, wait
+from collections.abc import Callable, Iterator, Mapping
+from concurrent import futures
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import psutil
 
-from fedsam.config import ConfigError
-from fedsam.grid.ray_start import WhenLost, end_processes, processes, ray_folder, start_private, watch
+from fedsam.config import Compute, ConfigError
+from fedsam.grid.ray_start import WhenLost, end_processes, processes, ray_folder, set_environment, start_private, watch
 from fedsam.imports import ROOT
-from fedsam.places import cache_folder
 
 PRIVATE = "fedsam-private"  # a resource that tells a private Ray from others
 RAY_ANSWER_SECONDS = 10.0  # for Ray to answer
@@ -54,14 +49,27 @@ def ray_session(
             imported without authentication.
         RayStartError: A private Ray did not come up, tried several times.
     """
-    if (resources := _resources_here(address)) is not None:
-        yield resources
-        return
-    if address is not None:
+    if (resources_here := _resources_here(address)) is not None:
+        yield resources_here
+    elif address is not None:
         with _running_cluster(address) as resources:
             yield resources
-        return
-    ray = import_ray(private=True)
+    else:
+        with private_ray(cpus=cpus, gpus=gpus, store=store, lost=lost) as start:
+            start.is_up(wait=True)
+            yield sys.modules["ray"].cluster_resources()
+
+
+@contextmanager
+def private_ray(
+    *, cpus: int | None = None, gpus: int | None = None, store: int | None = None, lost: WhenLost | None = None
+) -> Iterator[RayStart]:
+    """A private Ray that starts beside the block, and is stopped after it. Arguments and errors are those of `ray_session`.
+
+    An error of the start is raised where it is asked whether Ray is up, and after the block once more.
+    """
+    import_ray(private=True)
+    over, left = threading.Event(), set[psutil.Process]()
     with ray_folder() as folder:
         private: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus, "object_store_memory": store, "resources": {PRIVATE: 1}}
         # Ray deletes a spill file once all objects in it are gone: one object a file, or former client states stay on disk with others.
@@ -71,18 +79,62 @@ def ray_session(
         connect = {"raylet_client_connect_timeout_milliseconds": 20, "raylet_client_num_connect_attempts": 500}
         system = {"max_fused_object_count": 1, "worker_niceness": 0, **connect}
         private |= {"include_dashboard": False, "_temp_dir": f"{folder}/r", "_system_config": system}
-        left, over = set[psutil.Process](), threading.Event()
         try:
-            with _running_ray("local", **private):  # "local", or RAY_ADDRESS in the environment makes it join another
+            with _running_ray("local", **private) as start:  # "local", or RAY_ADDRESS in the environment makes it join another
                 if lost is not None:
-                    threading.Thread(target=watch, args=(folder, over, lost), daemon=True).start()
+                    start.then(threading.Thread(target=watch, args=(folder, over, lost), daemon=True).start)
                 try:
-                    yield ray.cluster_resources()
+                    yield start
                 finally:
                     over.set()
                     left = processes(folder)
+            start.check()
         finally:
             end_processes(left | processes(folder))
+
+
+class RayStart:
+    """A Ray that starts in another thread.
+
+    Its C++ part handles SIGTERM by an exit that leaves processes behind. That is replaced by what was there before, whenever the main
+    thread asks whether it is up.
+    """
+
+    def __init__(self) -> None:
+        self.future = Future[None]()
+        self._then: Callable[[], object] | None = None
+        self._handler = signal.getsignal(signal.SIGTERM)
+        self._up, self._failed = False, False
+
+    def then(self, function: Callable[[], object]) -> None:
+        """Have a function called by the thread that finds Ray up."""
+        self._then = function
+
+    def is_up(self, *, wait: bool = False) -> bool:
+        """Whether Ray is up, for which this waits if it is to. Raises what keeps it from that."""
+        while not self._up:
+            done = self.future in futures.wait([self.future], POLL_SECONDS if wait else 0).done
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, self._handler)
+            if done:
+                self._failed = self.future.exception() is not None
+                self.future.result()
+                self._up = True
+                if self._then is not None:
+                    self._then()
+            elif not wait:
+                return False
+        return True
+
+    def check(self) -> None:
+        """Raise again what `is_up` has raised."""
+        if self._failed:
+            self.future.result()
+
+
+def private_cpus(compute: Compute) -> int:
+    """The CPUs of a private Ray for these actors."""
+    return max(cores(), (compute.actors or 1) * compute.cpus_per_actor)
 
 
 def is_ray_here() -> bool:
@@ -122,7 +174,7 @@ def _running_cluster(address: str) -> Iterator[Mapping[str, float]]:
             raise ConfigError(f"{refused}: no Ray answers there: {error}") from None
     with ExitStack() as stack:
         try:
-            stack.enter_context(_running_ray(address))
+            stack.enter_context(_running_ray(address)).is_up(wait=True)
         except (ConnectionError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
             reason = "this command cannot join it; it runs on a machine of the cluster, with the cluster's token (RAY_AUTH_MODE=token)"
             raise ConfigError(f"{refused}: {reason}: {' '.join(str(error).split())}") from None
@@ -133,16 +185,15 @@ def _running_cluster(address: str) -> Iterator[Mapping[str, float]]:
 
 
 @contextmanager
-def _running_ray(address: str, **settings: Any) -> Iterator[None]:
-    """`ray.init` and `ray.shutdown`, without Ray's handling of SIGTERM: an exit that leaves processes behind.
+def _running_ray(address: str, **settings: Any) -> Iterator[RayStart]:
+    """`ray.init` beside the block, and `ray.shutdown` after it.
 
-    In a thread of its own Ray sets no Python handler; the handler of its C++ part is replaced while it starts. The thread has to last, as
-    the kernel kills Ray's processes when the thread that started them ends. An interrupt during start-up waits until Ray is up, or for
-    `RAY_ANSWER_SECONDS`.
+    In a thread of its own Ray sets no Python handlers of signals. The thread has to last, as the kernel kills Ray's processes when the
+    thread that started them ends. An interrupt during start-up waits until Ray is up, or for `RAY_ANSWER_SECONDS`.
     """
     import ray
 
-    up, over = Future[None](), threading.Event()
+    start, over = RayStart(), threading.Event()
 
     def keep_ray() -> None:
         common = {"namespace": "fedsam", "logging_level": logging.ERROR, "job_config": _job_config(), **settings}
@@ -152,27 +203,22 @@ def _running_ray(address: str, **settings: Any) -> Iterator[None]:
             else:
                 ray.init(address=address, **common)
         except BaseException as error:
-            up.set_exception(error)
+            start.future.set_exception(error)
         else:
-            up.set_result(None)
+            start.future.set_result(None)
             over.wait()
 
-    main, handler = threading.current_thread() is threading.main_thread(), signal.getsignal(signal.SIGTERM)
     threading.Thread(target=keep_ray, daemon=True).start()
     try:
-        try:
-            while not up.done():
-                wait([up], POLL_SECONDS)
-                if main:
-                    signal.signal(signal.SIGTERM, handler)
-        except KeyboardInterrupt:
+        yield start
+    except KeyboardInterrupt:
+        if not start.future.done():
             threading.excepthook = lambda _: None  # threads of Ray, which its end surprises, would print tracebacks
             signal.alarm(0)  # Ray's C++ part, if it saw the signal first, would abort this process 3 seconds later
-            wait([up], RAY_ANSWER_SECONDS)  # what is up can be ended in order; but it never comes up if Ray's processes were signalled too
-            raise
-        up.result()
-        yield
+        raise
     finally:
+        # What is up can be ended in order; but it never comes up if Ray's processes were signalled too.
+        futures.wait([start.future], RAY_ANSWER_SECONDS)
         ray.shutdown()
         over.set()
 
@@ -207,37 +253,6 @@ def import_ray(*, private: bool) -> Any:
             'that Ray, or set RAY_AUTH_MODE=token in the environment and start again, or set compute.grid to "inline"'
         )
     return ray
-
-
-def set_environment(*, private: bool) -> None:
-    """Set the variables that ray reads once, when it is imported; a private Ray is one in token mode."""
-    if private and not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
-        try:
-            token = cache_folder() / "ray-token"
-            _make_token(token)
-            os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
-        except (OSError, ConfigError):  # no folder that can be written, or no hard links there: this command's Ray has its own
-            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    if private:
-        os.environ["RAY_AUTH_MODE"] = "token"
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-
-
-def _make_token(path: Path) -> None:
-    """A secret that only this user can read, made once; linking it into place lets simultaneous makers agree on one."""
-    if path.exists():
-        path.chmod(0o600)
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, draft = tempfile.mkstemp(dir=path.parent)  # mode 0600
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_hex(32))
-        with contextlib.suppress(FileExistsError):
-            os.link(draft, path)
-    finally:
-        os.unlink(draft)
 
 
 def cores() -> int:

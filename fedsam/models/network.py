@@ -56,6 +56,8 @@ class Network:
 
     @buffers.setter
     def buffers(self, values: Tensor) -> None:
+        if not self.buffers_size and not self._constants:
+            return
         with torch.no_grad():
             for name, value in (*self._buffer_layout.views(values).items(), *self._constants.items()):
                 self._tensor(name).copy_(value)

@@ -11,7 +11,7 @@ import pytest
 from fedsam.config import ConfigError
 from fedsam.data import datasets
 from fedsam.data.datasets import DataError, data_folder
-from fedsam.grid import session
+from fedsam.grid import ray_start
 from fedsam.places import cache_folder
 
 VARIABLES = ("FEDSAM_HOME", "XDG_CACHE_HOME", "FEDSAM_DATA", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
@@ -57,7 +57,7 @@ def test_without_a_home_the_variable_to_set_is_named_where_files_are_needed() ->
 
 @pytest.mark.usefixtures("homeless")
 def test_without_a_home_a_private_ray_has_a_token_of_its_own() -> None:
-    session.set_environment(private=True)
+    ray_start.set_environment(private=True)
     assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
     assert "RAY_AUTH_TOKEN_PATH" not in os.environ
 
@@ -69,7 +69,7 @@ def test_where_no_token_can_be_kept_a_private_ray_has_one_of_its_own(monkeypatch
 
     monkeypatch.setenv("FEDSAM_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(*(Path, "mkdir") if refused == "mkdir" else (os, "link"), refuse)
-    session.set_environment(private=True)
+    ray_start.set_environment(private=True)
     assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
     assert "RAY_AUTH_TOKEN_PATH" not in os.environ
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
@@ -77,10 +77,10 @@ def test_where_no_token_can_be_kept_a_private_ray_has_one_of_its_own(monkeypatch
 
 def test_else_commands_share_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FEDSAM_HOME", str(tmp_path))
-    session.set_environment(private=True)
+    ray_start.set_environment(private=True)
     path = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
     assert (path, path.stat().st_mode & 0o777) == (tmp_path / "ray-token", 0o600)
     token = path.read_text()
     monkeypatch.delenv("RAY_AUTH_TOKEN_PATH")
-    session.set_environment(private=True)
+    ray_start.set_environment(private=True)
     assert path.read_text() == token

@@ -57,7 +57,7 @@ class SharedRay:
         """Have `experiments.running.grids` serve runs on these actors."""
 
         @contextmanager
-        def actor_pool(compute: Compute, load: object, lost: object) -> Iterator[ActorPool]:
+        def actor_pool(compute: Compute, load: object, lost: object, *, beside: bool) -> Iterator[ActorPool]:
             assert compute.actors and compute.cpus_per_actor == 1 and not compute.gpus_per_actor and not compute.ray_address
             with self.pool(compute.actors) as pool:
                 yield pool

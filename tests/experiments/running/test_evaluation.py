@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from flwr.app import Message, RecordDict
+from flwr.app import Message
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -260,10 +260,10 @@ def test_an_evaluation_is_waited_for_where_the_next_round_or_its_costs_would_dep
 
 
 def failing_in(round: int, error: BaseException, answer: Callable[..., Any]) -> Callable[..., Any]:
-    """Answers messages, or trains from their contents, but not in a round."""
+    """Answers messages, or trains from broadcasts, but not in a round."""
 
-    def fail(runtime: ClientRuntime, sent: Message | RecordDict, *others: Any) -> Any:
-        if codec.decode_broadcast(sent.content if isinstance(sent, Message) else sent).round == round:
+    def fail(runtime: ClientRuntime, sent: Message | codec.Broadcast, *others: Any) -> Any:
+        if (codec.decode_broadcast(sent.content) if isinstance(sent, Message) else sent).round == round:
             raise error
         return answer(runtime, sent, *others)
 

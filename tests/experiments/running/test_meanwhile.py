@@ -1,5 +1,8 @@
 """When this process trains clients until an actor is up."""
 
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +10,13 @@ import pytest
 
 from experiments.running import server_app
 from experiments.running.grids import ActorGroup, DatasetCache, actor_groups
-from experiments.running.server_app import run_on
+from experiments.running.server_app import run, run_on
 from experiments.settings.catalogue import check
+from fedsam.grid import session
 from fedsam.grid.ray_grid import RayGrid
+from fedsam.results.rows import Row
 from tests.experiments.running.test_server_app import Told, experiment
+from tests.support.processes import HANG
 from tests.support.shared_ray import SharedRay
 
 
@@ -37,7 +43,7 @@ def test_this_process_trains_before_an_actor_is_up_where_a_client_is_quick(
     made, told = experiment(tmp_path, rounds=1, compute={"grid": "ray", "actors": 1}, **changes), Told()
     monkeypatch.setattr(server_app.Session, "run", refuse)
     with shared_ray.pool(1) as pool:
-        grid, dataset = ActorGroup(DatasetCache(), pool, trains_meanwhile=True)(made)
+        grid, dataset = ActorGroup(DatasetCache(), pool, serves_meanwhile=True)(made)
         with pytest.raises(EndedError):
             run_on(check(made), grid, dataset, told)
         assert isinstance(grid, RayGrid)
@@ -51,3 +57,47 @@ def test_where_ray_was_there_before_its_actors_train_alone(tmp_path: Path, share
         grid, _ = group(made[0])
         assert isinstance(grid, RayGrid)
         assert grid.meanwhile is None
+
+
+ROOT = Path(__file__).parents[3]
+SETTINGS: dict[str, Any] = {"rounds": 5, "client__correction": "control_variate", "server__strategy": "scaffold", "measure__every": 1}
+
+
+class Switches(Told):
+    """Has Ray start once round 2 is over, and what follows round 4 wait until all actors are up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_start = threading.Event()
+        self.grid: Any = None
+
+    def round(self, row: Row) -> None:
+        if row.round == 1:
+            assert not self.grid.pool.has_ray()
+            self.may_start.set()
+        if row.round == 4:
+            assert len(self.grid.pool.ready()) == 2
+
+
+def run_that_switches(folder: Path) -> None:
+    """A run whose clients keep states; it begins in this process, which has no Ray yet, and ends on actors. Writes its final model."""
+    told, start = Switches(), session.start_private
+
+    def start_late(*arguments: Any, **settings: Any) -> None:
+        assert told.may_start.wait(HANG)
+        start(*arguments, **settings)
+
+    session.start_private = start_late
+    made = experiment(folder, **SETTINGS, compute={"grid": "ray", "actors": 2})
+    with actor_groups([made], 1) as (group,):
+        told.grid, dataset = group(made)
+        result = run_on(check(made), told.grid, dataset, told)
+    assert told.phases == ["round 1"]
+    (folder / "w").write_bytes(result.w.numpy().tobytes())
+
+
+def test_a_run_that_begins_before_ray_is_up_ends_with_the_same_numbers(tmp_path: Path) -> None:
+    code = "import sys; from pathlib import Path; from tests.experiments.running.test_meanwhile import run_that_switches as run"
+    subprocess.run([sys.executable, "-c", f"{code}; run(Path(sys.argv[1]))", tmp_path], cwd=ROOT, check=True, timeout=HANG)
+    here = run(experiment(tmp_path / "here", **SETTINGS), Told())
+    assert (tmp_path / "w").read_bytes() == here.w.numpy().tobytes()

@@ -193,7 +193,7 @@ def test_a_mistake_is_a_sentence_and_nothing_starts(
     if case == "no image":
         (place / "pets").rename(place / "spoilt")
         (place / "spoilt" / "train" / "cat" / "notes.txt").write_text("meow")
-    monkeypatch.setattr(grids_module, "actor_pool", lambda *_: pytest.fail("Ray is started"))
+    monkeypatch.setattr(grids_module, "actor_pool", lambda *_, **__: pytest.fail("Ray is started"))
     settings, message = BAD[case]
     changes = [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
     code, out, err = fedsam(command, "c.toml", "-q", "-o", "compute.grid=ray", *changes)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from flwr.clientapp import ClientApp
 
 from fedsam.grid.actor import ClientActor
-from fedsam.grid.pool import ActorPool
+from fedsam.grid.pool import ActorPool, Stored
 from fedsam.grid.session import import_ray
 
 
@@ -44,6 +47,54 @@ def test_a_pool_whose_actors_die_at_their_start_gives_up(monkeypatch: pytest.Mon
             pool.admit(len(starts))
     assert len(starts) == 5
     assert pool.free() is None
+
+
+class RayThatStarts:
+    """In place of `RayStart`."""
+
+    def __init__(self) -> None:
+        self.up = False
+
+    def is_up(self, *, wait: bool = False) -> bool:
+        self.up |= wait
+        return self.up
+
+
+@pytest.mark.parametrize("parts", [False, True])
+def test_actors_start_once_ray_is_up_and_one_is_when_nothing_waits(monkeypatch: pytest.MonkeyPatch, parts: bool) -> None:
+    ray = import_ray(private=True)
+    started, supplied = list[object](), list[object]()
+
+    def start(pool: ActorPool) -> None:
+        started.append(pool._supplies)
+        pool.starting[f"reference {len(started)}"] = "actor {len(started)}"
+
+    monkeypatch.setattr(ActorPool, "_start", start)
+    monkeypatch.setattr(ray, "get", lambda reference: (1, "here"))
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "here"))
+    starting: Any = RayThatStarts()
+    pool = ActorPool(ClientApp, actors=4, ray_start=starting, first=2)
+    if parts:
+        (pool,) = pool.split(1)
+    pool.supply(data=Stored(lambda: supplied.append("data") or "a reference"))
+    pool.start(wait=False)
+    assert (pool.size, started, supplied, pool.put("a state")) == (4, [], [], "a state")
+    starting.up = True
+    for _ in range(2):
+        pool.start(wait=False)
+        assert (pool.size, started, supplied) == (4, [{"data": "a reference"}] * 2, ["data"])
+    pool.admit("reference 1")
+    assert (pool.size, len(started), list(pool.starting)) == (4, 4, ["reference 2", "reference 3", "reference 4"])
+
+
+def test_all_actors_start_at_once_for_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    import_ray(private=True)
+    monkeypatch.setattr(ActorPool, "_start", lambda pool: pool.starting.update({len(pool.starting): "actor"}))
+    starting: Any = RayThatStarts()
+    pool = ActorPool(ClientApp, actors=4, ray_start=starting, first=2)
+    pool.start(wait=True)
+    assert starting.up
+    assert (pool.size, len(pool.starting)) == (4, 4)
 
 
 def test_the_parts_of_a_pool_know_which_actors_are_on_other_machines() -> None:

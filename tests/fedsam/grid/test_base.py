@@ -35,7 +35,7 @@ CLIENTS = 9
 
 
 def adding() -> ClientApp:
-    """Adds the client's number to `w`, counts its calls in the state; client 3 raises from its second call on."""
+    """Adds the client's number to `w`, counts its calls in the state; client 3 raises from its second call on. Queries tell the process."""
     app = ClientApp()
 
     @app.train()
@@ -48,6 +48,10 @@ def adding() -> ClientApp:
         w = message.content["arrays"].pop("w").numpy()  # takes it away: others must still find theirs
         reply = {"arrays": ArrayRecord({"w": Array(w + client)}), "metrics": MetricRecord({"calls": calls, "pid": os.getpid()})}
         return Message(RecordDict(reply), reply_to=message)
+
+    @app.query()
+    def query(message: Message, context: Context) -> Message:
+        return Message(RecordDict({"metrics": MetricRecord({"pid": os.getpid()})}), reply_to=message)
 
     return app
 
@@ -173,11 +177,21 @@ def test_this_process_does_not_train_against_the_clock(pool: ActorPool, tmp_path
     assert pids(replies).isdisjoint({os.getpid()})
 
 
-def test_this_process_does_nothing_but_train() -> None:
-    server, (message, *_) = LocalServer(adding, 1), messages()
-    query = Message(message.content, dst_node_id=1, message_type="query.flatness", group_id="1")
-    assert server.may_serve([[message]])
-    assert not server.may_serve([[message, query]])
+@pytest.mark.parametrize("kinds", [("train",), ("train", "query")])
+def test_this_process_answers_those_queries_alone_that_are_quick(pool: ActorPool, tmp_path: Path, kinds: tuple[str, ...]) -> None:
+    grid, replies = meanwhile_grid(pool, tmp_path / "flag", 4), list[Message]()
+    grid.meanwhile = LocalServer(adding, 1, kinds)
+    assert pids(grid.send_and_receive(messages())) == {os.getpid()}
+    queries = [Message(message.content, dst_node_id=1, message_type="query", group_id="1") for message in messages(range(3))]
+    grid.push_background(queries, replies.extend)
+    assert not replies
+    if kinds == ("train",):
+        (tmp_path / "flag").touch()
+    grid.await_background()
+    assert len(replies) == 3
+    assert (pids(replies) == {os.getpid()}) == (kinds == ("train", "query"))
+    (tmp_path / "flag").touch()
+    pool.ready()
 
 
 def test_actors_have_the_priority_of_this_process(pool: ActorPool) -> None:

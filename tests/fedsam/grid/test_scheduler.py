@@ -57,8 +57,8 @@ def rest(made: Scheduler) -> list[Shard]:
         ({"evaluate": 1e-3}, 1),
         ({"train": 30.0}, 1),
         ({"train": 0.1}, 2),  # a quarter of a second of them
-        ({"train": 4e-3}, 5),  # half an even share
-        ({"train": 3e-3}, 6),  # 20 milliseconds of them
+        ({"train": 1e-2}, 5),  # half an even share
+        ({"train": 5e-3}, 6),  # 30 milliseconds of them
         ({"train": 1e-3}, 9),
         ({"train": 0.0}, 9),
     ],
@@ -68,6 +68,12 @@ def test_short_shards_go_together_and_leave_the_other_actor_its_share(seconds: M
     made = queue(*shards, seconds=seconds)
     assert made.take(2) == shards[:many]
     assert rest(made) == shards[many:]
+
+
+def test_very_short_shards_make_one_call_for_each_actor() -> None:
+    made = queue(*(shard(node) for node in range(1, 17)), seconds={"train": 1e-3})
+    call(made, "evaluates", Shard(shard(99).messages, background=True))
+    assert [len(call(made, actor).shards) for actor in ("one", "other")] == [8, 8]
 
 
 def test_calls_become_shorter_towards_the_end() -> None:
@@ -97,7 +103,7 @@ def test_shards_of_which_one_did_not_end_go_alone_the_next_time() -> None:
 def test_the_largest_go_first_and_equals_in_their_order() -> None:
     shards = [shard(node) for node in (1, 2, 3, 4)]
     made = Scheduler()
-    made.add(shards, lambda one: {1: 5, 2: 7, 3: 5, 4: 7}[one.messages[0].metadata.dst_node_id])
+    made.add(shards, [5, 7, 5, 7])
     assert rest(made) == [shards[1], shards[3], shards[0], shards[2]]
 
 

@@ -12,9 +12,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from fedsam.config import ConfigError
 from fedsam.grid import ray_start, session
 from fedsam.grid.ray_start import RayStartError
-from fedsam.grid.session import import_ray, ray_session
+from fedsam.grid.session import import_ray, private_ray, ray_session
 from tests.support.processes import HANG
 
 
@@ -31,11 +32,11 @@ def test_the_alarm_that_ray_sets_on_a_signal_does_not_cut_the_end_short(monkeypa
         return wait(*what)  # type: ignore[arg-type]
 
     monkeypatch.setattr(ray, "init", start)
-    monkeypatch.setattr(session, "wait", look)
+    monkeypatch.setattr(session.futures, "wait", look)
     monkeypatch.setattr(ray, "shutdown", lambda: ended.append("Ray"))
     monkeypatch.setattr(signal, "alarm", lambda seconds: seconds or off.set())
-    with pytest.raises(KeyboardInterrupt), session._running_ray("local"):
-        pass
+    with pytest.raises(KeyboardInterrupt), session._running_ray("local") as starts:
+        starts.is_up(wait=True)
     assert off.is_set()
     assert ended == ["Ray"]
 
@@ -80,6 +81,85 @@ def test_wrong_arguments_of_ray_are_not_tried_again(started: list[str], monkeypa
         pass
     assert len(started) == 1
     assert not Path(started[0]).parent.exists()
+
+
+class SlowRay:
+    """A Ray that comes up when it may.
+
+    Attributes:
+        log: What was done to it, in order.
+        folder: Of its files.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        ray, self.may_come_up, self.log, self.begun = import_ray(private=True), threading.Event(), list[object](), threading.Event()
+        monkeypatch.setattr(session, "start_private", self._start)
+        monkeypatch.setattr(ray, "shutdown", lambda: self.log.append("ended"))
+
+    def _start(self, over: threading.Event, *, num_cpus: int, _temp_dir: str, **_: object) -> None:
+        self.folder = Path(_temp_dir).parent
+        self.log.append(f"starts with {num_cpus} CPUs")
+        self.begun.set()
+        assert self.may_come_up.wait(HANG)
+        self.log.append("up")
+
+
+@pytest.fixture
+def slow_ray(monkeypatch: pytest.MonkeyPatch) -> SlowRay:
+    return SlowRay(monkeypatch)
+
+
+def test_a_private_ray_starts_beside_its_block_and_is_watched_once_it_is_up(slow_ray: SlowRay, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = threading.Event()
+    monkeypatch.setattr(session, "watch", lambda *_: watched.set())
+    with private_ray(cpus=3, lost=lambda *_: None) as start:
+        assert slow_ray.begun.wait(HANG)
+        assert not start.is_up()
+        slow_ray.log.append("goes on")
+        assert not watched.is_set()
+        slow_ray.may_come_up.set()
+        assert start.is_up(wait=True)
+        assert watched.wait(HANG)
+        assert start.is_up()
+    assert slow_ray.log == ["starts with 3 CPUs", "goes on", "up", "ended"]
+    assert not slow_ray.folder.exists()
+
+
+def test_the_handling_of_sigterm_that_ray_sets_is_taken_back(slow_ray: SlowRay) -> None:
+    def handler(*_: object) -> None:
+        pass
+
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        with private_ray(cpus=1) as start:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            assert not start.is_up()
+            assert signal.getsignal(signal.SIGTERM) is handler
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            slow_ray.may_come_up.set()
+            start.is_up(wait=True)
+            assert signal.getsignal(signal.SIGTERM) is handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_private_ray_ends_in_order_where_the_block_ends_before_it_is_up(slow_ray: SlowRay) -> None:
+    with pytest.raises(ConfigError, match="no such model"), private_ray(cpus=1):
+        threading.Timer(0.2, slow_ray.may_come_up.set).start()
+        raise ConfigError("no such model")
+    assert slow_ray.log[-2:] == ["up", "ended"]
+    assert not slow_ray.folder.exists()
+
+
+def test_the_logs_of_a_ray_that_did_not_come_up_are_kept_although_a_run_has_recorded_the_error(started: list[str]) -> None:
+    with pytest.raises(RayStartError) as error, private_ray() as start:
+        for _ in range(2):
+            with pytest.raises(RayStartError, match="tried 3 times"):
+                start.is_up(wait=True)
+    place = Path(str(error.value).partition("its logs are in ")[2].partition(";")[0])
+    assert place.is_dir()
+    shutil.rmtree(place.parents[2])
+    assert len(started) == 3
 
 
 def test_ray_is_given_more_time_than_it_takes_itself(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
