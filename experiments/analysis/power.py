@@ -1,11 +1,12 @@
-"""Power: what a number of seeds can show, before the runs are made."""
+"""Power: what a number of seeds can show, before the runs are made.
+
+`scipy.stats` takes a second to import, so only what needs it does.
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
-
-from scipy import optimize, stats
 
 from experiments.analysis.statistics import SIGNIFICANCE_LEVEL, smallest_p
 
@@ -38,6 +39,8 @@ def half_width(deviation: float, seeds: int, methods: int = 1) -> float:
             independent it is s times the root of 2, and less the more the pairing tells.
         seeds: At least 2.
     """
+    from scipy import stats
+
     return float(stats.t.isf(SIGNIFICANCE_LEVEL / 2 / methods, seeds - 1)) * deviation / math.sqrt(seeds)
 
 
@@ -46,6 +49,8 @@ def power(difference: float, deviation: float, seeds: int, methods: int = 1) -> 
 
     From the noncentral t distribution; arguments as of `half_width`.
     """
+    from scipy import stats
+
     limit, noncentrality = stats.t.isf(SIGNIFICANCE_LEVEL / 2 / methods, seeds - 1), abs(difference) / deviation * math.sqrt(seeds)
     return float(stats.nct.sf(limit, seeds - 1, noncentrality))
 
@@ -54,5 +59,7 @@ def smallest_difference(deviation: float, seeds: int, methods: int = 1) -> float
     """The true difference that the test of `power` finds with a probability of 80 %, in units of the deviation's."""
     if not deviation:
         return 0.0
+    from scipy import optimize
+
     width = half_width(deviation, seeds, methods)
     return float(optimize.brentq(lambda difference: power(difference, deviation, seeds, methods) - POWER, 0.0, 10 * width))
