@@ -17,6 +17,7 @@ from typing import Any
 from flwr.app import Message
 
 LEAST_CALL_SECONDS = 0.03  # that shards go together for whatever else waits; Ray's share of a call is several thousandths
+CALL_SHARE = 0.75  # of an even share of what waits, that a call is
 MOST_CALL_SECONDS = 0.25  # that shards go together for
 ACTOR_START_SECONDS = 60.0  # in which a new actor is up for certain
 MAX_LOSSES = 3  # actors that may die over a shard before it is given up
@@ -28,6 +29,7 @@ class Shard:
 
     Attributes:
         records: The messages' array records in the object store, by identity.
+        work: How much it is, in any unit.
         background: Whether it goes to an actor only where no other shard can, and in no order with others to its nodes.
         losses: Actors that died over it.
         parts: Its messages one by one, once too many did.
@@ -41,6 +43,7 @@ class Shard:
     messages: Sequence[Message]
     records: dict[int, Any] = field(default_factory=dict)
     background: bool = False
+    work: float = 1.0
     losses: int = 0
     parts: Sequence[Shard] = ()
     single: bool = False
@@ -110,15 +113,14 @@ class Scheduler:
         self._waiting: deque[Shard] = deque()
         self._background: deque[Shard] = deque()
         self._occupied: set[int] = set()  # nodes with a message at an actor
-        self._usual: dict[str, float] = {}  # seconds that a shard takes, by kind
+        self._usual: dict[str, float] = {}  # seconds that a unit of work takes, by kind
 
     def add(self, shards: Sequence[Shard], sizes: Sequence[int] | None = None) -> None:
         """Queue shards, in their order, or those with the most work first, by the `sizes` of all nodes."""
-
-        def work(shard: Shard) -> int:
-            return sum(sizes[node - 1] for node in shard.destinations) if sizes else 0
-
-        ordered = sorted(shards, key=work, reverse=True)  # stable, in both directions
+        if sizes:
+            for shard in shards:
+                shard.work = sum(sizes[node - 1] for node in shard.destinations)
+        ordered = sorted(shards, key=lambda shard: shard.work, reverse=True)  # stable, in both directions
         self._background.extend(shard for shard in ordered if shard.background)
         self._waiting.extend(shard for shard in ordered if not shard.background)
 
@@ -132,12 +134,12 @@ class Scheduler:
             seconds_left: Until the replies must be there.
         """
         found: list[Shard] = []
-        taken, most = set(self._occupied), 1
+        taken, room = set(self._occupied), math.inf
         for shard in self._waiting:
-            if taken.isdisjoint(shard.nodes) and not (found and shard.losses):
+            if taken.isdisjoint(shard.nodes) and not (found and shard.losses) and shard.work <= 2 * room:  # the limit, to the nearest
+                room = (room if found else self._call_work(shard, actors, seconds_left)) - shard.work
                 found.append(shard)
-                most = self._call_size(found[0], actors, seconds_left)
-            if len(found) == most:
+            if found and room <= 0:
                 break
             taken |= shard.nodes
         for shard in found:
@@ -150,20 +152,19 @@ class Scheduler:
         """Queue a shard again that `take` gave, before all others."""
         self._waiting.appendleft(shard)
 
-    def _call_size(self, first: Shard, actors: int, seconds_left: float) -> int:
-        """How many shards make up a call: half an even share of those that wait, so that calls become shorter towards the end.
+    def _call_work(self, first: Shard, actors: int, seconds_left: float) -> float:
+        """How much work makes up a call: most of an even share of what waits, so that calls become shorter towards the end.
 
-        More, up to an even share of those that are not done, where that were too short a call; one where the last of its kind did not end,
-        or none is known.
+        More, up to an even share of what is not done, where that were too short a call; none beyond the first shard where the last of its
+        kind did not end, or none is known.
         Several go together only with time left to run them one by one should a client hang.
         """
-        usual = max(self._usual.get(first.kind, math.inf), 1e-6)
+        usual = max(self._usual.get(first.kind, math.inf), 1e-9)
         if first.losses or seconds_left < ACTOR_START_SECONDS:
-            return 1
-        waiting = len(self._waiting)
-        undone = waiting + sum(len(call.shards) for call in self.calls.values() if not call.shards[0].background)
-        most = max(int(LEAST_CALL_SECONDS / usual), min(-(-waiting // (2 * actors)), int(MOST_CALL_SECONDS / usual)))
-        return max(1, min(-(-undone // actors), most))
+            return 0.0
+        waiting = sum(shard.work for shard in self._waiting)
+        undone = waiting + sum(shard.work for call in self.calls.values() for shard in call.shards if not shard.background)
+        return min(undone / actors, max(LEAST_CALL_SECONDS / usual, min(CALL_SHARE * waiting / actors, MOST_CALL_SECONDS / usual)))
 
     def start(self, call: PendingCall) -> None:
         """Note that a call of shards that `take` gave is in progress."""
@@ -184,7 +185,7 @@ class Scheduler:
     def learn(self, shards: Sequence[Shard]) -> None:
         """Take from an exchange how long shards of its kind take; where one did not end, they go alone the next time."""
         ended = all(shard.done is not None for shard in shards)
-        self._usual[shards[0].kind] = median(shard.seconds for shard in shards) if ended else math.inf
+        self._usual[shards[0].kind] = median(shard.seconds / max(shard.work, 1) for shard in shards) if ended else math.inf
 
     def wait_seconds(self, seconds_left: float) -> float:
         """How long to wait for a call: all that is left, or half of it while there are calls of several shards."""
@@ -229,7 +230,8 @@ class Scheduler:
                 given_up.append(shard)
             elif shard.losses > MAX_LOSSES // 2 and len(shard.messages) > 1:
                 self._waiting.remove(shard)
-                shard.parts = [replace(shard, messages=[message], parts=(), single=True) for message in shard.messages]
+                part = replace(shard, parts=(), work=shard.work / len(shard.messages), single=True)
+                shard.parts = [replace(part, messages=[message]) for message in shard.messages]
                 self._waiting.extendleft(reversed(shard.parts))
         return given_up
 

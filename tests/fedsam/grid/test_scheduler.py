@@ -56,9 +56,9 @@ def rest(made: Scheduler) -> list[Shard]:
         ({}, 1),
         ({"evaluate": 1e-3}, 1),
         ({"train": 30.0}, 1),
-        ({"train": 0.1}, 2),  # a quarter of a second of them
-        ({"train": 1e-2}, 5),  # half an even share
-        ({"train": 5e-3}, 6),  # 30 milliseconds of them
+        ({"train": 0.12}, 2),  # a quarter of a second of them
+        ({"train": 1e-2}, 6),  # three quarters of an even share
+        ({"train": 4e-3}, 8),  # 30 milliseconds of them
         ({"train": 1e-3}, 9),
         ({"train": 0.0}, 9),
     ],
@@ -81,7 +81,19 @@ def test_calls_become_shorter_towards_the_end() -> None:
     sizes = []
     while found := made.take(2):
         sizes.append(len(found))
-    assert sizes == [5, 3, 3, 2, 1, 1, 1, 1]
+    assert sizes == [6, 4, 3, 2, 1, 1]
+
+
+def test_calls_are_shares_of_the_work_not_of_the_shards() -> None:
+    sizes = [2000, 800, 500, 300, 250, 200, 150, 120, 100, 80]
+    made = Scheduler()
+    shards = [shard(node) for node in range(1, 11)]
+    made.add(shards, sizes)
+    for one in shards:
+        one.done, one.seconds = [], one.work * 1e-4
+    made.learn(shards)
+    calls = [call(made, actor) for actor in ("one", "other", "other")]
+    assert [[int(one.work) for one in its.shards] for its in calls] == [[2000], [800, 250], [500, 80]]
 
 
 def test_shards_go_together_only_with_time_to_run_them_one_by_one() -> None:
