@@ -82,10 +82,10 @@ def test_no_state_by_default(name: str) -> None:
     "name", [name for name in architectures.MODELS if name != "resnet18"]
 )  # made of the layers of resnet20, takes 20 s
 def test_per_client_gradients_can_be_vmapped(name: str) -> None:
-    module = create(part(name))
+    module = create(part(name)).double()
     layout = Layout.of_module(module)
-    w = torch.stack([layout.vector(dict(create(part(name), seed=seed).named_parameters())) for seed in (0, 1)])
-    x = torch.rand(2, 2, 3, 32, 32)
+    w = torch.stack([layout.vector(dict(create(part(name), seed=seed).double().named_parameters())) for seed in (0, 1)])
+    x = torch.rand(2, 2, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
     def loss(w: Tensor, x: Tensor) -> Tensor:
         logits: Tensor = functional_call(module, layout.views(w), (x,))
@@ -93,7 +93,7 @@ def test_per_client_gradients_can_be_vmapped(name: str) -> None:
 
     together = vmap(grad(loss))(w, x)
     alone = torch.stack([grad(loss)(w[i], x[i]) for i in range(2)])
-    torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(together, alone, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", NORMED)
