@@ -19,6 +19,7 @@ from clients.optimizers import LocalOptimizer
 from experiments.callbacks.callback import Callback, CallbackList
 from experiments.callbacks.named import named_callbacks
 from experiments.callbacks.progress import shown
+from experiments.running.evaluation import TEST_CHUNKS
 from experiments.running.grids import DatasetCache, grids
 from experiments.running.judging import Judge, PrunedError
 from experiments.running.result import Result
@@ -221,10 +222,12 @@ def serve(
 
 
 def _is_quick(session: Session, examples: int) -> bool:
-    """Whether a client with so many examples trains for seconds at most, were each evaluated once, and against no deadline."""
-    client = session.experiment.client
+    """Whether a client with so many examples trains for seconds at most, and a test query takes no longer, with no deadline."""
+    client, measure, tested = session.experiment.client, session.experiment.measure, len(session.dataset.test.y)
+    chunk = min(tested, measure.batch_size * -(-tested // (measure.batch_size * TEST_CHUNKS)))
     steps = client.steps or client.epochs * len(batch_sizes(examples, client.batch_size, client.last_batch))
     flops = session.flops.total(gradient_evaluations=steps * min(client.batch_size, examples), forward_evaluations=0)
+    flops = max(flops, session.flops.total(gradient_evaluations=0, forward_evaluations=chunk))
     return flops <= MEANWHILE_FLOPS and steps <= MEANWHILE_STEPS and session.experiment.server.deadline is None
 
 

@@ -156,11 +156,11 @@ class ActorPool:
     def _hand_out(self, supplies: Mapping[str, Any]) -> None:
         import ray
 
-        self._given = None
         self._supplies = {name: thing.reference() if isinstance(thing, Stored) else ray.put(thing) for name, thing in supplies.items()}
         actors = [*self.busy, *self.starting.values()]
         self.busy, self.away = {}, set()
         self.starting = {actor.supply.remote(self._supplies): actor for actor in actors}
+        self._given = None
 
     def ready(self) -> list[int]:
         """Wait until every actor is up; their process ids."""

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from flwr.app import Error, Message
+from flwr.app import Error, Message, MessageType
 
 from fedsam.formatting import plural
 from fedsam.grid import object_store
@@ -25,7 +25,7 @@ class RayGrid(LocalGrid):
     """Assigns messages to Ray actors in shards of fixed size, in order; a free actor takes the next shard, or several if they are short.
 
     Results depend neither on the number of actors nor on which was fast. An array record shared by several messages is stored once.
-    Client states stay in the object store, owned by this process, and reach an actor only when their client runs.
+    Client states stay in the object store, or in this process if Ray was not up, and reach an actor only when their client runs.
 
     Attributes:
         states: References to the clients' states.
@@ -45,7 +45,8 @@ class RayGrid(LocalGrid):
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """As `LocalGrid.push_messages`: all shards are assigned at once, each to the actor with the fewest, once there are actors."""
         shards = self._split(messages)
-        self._await_actors()
+        while not self.pool.busy:
+            self._collect(math.inf)
         self._queue(shards, time.monotonic())
         self._assign(ahead=True)
         return [message.metadata.message_id for shard in shards for message in shard]
@@ -84,8 +85,8 @@ class RayGrid(LocalGrid):
             self._assign(ahead=True)
 
     def _exchange(self, shards: Sequence[Sequence[Message]], timeout: float) -> list[Message]:
-        if (helper := self._helper(shards, timeout)) is None:
-            self._await_actors()
+        while (helper := self._helper(shards, timeout)) is None and not self.pool.busy:
+            self._collect(math.inf)
         start = time.monotonic()
         queued, deadline = self._queue(shards, start), start + timeout
         try:
@@ -136,11 +137,6 @@ class RayGrid(LocalGrid):
             self.warn(f"{plural(number, 'message')} had no reply in {timeout:g} s; a late reply can be pulled until its time to live ends")
         self._give_up([shard for shard in shards if shard.replies is None and shard.expires <= deadline])
 
-    def _await_actors(self) -> None:
-        """Wait until an actor is up."""
-        while not self.pool.busy:
-            self._collect(math.inf)
-
     def _helper(self, shards: Iterable[Sequence[Message]], timeout: float = math.inf) -> LocalServer | None:
         """What serves shards in this process, where no actor has been up yet."""
         self.meanwhile = None if self.pool.busy else self.meanwhile  # for good: an actor that was lost may have been lost over a client
@@ -149,23 +145,27 @@ class RayGrid(LocalGrid):
     def _serve_here(self, helper: LocalServer) -> None:
         """Serve the next shard in this process; if an actor is up before its last client, that takes the shard instead."""
         (shard,), states = self._scheduler.take(1, seconds_left=0.0), list[Any]()
-        for found in helper.serve(self._tasks(shard), single=shard.single):
-            if isinstance(found, ShardResult):
-                self._take_states(shard.destinations, shard.kind, found, states)
-                shard.done, shard.seconds = found.replies[0], found.seconds[0]
-                self._receive([shard])
-            elif self._collect(0.0) and self.pool.busy and len(states) < len(shard.messages) - 1:
+        try:
+            for found in helper.serve(self._tasks(shard), single=shard.single):
+                if isinstance(found, ShardResult):
+                    self._take_states(shard.destinations, shard.kind, found, states)
+                    shard.done, shard.seconds = found.replies[0], found.seconds[0]
+                elif self._collect(0.0) and self.pool.busy and len(states) < len(shard.messages) - 1:
+                    break
+                else:
+                    states.append(None if found is None else self.pool.put(found))
+        finally:
+            if shard.done is None:
                 self._scheduler.put_back(shard)
-                return
-            else:
-                states.append(None if found is None else self.pool.put(found))
+        self._receive([shard])
 
     def _queue(self, shards: Sequence[Sequence[Message]], now: float, *, background: bool = False) -> list[Shard]:
         """Queue shards, the longest first; gives them in their own order."""
         records = dict[int, Any]()  # which fills as the shards go to actors
         queued = [Shard(messages, records, background, expires=now + time_to_live(messages[0])) for messages in shards]
         self._sent += queued
-        self._scheduler.add(queued, None if background else self._client_sizes)
+        trains = not background and any(shard.kind in (MessageType.TRAIN, MessageType.EVALUATE) for shard in queued)
+        self._scheduler.add(queued, self._client_sizes if trains else None)  # other messages have nothing to do with the clients' examples
         return queued
 
     def _assign(self, seconds_left: float = math.inf, *, ahead: bool = False) -> None:

@@ -149,8 +149,8 @@ class Scheduler:
         return found
 
     def put_back(self, shard: Shard) -> None:
-        """Queue a shard again that `take` gave, before all others."""
-        self._waiting.appendleft(shard)
+        """Queue a shard again that `take` gave, before all others of its sort."""
+        (self._background if shard.background else self._waiting).appendleft(shard)
 
     def _call_work(self, first: Shard, actors: int, seconds_left: float) -> float:
         """How much work makes up a call: most of an even share of what waits, so that calls become shorter towards the end.

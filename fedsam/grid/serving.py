@@ -24,7 +24,7 @@ class ClientTask:
 
     Attributes:
         records: The message's content; large records are references into the object store, shared by the messages of a round.
-        state: Reference to the client's state; None where it has none.
+        state: Reference to the client's state, or the state itself; None where it has none.
     """
 
     metadata: Metadata

@@ -66,7 +66,7 @@ def private_ray(
 ) -> Iterator[RayStart]:
     """A private Ray that starts beside the block, and is stopped after it. Arguments and errors are those of `ray_session`.
 
-    An error of the start is raised where it is asked whether Ray is up, and after the block once more.
+    An error of the start is raised where it is asked whether Ray is up, and once more after a block that went on all the same.
     """
     import_ray(private=True)
     over, left = threading.Event(), set[psutil.Process]()
@@ -114,8 +114,7 @@ class RayStart:
         """Whether Ray is up, for which this waits if it is to. Raises what keeps it from that."""
         while not self._up:
             done = self.future in futures.wait([self.future], POLL_SECONDS if wait else 0).done
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, self._handler)
+            self.restore_handler()
             if done:
                 self._failed = self.future.exception() is not None
                 self.future.result()
@@ -125,6 +124,11 @@ class RayStart:
             elif not wait:
                 return False
         return True
+
+    def restore_handler(self) -> None:
+        """Take back Ray's handling of SIGTERM; only the main thread can."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._handler)
 
     def check(self) -> None:
         """Raise again what `is_up` has raised."""
@@ -189,7 +193,7 @@ def _running_ray(address: str, **settings: Any) -> Iterator[RayStart]:
     """`ray.init` beside the block, and `ray.shutdown` after it.
 
     In a thread of its own Ray sets no Python handlers of signals. The thread has to last, as the kernel kills Ray's processes when the
-    thread that started them ends. An interrupt during start-up waits until Ray is up, or for `RAY_ANSWER_SECONDS`.
+    thread that started them ends. A block that ends during start-up waits until Ray is up, or for `RAY_ANSWER_SECONDS`.
     """
     import ray
 
@@ -212,15 +216,21 @@ def _running_ray(address: str, **settings: Any) -> Iterator[RayStart]:
     try:
         yield start
     except KeyboardInterrupt:
+        signal.alarm(0)  # Ray's C++ part, if it saw the signal first, would abort this process 3 seconds later
         if not start.future.done():
             threading.excepthook = lambda _: None  # threads of Ray, which its end surprises, would print tracebacks
-            signal.alarm(0)  # Ray's C++ part, if it saw the signal first, would abort this process 3 seconds later
         raise
     finally:
-        # What is up can be ended in order; but it never comes up if Ray's processes were signalled too.
-        futures.wait([start.future], RAY_ANSWER_SECONDS)
-        ray.shutdown()
-        over.set()
+        try:
+            # What is up can be ended in order; but it never comes up if Ray's processes were signalled too.
+            if not futures.wait([start.future], RAY_ANSWER_SECONDS).done:
+                over.set()
+            start.restore_handler()
+        finally:
+            try:
+                ray.shutdown()
+            finally:
+                over.set()
 
 
 def _job_config() -> Any:

@@ -60,11 +60,14 @@ def test_where_ray_was_there_before_its_actors_train_alone(tmp_path: Path, share
 
 
 ROOT = Path(__file__).parents[3]
-SETTINGS: dict[str, Any] = {"rounds": 5, "client__correction": "control_variate", "server__strategy": "scaffold", "measure__every": 1}
+SETTINGS: dict[str, Any] = {"rounds": 7, "client__correction": "control_variate", "server__strategy": "scaffold", "measure__every": 1}
 
 
 class Switches(Told):
-    """Has Ray start once round 2 is over, and what follows round 4 wait until all actors are up."""
+    """Has Ray start once round 1 is told of, and what follows round 3 wait until all actors are up.
+
+    A round is told of when the next one has been trained, so at least rounds 5 to 7 are the actors'.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,7 +78,7 @@ class Switches(Told):
         if row.round == 1:
             assert not self.grid.pool.has_ray()
             self.may_start.set()
-        if row.round == 4:
+        if row.round == 3:
             assert len(self.grid.pool.ready()) == 2
 
 
@@ -93,7 +96,9 @@ def run_that_switches(folder: Path) -> None:
         told.grid, dataset = group(made)
         result = run_on(check(made), told.grid, dataset, told)
     assert told.phases == ["round 1"]
+    assert told.grid.meanwhile is None  # as actors have trained
     (folder / "w").write_bytes(result.w.numpy().tobytes())
+    (folder / "losses").write_text(repr([row.measures["test_loss"] for row in result.rows]))
 
 
 def test_a_run_that_begins_before_ray_is_up_ends_with_the_same_numbers(tmp_path: Path) -> None:
@@ -101,3 +106,4 @@ def test_a_run_that_begins_before_ray_is_up_ends_with_the_same_numbers(tmp_path:
     subprocess.run([sys.executable, "-c", f"{code}; run(Path(sys.argv[1]))", tmp_path], cwd=ROOT, check=True, timeout=HANG)
     here = run(experiment(tmp_path / "here", **SETTINGS), Told())
     assert (tmp_path / "w").read_bytes() == here.w.numpy().tobytes()
+    assert (tmp_path / "losses").read_text() == repr([row.measures["test_loss"] for row in here.rows])

@@ -194,6 +194,27 @@ def test_this_process_answers_those_queries_alone_that_are_quick(pool: ActorPool
     pool.ready()
 
 
+def test_a_query_during_which_an_actor_fails_to_load_its_app_is_not_lost(
+    pool: ActorPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid, replies, collect = meanwhile_grid(pool, tmp_path / "flag", 4), list[Message](), RayGrid._collect
+    grid.meanwhile = LocalServer(adding, 1, ("query",))
+    queries = [Message(message.content, dst_node_id=1, message_type="query", group_id="1") for message in messages(range(3))]
+    grid.push_background(queries, replies.extend)
+
+    def fail(*_: object) -> bool:
+        raise ImportError("no such module")
+
+    monkeypatch.setattr(RayGrid, "_collect", fail)
+    with pytest.raises(ImportError):
+        grid.await_background()
+    monkeypatch.setattr(RayGrid, "_collect", collect)
+    (tmp_path / "flag").touch()
+    grid.finish()
+    assert [reply.has_error() for reply in replies] == [False] * 3
+    pool.ready()
+
+
 def test_actors_have_the_priority_of_this_process(pool: ActorPool) -> None:
     assert {psutil.Process(pid).nice() for pid in pool.ready()} == {psutil.Process().nice()}
 

@@ -151,6 +151,19 @@ def test_a_private_ray_ends_in_order_where_the_block_ends_before_it_is_up(slow_r
     assert not slow_ray.folder.exists()
 
 
+def test_ray_is_ended_although_a_second_interrupt_comes_while_it_starts(slow_ray: SlowRay, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    over = list[threading.Event]()
+    monkeypatch.setattr(session, "start_private", lambda event, **_: over.append(event) or event.wait(HANG))
+    with pytest.raises(KeyboardInterrupt), private_ray(cpus=1):
+        monkeypatch.setattr(session.futures, "wait", interrupted)
+        raise KeyboardInterrupt
+    assert slow_ray.log == ["ended"]
+    assert over[0].is_set()
+
+
 def test_the_logs_of_a_ray_that_did_not_come_up_are_kept_although_a_run_has_recorded_the_error(started: list[str]) -> None:
     with pytest.raises(RayStartError) as error, private_ray() as start:
         for _ in range(2):
