@@ -126,8 +126,8 @@ class RayStart:
         return True
 
     def restore_handler(self) -> None:
-        """Take back Ray's handling of SIGTERM; only the main thread can."""
-        if threading.current_thread() is threading.main_thread():
+        """Take back Ray's handling of SIGTERM, until Ray is found up: what is set later stays. Only the main thread can."""
+        if not self._up and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._handler)
 
     def check(self) -> None:

@@ -28,6 +28,7 @@ from tests.support.shared_ray import SharedRay
         ({"client__steps": 1000, "client__batch_size": 1}, True),
         ({"client__steps": 1001, "client__batch_size": 1}, False),
         ({"model": "resnet18"}, False),
+        ({"model": "resnet18", "client__steps": 1, "client__batch_size": 1}, False),  # a query of the test set is not quick
         ({"server__deadline": 60.0, "server__on_client_error": "drop"}, False),
     ],
 )

@@ -139,6 +139,8 @@ def test_the_handling_of_sigterm_that_ray_sets_is_taken_back(slow_ray: SlowRay) 
             slow_ray.may_come_up.set()
             start.is_up(wait=True)
             assert signal.getsignal(signal.SIGTERM) is handler
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # by whoever uses Ray
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     finally:
         signal.signal(signal.SIGTERM, before)
 
