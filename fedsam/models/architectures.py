@@ -23,6 +23,7 @@ from torch.nn.parameter import is_lazy
 from fedsam import registry
 from fedsam.config import Component, ConfigError, Count
 from fedsam.documentation import documented
+from fedsam.models.narrow import NarrowConv2d
 from fedsam.plugins import component_errors
 from fedsam.registry import FunctionContract, Registry
 from fedsam.seeds import seeded_globals, tensor_stream
@@ -54,8 +55,8 @@ def lenet5(image: ImageShape, classes: int) -> nn.Module:
     61,706 parameters for grey images, 62,006 for colour.
     """
     body = nn.Sequential(
-        *(nn.Conv2d(image[0], 6, 5, padding=2 if image[1] < 32 else 0), nn.MaxPool2d(2), nn.ReLU()),
-        *(nn.Conv2d(6, 16, 5), nn.MaxPool2d(2), nn.ReLU()),
+        *(NarrowConv2d(image[0], 6, 5, padding=2 if image[1] < 32 else 0), nn.MaxPool2d(2), nn.ReLU()),
+        *(NarrowConv2d(6, 16, 5), nn.MaxPool2d(2), nn.ReLU()),
         nn.Flatten(),
     )
     return body.extend([nn.Linear(_features(body, image), 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, classes)])

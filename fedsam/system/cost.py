@@ -13,6 +13,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fedsam.models.narrow import as_written
 from fedsam.models.network import Network
 
 EnergyCounter = Callable[[], float]  # joules so far
@@ -70,7 +71,7 @@ def count_flops(network: Network, image: tuple[int, ...]) -> Flops:
     """Count the operations of the passes of a network over an image (C, H, W); parameters and statistics are unchanged."""
     x = torch.zeros(1, *image, device=network.initial.device, dtype=network.initial.dtype)
     # The counter knows the matrix products of attention, not the fused kernels.
-    with network.evaluating(), sdpa_kernel(SDPBackend.MATH):
+    with network.evaluating(), sdpa_kernel(SDPBackend.MATH), as_written():
         with FlopCounter() as forward:
             logits = network.module(x)
         with FlopCounter() as backward:
