@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from fedsam.results.database import held_by, is_busy, transaction
+from fedsam.results.database import held_by, is_busy
 
 PATIENCE_SECONDS = 2.0  # of a write for a file that another process is writing, before it waits in memory
 LOCKED_SECONDS, FULL_SECONDS = 3600.0, 600.0  # that the end of a run waits for a file to be free, and for space
@@ -69,8 +69,7 @@ class WriteQueue:
         self._connection.execute(f"PRAGMA busy_timeout = {int(1000 * patience)}")
         while self._waiting:
             try:
-                with transaction(self._connection):
-                    self._waiting[0](self._connection)
+                self._make_next()
             except sqlite3.OperationalError as error:
                 if can_be_later(error):
                     return error
@@ -78,11 +77,26 @@ class WriteQueue:
             except Exception:
                 self._waiting.popleft()
                 raise
-            self._waiting.popleft()
         if self._told:
             self._told = False
             self._warn(f"{self._path} can be written again: all rounds are in it")
         return None
+
+    def _make_next(self) -> None:
+        """Make the next write and take it off the queue. An interrupt leaves both done or neither: none is made twice."""
+        written = False
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._waiting[0](self._connection)
+            written = True
+            self._connection.execute("COMMIT")
+        except BaseException as error:
+            if self._connection.in_transaction:  # else SQLite has rolled it back, or an interrupt came before it began or as it ended
+                self._connection.execute("ROLLBACK")
+            elif written and not isinstance(error, Exception):
+                self._waiting.popleft()
+            raise
+        self._waiting.popleft()
 
     def _reason(self, error: sqlite3.Error) -> str:
         return reason(self._path, error)

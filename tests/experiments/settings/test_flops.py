@@ -19,6 +19,7 @@ from fedsam.config import Component
 from fedsam.data import augmentation, datasets
 from fedsam.messages import codec
 from fedsam.models import architectures
+from fedsam.models.narrow import as_written
 from fedsam.models.network import Network
 from fedsam.system.cost import count_flops
 from tests.clients.test_optimizer_contracts import COSTED, METHODS, SETTINGS
@@ -32,7 +33,7 @@ def test_sam_costs_twice_what_sgd_does_and_as_much_as_torch_sees(tmp_path: Path,
     trained, seen = client_app.trained, []
 
     def counted(runtime: client_app.ClientRuntime, content: RecordDict, context: Context) -> codec.Update:
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False) as counter, as_written():
             update = trained(runtime, content, context)
         seen.append(counter.get_total_flops())
         return update
@@ -60,7 +61,7 @@ def test_a_convolutional_network_costs_what_is_declared_and_what_torch_sees(name
     steps = step_cost.warmup_steps(optimizer) + (60 if model.name == "lenet5" else 4)
     task = Task(round=1, rounds=10, steps=20, class_counts=(12,) * 10, peek=lambda n: Batch(x[:n], y[:n]))
     counted, each = Counted(NetworkObjective(network)), count_flops(network, digits.image)
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter, as_written():
         several = [batches[step % len(batches)] for step in range(steps)]
         got, variables = step_cost.measured(optimizer, counted, network.initial.clone(), several, task)
     assert got == pytest.approx(step_cost.declared(type(optimizer)).evaluations(optimizer, variables))

@@ -12,7 +12,7 @@ from threading import Timer
 
 import pytest
 
-from fedsam.results import write_queue
+from fedsam.results import database, write_queue
 from fedsam.results.ownership import RunTakenError
 from fedsam.results.store import Results
 from fedsam.results.write_queue import StorageError
@@ -127,3 +127,43 @@ def test_who_has_the_file_open_is_named(results: Results) -> None:
         assert f"by process {held.pid} (" in write_queue.held_by(results.path)
         held.communicate("\n")
     assert write_queue.held_by(results.path) == ", by a process of another user or machine or by a thread of this one"
+
+
+class Interrupted:
+    """A connection on which Ctrl-C arrives once, while a statement that begins with these words is made."""
+
+    def __init__(self, connection: sqlite3.Connection, statement: str) -> None:
+        self._connection, self._statement = connection, statement
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._connection, name)
+
+    def execute(self, statement: str, *values: object) -> sqlite3.Cursor:
+        done = self._connection.execute(statement, *values)
+        if self._statement and statement.startswith(self._statement):
+            self._statement = ""
+            raise KeyboardInterrupt
+        return done
+
+
+@pytest.mark.parametrize(("statement", "kept"), [("PRAGMA", []), ("BEGIN", []), ("INSERT", []), ("COMMIT", [1])])
+def test_an_interrupt_leaves_a_write_made_or_waiting(
+    results: Results, monkeypatch: pytest.MonkeyPatch, statement: str, kept: list[int]
+) -> None:
+    run = start(results)
+    results.queue_writes(lambda _: None)
+    assert results._queue is not None
+    monkeypatch.setattr(results._queue, "_connection", Interrupted(results._queue._connection, statement))
+    with pytest.raises(KeyboardInterrupt):
+        results.append_round(row(run, 1))
+    assert [one.round for one in results.rounds(run)] == kept
+    results.finish_run(run, "interrupted")
+    assert results.rounds(run) == [row(run, 1)]
+    assert [one.status for one in results.runs()] == ["interrupted"]
+
+
+def test_an_interrupt_as_a_transaction_begins_ends_it(results: Results) -> None:
+    connection = Interrupted(sqlite3.connect(results.path, isolation_level=None), "BEGIN")
+    with pytest.raises(KeyboardInterrupt), database.transaction(connection):  # type: ignore[arg-type]
+        pass
+    assert not connection.in_transaction
