@@ -7,9 +7,13 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
+
+Places = NDArray[np.int64]
 
 LANES = 8  # channels that max-pooling treats at once; two columns of so many fill the 16 lanes of a convolution's vectors
 
@@ -31,7 +35,9 @@ class NarrowConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """The output (N, O, H', W') for images (N, C, H, W); O is the number of output channels, or the next multiple of 8."""
-        weight = F.pad(self.weight, (0, 0, 0, 0, 0, x.shape[1] - self.in_channels)) if x.shape[1] > self.in_channels else self.weight
+        further = x.shape[1] - self.in_channels
+        padded = further > 0 and x.shape[1] == -(-self.in_channels // LANES) * LANES
+        weight = F.pad(self.weight, (0, 0, 0, 0, 0, further)) if padded else self.weight
         if not self._pairs_columns(x):
             return F.conv2d(x, weight, self.bias, padding=self.padding)
         (images, channels, height, width), (rows, columns) = x.shape, self.kernel_size
@@ -65,16 +71,16 @@ def as_written() -> Iterator[None]:
         _as_written.reset(token)
 
 
-def _gathered(values: Tensor, places: Tensor) -> Tensor:
+def _gathered(values: Tensor, places: Places) -> Tensor:
     """The values at these places of the flattened tensor, and zero at the place after the last."""
-    return F.pad(values.reshape(-1), (0, 1)).index_select(0, places)
+    return F.pad(values.reshape(-1), (0, 1)).index_select(0, torch.from_numpy(places))
 
 
 @cache
-def _places(out: int, channels: int, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+def _places(out: int, channels: int, rows: int, columns: int) -> tuple[Places, Places]:
     """Where the weights of two columns at once, channels last, and their biases are found in a kernel's; zeros are at the end."""
-    kernel = torch.arange(out * channels * rows * columns).view(out, channels, rows, columns)
-    pair = torch.full((2, LANES, channels, rows, columns + 1), kernel.numel())
+    kernel = np.arange(out * channels * rows * columns).reshape(out, channels, rows, columns)
+    pair = np.full((2, LANES, channels, rows, columns + 1), kernel.size)
     pair[0, :out, ..., :-1] = pair[1, :out, ..., 1:] = kernel  # the second column sees the image one further to the right
-    places = pair.view(2, LANES, channels, rows, (columns + 1) // 2, 2).permute(0, 1, 3, 4, 5, 2).reshape(-1)
-    return places, torch.arange(LANES).clamp(max=out).repeat(2)
+    places = pair.reshape(2, LANES, channels, rows, (columns + 1) // 2, 2).transpose(0, 1, 3, 4, 5, 2).reshape(-1)
+    return places, np.tile(np.arange(LANES).clip(max=out), 2)

@@ -113,3 +113,17 @@ def test_pickled_and_of_the_same_names() -> None:
     ours, theirs = layer(3, 6, 5), nn.Conv2d(3, 6, 5).double()
     theirs.load_state_dict(ours.state_dict())
     assert torch.equal(pickle.loads(pickle.dumps(ours))(images(3)), ours(images(3)))
+
+
+def test_weights_are_the_same_for_training_after_a_pass_in_inference_mode() -> None:
+    narrow._places.cache_clear()
+    ours, x = layer(3, 6, 5), images(3)
+    with torch.inference_mode():
+        inferred = ours(x).clone()
+    y = ours(x)
+    assert torch.equal(y, inferred) and torch.autograd.grad(y.sum(), [ours.weight])[0].any()
+
+
+def test_images_with_other_channels_are_refused() -> None:
+    with pytest.raises(RuntimeError, match="to have 3 channels, but got 4 channels"):
+        layer(3, 6, 5)(images(4))
