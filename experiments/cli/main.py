@@ -8,7 +8,6 @@ was closed.
 
 from __future__ import annotations
 
-import gc
 import os
 import sqlite3
 import sys
@@ -118,8 +117,6 @@ def program() -> NoReturn:
             sys.stderr.flush()
             os._exit(end.code)
         raise
-    finally:
-        gc.freeze()  # at its exit Python looks for unreachable cycles, which takes a second with what torch and matplotlib import
 
 
 if __name__ == "__main__":

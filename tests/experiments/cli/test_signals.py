@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import pty
 import re
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.cli.main import main, program
+from experiments.cli.main import main
 from experiments.cli.output import graceful_shutdown
 from experiments.running.checkpointing import FOLDER_NAME
 from experiments.settings.toml import toml
@@ -65,14 +64,3 @@ def test_a_process_that_ignores_hangups_goes_on_to_do_so() -> None:
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
-
-
-def test_the_end_of_the_process_does_not_look_for_cycles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["fedsam", "--version"])
-    gc.unfreeze()
-    try:
-        with pytest.raises(SystemExit) as end:
-            program()
-        assert end.value.code == 0 and gc.get_freeze_count()
-    finally:
-        gc.unfreeze()
