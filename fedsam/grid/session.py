@@ -22,6 +22,7 @@ from fedsam.imports import ROOT
 PRIVATE = "fedsam-private"  # a resource that tells a private Ray from others
 RAY_ANSWER_SECONDS = 10.0  # for Ray to answer
 POLL_SECONDS = 0.05  # between looks at whether Ray is up
+ONE = threading.Lock()  # held by whoever has this process's private Ray
 
 
 @contextmanager
@@ -46,7 +47,7 @@ def ray_session(
 
     Raises:
         ConfigError: There is no Ray at `address`, or it refuses this process, or it is another command's or run's private one, or ray was
-            imported without authentication.
+            imported without authentication, or another run of this process has a private Ray.
         RayStartError: A private Ray did not come up, tried several times.
     """
     if (resources_here := _resources_here(address)) is not None:
@@ -70,7 +71,7 @@ def private_ray(
     """
     import_ray(private=True)
     over, left = threading.Event(), set[psutil.Process]()
-    with ray_folder() as folder:
+    with _only_one(), ray_folder() as folder:
         private: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus, "object_store_memory": store, "resources": {PRIVATE: 1}}
         # Ray deletes a spill file once all objects in it are gone: one object a file, or former client states stay on disk with others.
         # It opens the folder that it is given to everybody, so it gets one inside ours, which only this user can enter.
@@ -91,6 +92,20 @@ def private_ray(
             start.check()
         finally:
             end_processes(left | processes(folder))
+
+
+@contextmanager
+def _only_one() -> Iterator[None]:
+    """Hold `ONE` for the length of a block. Ray has one connection a process: a second start would take it from the first."""
+    if not ONE.acquire(blocking=False):
+        raise ConfigError(
+            "compute.grid: 'ray' is not possible here now: another run of this process has Ray, of which a process has one; "
+            "start this one when that has ended, or as a process of its own; 'inline' runs without Ray"
+        )
+    try:
+        yield
+    finally:
+        ONE.release()
 
 
 class RayStart:

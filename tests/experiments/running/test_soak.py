@@ -11,6 +11,7 @@ import pytest
 from experiments.callbacks.callback import Callback
 from experiments.running.server_app import run
 from fedsam.results.rows import Row
+from tests.support.shared_ray import SharedRay
 
 ROUNDS, CLIENTS = 2000, 1000
 SETTINGS = {
@@ -26,7 +27,7 @@ SETTINGS = {
 
 
 class Memory(Callback):
-    """Keeps the resident bytes of this process and of the actor after each round."""
+    """Keeps the resident bytes of this process and of the actor, once it is up."""
 
     def __init__(self) -> None:
         self.driver: list[int] = []
@@ -35,18 +36,20 @@ class Memory(Callback):
     def round(self, row: Row) -> None:
         """Looked at every tenth round."""
         if row.round % 10 == 0:
-            self.driver.append(psutil.Process().memory_info().rss)
             below = psutil.Process().children(recursive=True)
-            self.actor.append(max(process.memory_info().rss for process in below if "ClientActor" in " ".join(process.cmdline())))
+            for actor in (process for process in below if "ClientActor" in " ".join(process.cmdline())):
+                self.actor.append(actor.memory_info().rss)
+                self.driver.append(psutil.Process().memory_info().rss)
 
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_memory_stays_flat_over_two_thousand_rounds_of_a_thousand_clients(tmp_path: Path) -> None:
+def test_memory_stays_flat_over_two_thousand_rounds_of_a_thousand_clients(tmp_path: Path, shared_ray: SharedRay) -> None:
+    shared_ray.stop()
     memory = Memory()
     run({**SETTINGS, "runs_dir": str(tmp_path)}, memory)
     for sizes in (memory.driver, memory.actor):
-        assert len(sizes) == ROUNDS // 10
+        assert 0.9 * ROUNDS // 10 < len(sizes) <= ROUNDS // 10
         # By the middle nearly every client has a state.
         before, after = mean(sizes[len(sizes) // 2 : 3 * len(sizes) // 4]), mean(sizes[3 * len(sizes) // 4 :])
         assert after <= 1.05 * before, f"{before / 2**20:.0f} MiB, then {after / 2**20:.0f} MiB"

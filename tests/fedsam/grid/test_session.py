@@ -53,6 +53,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(ray, "init", start)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(session, "ONE", threading.Lock())  # not that of the tests' real Ray
     return folders
 
 
@@ -94,6 +95,7 @@ class SlowRay:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         ray, self.may_come_up, self.log, self.begun = import_ray(private=True), threading.Event(), list[object](), threading.Event()
         monkeypatch.setattr(session, "start_private", self._start)
+        monkeypatch.setattr(session, "ONE", threading.Lock())  # not that of the tests' real Ray
         monkeypatch.setattr(ray, "shutdown", lambda: self.log.append("ended"))
 
     def _start(self, over: threading.Event, *, num_cpus: int, _temp_dir: str, **_: object) -> None:
@@ -123,6 +125,21 @@ def test_a_private_ray_starts_beside_its_block_and_is_watched_once_it_is_up(slow
         assert start.is_up()
     assert slow_ray.log == ["starts with 3 CPUs", "goes on", "up", "ended"]
     assert not slow_ray.folder.exists()
+
+
+def test_a_second_private_ray_of_a_process_is_refused_until_the_first_has_ended(slow_ray: SlowRay) -> None:
+    slow_ray.may_come_up.set()
+    with private_ray(cpus=1) as start:
+        start.is_up(wait=True)
+        with (
+            pytest.raises(ConfigError, match="'ray' is not possible here now: another run of this process has Ray"),
+            ray_session(),
+        ):
+            pass
+        assert slow_ray.log == ["starts with 1 CPUs", "up"]
+    with private_ray(cpus=2) as start:
+        start.is_up(wait=True)
+    assert slow_ray.log[3:] == ["starts with 2 CPUs", "up", "ended"]
 
 
 def test_the_handling_of_sigterm_that_ray_sets_is_taken_back(slow_ray: SlowRay) -> None:
