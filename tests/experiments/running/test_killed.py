@@ -80,9 +80,10 @@ def test_a_killed_comparison_ends_as_an_undisturbed_one(folder: Path, options: t
     whole = compare(folder, "whole", *options)
     said = whole.communicate()[1]
     assert whole.returncode == 0, said
-    draw, deaths = random.Random(5), 0
-    while killed(compare(folder, "cut", *options), draw.randrange(3 * ROUNDS), draw.uniform(0, 0.3)):
+    draw, deaths, later = random.Random(5), 0, 1
+    while killed(compare(folder, "cut", *options), draw.randrange(later * ROUNDS), draw.uniform(0, 0.1 * later)):
         deaths += 1
+        later = min(deaths + 1, 3)  # soon at first, so that there is a second time; then late enough for a run to end
         assert deaths < 10 * RUNS
     assert deaths >= 2
     assert content(folder / "cut") == content(folder / "whole")
