@@ -125,8 +125,10 @@ def test_what_an_app_can_ask_of_flower_is_the_same(flwr_run: FlwrRun, tmp_path: 
 
 @pytest.mark.parametrize(("name", "nodes"), [("vertical", 2), ("secagg", 4), ("plain", 4), ("survival", 4)])
 def test_the_shapes_of_flowers_examples_give_the_same_numbers(flwr_run: FlwrRun, name: str, nodes: int, tmp_path: Path) -> None:
-    theirs, ours = on_both(flwr_run, name, tmp_path, nodes, grid="inline")
-    assert json.loads((theirs / "result.json").read_text()) == json.loads((ours / "result.json").read_text())
+    theirs, ours = (json.loads((folder / "result.json").read_text()) for folder in on_both(flwr_run, name, tmp_path, nodes, grid="inline"))
+    if name == "secagg":  # Flower averages as many copies of the model as there are clients, in the order in which these answered
+        np.testing.assert_allclose(theirs.pop("models"), ours.pop("models"), rtol=1e-12)
+    assert theirs == ours
 
 
 def test_our_app_gives_the_same_numbers(flwr_run: FlwrRun, tmp_path: Path) -> None:
