@@ -8,6 +8,8 @@ was closed.
 
 from __future__ import annotations
 
+import atexit
+import logging
 import os
 import sqlite3
 import sys
@@ -107,16 +109,33 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def program() -> NoReturn:
-    """The entry point of the process `fedsam`: `main`, but after an interrupt the process exits at once, whatever its threads do."""
+    """The entry point of the process `fedsam`: `main`, but the process exits without taking apart what torch and Ray have imported.
+
+    That takes a second. Threads are waited for and functions of `atexit` are called, except after an interrupt.
+    """
+    code = [0]
+    atexit.register(_exit_at_once, code)  # before all others, so that it is called after them
     try:
         main()
     except SystemExit as end:
-        if end.code in (INTERRUPTED, TERMINATED):
+        code[0] = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if code[0] in (INTERRUPTED, TERMINATED):
             # Everything is closed. A thread in which Ray was still starting would end the process a minute later with another exit code.
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(end.code)
+            _exit_at_once(code)
         raise
+    except BaseException:
+        atexit.unregister(_exit_at_once)  # Python knows how such a process ends
+        raise
+
+
+def _exit_at_once(code: Sequence[int]) -> None:
+    logging.shutdown()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        return  # which Python reports as it exits
+    os._exit(code[0])
 
 
 if __name__ == "__main__":

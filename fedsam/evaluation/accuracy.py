@@ -21,6 +21,7 @@ from fedsam.data.datasets import Dataset, Images
 from fedsam.models.network import Network
 
 BINS = 15
+CPU_IMAGES = 100  # that a CPU computes at once, whatever the batch: activations of so many stay in its caches
 
 
 @dataclass(frozen=True)
@@ -94,11 +95,13 @@ def score(network: Network, w: Tensor, buffers: Tensor, images: Images, dataset:
         dataset: Source of the normalization constants.
     """
     device, dtype = w.device, w.dtype
+    at_once = min(batch_size, CPU_IMAGES) if device.type == "cpu" else batch_size
     losses, confidence, predicted = [], [], []
     network.buffers = buffers
     with torch.no_grad(), network.evaluating():
         for x, y in zip(images.x.split(batch_size), images.y.split(batch_size), strict=True):
-            logits = network(w, normalize(x.to(device), dataset.mean, dataset.std, dtype))
+            parts = (normalize(part.to(device), dataset.mean, dataset.std, dtype) for part in x.split(at_once))
+            logits = torch.cat([network(w, part) for part in parts])
             losses.append(functional.cross_entropy(logits, y.to(device), reduction="sum").double())
             most = logits.softmax(dim=1).max(dim=1)
             confidence.append(most.values)

@@ -50,6 +50,17 @@ def test_scores_of_parts_come_to_what_one_pass_does() -> None:
     assert scores.evaluation(images.y, 3) == evaluate(network, w, network.buffers, images, DATASET, 7)
 
 
+def test_a_batch_is_computed_in_parts_of_which_its_loss_tells_nothing() -> None:
+    images = Images(PIXELS.repeat(90, 1, 1, 1), IMAGES.y.repeat(90))
+    network, w = lamp()
+    sizes = list[int]()
+    network.module.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
+    scores = score(network, w, network.buffers, images, DATASET, 240)
+    assert sizes == [100, 100, 40, 100, 100, 10]
+    of_five = evaluate(network, w, network.buffers, IMAGES, DATASET).total_loss
+    assert scores.losses.tolist() == pytest.approx([48 * of_five, 42 * of_five])
+
+
 @pytest.mark.parametrize(
     ("confidence", "right", "error"),
     [
