@@ -1,4 +1,4 @@
-"""A mean over seeds with its confidence interval; it imports little of scipy, so that what shows intervals starts at once."""
+"""A mean over seeds with its confidence interval; what shows means starts at once, as only an interval imports scipy, and little of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtrit
 
 SIGNIFICANCE_LEVEL = 0.05  # of tests; intervals cover 95 %
 
@@ -36,6 +35,8 @@ class Estimate:
         """
         if len(values) == 1:
             return cls(float(values[0]), None)
+        from scipy.special import stdtrit
+
         with np.errstate(invalid="ignore", over="ignore"):  # of a run that diverged
             deviation = np.std(values, ddof=1)
         quantile = stdtrit(len(values) - 1, 1 - SIGNIFICANCE_LEVEL / 2 / max(1, comparisons))
