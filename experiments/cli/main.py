@@ -38,6 +38,7 @@ from experiments.cli.commands import (
 )
 from experiments.cli.commands import list as list_
 from experiments.cli.output import FAILED, INTERRUPTED, STORAGE, TERMINATED, USAGE, print_error
+from fedsam.grid.process import pause_collection, resume_collection
 from fedsam.results.write_queue import StorageError
 from fedsam.wording import ConfigError
 
@@ -60,6 +61,7 @@ COMMANDS = {
     "cluster": cluster,
     "bench": bench,
 }
+MAKE_RUNS = ("run", "compare", "resume")  # which collect garbage from their first run on
 
 
 def _print_version(asked: bool) -> None:
@@ -83,8 +85,11 @@ app = typer.Typer(
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)] = False,
-) -> None: ...
+) -> None:
+    if context.invoked_subcommand not in MAKE_RUNS:
+        resume_collection()
 
 
 for name, module in COMMANDS.items():
@@ -113,6 +118,7 @@ def program() -> NoReturn:
 
     That takes a second. Threads are waited for and functions of `atexit` are called, except after an interrupt.
     """
+    pause_collection()
     code = [0]
     atexit.register(_exit_at_once, code)  # before all others, so that it is called after them
     try:

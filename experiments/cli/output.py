@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 
 from fedsam.formatting import literal, printable
+from fedsam.grid.process import collect_among_new, resume_collection
 from fedsam.wording import ConfigError
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from experiments.callbacks.callback import Callback
     from experiments.running.scheduler import Outcome
+    from fedsam.config import Experiment
 
 FAILED, USAGE, UNFINISHED, DIVERGED, STORAGE, INTERRUPTED, TERMINATED = 1, 2, 3, 4, 5, 130, 143
 SECOND_SIGNAL_SECONDS = 10.0  # after which a second signal interrupts a shutdown that takes long
@@ -81,13 +83,21 @@ def print_table(table: Table) -> None:
 
 @contextmanager
 def progress_callback(quiet: bool, tensorboard: bool = False) -> Iterator[Callback]:
-    """The callback that keeps the plan, shows progress on the terminal, unless quiet, and writes TensorBoard event files, if asked to."""
-    from experiments.callbacks.callback import CallbackList
+    """The callback that keeps the plan, shows progress on the terminal, unless quiet, and writes TensorBoard event files, if asked to.
+
+    In a process that is to collect garbage from its first run on, that is seen to.
+    """
+    from experiments.callbacks.callback import Callback, CallbackList
     from experiments.callbacks.progress import ConsoleCallback
     from experiments.callbacks.recorded_plan import PlanRecorder
 
+    class Collecting(Callback):
+        def started(self, run_id: str, experiment: Experiment) -> None:
+            resume_collection()
+
     with ExitStack() as stack:
-        callbacks: list[Callback] = [PlanRecorder()]
+        stack.callback(resume_collection)
+        callbacks: list[Callback] = [Collecting(), PlanRecorder()]
         if tensorboard:
             from experiments.callbacks.tensorboard import TensorBoardCallback
 
@@ -165,6 +175,7 @@ def report_runs(
 
     if not ids:
         return True
+    collect_among_new()
     target = out or folder / "reports" / ids[0]
     try:
         with Results.open(folder, create=False) as results:

@@ -28,11 +28,11 @@ from fedsam.data.datasets import DataError, Dataset, Images
 from fedsam.data.federated import partition_examples
 from fedsam.data.partition import PARTITIONS
 from fedsam.formatting import plural
-from fedsam.grid.actor import LocalServer
 from fedsam.grid.inline import InlineGrid
 from fedsam.grid.pool import ActorPool, Stored
 from fedsam.grid.ray_grid import RayGrid
 from fedsam.grid.ray_start import WhenLost
+from fedsam.grid.serving import LocalServer
 from fedsam.grid.session import is_ray_here
 from fedsam.module_sources import Source
 

@@ -10,10 +10,9 @@ from typing import Any
 from flwr.app import Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedsam.grid.actor import peak_memory
 from fedsam.grid.base import LocalGrid, expired, time_to_live
 from fedsam.grid.client_states import ClientStates
-from fedsam.grid.process import torch_threads
+from fedsam.grid.process import peak_memory, torch_threads
 from fedsam.grid.serving import ClientTask, ShardServer, serve
 from fedsam.messages.aggregation import ShardAccumulator
 

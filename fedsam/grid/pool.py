@@ -10,7 +10,8 @@ from typing import Any
 from flwr.clientapp import ClientApp
 
 from fedsam.grid import object_store
-from fedsam.grid.actor import ClientActor, peak_memory
+from fedsam.grid.actor import ClientActor
+from fedsam.grid.process import peak_memory
 from fedsam.grid.session import RayStart
 
 MAX_START_DEATHS = 3  # of actors in a row, before a pool gives up
@@ -63,6 +64,7 @@ class ActorPool:
         self.memory = (memory or min(gpus, 1.0)) if gpus else None
         self._given: dict[str, Any] | None = None  # what has yet to be supplied
         self._supplies: dict[str, Any] | None = None
+        self._load_reference: Any = None
         self._kind = ray.remote(num_cpus=cpus, num_gpus=gpus)(ClientActor)
         self.gpus, self.stopped = gpus, False
         self._peaks: dict[Any, tuple[int, int | None]] = {}
@@ -214,7 +216,7 @@ class ActorPool:
         self._start()
 
     def release(self, actor: Any, peak: tuple[int, int | None] | None) -> None:
-        """Note that an actor is done with a call, and its `fedsam.grid.actor.peak_memory` where that is known."""
+        """Note that an actor is done with a call, and its `fedsam.grid.process.peak_memory` where that is known."""
         self.busy[actor] -= 1
         if peak is not None:
             self._peaks[actor] = peak
@@ -228,5 +230,8 @@ class ActorPool:
         """Start an actor. Raises `KeyboardInterrupt` once the pool was stopped."""
         if self.stopped:
             raise KeyboardInterrupt
-        actor: Any = self._kind.remote(self._load, self._cpus, self._supplies, self.memory)
+        import ray
+
+        self._load_reference = self._load_reference or ray.put(self._load)
+        actor: Any = self._kind.remote([self._load_reference], self._cpus, self._supplies, self.memory)
         self.starting[actor.process.remote()] = actor

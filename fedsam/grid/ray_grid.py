@@ -12,12 +12,11 @@ from flwr.app import Error, Message, MessageType
 
 from fedsam.formatting import plural
 from fedsam.grid import object_store
-from fedsam.grid.actor import LocalServer, ShardResult
 from fedsam.grid.base import LocalGrid, expired, time_to_live
 from fedsam.grid.client_states import ClientStates
 from fedsam.grid.pool import ActorPool
 from fedsam.grid.scheduler import ACTOR_START_SECONDS, PendingCall, Scheduler, Shard
-from fedsam.grid.serving import ClientTask
+from fedsam.grid.serving import ClientTask, LocalServer, ShardResult
 from fedsam.messages.flower_private import REPLY_UNAVAILABLE
 
 

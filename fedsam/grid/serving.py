@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
+import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from flwr.app import Context, Error, Message, Metadata, RecordDict
+from flwr.app import Context, Error, Message, MessageType, Metadata, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedsam.grid import object_store
+from fedsam.grid.base import time_to_live
+from fedsam.grid.process import peak_memory, torch_threads
 from fedsam.messages.aggregation import ShardAccumulator, failure, update_sum
 from fedsam.messages.codec import AggregationSpec, PartialSum, Update
 from fedsam.messages.flower_private import CLIENT_APP_RAISED, make_content, make_message, set_message_id
@@ -32,6 +38,27 @@ class ClientTask:
     node_config: Mapping[str, Any]
     run_config: Mapping[str, Any]
     state: Any = None
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """The results of shards, the clients' states aside.
+
+    Attributes:
+        replies: Of each shard.
+        stateful: Of each client in turn, whether it has a new state.
+        seconds: That each shard took.
+        peak: The actor's `peak_memory`.
+        crowded: The memory of the GPU, which has other actors, ran out: nothing here counts.
+        states: Each client's new state, None where it keeps the one it has; empty where they are returned by themselves.
+    """
+
+    replies: list[list[Message]]
+    stateful: list[bool]
+    seconds: list[float]
+    peak: tuple[int, int | None]
+    crowded: bool = False
+    states: list[RecordDict | None] = field(default_factory=list)
 
 
 @runtime_checkable
@@ -150,3 +177,74 @@ def _context(task: ClientTask, state: RecordDict) -> Context:
 def _copied(content: RecordDict) -> RecordDict:
     """A copy whose records an app may change without others seeing it; arrays are shared, they cannot change."""
     return make_content({key: record.copy() for key, record in content.items()})
+
+
+def serve_shards(
+    app: ClientApp, shards: Sequence[Sequence[ClientTask]], fetched: Mapping[Any, Any], *, shared: bool, single: bool
+) -> Iterator[Any]:
+    """Serve shards in this process; gives what `ClientActor.run` gives.
+
+    Args:
+        fetched: What `records_of` gives.
+        shared: As of `ClientActor.run`.
+        single: As of `ClientActor.run`.
+    """
+    replies, stateful, seconds, crowded = [], [], [], False
+    for shard in shards:
+        start, server, contents = time.perf_counter(), None, dict[int, RecordDict]()
+        for task in shard:
+            key = id(task.records)  # the same where messages share their content
+            content = contents[key] = contents.get(key) or _content(task, fetched)
+            server = server or ShardServer(app, make_message(task.metadata, content), single=single, shared=shared)
+            try:
+                if crowded:
+                    raise CrowdedError
+                usable, state = server.serve(task, content, object_store.load(task.state) if task.state else RecordDict())
+            except CrowdedError:
+                crowded = True
+                stateful.append(False)
+                yield None
+                continue
+            stateful.append(usable and (len(state) > 0 or task.state is not None))
+            yield state if stateful[-1] else None
+            del state  # or it stays while the next client's is made
+        replies.append(server.replies() if server else [])
+        seconds.append(time.perf_counter() - start)
+    yield ShardResult(replies, stateful, seconds, peak_memory(), crowded)
+
+
+def _content(task: ClientTask, fetched: Mapping[Any, Any]) -> RecordDict:
+    import ray
+
+    return make_content({name: fetched[r] if isinstance(r, ray.ObjectRef) else r for name, r in task.records.items()})
+
+
+def records_of(shards: Sequence[Sequence[ClientTask]], known: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The records that the tasks refer to, by their references: those that are not `known` from the object store."""
+    import ray
+
+    needed = {r for shard in shards for task in shard for r in task.records.values() if isinstance(r, ray.ObjectRef)}
+    return {ref: known[ref] if ref in known else ray.get(ref) for ref in needed}
+
+
+class LocalServer:
+    """Serves clients in the process that sends the messages, as an actor does in its own. A client that ends its process ends this one.
+
+    Args:
+        load: Gives the ClientApp, called when it is needed.
+        threads: Torch threads; an actor with as many computes the same bits.
+        kinds: Types of the messages that it serves: those that take no longer than an actor may wait.
+    """
+
+    def __init__(self, load: Callable[[], ClientApp], threads: int, kinds: Collection[str] = (MessageType.TRAIN,)) -> None:
+        self._load, self._threads, self._kinds = cache(load), threads, kinds
+
+    def serve(self, shard: Sequence[ClientTask], *, single: bool) -> Iterator[Any]:
+        """As `ClientActor.run`, for one shard."""
+        with torch_threads(self._threads):
+            yield from serve_shards(self._load(), [shard], records_of([shard], {}), shared=False, single=single)
+
+    def may_serve(self, shards: Iterable[Iterable[Message]]) -> bool:
+        """Whether all messages are of its kinds, and none has a time to live."""
+        each = (message for shard in shards for message in shard)
+        return all(message.metadata.message_type in self._kinds and time_to_live(message) == math.inf for message in each)

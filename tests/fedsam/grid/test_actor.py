@@ -9,6 +9,7 @@ import pytest
 import torch
 from flwr.clientapp import ClientApp
 
+from fedsam.grid import actor
 from fedsam.grid.actor import ClientActor
 from fedsam.grid.pool import ActorPool, Stored
 from fedsam.grid.session import import_ray
@@ -22,9 +23,11 @@ def test_an_actor_may_use_its_share_of_the_memory(
 ) -> None:
     limits: list[float] = []
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", limits.append)
-    import_ray(private=True)  # as other tests of this process need it
+    ray = import_ray(private=True)  # as other tests of this process need it
+    monkeypatch.setattr(ray, "get", {"load": ClientApp}.get)
+    monkeypatch.setattr(actor, "pause_collection", lambda: None)
     pool = ActorPool(ClientApp, actors=0, gpus=gpus, memory=memory)
-    ClientActor(ClientApp, 1, {}, pool.memory)
+    ClientActor(["load"], 1, {}, pool.memory)
     assert limits == ([] if expected is None else [expected])
 
 

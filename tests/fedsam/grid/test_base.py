@@ -21,11 +21,11 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.clientapp import ClientApp
 
 from fedsam.grid import ray_grid, scheduler
-from fedsam.grid.actor import LocalServer
 from fedsam.grid.base import LocalGrid
 from fedsam.grid.inline import InlineGrid
 from fedsam.grid.pool import ActorPool
 from fedsam.grid.ray_grid import RayGrid
+from fedsam.grid.serving import LocalServer
 from fedsam.grid.session import import_ray
 from fedsam.messages import flower_private
 from tests.support.processes import HANG
