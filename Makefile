@@ -35,7 +35,7 @@ test: setup ## Lint, types and tests, side by side; PYTEST_ARGS adds options
 tests: setup
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(PYTEST_ARGS)
 
-proofs: setup ## The tests that take long (a quarter of an hour, nothing else at work): Ray, Flower's runtime, CIFAR-10 from FEDSAM_DATA
+proofs: setup ## The tests that take long (half an hour, nothing else at work): Ray, Flower's runtime, CIFAR-10 from FEDSAM_DATA
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
 bench: setup ## Time and memory beside bare PyTorch and Flower, an hour with nothing else at work; BENCH_ARGS adds options, such as --quick

@@ -173,7 +173,7 @@ class Measure(Frozen):
         description="Stop after so many evaluations in a row without a better accuracy on data.validation; rounds is then the most.",
     )
     clients: bool = Field(False, description="Also have each round's cohort evaluate the new global vector on its own examples.")
-    batch_size: Count = Field(500, description="Examples per evaluation batch.")
+    batch_size: Count = Field(500, description="Examples per evaluation batch; a CPU computes at most 100 of them at once.")
     union: bool = Field(True, description="After the last round, also evaluate on the training examples of all clients together.")
     target: Fraction | None = Field(None, description="Test accuracy to reach: tables show what it took; default: chosen by the report.")
     flatness: Flatness = Flatness()

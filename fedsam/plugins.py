@@ -32,6 +32,11 @@ _appended: list[str] = []  # those of them that `sys.path` did not have
 _imported_sources: dict[str, Source | None] = {}  # by top-level module; None: installed, or not of files
 
 
+def have_run() -> bool:
+    """Whether this process has imported anything that is somebody's own."""
+    return bool(_imported_sources)
+
+
 def is_reference(name: str) -> bool:
     """Whether a name has the form `module:attribute`.
 

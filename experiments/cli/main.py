@@ -38,6 +38,7 @@ from experiments.cli.commands import (
 )
 from experiments.cli.commands import list as list_
 from experiments.cli.output import FAILED, INTERRUPTED, STORAGE, TERMINATED, USAGE, print_error
+from fedsam import plugins
 from fedsam.grid.process import pause_collection, resume_collection
 from fedsam.results.write_queue import StorageError
 from fedsam.wording import ConfigError
@@ -61,7 +62,7 @@ COMMANDS = {
     "cluster": cluster,
     "bench": bench,
 }
-MAKE_RUNS = ("run", "compare", "resume")  # which collect garbage from their first run on
+MAKE_RUNS = ("run", "compare", "resume")  # which collect garbage once they have imported what runs need
 
 
 def _print_version(asked: bool) -> None:
@@ -90,6 +91,8 @@ def _options(
 ) -> None:
     if context.invoked_subcommand not in MAKE_RUNS:
         resume_collection()
+    if context.invoked_subcommand == "flower":  # which runs an app of others
+        atexit.unregister(_exit_at_once)
 
 
 for name, module in COMMANDS.items():
@@ -116,7 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def program() -> NoReturn:
     """The entry point of the process `fedsam`: `main`, but the process exits without taking apart what torch and Ray have imported.
 
-    That takes a second. Threads are waited for and functions of `atexit` are called, except after an interrupt.
+    That takes a second. Threads are waited for, and what is registered with `atexit` meanwhile is called, except after an interrupt. Where
+    code of others has run, Python ends the process as it ends theirs: it writes what is left in files that nobody has closed.
     """
     pause_collection()
     code = [0]
@@ -127,7 +131,10 @@ def program() -> NoReturn:
         code[0] = end.code if isinstance(end.code, int) else int(end.code is not None)
         if code[0] in (INTERRUPTED, TERMINATED):
             # Everything is closed. A thread in which Ray was still starting would end the process a minute later with another exit code.
-            _exit_at_once(code)
+            _flush()
+            os._exit(code[0])
+        if plugins.have_run():
+            atexit.unregister(_exit_at_once)
         raise
     except BaseException:
         atexit.unregister(_exit_at_once)  # Python knows how such a process ends
@@ -135,13 +142,19 @@ def program() -> NoReturn:
 
 
 def _exit_at_once(code: Sequence[int]) -> None:
-    logging.shutdown()
+    logging.shutdown()  # which was registered before
+    if _flush():
+        os._exit(code[0])
+
+
+def _flush() -> bool:
+    """Write what is left of stdout and stderr; whether that was possible: Python reports it as it exits."""
     try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except OSError:
-        return  # which Python reports as it exits
-    os._exit(code[0])
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 if __name__ == "__main__":

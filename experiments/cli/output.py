@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 from fedsam.formatting import literal, printable
-from fedsam.grid.process import collect_among_new, resume_collection
+from fedsam.grid.process import exempt_from_collection, resume_collection
 from fedsam.wording import ConfigError
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from experiments.callbacks.callback import Callback
     from experiments.running.scheduler import Outcome
-    from fedsam.config import Experiment
 
 FAILED, USAGE, UNFINISHED, DIVERGED, STORAGE, INTERRUPTED, TERMINATED = 1, 2, 3, 4, 5, 130, 143
 SECOND_SIGNAL_SECONDS = 10.0  # after which a second signal interrupts a shutdown that takes long
@@ -84,20 +83,15 @@ def print_table(table: Table) -> None:
 @contextmanager
 def progress_callback(quiet: bool, tensorboard: bool = False) -> Iterator[Callback]:
     """The callback that keeps the plan, shows progress on the terminal, unless quiet, and writes TensorBoard event files, if asked to.
-
-    In a process that is to collect garbage from its first run on, that is seen to.
+    At the end of the block garbage is collected again, where it was not from `actor_groups` on.
     """
-    from experiments.callbacks.callback import Callback, CallbackList
+    from experiments.callbacks.callback import CallbackList
     from experiments.callbacks.progress import ConsoleCallback
     from experiments.callbacks.recorded_plan import PlanRecorder
 
-    class Collecting(Callback):
-        def started(self, run_id: str, experiment: Experiment) -> None:
-            resume_collection()
-
     with ExitStack() as stack:
         stack.callback(resume_collection)
-        callbacks: list[Callback] = [Collecting(), PlanRecorder()]
+        callbacks: list[Callback] = [PlanRecorder()]
         if tensorboard:
             from experiments.callbacks.tensorboard import TensorBoardCallback
 
@@ -175,7 +169,6 @@ def report_runs(
 
     if not ids:
         return True
-    collect_among_new()
     target = out or folder / "reports" / ids[0]
     try:
         with Results.open(folder, create=False) as results:
@@ -197,6 +190,7 @@ def report_runs(
 
 def report_outcomes(ids: Sequence[str], folder: Path, *, baseline: str | None = None, target_accuracy: float | None = None) -> None:
     """As `report_runs`, of runs that were just made: a report that cannot be made does not hide how they ended."""
+    exempt_from_collection()
     try:
         report_runs(ids, folder, baseline=baseline, target_accuracy=target_accuracy)
     except ConfigError as error:

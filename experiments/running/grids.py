@@ -30,6 +30,7 @@ from fedsam.data.partition import PARTITIONS
 from fedsam.formatting import plural
 from fedsam.grid.inline import InlineGrid
 from fedsam.grid.pool import ActorPool, Stored
+from fedsam.grid.process import resume_collection
 from fedsam.grid.ray_grid import RayGrid
 from fedsam.grid.ray_start import WhenLost
 from fedsam.grid.serving import LocalServer
@@ -78,6 +79,7 @@ def actor_groups(
         raise ConfigError("compute: the experiments of a sweep run on the same actors; only precision and shard_size may differ")
     compute, cache = computes.pop(), cache or DatasetCache()
     check_gpus(compute)
+    resume_collection()  # nearly all is imported by now
     _check_own(experiments, cache)
     try_out(experiments, cache.get)
     if compute.grid == "inline":

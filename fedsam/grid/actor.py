@@ -56,9 +56,11 @@ class ClientActor:
         """Process id and Ray's id of the machine; answers once the actor is ready, its app loaded where its supplies are known."""
         import ray
 
-        if self._supplies is not None:
-            self._loaded()
-        resume_collection()
+        try:
+            if self._supplies is not None:
+                self._loaded()
+        finally:
+            resume_collection()
         return os.getpid(), ray.get_runtime_context().get_node_id()
 
     def _loaded(self) -> ClientApp:

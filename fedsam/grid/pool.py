@@ -232,6 +232,6 @@ class ActorPool:
             raise KeyboardInterrupt
         import ray
 
-        self._load_reference = self._load_reference or ray.put(self._load)
+        self._load_reference = self._load_reference or ray.put(self._load)  # in a list: the actor takes it when it is ready for its imports
         actor: Any = self._kind.remote([self._load_reference], self._cpus, self._supplies, self.memory)
         self.starting[actor.process.remote()] = actor

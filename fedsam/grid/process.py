@@ -12,7 +12,8 @@ from threading import Event
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as in malloc.h of glibc
 LARGEST_BLOCK, KEPT = 2**25, 2**29  # bytes: the largest threshold that glibc allows; what stays with the process although it is free
 
-_own = Event()  # set in processes of the project, commands and actors; in a user's own, garbage is collected as ever
+# Set in commands and actors, which the project starts; in a user's own process garbage is collected as ever. A process has one collector.
+_own = Event()
 
 
 def pause_collection() -> None:
@@ -32,8 +33,8 @@ def resume_collection() -> None:
         gc.enable()
 
 
-def collect_among_new() -> None:
-    """Look for garbage only among what is made from now on, in a process of the project's that is to end soon."""
+def exempt_from_collection() -> None:
+    """Look for no garbage among what is there by now, in a process of the project's that is to end soon."""
     if _own.is_set():
         gc.freeze()
 

@@ -28,9 +28,8 @@ START_SECONDS = 120.0  # for Ray to be up; Ray itself waits for 30
 START_POLL_SECONDS = 0.02  # between questions whether it is
 RAYLET_POLLS = 25  # of these questions, after which its raylet is looked for, too
 START_ATTEMPTS = 3
-DAEMONS = ("raylet", "gcs_server")  # without which Ray ends the process that started it, after a while and without a word
+DAEMONS = ("raylet", "gcs_server")  # without which Ray ends the process that started it, within a minute and without a word
 WATCH_SECONDS = 1.0  # between looks at them
-LEFT_OVER_SECONDS = 20  # for which Ray's processes look for a Ray that is gone, and then end; Ray's own value is 60
 
 PREFIX = "fedsam-ray-"
 OWNER = "owner"  # a file that the owner holds a lock on, which ends with its process, however that ends
@@ -223,7 +222,6 @@ def set_environment(*, private: bool) -> None:
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     if private:
         os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", str(LEFT_OVER_SECONDS))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 

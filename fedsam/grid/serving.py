@@ -1,4 +1,7 @@
-"""How a message is served: by a ClientApp as Flower calls one, or past the messages where that makes no difference to what comes of it."""
+"""How messages and shards of them are served, in any process: by a ClientApp as Flower calls one, or past the messages.
+
+The latter where it makes no difference to what comes of them.
+"""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from fedsam.imports import ROOT
 PRIVATE = "fedsam-private"  # a resource that tells a private Ray from others
 RAY_ANSWER_SECONDS = 10.0  # for Ray to answer
 POLL_SECONDS = 0.05  # between looks at whether Ray is up
-ONE = threading.Lock()  # held by whoever has this process's private Ray
+ONE_RAY = threading.Lock()  # held by whoever has connected this process, which can have one connection, to a Ray
 
 
 @contextmanager
@@ -47,7 +47,7 @@ def ray_session(
 
     Raises:
         ConfigError: There is no Ray at `address`, or it refuses this process, or it is another command's or run's private one, or ray was
-            imported without authentication, or another run of this process has a private Ray.
+            imported without authentication, or another run of this process has Ray.
         RayStartError: A private Ray did not come up, tried several times.
     """
     if (resources_here := _resources_here(address)) is not None:
@@ -96,8 +96,8 @@ def private_ray(
 
 @contextmanager
 def _only_one() -> Iterator[None]:
-    """Hold `ONE` for the length of a block. Ray has one connection a process: a second start would take it from the first."""
-    if not ONE.acquire(blocking=False):
+    """Hold `ONE_RAY` for the length of a block: a second `ray.init` would take the connection from the first."""
+    if not ONE_RAY.acquire(blocking=False):
         raise ConfigError(
             "compute.grid: 'ray' is not possible here now: another run of this process has Ray, of which a process has one; "
             "start this one when that has ended, or as a process of its own; 'inline' runs without Ray"
@@ -105,7 +105,7 @@ def _only_one() -> Iterator[None]:
     try:
         yield
     finally:
-        ONE.release()
+        ONE_RAY.release()
 
 
 class RayStart:
@@ -191,7 +191,7 @@ def _running_cluster(address: str) -> Iterator[Mapping[str, float]]:
             socket.create_connection((host.strip("[]"), int(port)), RAY_ANSWER_SECONDS).close()
         except (OSError, OverflowError) as error:
             raise ConfigError(f"{refused}: no Ray answers there: {error}") from None
-    with ExitStack() as stack:
+    with _only_one(), ExitStack() as stack:
         try:
             stack.enter_context(_running_ray(address)).is_up(wait=True)
         except (ConnectionError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:

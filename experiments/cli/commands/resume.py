@@ -21,6 +21,7 @@ from experiments.cli.options import (
     location_settings,
 )
 from experiments.cli.output import exit_on_failure, exit_on_unfinished, graceful_shutdown_of_runs, progress_callback, report_runs
+from fedsam.grid.process import exempt_from_collection
 
 EXAMPLES = (
     "fedsam resume 20260102-1530",
@@ -63,6 +64,7 @@ def command(
     with progress_callback(quiet, tensorboard) as callback, graceful_shutdown_of_runs(runs_dir):
         outcome = resume(run, runs_dir, Request(changes, allow_changed or (), restart), callback, when_lost(runs_dir, restarts=True))
     ids = [outcome.run_id] if outcome.run_id else []
+    exempt_from_collection()
     report_runs(ids, runs_dir)
     exit_on_failure([outcome])
     exit_on_unfinished(ids, runs_dir)

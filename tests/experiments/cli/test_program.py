@@ -35,6 +35,24 @@ def test_threads_and_exit_functions_come_before_the_end_and_nothing_is_taken_apa
     assert (process.returncode, process.stdout, process.stderr) == (code, "done\nthread\nat exit\n", "")
 
 
+def test_what_others_have_left_open_is_written() -> None:
+    process = ended("from fedsam import plugins; plugins.load('json:dumps', 'callbacks'); sys.exit(3)")
+    assert (process.returncode, process.stdout) == (3, "done\nthread\nat exit\ntaken apart\n")
+
+
+def test_an_app_of_others_ends_as_python_ends_it() -> None:
+    code = f"{BEGIN}    whole()\n\nwhole, main.main = main.main, go\nmain.program()"
+    for arguments, rest in ((["flower", "nowhere"], "taken apart\n"), (["explain", "nothing"], "")):
+        process = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+        assert (process.returncode, process.stdout) == (2, f"done\nthread\nat exit\n{rest}")
+
+
+def test_output_that_is_closed_is_no_error() -> None:
+    code = "import sys; sys.stdout = None; from experiments.cli import main; main.main = lambda: exit(4); main.program()"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (process.returncode, process.stderr) == (4, "")
+
+
 def test_an_interrupted_program_waits_for_no_thread() -> None:
     assert (ended("sys.exit(130)").returncode, ended("sys.exit(130)").stdout) == (130, "done\n")
 

@@ -39,7 +39,8 @@ def temporary() -> Iterator[Path]:
 
 
 def start(folder: Path, temporary: Path, *arguments: str) -> subprocess.Popen[bytes]:
-    environment = os.environ | {"TMPDIR": str(temporary), "PYTHONPATH": str(ROOT)}
+    # What a killed driver leaves behind looks for its Ray for 60 seconds, unless it is told not to, and then ends.
+    environment = os.environ | {"TMPDIR": str(temporary), "PYTHONPATH": str(ROOT), "RAY_gcs_rpc_server_reconnect_timeout_s": "20"}
     call = [sys.executable, "-m", "experiments.cli.main", *arguments, "--quiet"]
     return subprocess.Popen(call, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 

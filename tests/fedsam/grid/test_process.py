@@ -12,6 +12,7 @@ from threading import Event
 import pytest
 
 from experiments.cli.output import progress_callback
+from experiments.running.grids import actor_groups
 from fedsam.config import parse
 from fedsam.grid import process
 
@@ -70,7 +71,7 @@ def test_what_is_there_when_collection_resumes_is_looked_at_no_more() -> None:
     made = [[]]
     process.resume_collection()  # it was not paused
     assert any(one is made for one in gc.get_objects())
-    process.collect_among_new()
+    process.exempt_from_collection()
     assert not any(one is made for one in gc.get_objects())
 
 
@@ -79,21 +80,19 @@ def test_a_users_own_process_is_left_alone() -> None:
     made = [list[object]()]
     gc.disable()
     process.resume_collection()
-    process.collect_among_new()
+    process.exempt_from_collection()
     assert not gc.isenabled()
     assert any(one is made for one in gc.get_objects())
 
 
 @pytest.mark.usefixtures("own")
-def test_commands_that_make_runs_collect_from_the_first_one_on() -> None:
+def test_commands_that_make_runs_collect_once_there_are_grids() -> None:
     process.pause_collection()
-    with progress_callback(quiet=True) as callback:
-        assert not gc.isenabled()
-        callback.started("run", parse({}))
+    with actor_groups([parse({"data": {"dataset": "digits"}, "model": "lenet5", "compute": {"grid": "inline"}})], 1):
         assert gc.isenabled()
     process.pause_collection()
     with progress_callback(quiet=True):
-        pass
+        assert not gc.isenabled()
     assert gc.isenabled()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import threading
 from concurrent.futures import wait
 from pathlib import Path
@@ -53,7 +54,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(ray, "init", start)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
-    monkeypatch.setattr(session, "ONE", threading.Lock())  # not that of the tests' real Ray
+    monkeypatch.setattr(session, "ONE_RAY", threading.Lock())  # not that of the tests' real Ray
     return folders
 
 
@@ -95,7 +96,7 @@ class SlowRay:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         ray, self.may_come_up, self.log, self.begun = import_ray(private=True), threading.Event(), list[object](), threading.Event()
         monkeypatch.setattr(session, "start_private", self._start)
-        monkeypatch.setattr(session, "ONE", threading.Lock())  # not that of the tests' real Ray
+        monkeypatch.setattr(session, "ONE_RAY", threading.Lock())  # not that of the tests' real Ray
         monkeypatch.setattr(ray, "shutdown", lambda: self.log.append("ended"))
 
     def _start(self, over: threading.Event, *, num_cpus: int, _temp_dir: str, **_: object) -> None:
@@ -140,6 +141,16 @@ def test_a_second_private_ray_of_a_process_is_refused_until_the_first_has_ended(
     with private_ray(cpus=2) as start:
         start.is_up(wait=True)
     assert slow_ray.log[3:] == ["starts with 2 CPUs", "up", "ended"]
+
+
+def test_a_cluster_is_refused_to_a_process_that_has_a_private_ray(slow_ray: SlowRay) -> None:
+    slow_ray.may_come_up.set()
+    with socket.create_server(("127.0.0.1", 0)) as cluster, private_ray(cpus=1) as start:
+        start.is_up(wait=True)
+        address = f"127.0.0.1:{cluster.getsockname()[1]}"
+        with pytest.raises(ConfigError, match="another run of this process has Ray"), ray_session(address):
+            pass
+        assert slow_ray.log == ["starts with 1 CPUs", "up"]
 
 
 def test_the_handling_of_sigterm_that_ray_sets_is_taken_back(slow_ray: SlowRay) -> None:
