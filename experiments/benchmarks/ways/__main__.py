@@ -6,9 +6,8 @@ import importlib
 import sys
 
 from experiments.benchmarks.ways.task import Task
-from fedsam.grid.process import pause_collection
 
 if __name__ == "__main__":
-    if sys.argv[1] == "fedsam":
-        pause_collection()  # as the command does
+    if sys.argv[1] == "fedsam":  # as the command does; other ways run where there is no fedsam
+        importlib.import_module("fedsam.grid.process").pause_collection()
     importlib.import_module(f"experiments.benchmarks.ways.{sys.argv[1]}").main(Task.read(sys.argv[2]))
