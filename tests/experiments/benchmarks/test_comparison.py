@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
@@ -122,6 +124,15 @@ def test_a_run_that_fails_is_left_out(tmp_path: Path, monkeypatch: pytest.Monkey
     assert failures == [f"run {number}/4: {TINY.name}, ray: ended with exit code 1" for number in (1, 3)]
     Console(width=80).print(growth_table(GROWTH, summaries(runs)))  # which has no run
     draw(plan, summaries(runs), GROWTH)
+
+
+def test_the_floor_imports_nothing_of_fedsam_but_what_is_copied(tmp_path: Path) -> None:
+    code = "import runpy, sys; runpy.run_module('experiments.benchmarks.ways.__main__'); from experiments.benchmarks.ways import floor"
+    call = [sys.executable, "-c", f"{code}; print(sys.modules['experiments'].__path__)"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    bare = Files(tmp_path, 0, 2).bare_modules()
+    done = subprocess.run(call, cwd=bare, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr, str(bare) in done.stdout) == (0, "", True)
 
 
 def test_tables_show_ratios_to_the_floor_and_to_sgd(capsys: pytest.CaptureFixture[str]) -> None:
