@@ -9,6 +9,7 @@ was closed.
 from __future__ import annotations
 
 import atexit
+import gc
 import logging
 import os
 import sqlite3
@@ -92,7 +93,7 @@ def _options(
     if context.invoked_subcommand not in MAKE_RUNS:
         resume_collection()
     if context.invoked_subcommand == "flower":  # which runs an app of others
-        atexit.unregister(_exit_at_once)
+        _end_as_python_does()
 
 
 for name, module in COMMANDS.items():
@@ -134,10 +135,10 @@ def program() -> NoReturn:
             _flush()
             os._exit(code[0])
         if plugins.have_run():
-            atexit.unregister(_exit_at_once)
+            _end_as_python_does()
         raise
     except BaseException:
-        atexit.unregister(_exit_at_once)  # Python knows how such a process ends
+        _end_as_python_does()
         raise
 
 
@@ -145,6 +146,12 @@ def _exit_at_once(code: Sequence[int]) -> None:
     logging.shutdown()  # which was registered before
     if _flush():
         os._exit(code[0])
+    _end_as_python_does()
+
+
+def _end_as_python_does() -> None:
+    atexit.unregister(_exit_at_once)
+    gc.unfreeze()  # what Python does not take apart, Triton's bindings report as leaks, in pages
 
 
 def _flush() -> bool:

@@ -83,6 +83,7 @@ def print_table(table: Table) -> None:
 @contextmanager
 def progress_callback(quiet: bool, tensorboard: bool = False) -> Iterator[Callback]:
     """The callback that keeps the plan, shows progress on the terminal, unless quiet, and writes TensorBoard event files, if asked to.
+
     At the end of the block garbage is collected again, where it was not from `actor_groups` on.
     """
     from experiments.callbacks.callback import CallbackList
