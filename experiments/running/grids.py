@@ -90,13 +90,13 @@ def actor_groups(
     if compute.actors:
         _check_share(parallel, compute.actors)
     # Several runs are threads here, which would share torch's generators; a cluster's head may have no core free.
-    serves_meanwhile = parallel == 1 and not compute.gpus_per_actor and compute.ray_address is None and not is_ray_here()
+    serves_locally = parallel == 1 and not compute.gpus_per_actor and compute.ray_address is None and not is_ray_here()
     phase("starting Ray")
     # Ray starts, and the actors import what they need, while this process goes on.
-    with actor_pool(compute, load_clients, lost, beside=serves_meanwhile) as pool:
+    with actor_pool(compute, load_clients, lost, beside=serves_locally) as pool:
         _check_share(parallel, pool.size)
         phase(f"starting {plural(pool.size, 'actor')}, each of which imports torch")
-        yield [ActorGroup(cache, part, serves_meanwhile=serves_meanwhile) for part in pool.split(parallel)]
+        yield [ActorGroup(cache, part, serves_locally=serves_locally) for part in pool.split(parallel)]
 
 
 def _check_own(experiments: Sequence[Experiment], cache: DatasetCache) -> None:
@@ -132,7 +132,7 @@ class ActorGroup:
     """The actors, or this process, that serve the clients of one run at a time.
 
     Args:
-        serves_meanwhile: Whether this process serves clients until an actor is up.
+        serves_locally: Whether this process serves clients until an actor is up.
 
     Attributes:
         size: How many clients train at once.
@@ -140,9 +140,9 @@ class ActorGroup:
     """
 
     def __init__(
-        self, cache: DatasetCache, pool: ActorPool | None = None, process: RunProcess | None = None, *, serves_meanwhile: bool = False
+        self, cache: DatasetCache, pool: ActorPool | None = None, process: RunProcess | None = None, *, serves_locally: bool = False
     ) -> None:
-        self._cache, self._pool, self.process, self._serves_meanwhile = cache, pool, process, serves_meanwhile
+        self._cache, self._pool, self.process, self._serves_locally = cache, pool, process, serves_locally
         self._loaded: object = None
         self.size = pool.size if pool else 1
 
@@ -157,7 +157,7 @@ class ActorGroup:
             self._pool.supply(dataset=Stored(partial(self._cache.stored, experiment)), modules=modules)
             self._loaded = source(experiment), modules
         grid = RayGrid(self._pool, clients, settings, compute.shard_size)
-        grid.meanwhile = LocalServer(load, compute.cpus_per_actor, QUICK_MESSAGES) if self._serves_meanwhile else None
+        grid.local_server = LocalServer(load, compute.cpus_per_actor, QUICK_MESSAGES) if self._serves_locally else None
         return grid, dataset
 
     def stop(self) -> None:

@@ -203,8 +203,8 @@ def serve(
             with heartbeat(results.path, run_id):
                 session = Session(experiment, method, dataset, label_distribution, grid, results, run_id, callback, started, judge)
                 if isinstance(grid, RayGrid) and not _is_quick(session, int(label_distribution.sum(axis=1).max())):
-                    grid.meanwhile = None
-                waits = isinstance(grid, RayGrid) and not grid.pool.busy and grid.meanwhile is None
+                    grid.local_server = None
+                waits = isinstance(grid, RayGrid) and not grid.pool.busy and grid.local_server is None
                 check_space(experiment, session.network.module, partial(callback.warn, run_id))
                 callback.phase("round 1 begins once an actor has started" if waits else "round 1", run_id)
                 result = session.run()

@@ -35,7 +35,7 @@ class Images:
         last = self.x.movedim(1, -1)
         # Whole images are copied: indexing is five times slower.
         x = last.index_select(0, index).movedim(-1, 1) if last.is_contiguous() else self.x.index_select(0, index)
-        return Images(x, self.y[index])
+        return Images(x, self.y.index_select(0, index))
 
 
 @dataclass(frozen=True)

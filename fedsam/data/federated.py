@@ -149,7 +149,7 @@ class FederatedDataset:
         taken, epoch = 0, 0
         while taken < steps if steps is not None else epoch < epochs:
             shuffled = torch.from_numpy(order.permutation(self.indices[client]))
-            for index in shuffled[: sum(sizes)].split(sizes):
+            for index in torch.split_with_sizes(shuffled[: sum(sizes)], sizes):
                 if taken == steps:
                     return
                 yield self._load(self.dataset.train, index, rng)

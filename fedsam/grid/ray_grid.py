@@ -28,13 +28,13 @@ class RayGrid(LocalGrid):
 
     Attributes:
         states: References to the clients' states.
-        meanwhile: Serves clients in this process for as long as no actor is up; None: it waits for the first one.
+        local_server: Serves clients in this process before an actor is up, and where calls would take longer; None: actors alone do.
     """
 
     def __init__(self, pool: ActorPool, clients: int, run_config: Mapping[str, Any], shard_size: int | None = None) -> None:
         super().__init__(clients, run_config, shard_size)
         self.pool = pool
-        self.meanwhile: LocalServer | None = None
+        self.local_server: LocalServer | None = None
         self.states = ClientStates(object_store.copy, object_store.load, pool.put)
         self._scheduler = Scheduler()
         self._stateful: dict[str, bool] = {}  # whether a message of a type has left a client a state
@@ -52,16 +52,16 @@ class RayGrid(LocalGrid):
 
     def push_background(self, messages: Iterable[Message], done: Callable[[Sequence[Message]], None]) -> None:
         """As `LocalGrid.push_background`: each message by itself goes to an actor for which no other waits, and sees no state."""
-        shards = self._split(messages, 1)
-        self._background.append((self._queue(shards, time.monotonic(), background=True), done))
+        self._background.append((self._queue(self._split(messages, 1), time.monotonic(), background=True), done))
         self._assign()
         self._answer_background()
 
     def await_background(self, most: int = 0) -> None:
         """As `LocalGrid.await_background`."""
         while len(self._background) > most:
-            if helper := self._helper([shard.messages for shards, _ in self._background for shard in shards if shard.replies is None]):
-                self._serve_here(helper)
+            undone = [shard.messages for shards, _ in self._background for shard in shards if shard.replies is None]
+            if not self.pool.busy and (server := self._server(undone)):
+                self._serve_here(server)
             else:
                 self._advance(math.inf)
 
@@ -84,20 +84,20 @@ class RayGrid(LocalGrid):
             self._assign(ahead=True)
 
     def _exchange(self, shards: Sequence[Sequence[Message]], timeout: float) -> list[Message]:
-        while (helper := self._helper(shards, timeout)) is None and not self.pool.busy:
+        while (server := self._server(shards, timeout)) is None and not self.pool.busy:
             self._collect(math.inf)
-        start = time.monotonic()
-        queued, deadline = self._queue(shards, start), start + timeout
+        queued, deadline = self._queue(shards, start := time.monotonic()), start + timeout
+        whole = self._scheduler.may_go_to_one_process(queued) if server and self.pool.busy else None
         try:
-            while helper and not self.pool.busy and any(shard.replies is None for shard in queued):
-                self._serve_here(helper)
+            while server and self.local_server and (whole or not self.pool.busy) and any(shard.replies is None for shard in queued):
+                self._serve_here(server, whole=bool(whole))
             while any(shard.replies is None for shard in queued) and time.monotonic() < deadline:
                 self._advance(deadline)
         except BaseException:
             self._abandon(queued)
             raise
         self._end_late(queued, deadline, timeout)
-        self._scheduler.learn(queued)
+        self._scheduler.learn(queued, time.monotonic() - start, whole)
         replies = [reply for shard in queued for reply in shard.replies or ()]
         self._drop([shard for shard in queued if shard.replies is not None])
         if self._background:
@@ -136,20 +136,19 @@ class RayGrid(LocalGrid):
             self.warn(f"{plural(number, 'message')} had no reply in {timeout:g} s; a late reply can be pulled until its time to live ends")
         self._give_up([shard for shard in shards if shard.replies is None and shard.expires <= deadline])
 
-    def _helper(self, shards: Iterable[Sequence[Message]], timeout: float = math.inf) -> LocalServer | None:
-        """What serves shards in this process, where no actor has been up yet."""
-        self.meanwhile = None if self.pool.busy else self.meanwhile  # for good: an actor that was lost may have been lost over a client
-        return self.meanwhile if self.meanwhile and timeout == math.inf and self.meanwhile.may_serve(shards) else None
+    def _server(self, shards: Iterable[Sequence[Message]], timeout: float = math.inf) -> LocalServer | None:
+        """What may serve shards in this process."""
+        return self.local_server if self.local_server and timeout == math.inf and self.local_server.may_serve(shards) else None
 
-    def _serve_here(self, helper: LocalServer) -> None:
-        """Serve the next shard in this process; if an actor is up before its last client, that takes the shard instead."""
+    def _serve_here(self, server: LocalServer, *, whole: bool = False) -> None:
+        """Serve the next shard in this process; if an actor is up before its last client, that takes the shard instead, unless `whole`."""
         (shard,), states = self._scheduler.take(1, seconds_left=0.0), list[Any]()
         try:
-            for found in helper.serve(self._tasks(shard), single=shard.single):
+            for found in server.serve(self._tasks(shard), single=shard.single):
                 if isinstance(found, ShardResult):
                     self._take_states(shard.destinations, shard.kind, found, states)
                     shard.done, shard.seconds = found.replies[0], found.seconds[0]
-                elif self._collect(0.0) and self.pool.busy and len(states) < len(shard.messages) - 1:
+                elif not whole and self._collect(0.0) and self.pool.busy and len(states) < len(shard.messages) - 1:
                     break
                 else:
                     states.append(None if found is None else self.pool.put(found))
@@ -157,6 +156,8 @@ class RayGrid(LocalGrid):
             if shard.done is None:
                 self._scheduler.put_back(shard)
         self._receive([shard])
+        if whole and self._collect(0.0):
+            self._assign(background=True)
 
     def _queue(self, shards: Sequence[Sequence[Message]], now: float, *, background: bool = False) -> list[Shard]:
         """Queue shards, the longest first; gives them in their own order."""
@@ -167,10 +168,11 @@ class RayGrid(LocalGrid):
         self._scheduler.add(queued, self._client_sizes if trains else None)  # other messages have nothing to do with the clients' examples
         return queued
 
-    def _assign(self, seconds_left: float = math.inf, *, ahead: bool = False) -> None:
-        """Assign waiting shards to actors: to those without work, or with `ahead` all shards, each to the actor with the fewest."""
+    def _assign(self, seconds_left: float = math.inf, *, ahead: bool = False, background: bool = False) -> None:
+        """Assign waiting shards, or those in the background alone, to actors without work, or `ahead` each to the actor with the fewest."""
         most = None if ahead and self._scheduler.may_assign_ahead() else 1
-        while (actor := self.pool.free(most=most)) is not None and (shards := self._scheduler.take(self.pool.size, seconds_left)):
+        actors = self.pool.size
+        while (actor := self.pool.free(most=most)) and (shards := self._scheduler.take(actors, seconds_left, background=background)):
             for shard in shards:
                 object_store.store_records(shard.messages, shard.records)
                 if shard.patience < math.inf:
@@ -255,7 +257,7 @@ class RayGrid(LocalGrid):
 
     def _replace(self, actor: Any, error: Exception) -> None:
         """Start another actor in the place of one that was lost; shards that were lost too often have error replies."""
-        given_up = self._scheduler.lose(actor)
+        given_up, self.local_server = self._scheduler.lose(actor), None  # it may have been lost over a client
         self.pool.replace(actor)
         for shard in given_up:
             reason = f"it was lost with its actor, {shard.losses} times: {error}"
@@ -276,18 +278,18 @@ class RayGrid(LocalGrid):
 
     def _give_up(self, shards: Sequence[Shard]) -> None:
         """Abandon shards that are too late."""
-        for _ in range(self._abandon(shards)):
+        for _ in self._abandon(shards):
             self.warn("an actor was not done in time and is replaced")
 
-    def _abandon(self, shards: Sequence[Shard]) -> int:
-        """Drop shards, whole ones of which these may be parts, and replace the actors at work on them; how many."""
+    def _abandon(self, shards: Sequence[Shard]) -> Sequence[Any]:
+        """Drop shards, whole ones of which these may be parts, and replace the actors at work on them, which this gives."""
         asked = set(shards)
         whole = [shard for shard in self._sent if not asked.isdisjoint(shard.whole)]
-        late = self._scheduler.abandon(whole)
-        for actor in late:
+        for actor in (late := self._scheduler.abandon(whole)):
+            self.local_server = None
             self.pool.replace(actor)
         self._drop(whole)
-        return len(late)
+        return late
 
     def _drop(self, shards: Sequence[Shard]) -> None:
         """Have nothing more to do with shards, and keep none of their replies."""

@@ -6,7 +6,7 @@ Nothing here knows Ray, threads or a clock: actors and calls are opaque, and tim
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Container, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,6 +20,11 @@ LEAST_CALL_SECONDS = 0.03  # that shards go together for whatever else waits; Ra
 CALL_SHARE = 0.75  # of an even share of what waits, that a call is
 MOST_CALL_SECONDS = 0.25  # that shards go together for
 ACTOR_START_SECONDS = 60.0  # in which a new actor is up for certain
+PACES = 5  # exchanges of which the fastest counts
+LEAST_PACES = 2  # of actors, whose first exchange is slower
+LEAST_SPEEDUP = 1.5  # of actors against one process, that leaves no doubt
+ONE_PROCESS_MARGIN = 1.1  # that it may take longer than actors do
+CHOICES_PER_TRIAL = 20  # of which one is against what is known
 MAX_LOSSES = 3  # actors that may die over a shard before it is given up
 
 
@@ -114,6 +119,8 @@ class Scheduler:
         self._background: deque[Shard] = deque()
         self._occupied: set[int] = set()  # nodes with a message at an actor
         self._usual: dict[str, float] = {}  # seconds that a unit of work takes, by kind
+        self._paces = defaultdict[tuple[str, bool], deque[float]](lambda: deque(maxlen=PACES))  # of exchanges; of one process, or of actors
+        self._choices = 0
 
     def add(self, shards: Sequence[Shard], sizes: Sequence[int] | None = None) -> None:
         """Queue shards, in their order, or those with the most work first, by the `sizes` of all nodes."""
@@ -124,7 +131,7 @@ class Scheduler:
         self._background.extend(shard for shard in ordered if shard.background)
         self._waiting.extend(shard for shard in ordered if not shard.background)
 
-    def take(self, actors: int, seconds_left: float = math.inf) -> list[Shard]:
+    def take(self, actors: int, seconds_left: float = math.inf, *, background: bool = False) -> list[Shard]:
         """The shards for the next call, off the queue: the first, and others that go with it; empty where none can go now.
 
         A shard that was lost goes alone: if it kills actors, it takes no other with it.
@@ -132,10 +139,11 @@ class Scheduler:
         Args:
             actors: How many there are.
             seconds_left: Until the replies must be there.
+            background: Only one of those in the background.
         """
         found: list[Shard] = []
         taken, room = set(self._occupied), math.inf
-        for shard in self._waiting:
+        for shard in () if background else self._waiting:
             if taken.isdisjoint(shard.nodes) and not (found and shard.losses) and shard.work <= 2 * room:  # the limit, to the nearest
                 room = (room if found else self._call_work(shard, actors, seconds_left)) - shard.work
                 found.append(shard)
@@ -182,10 +190,32 @@ class Scheduler:
         for shard, its_replies, its_seconds in zip(self.end(key).shards, replies, seconds, strict=True):
             shard.done, shard.seconds = its_replies, its_seconds
 
-    def learn(self, shards: Sequence[Shard]) -> None:
-        """Take from an exchange how long shards of its kind take; where one did not end, they go alone the next time."""
-        ended = all(shard.done is not None for shard in shards)
-        self._usual[shards[0].kind] = median(shard.seconds / max(shard.work, 1) for shard in shards) if ended else math.inf
+    def learn(self, shards: Sequence[Shard], seconds: float = math.inf, one_process: bool | None = None) -> None:
+        """Take from an exchange how long shards of its kind take; where one did not end, they go alone the next time.
+
+        Args:
+            seconds: That it took.
+            one_process: What `may_go_to_one_process` said; None: both this and actors served its shards, or it was not asked.
+        """
+        kind, ended = shards[0].kind, all(shard.done is not None for shard in shards)
+        self._usual[kind] = median(shard.seconds / max(shard.work, 1) for shard in shards) if ended else math.inf
+        if ended and one_process is not None:
+            self._paces[kind, one_process].append(seconds / _work(shards))
+
+    def may_go_to_one_process(self, shards: Sequence[Shard]) -> bool:
+        """Whether one process serves all shards of an exchange, in turn, about as fast as actors do, as calls take longer than clients.
+
+        Known from the last exchanges of their kind. Where there is reason to think so, each way is tried from time to time. Where both take
+        as long it is one process, which needs half the CPU time: it copies no vectors and makes no calls.
+        """
+        kind, work = shards[0].kind, _work(shards)
+        actors, alone = self._paces[kind, False], self._paces[kind, True]
+        in_turn = self._usual.get(kind, math.inf) * work
+        if self._occupied or len(actors) < LEAST_PACES or in_turn > min(MOST_CALL_SECONDS, LEAST_SPEEDUP * min(actors) * work):
+            return False
+        self._choices += 1
+        faster = not alone or min(alone) <= ONE_PROCESS_MARGIN * min(actors)
+        return faster != (self._choices % CHOICES_PER_TRIAL == 0)
 
     def wait_seconds(self, seconds_left: float) -> float:
         """How long to wait for a call: all that is left, or half of it while there are calls of several shards."""
@@ -253,6 +283,10 @@ class Scheduler:
         self._waiting = deque(shard for shard in self._waiting if shard not in gone)
         self._background = deque(shard for shard in self._background if shard not in gone)
         return late
+
+
+def _work(shards: Sequence[Shard]) -> float:
+    return max(sum(shard.work for shard in shards), 1)
 
 
 def _patience(call: PendingCall) -> float:

@@ -110,23 +110,66 @@ def late(flag: Path) -> ClientApp:
     return adding()
 
 
-def meanwhile_grid(pool: ActorPool, flag: Path, shard_size: int, app: Callable[[], ClientApp] = adding) -> RayGrid:
+def local_grid(pool: ActorPool, flag: Path, shard_size: int, app: Callable[[], ClientApp] = adding) -> RayGrid:
     pool.supply(make=partial(late, flag))
     grid = RayGrid(pool, CLIENTS, {}, shard_size)
-    grid.meanwhile = LocalServer(app, 1)
+    grid.local_server = LocalServer(app, 1)
     return grid
 
 
 @pytest.mark.parametrize("shard_size", [1, 4, 100])
 def test_this_process_trains_clients_until_an_actor_is_up(pool: ActorPool, tmp_path: Path, shard_size: int) -> None:
-    grid = meanwhile_grid(pool, tmp_path / "flag", shard_size)
+    grid = local_grid(pool, tmp_path / "flag", shard_size)
     first = grid.send_and_receive(messages())
     assert pids(first) == {os.getpid()}
     (tmp_path / "flag").touch()
     pool.ready()
-    assert [list(map(outcome, first)), *rounds(grid, 2)] == rounds(InlineGrid(adding, CLIENTS, {}))
-    assert pids(grid.send_and_receive(messages(range(4, 9)))).isdisjoint({os.getpid()})
-    assert grid.meanwhile is None  # also where all actors are lost: a client may have ended them
+    later = [grid.send_and_receive(messages()) for _ in range(2)]
+    assert not any(os.getpid() in pids(reply for reply in replies if not reply.has_error()) for replies in later)
+    assert [list(map(outcome, replies)) for replies in (first, *later)] == rounds(InlineGrid(adding, CLIENTS, {}))
+
+
+def whole_here(pool: ActorPool, monkeypatch: pytest.MonkeyPatch, app: Callable[[], ClientApp] = adding) -> RayGrid:
+    """A grid with actors, which by its scheduler take longer than this process; its shards are of two clients."""
+    monkeypatch.setattr(scheduler.Scheduler, "may_go_to_one_process", lambda *_: True)
+    grid = RayGrid(ready(pool, adding), CLIENTS, {}, 2)
+    grid.local_server = LocalServer(app, 1)
+    return grid
+
+
+def test_this_process_serves_all_of_an_exchange_for_which_actors_take_longer(pool: ActorPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = whole_here(pool, monkeypatch)
+    found, first = rounds(grid, 1), grid.send_and_receive(messages())
+    assert pids(reply for reply in first if not reply.has_error()) == {os.getpid()}
+    monkeypatch.setattr(scheduler.Scheduler, "may_go_to_one_process", lambda *_: False)
+    third = grid.send_and_receive(messages())
+    assert os.getpid() not in pids(reply for reply in third if not reply.has_error())
+    assert [*found, list(map(outcome, first)), list(map(outcome, third))] == rounds(InlineGrid(adding, CLIENTS, {}))
+
+
+def test_actors_go_on_in_the_background_while_this_process_serves_all_of_an_exchange(
+    single: ActorPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid, answered = whole_here(single, monkeypatch), list[Message]()
+    queries = [Message(message.content, dst_node_id=1, message_type="query", group_id="1") for message in messages(range(3))]
+    grid.push_background(queries, answered.extend)
+    waiting = RayGrid._collect
+    monkeypatch.setattr(RayGrid, "_collect", lambda grid, timeout: waiting(grid, HANG if grid._scheduler.calls else timeout))
+    assert pids(grid.send_and_receive(messages())) == {os.getpid()}
+    assert len(answered) == 3  # one after another, while the five shards were served
+    assert os.getpid() not in pids(answered)
+
+
+def test_after_an_actor_was_lost_this_process_serves_no_clients(pool: ActorPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid, notes = whole_here(pool, monkeypatch), list[str]()
+    grid.warn = notes.append
+    monkeypatch.setattr(scheduler.Scheduler, "may_go_to_one_process", lambda *_: False)
+    os.kill(victim := pool.ready()[0], signal.SIGKILL)
+    first = grid.send_and_receive(messages())
+    assert any("an actor died" in note for note in notes)
+    monkeypatch.setattr(scheduler.Scheduler, "may_go_to_one_process", lambda *_: True)
+    assert {os.getpid(), victim}.isdisjoint(pids(reply for reply in grid.send_and_receive(messages()) if not reply.has_error()))
+    assert list(map(outcome, first)) == rounds(InlineGrid(adding, CLIENTS, {}), 1)[0]
 
 
 def test_a_shard_that_this_process_has_not_finished_goes_to_an_actor_that_is_up(pool: ActorPool, tmp_path: Path) -> None:
@@ -148,7 +191,7 @@ def test_a_shard_that_this_process_has_not_finished_goes_to_an_actor_that_is_up(
 
         return app
 
-    grid = meanwhile_grid(pool, tmp_path / "flag", 4, counting)
+    grid = local_grid(pool, tmp_path / "flag", 4, counting)
     first = grid.send_and_receive(messages())
     assert served == [0, 1, 2, 3, 4, 5]
     assert [int(reply.content["metrics"]["pid"]) == os.getpid() for reply in first] == [True] * 4 + [False] * 5
@@ -159,18 +202,18 @@ def test_an_interrupt_while_this_process_trains_leaves_the_grid_usable(pool: Act
     def interrupted() -> ClientApp:
         raise KeyboardInterrupt
 
-    grid = meanwhile_grid(pool, tmp_path / "flag", 4, interrupted)
+    grid = local_grid(pool, tmp_path / "flag", 4, interrupted)
     with pytest.raises(KeyboardInterrupt):
         grid.send_and_receive(messages())
     (tmp_path / "flag").touch()
     pool.ready()
-    assert rounds(grid) == rounds(InlineGrid(adding, CLIENTS, {}))
+    assert rounds(grid, 2) == rounds(InlineGrid(adding, CLIENTS, {}), 2)
 
 
 @pytest.mark.parametrize("limit", ["timeout", "time to live"])
 def test_this_process_does_not_train_against_the_clock(pool: ActorPool, tmp_path: Path, limit: str) -> None:
     (tmp_path / "flag").touch()
-    grid, sent = meanwhile_grid(pool, tmp_path / "flag", 1), messages()
+    grid, sent = local_grid(pool, tmp_path / "flag", 1), messages()
     sent[-1].metadata.ttl = HANG if limit == "time to live" else sent[-1].metadata.ttl
     replies = grid.send_and_receive(sent, timeout=HANG if limit == "timeout" else None)
     assert len(replies) == CLIENTS
@@ -179,8 +222,8 @@ def test_this_process_does_not_train_against_the_clock(pool: ActorPool, tmp_path
 
 @pytest.mark.parametrize("kinds", [("train",), ("train", "query")])
 def test_this_process_answers_those_queries_alone_that_are_quick(pool: ActorPool, tmp_path: Path, kinds: tuple[str, ...]) -> None:
-    grid, replies = meanwhile_grid(pool, tmp_path / "flag", 4), list[Message]()
-    grid.meanwhile = LocalServer(adding, 1, kinds)
+    grid, replies = local_grid(pool, tmp_path / "flag", 4), list[Message]()
+    grid.local_server = LocalServer(adding, 1, kinds)
     assert pids(grid.send_and_receive(messages())) == {os.getpid()}
     queries = [Message(message.content, dst_node_id=1, message_type="query", group_id="1") for message in messages(range(3))]
     grid.push_background(queries, replies.extend)
@@ -197,8 +240,8 @@ def test_this_process_answers_those_queries_alone_that_are_quick(pool: ActorPool
 def test_a_query_during_which_an_actor_fails_to_load_its_app_is_not_lost(
     pool: ActorPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    grid, replies, collect = meanwhile_grid(pool, tmp_path / "flag", 4), list[Message](), RayGrid._collect
-    grid.meanwhile = LocalServer(adding, 1, ("query",))
+    grid, replies, collect = local_grid(pool, tmp_path / "flag", 4), list[Message](), RayGrid._collect
+    grid.local_server = LocalServer(adding, 1, ("query",))
     queries = [Message(message.content, dst_node_id=1, message_type="query", group_id="1") for message in messages(range(3))]
     grid.push_background(queries, replies.extend)
 

@@ -102,6 +102,80 @@ def test_shards_go_together_only_with_time_to_run_them_one_by_one() -> None:
     assert len(made.take(2, scheduler.ACTOR_START_SECONDS)) == 4
 
 
+def exchange(made: Scheduler, seconds: float, *, one_process: bool | None, each: float) -> None:
+    """An exchange of four shards, which took so long, and each of its shards."""
+    shards = [shard(node) for node in range(4)]
+    for one in shards:
+        one.done, one.seconds = [], each
+    made.learn(shards, seconds, one_process)
+
+
+@pytest.mark.parametrize(
+    ("actors", "each", "alone", "chosen"),
+    [
+        ([9.0, 0.01], 0.002, [], True),  # in turn 8 ms
+        ([9.0, 0.01], 0.00374, [], True),  # not known to be slower
+        ([9.0, 0.01], 0.00376, [], False),  # in turn half as long again
+        ([0.01], 0.002, [], False),  # the first exchange of actors is slower than what follows
+        ([0.01] * 2, 0.002, [9.0, 0.011], True),  # a tenth slower, at half the CPU time
+        ([0.01] * 2, 0.002, [9.0, 0.0112], False),
+        ([0.01] * 2, 0.002, [0.009, 0.02, 0.02, 0.02, 0.02, 0.02], False),  # of the last five
+        ([0.2] * 2, 0.062, [], True),
+        ([0.2] * 2, 0.063, [], False),  # more than a quarter of a second
+    ],
+)
+def test_one_process_serves_all_of_an_exchange_whose_calls_take_longer_than_its_clients(
+    actors: list[float], each: float, alone: list[float], *, chosen: bool
+) -> None:
+    made = Scheduler()
+    for seconds in alone:
+        exchange(made, seconds, one_process=True, each=each)
+    for seconds in actors:
+        exchange(made, seconds, one_process=False, each=each)
+    assert made.may_go_to_one_process([shard(node) for node in range(4)]) == chosen
+    assert not made.may_go_to_one_process([shard(node, kind="evaluate") for node in range(4)])
+
+
+@pytest.mark.parametrize("alone", [0.005, 0.02])
+def test_the_slower_way_is_tried_from_time_to_time(alone: float) -> None:
+    made, shards, chosen = Scheduler(), [shard(node) for node in range(4)], []
+    for _ in range(2):
+        exchange(made, 0.01, one_process=False, each=0.001)
+    exchange(made, alone, one_process=True, each=0.001)
+    for _ in range(2 * scheduler.CHOICES_PER_TRIAL):
+        chosen.append(made.may_go_to_one_process(shards))
+        exchange(made, alone if chosen[-1] else 0.01, one_process=chosen[-1], each=0.001)
+    assert chosen.count(alone > 0.01) == 2
+
+
+def test_what_is_known_goes_by_the_work() -> None:
+    made = Scheduler()
+    for _ in range(2):
+        exchange(made, 0.01, one_process=False, each=0.001)
+    assert made.may_go_to_one_process([shard(0)] * 40)
+    assert not made.may_go_to_one_process([shard(0)] * 251)
+
+
+def test_exchanges_that_both_have_served_or_that_did_not_end_tell_of_neither() -> None:
+    made, shards = Scheduler(), [shard(node) for node in range(4)]
+    for _ in range(2):
+        exchange(made, 0.01, one_process=None, each=0.001)
+        made.learn([shard(1)], 0.01, one_process=False)
+    exchange(made, 0.01, one_process=False, each=0.001)
+    assert not made.may_go_to_one_process(shards)
+
+
+def test_no_process_serves_all_while_an_actor_has_a_message_to_a_node() -> None:
+    made = Scheduler()
+    for _ in range(2):
+        exchange(made, 0.01, one_process=False, each=0.001)
+    made.add([shard(7)])
+    pending = call(made, "a")
+    assert not made.may_go_to_one_process([shard(0)])
+    answer(made, pending)
+    assert made.may_go_to_one_process([shard(0)])
+
+
 def test_shards_of_which_one_did_not_end_go_alone_the_next_time() -> None:
     quick, late = shard(1), shard(2)
     quick.done, quick.seconds = [], 1e-3

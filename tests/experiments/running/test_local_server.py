@@ -1,4 +1,4 @@
-"""When this process trains clients until an actor is up."""
+"""When this process trains clients while no actor is up."""
 
 import subprocess
 import sys
@@ -44,11 +44,11 @@ def test_this_process_trains_before_an_actor_is_up_where_a_client_is_quick(
     made, told = experiment(tmp_path, rounds=1, compute={"grid": "ray", "actors": 1}, **changes), Told()
     monkeypatch.setattr(server_app.Session, "run", refuse)
     with shared_ray.pool(1) as pool:
-        grid, dataset = ActorGroup(DatasetCache(), pool, serves_meanwhile=True)(made)
+        grid, dataset = ActorGroup(DatasetCache(), pool, serves_locally=True)(made)
         with pytest.raises(EndedError):
             run_on(check(made), grid, dataset, told)
         assert isinstance(grid, RayGrid)
-        assert (grid.meanwhile is not None) == quick
+        assert (grid.local_server is not None) == quick
         assert told.phases == ["round 1" if quick else "round 1 begins once an actor has started"]
 
 
@@ -57,7 +57,7 @@ def test_where_ray_was_there_before_its_actors_train_alone(tmp_path: Path, share
     with shared_ray.as_grids(), actor_groups(made, 1) as (group,):  # a Ray that is here already has its actors
         grid, _ = group(made[0])
         assert isinstance(grid, RayGrid)
-        assert grid.meanwhile is None
+        assert grid.local_server is None
 
 
 ROOT = Path(__file__).parents[3]
@@ -85,25 +85,29 @@ class Switches(Told):
 
 def run_that_switches(folder: Path) -> None:
     """A run whose clients keep states; it begins in this process, which has no Ray yet, and ends on actors. Writes its final model."""
-    told, start = Switches(), session.start_private
+    told, start, finish, ended = Switches(), session.start_private, RayGrid._finish, list[object]()
+
+    def finish_counted(grid: RayGrid, reference: Any) -> None:
+        ended.extend(shard for shard in grid._scheduler.calls[reference].shards if shard.kind == "train")
+        finish(grid, reference)
 
     def start_late(*arguments: Any, **settings: Any) -> None:
         assert told.may_start.wait(HANG)
         start(*arguments, **settings)
 
-    session.start_private = start_late
+    session.start_private, RayGrid._finish = start_late, finish_counted
     made = experiment(folder, **SETTINGS, compute={"grid": "ray", "actors": 2})
     with actor_groups([made], 1) as (group,):
         told.grid, dataset = group(made)
         result = run_on(check(made), told.grid, dataset, told)
     assert told.phases == ["round 1"]
-    assert told.grid.meanwhile is None  # as actors have trained
+    assert ended
     (folder / "w").write_bytes(result.w.numpy().tobytes())
     (folder / "losses").write_text(repr([row.measures["test_loss"] for row in result.rows]))
 
 
 def test_a_run_that_begins_before_ray_is_up_ends_with_the_same_numbers(tmp_path: Path) -> None:
-    code = "import sys; from pathlib import Path; from tests.experiments.running.test_meanwhile import run_that_switches as run"
+    code = "import sys; from pathlib import Path; from tests.experiments.running.test_local_server import run_that_switches as run"
     subprocess.run([sys.executable, "-c", f"{code}; run(Path(sys.argv[1]))", tmp_path], cwd=ROOT, check=True, timeout=HANG)
     here = run(experiment(tmp_path / "here", **SETTINGS), Told())
     assert (tmp_path / "w").read_bytes() == here.w.numpy().tobytes()
