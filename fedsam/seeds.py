@@ -38,27 +38,12 @@ def tensor_stream(seed: int, purpose: str, *indices: int, device: str | torch.de
     return generator
 
 
-_KEPT = [False]  # whether a block around sees to Python's generator, for each of the blocks that nest
 _SPARE: list[np.random.MT19937] = []  # to swap NumPy's for one of them takes a hundredth of the time of saving and restoring its state
-
-
-@contextmanager
-def kept_python_generator() -> Iterator[None]:
-    """Python's global generator goes on as before after the block. `seeded_globals` in it need not see to that, which takes it longest."""
-    state = random.getstate()
-    _KEPT.append(True)
-    try:
-        yield
-    finally:
-        _KEPT.pop()
-        random.setstate(state)
 
 
 @contextmanager
 def seeded_globals(seed: int, devices: Sequence[torch.device] = ()) -> Iterator[None]:
     """The global generators of torch, NumPy and Python start from `seed` inside the block, and go on as before after it.
-
-    Python's goes on only after a block of `kept_python_generator` around this one, where there is one.
 
     For what others wrote and draws from them: a model's initial tensors, dropout.
 
@@ -67,7 +52,7 @@ def seeded_globals(seed: int, devices: Sequence[torch.device] = ()) -> Iterator[
     """
     import torch
 
-    python, generator = None if _KEPT[-1] else random.getstate(), np.random.mtrand.get_bit_generator()
+    kept, generator = random.getstate(), np.random.mtrand.get_bit_generator()
     states = [torch.default_generator.get_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
     borrowed = _SPARE.pop() if _SPARE else np.random.MT19937()
     torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the accelerators that are not meant
@@ -77,15 +62,12 @@ def seeded_globals(seed: int, devices: Sequence[torch.device] = ()) -> Iterator[
     np.random.mtrand.set_bit_generator(borrowed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
-    _KEPT.append(False)
     try:
         yield
     finally:
-        _KEPT.pop()
         torch.default_generator.set_state(states[0])
         for device, state in zip(devices, states[1:], strict=True):
             torch.cuda.set_rng_state(state, device)
-        if python:
-            random.setstate(python)
+        random.setstate(kept)
         np.random.mtrand.set_bit_generator(generator)
         _SPARE.append(borrowed)

@@ -132,7 +132,7 @@ class ActorGroup:
     """The actors, or this process, that serve the clients of one run at a time.
 
     Args:
-        serves_locally: Whether this process serves clients until an actor is up.
+        serves_locally: Whether this process may serve clients, as `RayGrid.local_server` does.
 
     Attributes:
         size: How many clients train at once.

@@ -45,7 +45,7 @@ from fedsam.results.write_queue import StorageError
 from strategies.round import DivergedError
 
 # The most that a client may cost for this process to train clients before an actor is up: seconds, in which an actor may wait.
-MEANWHILE_FLOPS, MEANWHILE_STEPS = 10**10, 1000
+QUICK_FLOPS, QUICK_STEPS = 10**10, 1000
 
 app = ServerApp()
 
@@ -228,7 +228,7 @@ def _is_quick(session: Session, examples: int) -> bool:
     steps = client.steps or client.epochs * len(batch_sizes(examples, client.batch_size, client.last_batch))
     flops = session.flops.total(gradient_evaluations=steps * min(client.batch_size, examples), forward_evaluations=0)
     flops = max(flops, session.flops.total(gradient_evaluations=0, forward_evaluations=chunk))
-    return flops <= MEANWHILE_FLOPS and steps <= MEANWHILE_STEPS and session.experiment.server.deadline is None
+    return flops <= QUICK_FLOPS and steps <= QUICK_STEPS and session.experiment.server.deadline is None
 
 
 def _ended_by(error: BaseException) -> tuple[Status, str]:

@@ -43,6 +43,7 @@ class ActorPool:
         away: Those of them that are on other machines.
         starting: The others, by a reference that is ready once they are up.
         stopped: Whether it was stopped: no actor is started any more.
+        lost: Whether an actor that was up had to be replaced.
         memory: Fraction of its GPU's memory that each may use; None without a GPU.
         gpus: Share of a GPU of each.
     """
@@ -66,7 +67,7 @@ class ActorPool:
         self._supplies: dict[str, Any] | None = None
         self._load_reference: Any = None
         self._kind = ray.remote(num_cpus=cpus, num_gpus=gpus)(ClientActor)
-        self.gpus, self.stopped = gpus, False
+        self.gpus, self.stopped, self.lost = gpus, False, False
         self._peaks: dict[Any, tuple[int, int | None]] = {}
         self._deaths = 0
         self.busy: dict[Any, int] = {}
@@ -209,6 +210,7 @@ class ActorPool:
         """Start a new actor in the place of one that died or hangs."""
         import ray
 
+        self.lost = True
         del self.busy[actor]
         self.away.discard(actor)
         self._peaks.pop(actor, None)

@@ -87,9 +87,9 @@ class RayGrid(LocalGrid):
         while (server := self._server(shards, timeout)) is None and not self.pool.busy:
             self._collect(math.inf)
         queued, deadline = self._queue(shards, start := time.monotonic()), start + timeout
-        whole = self._scheduler.may_go_to_one_process(queued) if server and self.pool.busy else None
+        whole = self._scheduler.choose_one_process(queued) if server and self.pool.busy else None
         try:
-            while server and self.local_server and (whole or not self.pool.busy) and any(shard.replies is None for shard in queued):
+            while server and not self.pool.lost and (whole or not self.pool.busy) and any(shard.replies is None for shard in queued):
                 self._serve_here(server, whole=bool(whole))
             while any(shard.replies is None for shard in queued) and time.monotonic() < deadline:
                 self._advance(deadline)
@@ -137,8 +137,9 @@ class RayGrid(LocalGrid):
         self._give_up([shard for shard in shards if shard.replies is None and shard.expires <= deadline])
 
     def _server(self, shards: Iterable[Sequence[Message]], timeout: float = math.inf) -> LocalServer | None:
-        """What may serve shards in this process."""
-        return self.local_server if self.local_server and timeout == math.inf and self.local_server.may_serve(shards) else None
+        """What may serve shards in this process: nothing once an actor was lost, which may have been over a client."""
+        server = None if self.pool.lost or timeout < math.inf else self.local_server
+        return server if server and server.may_serve(shards) else None
 
     def _serve_here(self, server: LocalServer, *, whole: bool = False) -> None:
         """Serve the next shard in this process; if an actor is up before its last client, that takes the shard instead, unless `whole`."""
@@ -156,7 +157,7 @@ class RayGrid(LocalGrid):
             if shard.done is None:
                 self._scheduler.put_back(shard)
         self._receive([shard])
-        if whole and self._collect(0.0):
+        while whole and self._collect(0.0):
             self._assign(background=True)
 
     def _queue(self, shards: Sequence[Sequence[Message]], now: float, *, background: bool = False) -> list[Shard]:
@@ -257,7 +258,7 @@ class RayGrid(LocalGrid):
 
     def _replace(self, actor: Any, error: Exception) -> None:
         """Start another actor in the place of one that was lost; shards that were lost too often have error replies."""
-        given_up, self.local_server = self._scheduler.lose(actor), None  # it may have been lost over a client
+        given_up = self._scheduler.lose(actor)
         self.pool.replace(actor)
         for shard in given_up:
             reason = f"it was lost with its actor, {shard.losses} times: {error}"
@@ -286,7 +287,6 @@ class RayGrid(LocalGrid):
         asked = set(shards)
         whole = [shard for shard in self._sent if not asked.isdisjoint(shard.whole)]
         for actor in (late := self._scheduler.abandon(whole)):
-            self.local_server = None
             self.pool.replace(actor)
         self._drop(whole)
         return late

@@ -6,7 +6,7 @@ Nothing here knows Ray, threads or a clock: actors and calls are opaque, and tim
 from __future__ import annotations
 
 import math
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Container, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -120,7 +120,7 @@ class Scheduler:
         self._occupied: set[int] = set()  # nodes with a message at an actor
         self._usual: dict[str, float] = {}  # seconds that a unit of work takes, by kind
         self._paces = defaultdict[tuple[str, bool], deque[float]](lambda: deque(maxlen=PACES))  # of exchanges; of one process, or of actors
-        self._choices = 0
+        self._choices = Counter[str]()  # by kind
 
     def add(self, shards: Sequence[Shard], sizes: Sequence[int] | None = None) -> None:
         """Queue shards, in their order, or those with the most work first, by the `sizes` of all nodes."""
@@ -195,27 +195,30 @@ class Scheduler:
 
         Args:
             seconds: That it took.
-            one_process: What `may_go_to_one_process` said; None: both this and actors served its shards, or it was not asked.
+            one_process: Whether one process was to serve all of it, or actors; None where that was not chosen.
         """
         kind, ended = shards[0].kind, all(shard.done is not None for shard in shards)
         self._usual[kind] = median(shard.seconds / max(shard.work, 1) for shard in shards) if ended else math.inf
         if ended and one_process is not None:
             self._paces[kind, one_process].append(seconds / _work(shards))
 
-    def may_go_to_one_process(self, shards: Sequence[Shard]) -> bool:
-        """Whether one process serves all shards of an exchange, in turn, about as fast as actors do, as calls take longer than clients.
+    def choose_one_process(self, shards: Sequence[Shard]) -> bool:
+        """Whether one process is to serve all shards of an exchange, in turn, as calls of actors take longer.
 
-        Known from the last exchanges of their kind. Where there is reason to think so, each way is tried from time to time. Where both take
-        as long it is one process, which needs half the CPU time: it copies no vectors and makes no calls.
+        Known from the last exchanges of their kind; where one process may be as fast, every twentieth choice is the slower way, so that
+        both stay known. Where both take as long it is one process, which needs half the CPU time: it copies no vectors and makes no calls.
+        Actors serve what must not overtake other messages.
         """
         kind, work = shards[0].kind, _work(shards)
         actors, alone = self._paces[kind, False], self._paces[kind, True]
         in_turn = self._usual.get(kind, math.inf) * work
-        if self._occupied or len(actors) < LEAST_PACES or in_turn > min(MOST_CALL_SECONDS, LEAST_SPEEDUP * min(actors) * work):
+        if self._occupied or len(self._waiting) > len(shards) or len(actors) < LEAST_PACES:
             return False
-        self._choices += 1
+        if in_turn > min(MOST_CALL_SECONDS, LEAST_SPEEDUP * min(actors) * work):
+            return False
+        self._choices[kind] += 1
         faster = not alone or min(alone) <= ONE_PROCESS_MARGIN * min(actors)
-        return faster != (self._choices % CHOICES_PER_TRIAL == 0)
+        return faster != (self._choices[kind] % CHOICES_PER_TRIAL == 0)
 
     def wait_seconds(self, seconds_left: float) -> float:
         """How long to wait for a call: all that is left, or half of it while there are calls of several shards."""

@@ -23,7 +23,6 @@ from fedsam.grid.process import peak_memory, torch_threads
 from fedsam.messages.aggregation import ShardAccumulator, failure, update_sum
 from fedsam.messages.codec import AggregationSpec, PartialSum, Update
 from fedsam.messages.flower_private import CLIENT_APP_RAISED, make_content, make_message, set_message_id
-from fedsam.seeds import kept_python_generator
 
 Reply = TypeVar("Reply")
 
@@ -193,13 +192,6 @@ def serve_shards(
         shared: As of `ClientActor.run`.
         single: As of `ClientActor.run`.
     """
-    with kept_python_generator():
-        yield from _served(app, shards, fetched, shared=shared, single=single)
-
-
-def _served(
-    app: ClientApp, shards: Sequence[Sequence[ClientTask]], fetched: Mapping[Any, Any], *, shared: bool, single: bool
-) -> Iterator[Any]:
     replies, stateful, seconds, crowded = [], [], [], False
     for shard in shards:
         start, server, contents = time.perf_counter(), None, dict[int, RecordDict]()

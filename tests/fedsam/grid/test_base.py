@@ -112,6 +112,7 @@ def late(flag: Path) -> ClientApp:
 
 def local_grid(pool: ActorPool, flag: Path, shard_size: int, app: Callable[[], ClientApp] = adding) -> RayGrid:
     pool.supply(make=partial(late, flag))
+    pool.lost = False  # which other tests have
     grid = RayGrid(pool, CLIENTS, {}, shard_size)
     grid.local_server = LocalServer(app, 1)
     return grid
@@ -131,17 +132,49 @@ def test_this_process_trains_clients_until_an_actor_is_up(pool: ActorPool, tmp_p
 
 def whole_here(pool: ActorPool, monkeypatch: pytest.MonkeyPatch, app: Callable[[], ClientApp] = adding) -> RayGrid:
     """A grid with actors, which by its scheduler take longer than this process; its shards are of two clients."""
-    monkeypatch.setattr(scheduler.Scheduler, "may_go_to_one_process", lambda *_: True)
+    monkeypatch.setattr(scheduler.Scheduler, "choose_one_process", lambda *_: True)
     grid = RayGrid(ready(pool, adding), CLIENTS, {}, 2)
-    grid.local_server = LocalServer(app, 1)
+    grid.local_server, pool.lost = LocalServer(app, 1), False
     return grid
+
+
+def test_exchanges_of_actors_are_timed_before_this_process_serves_one(pool: ActorPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit in ("MOST_CALL_SECONDS", "LEAST_SPEEDUP", "ONE_PROCESS_MARGIN"):
+        monkeypatch.setattr(scheduler, limit, float("inf"))  # whatever the clock says
+    grid = RayGrid(ready(pool, adding), CLIENTS, {})
+    grid.local_server, pool.lost = LocalServer(adding, 1), False
+    here = [os.getpid() in pids(r for r in grid.send_and_receive(messages()) if not r.has_error()) for _ in range(22)]
+    assert here == [False] * 2 + [True] * 19 + [False]
+
+
+def test_an_interrupt_while_this_process_serves_an_exchange_leaves_the_grid_and_its_actors_usable(
+    pool: ActorPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, inner, answered = ClientApp(), adding(), list[Message]()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        if int(context.node_config["partition-id"]) == 3:  # of the second shard
+            raise KeyboardInterrupt
+        reply: Message = inner(message, context)
+        return reply
+
+    grid, actors = whole_here(pool, monkeypatch, lambda: app), pool.ready()
+    grid.push_background([Message(messages()[0].content, dst_node_id=1, message_type="query", group_id="1")], answered.extend)
+    with pytest.raises(KeyboardInterrupt):
+        grid.send_and_receive(messages())
+    monkeypatch.setattr(scheduler.Scheduler, "choose_one_process", lambda *_: False)
+    assert [outcome(reply) for reply in grid.send_and_receive(messages(range(2, 9)))] == rounds(InlineGrid(adding, CLIENTS, {}), 1)[0][2:]
+    grid.await_background()
+    assert len(answered) == 1
+    assert pool.ready() == actors
 
 
 def test_this_process_serves_all_of_an_exchange_for_which_actors_take_longer(pool: ActorPool, monkeypatch: pytest.MonkeyPatch) -> None:
     grid = whole_here(pool, monkeypatch)
     found, first = rounds(grid, 1), grid.send_and_receive(messages())
     assert pids(reply for reply in first if not reply.has_error()) == {os.getpid()}
-    monkeypatch.setattr(scheduler.Scheduler, "may_go_to_one_process", lambda *_: False)
+    monkeypatch.setattr(scheduler.Scheduler, "choose_one_process", lambda *_: False)
     third = grid.send_and_receive(messages())
     assert os.getpid() not in pids(reply for reply in third if not reply.has_error())
     assert [*found, list(map(outcome, first)), list(map(outcome, third))] == rounds(InlineGrid(adding, CLIENTS, {}))
@@ -160,14 +193,14 @@ def test_actors_go_on_in_the_background_while_this_process_serves_all_of_an_exch
     assert os.getpid() not in pids(answered)
 
 
-def test_after_an_actor_was_lost_this_process_serves_no_clients(pool: ActorPool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_once_an_actor_was_lost_this_process_serves_no_clients(pool: ActorPool, monkeypatch: pytest.MonkeyPatch) -> None:
     grid, notes = whole_here(pool, monkeypatch), list[str]()
     grid.warn = notes.append
-    monkeypatch.setattr(scheduler.Scheduler, "may_go_to_one_process", lambda *_: False)
+    monkeypatch.setattr(scheduler.Scheduler, "choose_one_process", lambda *_: False)
     os.kill(victim := pool.ready()[0], signal.SIGKILL)
     first = grid.send_and_receive(messages())
     assert any("an actor died" in note for note in notes)
-    monkeypatch.setattr(scheduler.Scheduler, "may_go_to_one_process", lambda *_: True)
+    monkeypatch.setattr(scheduler.Scheduler, "choose_one_process", lambda *_: True)
     assert {os.getpid(), victim}.isdisjoint(pids(reply for reply in grid.send_and_receive(messages()) if not reply.has_error()))
     assert list(map(outcome, first)) == rounds(InlineGrid(adding, CLIENTS, {}), 1)[0]
 

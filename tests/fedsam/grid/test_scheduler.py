@@ -102,12 +102,21 @@ def test_shards_go_together_only_with_time_to_run_them_one_by_one() -> None:
     assert len(made.take(2, scheduler.ACTOR_START_SECONDS)) == 4
 
 
-def exchange(made: Scheduler, seconds: float, *, one_process: bool | None, each: float) -> None:
+def exchange(made: Scheduler, seconds: float, *, one_process: bool | None, each: float, kind: str = "train") -> None:
     """An exchange of four shards, which took so long, and each of its shards."""
-    shards = [shard(node) for node in range(4)]
+    shards = [shard(node, kind=kind) for node in range(4)]
     for one in shards:
         one.done, one.seconds = [], each
     made.learn(shards, seconds, one_process)
+
+
+def choice(made: Scheduler, number: int = 4, kind: str = "train") -> bool:
+    """Whether one process is to serve so many shards, which do not stay."""
+    shards = [shard(node, kind=kind) for node in range(number)]
+    made.add(shards)
+    chosen = made.choose_one_process(shards)
+    made.abandon(shards)
+    return chosen
 
 
 @pytest.mark.parametrize(
@@ -132,48 +141,56 @@ def test_one_process_serves_all_of_an_exchange_whose_calls_take_longer_than_its_
         exchange(made, seconds, one_process=True, each=each)
     for seconds in actors:
         exchange(made, seconds, one_process=False, each=each)
-    assert made.may_go_to_one_process([shard(node) for node in range(4)]) == chosen
-    assert not made.may_go_to_one_process([shard(node, kind="evaluate") for node in range(4)])
+    assert choice(made) == chosen
+    assert not choice(made, kind="evaluate")
 
 
 @pytest.mark.parametrize("alone", [0.005, 0.02])
-def test_the_slower_way_is_tried_from_time_to_time(alone: float) -> None:
-    made, shards, chosen = Scheduler(), [shard(node) for node in range(4)], []
-    for _ in range(2):
-        exchange(made, 0.01, one_process=False, each=0.001)
-    exchange(made, alone, one_process=True, each=0.001)
+def test_the_slower_way_is_tried_from_time_to_time_whatever_other_kinds_there_are(alone: float) -> None:
+    made, kinds = Scheduler(), ("train", "query")
+    chosen = dict[str, list[bool]]({kind: [] for kind in kinds})
+    for kind in kinds:
+        for _ in range(2):
+            exchange(made, 0.01, one_process=False, each=0.001, kind=kind)
+        exchange(made, alone, one_process=True, each=0.001, kind=kind)
     for _ in range(2 * scheduler.CHOICES_PER_TRIAL):
-        chosen.append(made.may_go_to_one_process(shards))
-        exchange(made, alone if chosen[-1] else 0.01, one_process=chosen[-1], each=0.001)
-    assert chosen.count(alone > 0.01) == 2
+        for kind in kinds:
+            chosen[kind].append(choice(made, kind=kind))
+            exchange(made, alone if chosen[kind][-1] else 0.01, one_process=chosen[kind][-1], each=0.001, kind=kind)
+    assert [its.count(alone > 0.01) for its in chosen.values()] == [2, 2]
 
 
 def test_what_is_known_goes_by_the_work() -> None:
     made = Scheduler()
     for _ in range(2):
         exchange(made, 0.01, one_process=False, each=0.001)
-    assert made.may_go_to_one_process([shard(0)] * 40)
-    assert not made.may_go_to_one_process([shard(0)] * 251)
+    assert choice(made, 40)
+    assert not choice(made, 251)
 
 
-def test_exchanges_that_both_have_served_or_that_did_not_end_tell_of_neither() -> None:
-    made, shards = Scheduler(), [shard(node) for node in range(4)]
+def test_exchanges_for_which_neither_was_chosen_or_that_did_not_end_tell_of_neither() -> None:
+    made = Scheduler()
     for _ in range(2):
         exchange(made, 0.01, one_process=None, each=0.001)
         made.learn([shard(1)], 0.01, one_process=False)
     exchange(made, 0.01, one_process=False, each=0.001)
-    assert not made.may_go_to_one_process(shards)
+    assert not choice(made)
+    exchange(made, 0.01, one_process=False, each=0.001)
+    assert choice(made)
 
 
-def test_no_process_serves_all_while_an_actor_has_a_message_to_a_node() -> None:
+def test_actors_serve_what_must_not_overtake_other_messages() -> None:
     made = Scheduler()
     for _ in range(2):
         exchange(made, 0.01, one_process=False, each=0.001)
     made.add([shard(7)])
+    assert not choice(made)  # it waits
     pending = call(made, "a")
-    assert not made.may_go_to_one_process([shard(0)])
+    assert not choice(made)
     answer(made, pending)
-    assert made.may_go_to_one_process([shard(0)])
+    made.add([Shard(shard(8).messages, background=True)])
+    call(made, "a")
+    assert choice(made)  # what goes in the background has no order
 
 
 def test_shards_of_which_one_did_not_end_go_alone_the_next_time() -> None:
