@@ -90,11 +90,12 @@ def local_train(
     corrected = Corrected(counted, correction, terms, clip)
     task = replace(task or Task(), terms=terms)
     x, state = w, optimizer.init(w, task) if state is None else optimizer.resume(state, w, task)
-    total, examples, steps = torch.zeros((), dtype=torch.float64, device=w.device), 0, 0
+    total, examples, steps = None, 0, 0
     for batch in batches:
         at_step = optimizer if rate.floor == 1 else replace(optimizer, lr=optimizer.lr * rate.factor(steps, max(task.steps, 1)))
         x, state, losses = at_step.step(x, state, corrected, batch, rng)
-        total += losses.sum(dtype=torch.float64)
+        sum_of_losses = losses.sum(dtype=torch.float64)
+        total = sum_of_losses if total is None else total + sum_of_losses
         examples, steps = examples + batch.size, steps + 1
     for batch in statistics_batches:
         counted.begin()
@@ -109,7 +110,7 @@ def local_train(
         client_state=client_state,
         delta=outcome.delta if payload.delta is None else payload.delta,
         payload=payload,
-        loss=float(total) / max(examples, 1),
+        loss=0.0 if total is None else float(total) / max(examples, 1),
         steps=steps,
         examples=examples,
         gradient_evaluations=counted.backward,

@@ -30,6 +30,7 @@ from fedsam.schedules import LocalRate
 from fedsam.seeds import seeded_globals, stream
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+NO_DRAWS = stream(0, "no draws")  # for optimizers that make none: to make a generator takes 12 µs, which a short client would notice
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class ClientRuntime:
                 self.correction,
                 NetworkObjective(self.network, settings.label_smoothing),
                 batches,
-                stream(self.experiment.seed, "optimizer", round, client),
+                stream(self.experiment.seed, "optimizer", round, client) if self.optimizer.draws else NO_DRAWS,
                 task=task,
                 lr_factor=self.lr_factor(round),
                 rate=LocalRate(settings.rate_floor),

@@ -136,6 +136,11 @@ class LocalOptimizer(Documented, ABC):
         """
         return False
 
+    @property
+    def draws(self) -> bool:
+        """Whether its steps may draw from their generator: the `step` of this class hands it to `plan` alone, which here makes no draws."""
+        return type(self).plan is not LocalOptimizer.plan or type(self).step is not LocalOptimizer.step
+
     def init(self, w: Tensor, task: Task) -> State:
         """The state before the first step from weights `w`."""
         return {}

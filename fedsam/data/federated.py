@@ -148,8 +148,8 @@ class FederatedDataset:
         rng = tensor_stream(self.seed, "augment", round, client, device=self.device) if self.augmentations else None
         taken, epoch = 0, 0
         while taken < steps if steps is not None else epoch < epochs:
-            shuffled = torch.from_numpy(order.permutation(self.indices[client]))
-            for index in torch.split_with_sizes(shuffled[: sum(sizes)], sizes):
+            shuffled = torch.from_numpy(order.permutation(self.indices[client])[: sum(sizes)])
+            for index in torch.split_with_sizes(shuffled, sizes):
                 if taken == steps:
                     return
                 yield self._load(self.dataset.train, index, rng)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from clients.objective import Batch
-from clients.optimizers import OPTIMIZERS, build
-from clients.optimizers.base import LocalOptimizer, State, Step
+from clients.objective import Batch, Objective
+from clients.optimizers import OPTIMIZERS, SGD, build
+from clients.optimizers.base import LocalOptimizer, State, Step, Stepped
 from experiments.contracts.base import Check, CheckedComponent, NotDeclared
 from experiments.contracts.objectives import Softmax, random_batches
 from experiments.contracts.optimizers import BASES, CHECKS, cost_is_as_declared, it_reduces_to_its_base, reductions, start, train
@@ -82,6 +83,15 @@ def test_every_method_keeps_the_contract(name: str, check: Check) -> None:
 )
 def test_a_cost_holds_in_every_case(name: str, settings: dict[str, Any]) -> None:
     cost_is_as_declared(component(name, settings))
+
+
+def test_those_draw_that_have_a_plan_or_a_step_of_their_own() -> None:
+    class Drawing(SGD):
+        def step(self, w: Tensor, state: State, objective: Objective, batch: Batch, rng: np.random.Generator) -> Stepped:
+            return super().step(w + float(rng.random()), state, objective, batch, rng)
+
+    assert Drawing().draws
+    assert {name for name in METHODS if make(name).draws} == {"esam", "zosam", *KINDS}
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in ROUNDED | UNREDUCED])

@@ -74,6 +74,14 @@ def test_a_client_sends_the_same_whoever_was_served_before() -> None:
     assert torch.equal(alone.network.buffers, after.network.buffers)
 
 
+def test_what_an_optimizer_draws_depends_on_the_client_and_not_on_what_others_drew() -> None:
+    settings = {"optimizer": {"name": "zosam", "lr": 0.1}}
+    alone, after = made(**settings), made(**settings)
+    assert alone.optimizer.draws
+    train(after, 0)
+    assert torch.equal(train(alone, 1).delta, train(after, 1).delta)
+
+
 def test_a_frozen_tensor_is_the_same_in_every_process_as_a_buffer_that_travels_is() -> None:
     np.random.seed(1)
     server = made("frozen")

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from clients.objective import Batch, Objective
 from clients.optimizers import LocalOptimizer
 from clients.optimizers.base import Gradient, State, Step, Stepped
 from experiments.benchmarks.ways import plain
@@ -22,9 +20,9 @@ class Noop(LocalOptimizer):
         """Nothing."""
         return torch.zeros_like(w), torch.zeros(step.batch.size), state
 
-    def step(self, w: Tensor, state: State, objective: Objective, batch: Batch, rng: np.random.Generator) -> Stepped:
+    def advance(self, w: Tensor, state: State, step: Step) -> Stepped:
         """Nothing, not even the base step along a gradient of zero."""
-        return w, state, torch.zeros(batch.size)
+        return w, state, torch.zeros(step.batch.size)
 
 
 class Network(plain.Vectors):
