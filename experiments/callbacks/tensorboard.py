@@ -15,9 +15,22 @@ if TYPE_CHECKING:
 
 
 class TensorBoardCallback(Tracker):
-    """Writes every round as it comes."""
+    """Writes every round as it comes.
+
+    Args:
+        unnamed: Only of runs whose setting `callbacks` does not name it.
+    """
 
     package = "tensorboard"
+
+    def __init__(self, *, unnamed: bool = False) -> None:
+        super().__init__()
+        self._unnamed = unnamed
+
+    def started(self, run_id: str, experiment: Experiment) -> None:
+        """Open the run, unless the callback that it names does."""
+        if not (self._unnamed and self.package in experiment.callbacks):
+            super().started(run_id, experiment)
 
     def open(self, run_id: str, experiment: Experiment) -> SummaryWriter:
         """Open the file of the run and write its settings."""

@@ -61,7 +61,9 @@ class Tracker(Callback, ABC):
             self._totals[run_id] = cumulative(rows)[-1]
 
     def round(self, row: Row) -> None:
-        """Write the `scalars` of the round."""
+        """Write the `scalars` of the round, if its run is open."""
+        if row.run not in self._open:
+            return
         before = self._totals.get(row.run)
         self._totals[row.run] = total = cumulative([before, row])[-1] if before else row
         self.log(self._open[row.run], row.round, scalars(row, total))

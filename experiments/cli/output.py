@@ -96,7 +96,7 @@ def progress_callback(quiet: bool, tensorboard: bool = False) -> Iterator[Callba
         if tensorboard:
             from experiments.callbacks.tensorboard import TensorBoardCallback
 
-            callbacks.append(stack.enter_context(TensorBoardCallback()))
+            callbacks.append(stack.enter_context(TensorBoardCallback(unnamed=True)))
         if not quiet:
             callbacks.append(stack.enter_context(ConsoleCallback(Console(stderr=True))))
         yield CallbackList(*callbacks)

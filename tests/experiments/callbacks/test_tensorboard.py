@@ -78,6 +78,14 @@ def test_a_diverged_round_is_written_and_costs_add_up(tmp_path: Path) -> None:
     assert "costs/energy" not in curves
 
 
+def test_a_run_that_names_the_callback_is_not_written_twice(tmp_path: Path) -> None:
+    with TensorBoardCallback(unnamed=True) as events:
+        run_all([experiment(tmp_path, rounds=2, callbacks=["tensorboard"]), experiment(tmp_path, rounds=1, seed=1)], events)
+    files = sorted(tmp_path.glob("*/tensorboard/*"), key=lambda file: file.stat().st_mtime_ns)
+    assert len(files) == 2
+    assert [len(read(file.parent)[0]["train_loss"]) for file in files] == [2, 1]
+
+
 def test_without_tensorboard_nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     with pytest.raises(ConfigError, match=r"tensorboard: needs the package tensorboard, .*: pip install tensorboard"):
