@@ -25,7 +25,7 @@ from fedsam.data.datasets import Dataset
 from fedsam.data.federated import FederatedDataset
 from fedsam.messages import codec
 from fedsam.models import architectures
-from fedsam.models.network import Network
+from fedsam.models.network import Network, exact_on_gpus
 from fedsam.schedules import LocalRate
 from fedsam.seeds import seeded_globals, stream
 
@@ -129,7 +129,9 @@ def lr_factor(experiment: Experiment, schedule: Callable[[int, int], float], rou
 
 
 def network(experiment: Experiment, dataset: Dataset, device: torch.device, dtype: torch.dtype) -> Network:
-    """The experiment's network with its initial weights, which depend on the seed alone."""
+    """The experiment's network with its initial weights, which depend on the seed alone; on a GPU it computes exactly from then on."""
+    if device.type == "cuda":
+        exact_on_gpus()
     _, *image = dataset.train.x.shape
     draws = architectures.initial_draws(experiment.seed)
     return Network(architectures.create(experiment.model, (image[0], image[1], image[2]), dataset.classes, draws), device, dtype)

@@ -125,6 +125,15 @@ class Network:
             self.module.train()
 
 
+def exact_on_gpus() -> None:
+    """Have GPUs compute with all bits of float32, and have their convolutions give equal bits for equal inputs, from now on.
+
+    Otherwise torch lets convolutions round their inputs to 10 bits of mantissa (TF32), and take algorithms that add up in any order.
+    """
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
+
+
 def own_buffers(module: nn.Module) -> list[tuple[nn.Module, str]]:
     """The buffers of layers that torch does not know, each as layer and name; those of BatchNorm and InstanceNorm are torch's."""
     return [

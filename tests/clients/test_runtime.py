@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from clients import runtime
 from clients.local import LocalResult
 from clients.optimizers import OPTIMIZERS
 from clients.runtime import ClientRuntime
@@ -103,6 +104,18 @@ def test_integers_drawn_by_the_model_are_the_same_in_every_process() -> None:
     assert server.network.constants == client.network.constants
     deltas = [train(runtime, 0, buffers=runtime.network.buffers).delta for runtime in runtimes]
     assert torch.equal(deltas[0], deltas[1])
+
+
+@pytest.mark.parametrize("kind", ["cuda", "cpu"])
+def test_a_gpu_keeps_all_bits_of_float32_and_its_convolutions_give_equal_bits(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    flags = [(torch.backends.cudnn, "allow_tf32"), (torch.backends.cuda.matmul, "allow_tf32"), (torch.backends.cudnn, "benchmark")]
+    for holder, name in flags:
+        monkeypatch.setattr(holder, name, True)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    monkeypatch.setattr(runtime, "Network", lambda *_: None)  # there may be no GPU
+    runtime.network(expand({"model": "mlp"}), datasets.load("digits"), torch.device(kind), torch.float32)
+    assert [getattr(holder, name) for holder, name in flags] == [kind == "cpu"] * 3
+    assert torch.backends.cudnn.deterministic == (kind == "cuda")
 
 
 def test_tensors_that_differ_from_the_servers_are_refused_by_name() -> None:
