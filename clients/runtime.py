@@ -17,7 +17,7 @@ from clients import corrections, optimizers
 from clients.corrections.base import Correction
 from clients.local import LocalResult, local_train
 from clients.objective import Batch, NetworkObjective
-from clients.optimizers.base import LocalOptimizer, State, Task
+from clients.optimizers.base import LocalOptimizer, State, Task, may_draw
 from fedsam import schedules
 from fedsam.config import ConfigError, Experiment
 from fedsam.data import datasets
@@ -93,15 +93,16 @@ class ClientRuntime:
         )
         batches, again = ((Batch(x, y) for x, y in self.federation.batches(client, round, **amount)) for _ in range(2))
         radii = self.rho_schedule(round, schedules.known_rounds(self.experiment, "client.rho_schedule", settings.rho_schedule))
+        optimizer = self.optimizer if radii == 1 else self.optimizer.with_radii(radii)
         devices = [self.federation.device] if self.federation.device.type == "cuda" else []
         with seeded_globals(int(stream(self.experiment.seed, "dropout", round, client).integers(2**63)), devices):
             return local_train(
                 broadcast.vectors["w"],
-                self.optimizer if radii == 1 else self.optimizer.with_radii(radii),
+                optimizer,
                 self.correction,
                 NetworkObjective(self.network, settings.label_smoothing),
                 batches,
-                stream(self.experiment.seed, "optimizer", round, client) if self.optimizer.draws else NO_DRAWS,
+                stream(self.experiment.seed, "optimizer", round, client) if may_draw(optimizer) else NO_DRAWS,
                 task=task,
                 lr_factor=self.lr_factor(round),
                 rate=LocalRate(settings.rate_floor),
@@ -129,7 +130,10 @@ def lr_factor(experiment: Experiment, schedule: Callable[[int, int], float], rou
 
 
 def network(experiment: Experiment, dataset: Dataset, device: torch.device, dtype: torch.dtype) -> Network:
-    """The experiment's network with its initial weights, which depend on the seed alone; on a GPU it computes exactly from then on."""
+    """The experiment's network with its initial weights, which depend on the seed alone.
+
+    On a GPU torch computes with all bits of float32 from then on, and deterministically in convolutions, in the whole process.
+    """
     if device.type == "cuda":
         exact_on_gpus()
     _, *image = dataset.train.x.shape

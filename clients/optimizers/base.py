@@ -136,11 +136,6 @@ class LocalOptimizer(Documented, ABC):
         """
         return False
 
-    @property
-    def draws(self) -> bool:
-        """Whether its steps may draw from their generator: the `step` of this class hands it to `plan` alone, which here makes no draws."""
-        return type(self).plan is not LocalOptimizer.plan or type(self).step is not LocalOptimizer.step
-
     def init(self, w: Tensor, task: Task) -> State:
         """The state before the first step from weights `w`."""
         return {}
@@ -250,6 +245,12 @@ class LocalOptimizer(Documented, ABC):
         w = (1 - self.lr * self.weight_decay) * w
         w = w - self.lr / _bias(self.beta1, t, w) * m / (u.sqrt() / _bias(self.beta2, t, w) ** 0.5 + self.eps)
         return w, {**state, "m": m, "u": u, "t": t}
+
+
+def may_draw(optimizer: LocalOptimizer) -> bool:
+    """Whether an optimizer's steps may draw from their generator: `LocalOptimizer.step` hands it to `plan` alone, which makes no draws."""
+    kind = type(optimizer)
+    return kind.plan is not LocalOptimizer.plan or kind.step is not LocalOptimizer.step
 
 
 def _bias(beta: float, t: int | Tensor, w: Tensor) -> float | Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from experiments.callbacks.named import callback_classes
 from experiments.callbacks.tracker import Tracker
 from experiments.settings.toml import toml
 
@@ -29,7 +30,7 @@ class TensorBoardCallback(Tracker):
 
     def started(self, run_id: str, experiment: Experiment) -> None:
         """Open the run, unless the callback that it names does."""
-        if not (self._unnamed and self.package in experiment.callbacks):
+        if not (self._unnamed and type(self) in callback_classes(experiment)):
             super().started(run_id, experiment)
 
     def open(self, run_id: str, experiment: Experiment) -> SummaryWriter:

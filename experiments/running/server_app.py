@@ -44,7 +44,7 @@ from fedsam.results.store import Results
 from fedsam.results.write_queue import StorageError
 from strategies.round import DivergedError
 
-# The most that a client may cost for this process to train clients before an actor is up: seconds, in which an actor may wait.
+# The most that a client may cost for this process to train clients: seconds, in which an actor may wait.
 QUICK_FLOPS, QUICK_STEPS = 10**10, 1000
 
 app = ServerApp()
@@ -202,9 +202,11 @@ def serve(
             _warn(experiment, method.optimizer, label_distribution.sum(axis=1), run_id, callback)
             with heartbeat(results.path, run_id):
                 session = Session(experiment, method, dataset, label_distribution, grid, results, run_id, callback, started, judge)
-                if isinstance(grid, RayGrid) and not _is_quick(session, int(label_distribution.sum(axis=1).max())):
-                    grid.local_server = None
-                waits = isinstance(grid, RayGrid) and not grid.pool.busy and grid.local_server is None
+                if isinstance(grid, RayGrid):
+                    vanished = continued is not None and continued.run.status == "interrupted" and continued.run.error is None
+                    if vanished or not _is_quick(session, int(label_distribution.sum(axis=1).max())):
+                        grid.local_server = None  # the process may have vanished over a client
+                waits = isinstance(grid, RayGrid) and not grid.pool.busy and (grid.local_server is None or grid.pool.lost)
                 check_space(experiment, session.network.module, partial(callback.warn, run_id))
                 callback.phase("round 1 begins once an actor has started" if waits else "round 1", run_id)
                 result = session.run()
@@ -222,13 +224,14 @@ def serve(
 
 
 def _is_quick(session: Session, examples: int) -> bool:
-    """Whether a client with so many examples trains for seconds at most, and a test query takes no longer, with no deadline."""
-    client, measure, tested = session.experiment.client, session.experiment.measure, len(session.dataset.test.y)
+    """Whether a client with so many examples trains for seconds at most, a test query takes no longer, and a client may fail the run."""
+    client, measure, server = session.experiment.client, session.experiment.measure, session.experiment.server
+    tested = len(session.dataset.test.y)
     chunk = min(tested, measure.batch_size * -(-tested // (measure.batch_size * TEST_CHUNKS)))
     steps = client.steps or client.epochs * len(batch_sizes(examples, client.batch_size, client.last_batch))
     flops = session.flops.total(gradient_evaluations=steps * min(client.batch_size, examples), forward_evaluations=0)
     flops = max(flops, session.flops.total(gradient_evaluations=0, forward_evaluations=chunk))
-    return flops <= QUICK_FLOPS and steps <= QUICK_STEPS and session.experiment.server.deadline is None
+    return flops <= QUICK_FLOPS and steps <= QUICK_STEPS and server.deadline is None and server.on_client_error == "fail"
 
 
 def _ended_by(error: BaseException) -> tuple[Status, str]:

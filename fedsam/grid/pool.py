@@ -43,7 +43,7 @@ class ActorPool:
         away: Those of them that are on other machines.
         starting: The others, by a reference that is ready once they are up.
         stopped: Whether it was stopped: no actor is started any more.
-        lost: Whether an actor that was up had to be replaced.
+        lost: Whether an actor died or hung at its work, maybe over a client, as whoever gave it the work says.
         memory: Fraction of its GPU's memory that each may use; None without a GPU.
         gpus: Share of a GPU of each.
     """
@@ -210,7 +210,6 @@ class ActorPool:
         """Start a new actor in the place of one that died or hangs."""
         import ray
 
-        self.lost = True
         del self.busy[actor]
         self.away.discard(actor)
         self._peaks.pop(actor, None)

@@ -87,8 +87,8 @@ class RayGrid(LocalGrid):
         while (server := self._server(shards, timeout)) is None and not self.pool.busy:
             self._collect(math.inf)
         queued, deadline = self._queue(shards, start := time.monotonic()), start + timeout
-        whole = self._scheduler.choose_one_process(queued) if server and self.pool.busy else None
         try:
+            whole = self._scheduler.choose_one_process(queued) if server and self.pool.busy else None
             while server and not self.pool.lost and (whole or not self.pool.busy) and any(shard.replies is None for shard in queued):
                 self._serve_here(server, whole=bool(whole))
             while any(shard.replies is None for shard in queued) and time.monotonic() < deadline:
@@ -258,7 +258,7 @@ class RayGrid(LocalGrid):
 
     def _replace(self, actor: Any, error: Exception) -> None:
         """Start another actor in the place of one that was lost; shards that were lost too often have error replies."""
-        given_up = self._scheduler.lose(actor)
+        given_up, self.pool.lost = self._scheduler.lose(actor), True
         self.pool.replace(actor)
         for shard in given_up:
             reason = f"it was lost with its actor, {shard.losses} times: {error}"
@@ -280,6 +280,7 @@ class RayGrid(LocalGrid):
     def _give_up(self, shards: Sequence[Shard]) -> None:
         """Abandon shards that are too late."""
         for _ in self._abandon(shards):
+            self.pool.lost = True
             self.warn("an actor was not done in time and is replaced")
 
     def _abandon(self, shards: Sequence[Shard]) -> Sequence[Any]:

@@ -21,7 +21,7 @@ CALL_SHARE = 0.75  # of an even share of what waits, that a call is
 MOST_CALL_SECONDS = 0.25  # that shards go together for
 ACTOR_START_SECONDS = 60.0  # in which a new actor is up for certain
 PACES = 5  # exchanges of which the fastest counts
-LEAST_PACES = 2  # of actors, whose first exchange is slower
+LEAST_PACES = 2  # as the first exchange, for which there is something to load, is slower
 LEAST_SPEEDUP = 1.5  # of actors against one process, that leaves no doubt
 ONE_PROCESS_MARGIN = 1.1  # that it may take longer than actors do
 CHOICES_PER_TRIAL = 20  # of which one is against what is known
@@ -217,7 +217,7 @@ class Scheduler:
         if in_turn > min(MOST_CALL_SECONDS, LEAST_SPEEDUP * min(actors) * work):
             return False
         self._choices[kind] += 1
-        faster = not alone or min(alone) <= ONE_PROCESS_MARGIN * min(actors)
+        faster = len(alone) < LEAST_PACES or min(alone) <= ONE_PROCESS_MARGIN * min(actors)
         return faster != (self._choices[kind] % CHOICES_PER_TRIAL == 0)
 
     def wait_seconds(self, seconds_left: float) -> float:

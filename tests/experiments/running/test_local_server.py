@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import pytest
 
 from experiments.running import server_app
 from experiments.running.grids import ActorGroup, DatasetCache, actor_groups
-from experiments.running.server_app import run, run_on
+from experiments.running.server_app import Continued, RunFailed, run, run_on, serve
 from experiments.settings.catalogue import check
 from fedsam.grid import session
 from fedsam.grid.ray_grid import RayGrid
-from fedsam.results.rows import Row
+from fedsam.results.rows import Row, Status
+from fedsam.results.store import Results
 from tests.experiments.running.test_server_app import Told, experiment
 from tests.support.processes import HANG
 from tests.support.shared_ray import SharedRay
@@ -30,6 +32,7 @@ from tests.support.shared_ray import SharedRay
         ({"model": "resnet18"}, False),
         ({"model": "resnet18", "client__steps": 1, "client__batch_size": 1}, False),  # a query of the test set is not quick
         ({"server__deadline": 60.0, "server__on_client_error": "drop"}, False),
+        ({"server__on_client_error": "retry"}, False),  # a client that ends its process must not end this one
     ],
 )
 def test_this_process_trains_before_an_actor_is_up_where_a_client_is_quick(
@@ -50,6 +53,31 @@ def test_this_process_trains_before_an_actor_is_up_where_a_client_is_quick(
         assert isinstance(grid, RayGrid)
         assert (grid.local_server is not None) == quick
         assert told.phases == ["round 1" if quick else "round 1 begins once an actor has started"]
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "here"), [("interrupted", None, False), ("interrupted", "by the user", True), ("failed", "x", True)]
+)
+def test_a_run_whose_process_vanished_goes_on_with_actors_alone(
+    tmp_path: Path, shared_ray: SharedRay, monkeypatch: pytest.MonkeyPatch, status: Status, error: str | None, *, here: bool
+) -> None:
+    made, seen = experiment(tmp_path, rounds=1, compute={"grid": "ray", "actors": 1}), list[bool]()
+
+    def refuse(session: server_app.Session) -> None:
+        assert isinstance(session.grid, RayGrid)
+        seen.append(session.grid.local_server is not None)
+        raise ValueError
+
+    monkeypatch.setattr(server_app.Session, "run", refuse)
+    with shared_ray.pool(1) as pool:
+        group = ActorGroup(DatasetCache(), pool, serves_locally=True)
+        with pytest.raises(RunFailed):
+            serve(check(made), *group(made), Told())
+        with Results.open(tmp_path) as results:
+            run = replace(results.runs()[0], status=status, error=error)
+        with pytest.raises(RunFailed):
+            serve(check(made), *group(made), Told(), continued=Continued(run))
+    assert seen == [True, here]
 
 
 def test_where_ray_was_there_before_its_actors_train_alone(tmp_path: Path, shared_ray: SharedRay) -> None:

@@ -193,6 +193,19 @@ def test_actors_go_on_in_the_background_while_this_process_serves_all_of_an_exch
     assert os.getpid() not in pids(answered)
 
 
+def test_actors_that_an_interrupt_ends_are_not_lost_over_a_client(pool: ActorPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid, pool.lost = RayGrid(ready(pool, adding), CLIENTS, {}), False
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RayGrid, "_collect", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        grid.send_and_receive(messages())
+    assert len(pool.starting) > 0  # in the place of those at work
+    assert not pool.lost
+
+
 def test_once_an_actor_was_lost_this_process_serves_no_clients(pool: ActorPool, monkeypatch: pytest.MonkeyPatch) -> None:
     grid, notes = whole_here(pool, monkeypatch), list[str]()
     grid.warn = notes.append

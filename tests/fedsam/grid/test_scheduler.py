@@ -128,6 +128,7 @@ def choice(made: Scheduler, number: int = 4, kind: str = "train") -> bool:
         ([0.01], 0.002, [], False),  # the first exchange of actors is slower than what follows
         ([0.01] * 2, 0.002, [9.0, 0.011], True),  # a tenth slower, at half the CPU time
         ([0.01] * 2, 0.002, [9.0, 0.0112], False),
+        ([0.01] * 2, 0.002, [9.0], True),  # the first exchange here is slower, too
         ([0.01] * 2, 0.002, [0.009, 0.02, 0.02, 0.02, 0.02, 0.02], False),  # of the last five
         ([0.2] * 2, 0.062, [], True),
         ([0.2] * 2, 0.063, [], False),  # more than a quarter of a second
@@ -152,7 +153,7 @@ def test_the_slower_way_is_tried_from_time_to_time_whatever_other_kinds_there_ar
     for kind in kinds:
         for _ in range(2):
             exchange(made, 0.01, one_process=False, each=0.001, kind=kind)
-        exchange(made, alone, one_process=True, each=0.001, kind=kind)
+            exchange(made, alone, one_process=True, each=0.001, kind=kind)
     for _ in range(2 * scheduler.CHOICES_PER_TRIAL):
         for kind in kinds:
             chosen[kind].append(choice(made, kind=kind))
