@@ -95,7 +95,7 @@ class Outcome:
         disk: Most that lay on disk in spill files.
         spilled, restored: Written to and read from disk altogether.
         disk_end: In spill files once every state is kept and the former ones had time to go.
-        disk_released: In spill files after the grid, and so every state, was given up.
+        disk_released: In spill files after the grid, and so every state, was given up: what else the pool has put into the store.
         folder_left: Whether the session's folder existed after the session.
         first, second: Seconds per client visited for the first and the second time.
     """
@@ -145,7 +145,7 @@ def measure(setting: Setting) -> Outcome:
             disk_end = _await_disk(sampler, setting.live)
             stats = store_stats()
             del grid
-            disk_released = _await_disk(sampler, 0)
+            disk_released = _await_disk(sampler, setting.state - 1)
     return Outcome(
         visits=setting.visit + setting.again,
         wrong=wrong,

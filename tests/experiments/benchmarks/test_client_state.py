@@ -14,7 +14,7 @@ def test_states_come_back_from_disk_as_they_were_kept() -> None:
     assert found.spilled > setting.live - setting.store
     assert found.restored > 0
     assert found.disk_end <= 1.01 * setting.live  # former states are gone
-    assert found.disk_released == 0
+    assert found.disk_released < setting.state  # none of them: only the function that loads the app
     assert not found.folder_left
 
 
