@@ -84,11 +84,11 @@ def local_train(
         ValueError: The rate is not constant, and the task does not tell how many batches there are.
     """
     server_payload, client_state = server_payload or {}, client_state or correction.initial(w)
-    optimizer = replace(optimizer, lr=optimizer.lr * lr_factor)
+    optimizer = optimizer if lr_factor == 1 else replace(optimizer, lr=optimizer.lr * lr_factor)
     counted = Counted(objective)
     terms = correction.start(w, server_payload, client_state)
     corrected = Corrected(counted, correction, terms, clip)
-    task = replace(task or Task(), terms=terms)
+    task = replace(task or Task(), terms=terms) if terms or task is None else task
     x, state = w, optimizer.init(w, task) if state is None else optimizer.resume(state, w, task)
     total, examples, steps = None, 0, 0
     for batch in batches:

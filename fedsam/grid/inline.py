@@ -15,6 +15,7 @@ from fedsam.grid.client_states import ClientStates
 from fedsam.grid.process import peak_memory, torch_threads
 from fedsam.grid.serving import ClientTask, ShardServer, serve
 from fedsam.messages.aggregation import ShardAccumulator
+from fedsam.seeds import kept_python_generator
 
 
 class InlineGrid(LocalGrid):
@@ -77,9 +78,10 @@ class InlineGrid(LocalGrid):
         """The replies of clients that were done within `timeout` seconds, each by a clock of its own; late ones are kept to be pulled."""
         server = ShardServer(self._app, shard[0])
         if server.direct and timeout == time_to_live(shard[0]) == math.inf:
-            for message in shard:
-                usable, state = server.serve(self._task(message), message.content, self._state(message))
-                self._set_state(message, state, usable=usable)
+            with kept_python_generator():  # direct clients seed it
+                for message in shard:
+                    usable, state = server.serve(self._task(message), message.content, self._state(message))
+                    self._set_state(message, state, usable=usable)
             self.callback.received(replies := server.replies())
             return replies
         accumulator, replies = None, list[Message]()

@@ -9,7 +9,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -23,6 +23,7 @@ from fedsam.grid.process import peak_memory, torch_threads
 from fedsam.messages.aggregation import ShardAccumulator, failure, update_sum
 from fedsam.messages.codec import AggregationSpec, PartialSum, Update
 from fedsam.messages.flower_private import CLIENT_APP_RAISED, make_content, make_message, set_message_id
+from fedsam.seeds import kept_python_generator
 
 Reply = TypeVar("Reply")
 
@@ -195,22 +196,26 @@ def serve_shards(
     replies, stateful, seconds, crowded = [], [], [], False
     for shard in shards:
         start, server, contents = time.perf_counter(), None, dict[int, RecordDict]()
-        for task in shard:
-            key = id(task.records)  # the same where messages share their content
-            content = contents[key] = contents.get(key) or _content(task, fetched)
-            server = server or ShardServer(app, make_message(task.metadata, content), single=single, shared=shared)
-            try:
-                if crowded:
-                    raise CrowdedError
-                usable, state = server.serve(task, content, object_store.load(task.state) if task.state else RecordDict())
-            except CrowdedError:
-                crowded = True
-                stateful.append(False)
-                yield None
-                continue
-            stateful.append(usable and (len(state) > 0 or task.state is not None))
-            yield state if stateful[-1] else None
-            del state  # or it stays while the next client's is made
+        with ExitStack() as stack:
+            for task in shard:
+                key = id(task.records)  # the same where messages share their content
+                content = contents[key] = contents.get(key) or _content(task, fetched)
+                if server is None:
+                    server = ShardServer(app, make_message(task.metadata, content), single=single, shared=shared)
+                    if server.direct:
+                        stack.enter_context(kept_python_generator())  # such clients seed it
+                try:
+                    if crowded:
+                        raise CrowdedError
+                    usable, state = server.serve(task, content, object_store.load(task.state) if task.state else RecordDict())
+                except CrowdedError:
+                    crowded = True
+                    stateful.append(False)
+                    yield None
+                    continue
+                stateful.append(usable and (len(state) > 0 or task.state is not None))
+                yield state if stateful[-1] else None
+                del state  # or it stays while the next client's is made
         replies.append(server.replies() if server else [])
         seconds.append(time.perf_counter() - start)
     yield ShardResult(replies, stateful, seconds, peak_memory(), crowded)

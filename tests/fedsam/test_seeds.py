@@ -3,9 +3,10 @@
 import random
 
 import numpy as np
+import pytest
 import torch
 
-from fedsam.seeds import seeded_globals, stream, tensor_stream
+from fedsam.seeds import kept_python_generator, seeded_globals, stream, tensor_stream
 
 
 def test_equal_arguments_give_equal_draws() -> None:
@@ -37,6 +38,28 @@ def test_what_draws_from_global_generators_can_be_seeded_and_they_go_on_as_befor
             inside.append(draws())
     assert (first, draws()) == undisturbed
     assert inside[0] == inside[1] != inside[2]
+
+
+def test_pythons_generator_goes_on_after_the_outer_block_and_after_a_seeded_block_in_a_seeded_one() -> None:
+    random.seed(1)
+    undisturbed = random.random(), random.random(), random.random()
+    with seeded_globals(5):
+        inside = random.random(), random.random()
+    random.seed(1)
+    first = random.random()
+    with pytest.raises(KeyboardInterrupt), kept_python_generator(), kept_python_generator():
+        for _ in range(2):
+            with seeded_globals(5):
+                drawn = [random.random()]
+                with seeded_globals(6):
+                    random.random()
+                drawn.append(random.random())
+            assert tuple(drawn) == inside
+        raise KeyboardInterrupt
+    second = random.random()
+    with seeded_globals(5):
+        random.random()
+    assert (first, second, random.random()) == undisturbed
 
 
 def test_the_digest_is_read_as_one_number_was_before() -> None:

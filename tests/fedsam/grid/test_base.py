@@ -4,6 +4,7 @@ All tests share two pools, whose actors load another app where a test has one.
 """
 
 import os
+import random
 import signal
 import sys
 import threading
@@ -145,6 +146,23 @@ def test_exchanges_of_actors_are_timed_before_this_process_serves_one(pool: Acto
     grid.local_server, pool.lost = LocalServer(adding, 1), False
     here = [os.getpid() in pids(r for r in grid.send_and_receive(messages()) if not r.has_error()) for _ in range(22)]
     assert here == [False] * 2 + [True] * 19 + [False]
+
+
+def drawing() -> ClientApp:
+    """Sends what Python's generator draws, which it does not seed."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        return Message(RecordDict({"metrics": MetricRecord({"drawn": random.random()})}), reply_to=message)
+
+    return app
+
+
+def test_an_app_of_others_draws_other_numbers_in_each_call(single: ActorPool) -> None:
+    for grid in (RayGrid(ready(single, drawing), CLIENTS, {}), InlineGrid(drawing, CLIENTS, {})):
+        drawn = {float(reply.content["metrics"]["drawn"]) for _ in range(2) for reply in grid.send_and_receive(messages())}
+        assert len(drawn) == 2 * CLIENTS
 
 
 def test_an_interrupt_while_this_process_serves_an_exchange_leaves_the_grid_and_its_actors_usable(
