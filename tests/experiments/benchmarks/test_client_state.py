@@ -3,10 +3,12 @@
 import pytest
 
 from experiments.benchmarks.client_state import Setting, measure
+from tests.support.shared_ray import SharedRay
 
 
 @pytest.mark.slow
-def test_states_come_back_from_disk_as_they_were_kept() -> None:
+def test_states_come_back_from_disk_as_they_were_kept(shared_ray: SharedRay) -> None:
+    shared_ray.stop()  # a process has one
     setting = Setting(clients=30, size=10**6, vectors=2, per_round=10, visit=20, again=10, actors=1, store=80 * 2**20)
     assert setting.live > setting.store
     found = measure(setting)
